@@ -1,0 +1,133 @@
+"""The definition of the GIFT loss in plain PyTorch. Every kernel is checked against this file.
+
+Source: Shang, Sun and Lin, "GIFT: Unlocking Full Potential of Labels in Distilled Dataset at
+Near-zero Cost", ICLR 2025. With class count C, student logits z, soft label s and hard label y:
+
+1. smooth the hard label, ``h`` = ``a`` at y and ``b`` elsewhere;
+2. refine the soft label, ``t = gamma * h / |h| + (1 - gamma) * s / |s|``;
+3. the loss of a row is ``1 - cos(z, t)``.
+
+Everything here is differentiable to any order, in reverse and in forward mode, and runs under
+``torch.func``, ``torch.compile`` and on any device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+COSINE_EPS = 1e-8
+"""Lower bound of the norms of z and t, as in ``torch.nn.functional.cosine_similarity``."""
+
+NORMALIZE_EPS = 1e-12
+"""Lower bound of the norm of s, as in ``torch.nn.functional.normalize``."""
+
+
+def smoothed_label_values(
+    num_classes: int, label_smoothing: float, smoothing: str
+) -> tuple[float, float]:
+    """The smoothed one-hot label, scaled to unit norm: its value on the target and elsewhere.
+
+    ``"uniform"`` spreads alpha over all C classes (Szegedy et al., CVPR 2016, and PyTorch's own
+    ``label_smoothing``); ``"others"`` spreads it over the C - 1 wrong ones (GIFT's public code).
+    """
+    if smoothing == "uniform":
+        elsewhere = label_smoothing / num_classes
+        on_target = 1.0 - label_smoothing + elsewhere
+    else:
+        elsewhere = label_smoothing / (num_classes - 1)
+        on_target = 1.0 - label_smoothing
+    norm = math.sqrt(on_target**2 + (num_classes - 1) * elsewhere**2)
+    return on_target / norm, elsewhere / norm
+
+
+def bounded_norm(rows: Tensor, eps: float) -> Tensor:
+    """``max(|row|, eps)`` of every row, (..., C) to (..., 1).
+
+    The bound is taken inside the square root, so that all derivatives stay finite at zero and the
+    gradient of a bounded row leaves the norm out, which ``F.cosine_similarity`` gets wrong.
+    """
+    return (rows * rows).sum(-1, keepdim=True).clamp_min(eps**2).sqrt()
+
+
+def compute_dtype(logits: Tensor) -> torch.dtype:
+    """The type that sums are taken in: float64 for float64 logits, else float32."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def refine(
+    soft_labels: Tensor,
+    target: Tensor,
+    gamma: float,
+    label_smoothing: float,
+    smoothing: str,
+    soft_label_temperature: float | None,
+) -> Tensor:
+    """Steps 1 and 2: the refined label t, (..., C), from soft labels (..., C) and target (...)."""
+    if soft_label_temperature is not None:
+        soft_labels = torch.softmax(soft_labels / soft_label_temperature, dim=-1)
+    on_target, elsewhere = smoothed_label_values(
+        soft_labels.shape[-1], label_smoothing, smoothing
+    )
+    # scatter, not a comparison with arange: a target out of range must raise, not vanish.
+    hard = torch.full_like(soft_labels, elsewhere)
+    hard = hard.scatter(-1, target.long().unsqueeze(-1), on_target)
+    soft = soft_labels / bounded_norm(soft_labels, NORMALIZE_EPS)
+    return gamma * hard + (1.0 - gamma) * soft
+
+
+def reduce_rows(rows: Tensor, valid: Tensor, reduction: str) -> Tensor:
+    """Row losses to the reduced loss; ``mean`` divides by the number of valid rows (0/0 is NaN)."""
+    if reduction == "none":
+        return rows
+    total = rows.sum()
+    return total / valid.sum() if reduction == "mean" else total
+
+
+def reference_loss(
+    logits: Tensor,
+    soft_labels: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 0.1,
+    label_smoothing: float = 0.1,
+    smoothing: str = "uniform",
+    soft_label_temperature: float | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """The GIFT loss as :func:`gift_fast.gift_loss` defines it, without a kernel.
+
+    Takes the arguments of :func:`gift_fast.gift_loss` and trusts them: nothing is checked here.
+
+    Args:
+        logits: (..., C) student logits z.
+        soft_labels: (..., C) soft labels s: probabilities, logits, any vector.
+        target: (...) hard labels y.
+
+    Returns:
+        The loss, float64 for float64 logits and float32 otherwise: a scalar, or (...) for
+        ``reduction="none"``.
+
+    Example:
+        >>> z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> s = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> reference_loss(z, s, torch.tensor([0, 1]), label_smoothing=0.0).item()
+        0.0
+    """
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        dtype = compute_dtype(logits)
+        valid = target != ignore_index
+        # Ignored rows are replaced before the arithmetic: a NaN in one of them must not reach the
+        # gradients through a zero factor.
+        row = valid.unsqueeze(-1)
+        z = torch.where(row, logits.to(dtype), 0.0)
+        s = torch.where(row, soft_labels.to(dtype), 0.0)
+        y = torch.where(valid, target, 0)
+        t = refine(s, y, gamma, label_smoothing, smoothing, soft_label_temperature)
+        dot = (z * t).sum(-1)
+        norms = bounded_norm(z, COSINE_EPS) * bounded_norm(t, COSINE_EPS)
+        rows = torch.where(valid, 1.0 - dot / norms.squeeze(-1), 0.0)
+        return reduce_rows(rows, valid, reduction)
