@@ -1,5 +1,7 @@
 """GIFT: a fused loss for soft labels, and the evaluation of students trained with it."""
 
-from gift_fast.reference import reference_loss as gift_loss
+from gift_fast.loss import gift_loss
+from gift_fast.ops import backends
 
-__all__ = ["gift_loss"]
+__all__ = ["backends", "gift_loss"]
+__version__ = "0.1.0"

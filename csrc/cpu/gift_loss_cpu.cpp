@@ -1,0 +1,127 @@
+// The CPU launcher: picks the instruction set, spreads the rows over torch's threads, reduces.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include <torch/csrc/stable/ops.h>
+
+#include "rows.h"
+
+namespace gift {
+namespace {
+
+// Rows are cut into this many pieces at most, however many threads there are, and the pieces' sums
+// are added in order: the loss has the same bits for any number of threads.
+constexpr int64_t kChunks = 256;
+// Elements a thread should have before another is woken: at::internal::GRAIN_SIZE.
+constexpr int64_t kGrain = 32768;
+
+struct Capability {
+  const char* name;
+  const RowKernels* kernels;
+  bool supported;
+};
+
+// Best first. GIFT_FAST_CPU_CAPABILITY names one to use instead, as ATEN_CPU_CAPABILITY does.
+const Capability& capability() {
+  static const Capability& chosen = []() -> const Capability& {
+    static const Capability all[] = {
+#if defined(__x86_64__)
+        {"avx512", &kRowsAvx512,
+         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
+        {"avx2", &kRowsAvx2,
+         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("f16c")},
+#endif
+        {"default", &kRowsDefault, true},
+    };
+    const char* wanted = std::getenv("GIFT_FAST_CPU_CAPABILITY");
+    const Capability* best = nullptr;
+    for (const Capability& one : all) {
+      if (!one.supported) continue;
+      if (best == nullptr) best = &one;
+      if (wanted != nullptr && std::strcmp(wanted, one.name) == 0) best = &one;
+    }
+    return *best;
+  }();
+  return chosen;
+}
+
+// begin, end and body of a loop over chunks of rows, on torch's threads where there is enough work.
+template <class Body>
+void for_each_chunk(int64_t rows, int64_t classes, const Body& body) {
+  if (rows == 0) return;
+  const int64_t chunks = std::min(rows, kChunks);
+  const auto run = [&](int64_t first, int64_t last) {
+    for (int64_t chunk = first; chunk < last; ++chunk)
+      body(chunk, rows * chunk / chunks, rows * (chunk + 1) / chunks);
+  };
+  const int64_t elements_per_chunk = std::max<int64_t>(rows * classes / chunks, 1);
+  const int64_t grain = std::max<int64_t>(kGrain / elements_per_chunk, 1);
+  if (chunks <= grain) {
+    run(0, chunks);
+  } else {
+    torch::stable::parallel_for(0, chunks, grain, run);
+  }
+}
+
+int64_t count_valid(const Problem& problem) {
+  int64_t valid = 0;
+  for (int64_t row = 0; row < problem.rows; ++row) {
+    const int64_t i = row * problem.target_stride;
+    const int64_t target = problem.target_is_int64 ? static_cast<const int64_t*>(problem.target)[i]
+                                                   : static_cast<const int32_t*>(problem.target)[i];
+    valid += target != problem.ignore_index;
+  }
+  return valid;
+}
+
+}  // namespace
+
+int64_t launch_cpu(const Problem& problem) {
+  const double divisor = problem.mean ? double(count_valid(problem)) : 1.0;
+  const RowsFunction loss_of_rows =
+      capability().kernels->loss[int(problem.logits_type)][int(problem.soft_labels_type)];
+
+  // Workers never throw: a bad row is recorded, the caller raises.
+  RowsResult results[kChunks];
+  const int64_t chunks = std::min(problem.rows, kChunks);
+  for_each_chunk(problem.rows, problem.classes, [&](int64_t chunk, int64_t begin, int64_t end) {
+    results[chunk] = loss_of_rows(problem, 1.0 / divisor, begin, end);
+  });
+
+  double total = 0;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    if (results[chunk].bad_row >= 0) return results[chunk].bad_row;
+    total += results[chunk].loss;
+  }
+  if (problem.total != nullptr) {
+    const double loss = total / divisor;  // no valid row: 0 / 0, as F.cross_entropy has it
+    if (problem.logits_type == DType::kFloat64) {
+      *static_cast<double*>(problem.total) = loss;
+    } else {
+      *static_cast<float*>(problem.total) = float(loss);
+    }
+  }
+  return -1;
+}
+
+void launch_cpu(const ScaleProblem& problem) {
+  const ScaleFunction scale_rows = capability().kernels->scale[int(problem.grad_type)];
+  for_each_chunk(problem.rows, problem.classes, [&](int64_t, int64_t begin, int64_t end) {
+    scale_rows(problem, begin, end);
+  });
+}
+
+const char* cpu_capability() { return capability().name; }
+
+const char* cpu_capabilities_built() {
+#if defined(__x86_64__)
+  return "default avx2 avx512";
+#else
+  return "default";
+#endif
+}
+
+}  // namespace gift

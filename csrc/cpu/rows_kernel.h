@@ -1,0 +1,344 @@
+// The row kernels. Included once for each instruction set, by the rows_*.cpp beside it.
+//
+// A row is read from memory once: the first sweep sums it, the second, out of L1 or L2, writes the
+// gradient. Everything is in an anonymous namespace: the same templates compiled for another
+// instruction set must not be merged with these by the linker.
+
+namespace gift {
+namespace {
+
+#include "vectors.h"
+
+// Partial sums stay in the accumulator's type over this many elements and are combined in double:
+// the constant row of 1,000,000 would otherwise be off by 5e-4 in float.
+constexpr int64_t kBlock = 4096;
+
+template <DType>
+struct StorageOf;
+template <>
+struct StorageOf<DType::kFloat64> { using type = double; };
+template <>
+struct StorageOf<DType::kFloat32> { using type = float; };
+template <>
+struct StorageOf<DType::kBFloat16> { using type = BFloat16; };
+template <>
+struct StorageOf<DType::kFloat16> { using type = Float16; };
+
+// ---- what a sweep reads ------------------------------------------------------------------------
+
+// A row as it is stored.
+template <class A, class T>
+struct Stored {
+  const T* row;
+
+  Vector<A> full(int64_t j) const { return load<A>(row + j); }
+  Vector<A> end(int64_t j, int64_t count) const { return load_end<A>(row + j, count); }
+  double at(int64_t j) const { return double(widen(row[j])); }
+};
+
+// exp((s - max s) / T): softmax(s / T) up to a factor, which the normalisation of t removes.
+template <class A, class T>
+struct Softmax {
+  Stored<A, T> scores;
+  A largest, inverse_temperature;
+
+  Vector<A> weight(Vector<A> s) const {
+    return exp_of_nonpositive<A>((s - largest) * inverse_temperature);
+  }
+  Vector<A> full(int64_t j) const { return weight(scores.full(j)); }
+  Vector<A> end(int64_t j, int64_t count) const {
+    Vector<A> x = weight(scores.end(j, count));
+    for (int i = 0; i < kLanes<A>; ++i) x[i] = i < count ? x[i] : A(0);
+    return x;
+  }
+  double at(int64_t j) const { return double(weight(scores.end(j, 1))[0]); }
+};
+
+// The largest score; a NaN among them reaches the sums through its own element.
+template <class A, class T>
+A largest_of(const T* row, int64_t n) {
+  constexpr int64_t lanes = kLanes<A>;
+  A largest = A(widen(row[0]));
+  int64_t j = 0;
+  if (n >= lanes) {
+    Vector<A> most = load<A>(row);
+    for (; j + lanes <= n; j += lanes) {
+      const Vector<A> x = load<A>(row + j);
+      most = x > most ? x : most;
+    }
+    for (int i = 0; i < lanes; ++i) largest = most[i] > largest ? most[i] : largest;
+  }
+  for (; j < n; ++j) largest = A(widen(row[j])) > largest ? A(widen(row[j])) : largest;
+  return largest;
+}
+
+// ---- the sweeps ----------------------------------------------------------------------------------
+
+// Two vectors of each sum: ten independent chains of additions hide their latency.
+template <class A>
+struct Partial {
+  Vector<A> z = {}, s = {}, zz = {}, ss = {}, zs = {};
+
+  void add(Vector<A> a, Vector<A> b) {
+    z += a;
+    s += b;
+    zz += a * a;
+    ss += b * b;
+    zs += a * b;
+  }
+};
+
+template <class A, class Logits, class Labels>
+RowSums sum_row(const Logits& z, const Labels& s, int64_t n, int64_t target) {
+  constexpr int64_t lanes = kLanes<A>;
+  RowSums total = {};
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, n);
+    Partial<A> even, odd;
+    int64_t j = begin;
+    for (; j + 2 * lanes <= end; j += 2 * lanes) {
+      even.add(z.full(j), s.full(j));
+      odd.add(z.full(j + lanes), s.full(j + lanes));
+    }
+    if (j + lanes <= end) {
+      even.add(z.full(j), s.full(j));
+      j += lanes;
+    }
+    if (j < end) odd.add(z.end(j, end - j), s.end(j, end - j));
+    total.z += sum_of_lanes<A>(even.z + odd.z);
+    total.s += sum_of_lanes<A>(even.s + odd.s);
+    total.zz += sum_of_lanes<A>(even.zz + odd.zz);
+    total.ss += sum_of_lanes<A>(even.ss + odd.ss);
+    total.zs += sum_of_lanes<A>(even.zs + odd.zs);
+  }
+  total.z_at = z.at(target);
+  total.s_at = s.at(target);
+  return total;
+}
+
+// z.t and |t|^2 element by element, for a t that nearly vanishes. The target is left to the end:
+// with its part of the hard label in and out again, the sums would cancel once more.
+template <class A, class Logits, class Labels>
+RowProducts sum_refined(const Logits& z, const Labels& s, int64_t n, int64_t target,
+                        RefinedLabel t) {
+  RowProducts sum = {};
+  const auto sweep = [&](int64_t begin, int64_t end) {
+    constexpr int64_t lanes = kLanes<A>;
+    Vector<A> zt = {}, tt = {};
+    for (int64_t j = begin; j < end; j += lanes) {
+      const int64_t count = std::min(lanes, end - j);
+      Vector<A> refined = s.end(j, count) * A(t.scale) + A(t.base);
+      for (int64_t i = count; i < lanes; ++i) refined[i] = A(0);
+      zt += z.end(j, count) * refined;
+      tt += refined * refined;
+    }
+    sum.zt += sum_of_lanes<A>(zt);
+    sum.tt += sum_of_lanes<A>(tt);
+  };
+  sweep(0, target);
+  sweep(target + 1, n);
+  const double at_target = s.at(target) * t.scale + (t.base + t.on_target);
+  sum.zt += z.at(target) * at_target;
+  sum.tt += at_target * at_target;
+  return sum;
+}
+
+// gradient_j = other_j p + own_j q + r, then the target's element, rounded once. `chain` is the
+// derivative of what `own` reads to what is stored: 1, or the softmax weight over its temperature.
+template <class A, class T, class Other, class Own, class Chain>
+void write_gradient(const Other& other, const Own& own, const Chain& chain, int64_t n,
+                    int64_t target, const GradientCoefficients& k, T* gradient) {
+  constexpr int64_t lanes = kLanes<A>;
+  const A p = A(k.other), q = A(k.own), r = A(k.all);
+  int64_t j = 0;
+  for (; j + lanes <= n; j += lanes) {
+    const Vector<A> x = own.full(j);
+    store<A>(gradient + j, chain(other.full(j) * p + (x * q + r), x));
+  }
+  if (j < n) {
+    const Vector<A> x = own.end(j, n - j);
+    store_end<A>(gradient + j, chain(other.end(j, n - j) * p + (x * q + r), x), n - j);
+  }
+  const double x = own.at(target);
+  const double y = other.at(target) * k.other + x * k.own + (k.all + k.target);
+  gradient[target] = narrow<T>(chain(y, x));
+}
+
+// ---- one row ---------------------------------------------------------------------------------
+
+// Float has room for a product and digits to spare. Beyond, the row is done again in double: a norm
+// whose square leaves float, a t that nearly vanishes, coefficients near float's ends. A row with a
+// NaN goes there too, and stays NaN.
+inline bool comfortable(double x) { return x == 0.0 || (std::fabs(x) > 1e-30 && std::fabs(x) < 1e30); }
+inline bool comfortable(const GradientCoefficients& k) {
+  return comfortable(k.other) && comfortable(k.own) && comfortable(k.all) && comfortable(k.target);
+}
+
+inline void multiply(GradientCoefficients& k, double factor) {
+  k.other *= factor;
+  k.own *= factor;
+  k.all *= factor;
+  k.target *= factor;
+}
+
+struct Identity {
+  template <class V>
+  V operator()(V gradient, V) const { return gradient; }
+};
+template <class A>
+struct SoftmaxChain {
+  double inverse_temperature;
+  Vector<A> operator()(Vector<A> gradient, Vector<A> weight) const {
+    return gradient * (weight * A(inverse_temperature));
+  }
+  double operator()(double gradient, double weight) const {
+    return gradient * (weight * inverse_temperature);
+  }
+};
+
+// False: this accumulator is not good enough for the row, and nothing of it is to be used.
+template <class A, class Z, class S, class Labels, class Chain>
+bool one_row(const Problem& problem, double weight, int64_t row, int64_t target, const Z* z_row,
+             const Labels& s, const Chain& chain, double steepest_chain, double& loss) {
+  constexpr bool in_float = std::is_same_v<A, float>;
+  const int64_t n = problem.classes;
+  const SmoothedLabel h = problem.hard_label;
+  const double gamma = problem.gamma;
+  const Stored<A, Z> z = {z_row};
+
+  const RowSums sums = sum_row<A>(z, s, n, target);
+  if (in_float && !(std::isfinite(sums.zz) && std::isfinite(sums.ss) && std::isfinite(sums.zs)))
+    return false;
+  const InverseNorm s_norm = inverse_norm(sums.ss, kNormalizeEps);
+  RowProducts products = row_products(sums, s_norm, h, gamma);
+  if (products.tt < kCancellation) {
+    if (in_float) return false;
+    products = sum_refined<A>(z, s, n, target, refined_label(s_norm, h, gamma));
+  }
+  const Row finished = finish_row(sums, s_norm, products);
+  loss = 1.0 - finished.cosine;
+
+  // Both sets of coefficients before anything is written: a row is all of one accumulator.
+  GradientCoefficients k_z = {}, k_s = {};
+  double scale_z = 1.0, scale_s = 1.0;
+  if (problem.logits_grad != nullptr) {
+    k_z = logits_gradient(finished, h, gamma, weight);
+    if (std::is_same_v<Z, Float16>) {
+      scale_z = half_gradient_factor(weight * finished.z.value);
+      multiply(k_z, scale_z);
+    }
+  }
+  if (problem.soft_labels_grad != nullptr) {
+    k_s = soft_labels_gradient(sums, finished, h, gamma, weight);
+    if (std::is_same_v<S, Float16>) {
+      scale_s = half_gradient_factor(steepest_chain * weight * (1.0 - gamma) * finished.s.value *
+                                     finished.t.value);
+      multiply(k_s, scale_s);
+    }
+  }
+  if (in_float && !(comfortable(k_z) && comfortable(k_s))) return false;
+
+  if (problem.logits_grad != nullptr) {
+    Z* gradient = static_cast<Z*>(problem.logits_grad) + row * n;
+    write_gradient<A>(s, z, Identity{}, n, target, k_z, gradient);
+    if (problem.logits_grad_scale != nullptr)
+      problem.logits_grad_scale[row] = float(1.0 / scale_z);
+  }
+  if (problem.soft_labels_grad != nullptr) {
+    S* gradient = static_cast<S*>(problem.soft_labels_grad) + row * n;
+    write_gradient<A>(z, s, chain, n, target, k_s, gradient);
+    if (problem.soft_labels_grad_scale != nullptr)
+      problem.soft_labels_grad_scale[row] = float(1.0 / scale_s);
+  }
+  return true;
+}
+
+template <class A, class Z, class S>
+bool one_row(const Problem& problem, double weight, int64_t row, int64_t target, const Z* z,
+             const S* s, double& loss) {
+  const double temperature = problem.soft_label_temperature;
+  if (temperature == 0.0)
+    return one_row<A, Z, S>(problem, weight, row, target, z, Stored<A, S>{s}, Identity{}, 1.0,
+                            loss);
+  const Softmax<A, S> labels = {{s}, largest_of<A>(s, problem.classes), A(1.0 / temperature)};
+  return one_row<A, Z, S>(problem, weight, row, target, z, labels, SoftmaxChain<A>{1.0 / temperature},
+                          1.0 / temperature, loss);
+}
+
+template <class T>
+void ignore_row(void* gradient, float* scale, int64_t row, int64_t classes) {
+  if (gradient != nullptr)
+    memset(static_cast<T*>(gradient) + row * classes, 0, size_t(classes) * sizeof(T));
+  if (scale != nullptr) scale[row] = 1.0f;
+}
+
+template <DType logits_type, DType soft_labels_type>
+RowsResult loss_of_rows(const Problem& problem, double weight, int64_t begin, int64_t end) {
+  using Z = typename StorageOf<logits_type>::type;
+  using S = typename StorageOf<soft_labels_type>::type;
+  using Loss = std::conditional_t<logits_type == DType::kFloat64, double, float>;
+
+  RowsResult result = {0.0, -1};
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t target =
+        problem.target_is_int64
+            ? static_cast<const int64_t*>(problem.target)[row * problem.target_stride]
+            : static_cast<const int32_t*>(problem.target)[row * problem.target_stride];
+    double loss = 0.0;
+    if (target == problem.ignore_index) {
+      ignore_row<Z>(problem.logits_grad, problem.logits_grad_scale, row, problem.classes);
+      ignore_row<S>(problem.soft_labels_grad, problem.soft_labels_grad_scale, row, problem.classes);
+    } else if (target < 0 || target >= problem.classes) {
+      result.bad_row = row;
+      return result;
+    } else {
+      const Z* z = static_cast<const Z*>(problem.logits) + row * problem.logits_stride;
+      const S* s = static_cast<const S*>(problem.soft_labels) + row * problem.soft_labels_stride;
+      bool done = false;
+      if constexpr (logits_type != DType::kFloat64)
+        done = one_row<float>(problem, weight, row, target, z, s, loss);
+      if (!done) one_row<double>(problem, weight, row, target, z, s, loss);
+    }
+    if (problem.row_losses != nullptr) static_cast<Loss*>(problem.row_losses)[row] = Loss(loss);
+    result.loss += loss;
+  }
+  return result;
+}
+
+template <DType type>
+void scale_rows(const ScaleProblem& problem, int64_t begin, int64_t end) {
+  using T = typename StorageOf<type>::type;
+  using A = std::conditional_t<type == DType::kFloat64, double, float>;
+  constexpr int64_t lanes = kLanes<A>;
+  const int64_t n = problem.classes;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t i = row * problem.grad_output_stride;
+    const double upstream = problem.grad_output_is_double
+                                ? static_cast<const double*>(problem.grad_output)[i]
+                                : double(static_cast<const float*>(problem.grad_output)[i]);
+    const double stored = problem.grad_scale != nullptr ? double(problem.grad_scale[row]) : 1.0;
+    const A factor = A(upstream * stored);
+    T* gradient = static_cast<T*>(problem.grad) + row * n;
+    int64_t j = 0;
+    for (; j + lanes <= n; j += lanes) store<A>(gradient + j, load<A>(gradient + j) * factor);
+    if (j < n) store_end<A>(gradient + j, load_end<A>(gradient + j, n - j) * factor, n - j);
+  }
+}
+
+}  // namespace
+
+#define GIFT_ROW(Z)                                                                   \
+  {                                                                                   \
+    loss_of_rows<Z, DType::kFloat64>, loss_of_rows<Z, DType::kFloat32>,               \
+        loss_of_rows<Z, DType::kBFloat16>, loss_of_rows<Z, DType::kFloat16>           \
+  }
+extern const RowKernels GIFT_ROWS;
+const RowKernels GIFT_ROWS = {
+    {GIFT_ROW(DType::kFloat64), GIFT_ROW(DType::kFloat32), GIFT_ROW(DType::kBFloat16),
+     GIFT_ROW(DType::kFloat16)},
+    {scale_rows<DType::kFloat64>, scale_rows<DType::kFloat32>, scale_rows<DType::kBFloat16>,
+     scale_rows<DType::kFloat16>},
+};
+#undef GIFT_ROW
+
+}  // namespace gift

@@ -1,0 +1,210 @@
+// Vectors of GIFT_VECTOR_BYTES bytes, and the four storage types read into and written from them.
+//
+// The compiler's own vector types: the same source becomes SSE2, AVX2, AVX-512 or NEON. Only the
+// conversion of float16 names an instruction set.
+
+// A narrower type is read into, and rounded from, as many lanes as the accumulator has.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(GIFT_VECTOR_BYTES)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+constexpr int kLanes = GIFT_VECTOR_BYTES / sizeof(T);
+
+// uint16 in as many lanes as a vector of float has.
+typedef uint16_t ShortVector __attribute__((vector_size(GIFT_VECTOR_BYTES / 2)));
+
+template <class To, class From>
+inline To bits_of(From x) {
+  static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
+  To y;
+  memcpy(&y, &x, sizeof(y));
+  return y;
+}
+
+// ---- one value -------------------------------------------------------------------------------
+
+inline double widen(double x) { return x; }
+inline float widen(float x) { return x; }
+inline float widen(BFloat16 x) { return bits_of<float>(uint32_t(x.bits) << 16); }
+inline float widen(Float16 x) {
+#if defined(__aarch64__)
+  return bits_of<__fp16>(x.bits);
+#else
+  const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
+  const uint32_t magnitude = uint32_t(x.bits & 0x7fffu) << 13;  // exponent and mantissa, in place
+  if (magnitude >= 0x0f800000u) return bits_of<float>(sign | 0x7f800000u | magnitude);  // inf, NaN
+  // The exponent's bias differs by 112; a product makes the subnormals come out right too.
+  return bits_of<float>(sign | bits_of<uint32_t>(bits_of<float>(magnitude) * 0x1p112f));
+#endif
+}
+
+template <class T>
+inline T narrow(double x);
+template <>
+inline double narrow<double>(double x) { return x; }
+template <>
+inline float narrow<float>(double x) { return float(x); }
+template <>
+inline BFloat16 narrow<BFloat16>(double value) {
+  const float x = float(value);
+  const uint32_t bits = bits_of<uint32_t>(x);
+  if (x != x) return {0x7fc0};
+  return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};  // to nearest, ties to even
+}
+template <>
+inline Float16 narrow<Float16>(double value) {
+#if defined(__aarch64__)
+  return {bits_of<uint16_t>(__fp16(float(value)))};
+#else
+  const float x = float(value);
+  const uint32_t bits = bits_of<uint32_t>(x);
+  const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
+  if (magnitude >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};  // 65520 and above round to inf
+  if (magnitude < 0x38800000u) {  // subnormal: the sum with 0.5 leaves the rounded bits at the end
+    const float sum = bits_of<float>(magnitude) + 0.5f;
+    return {uint16_t(sign | (bits_of<uint32_t>(sum) - 0x3f000000u))};
+  }
+  const uint32_t odd = (magnitude >> 13) & 1u;
+  return {uint16_t(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13))};
+#endif
+}
+
+// ---- a vector: Accumulator is float or double --------------------------------------------------
+
+template <class Accumulator, class T>
+inline Vector<Accumulator> load(const T* from) {
+  Vector<Accumulator> x;
+  for (int i = 0; i < kLanes<Accumulator>; ++i) x[i] = Accumulator(widen(from[i]));
+  return x;
+}
+
+template <class Accumulator, class T>
+inline void store(T* to, Vector<Accumulator> x) {
+  for (int i = 0; i < kLanes<Accumulator>; ++i) to[i] = narrow<T>(x[i]);
+}
+
+template <>
+inline Vector<float> load<float, float>(const float* from) {
+  Vector<float> x;
+  memcpy(&x, from, sizeof(x));
+  return x;
+}
+template <>
+inline void store<float, float>(float* to, Vector<float> x) { memcpy(to, &x, sizeof(x)); }
+
+template <>
+inline Vector<double> load<double, double>(const double* from) {
+  Vector<double> x;
+  memcpy(&x, from, sizeof(x));
+  return x;
+}
+template <>
+inline void store<double, double>(double* to, Vector<double> x) { memcpy(to, &x, sizeof(x)); }
+
+template <>
+inline Vector<float> load<float, BFloat16>(const BFloat16* from) {
+  ShortVector x;
+  memcpy(&x, from, sizeof(x));
+  return (Vector<float>)(__builtin_convertvector(x, Vector<uint32_t>) << 16);
+}
+template <>
+inline void store<float, BFloat16>(BFloat16* to, Vector<float> x) {
+  const Vector<uint32_t> bits = (Vector<uint32_t>)x;
+  const Vector<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Vector<uint32_t> nan = (Vector<uint32_t>)(x != x);
+  const ShortVector y = __builtin_convertvector((rounded & ~nan) | (0x7fc0u & nan), ShortVector);
+  memcpy(to, &y, sizeof(y));
+}
+
+#if defined(__x86_64__) && GIFT_VECTOR_BYTES == 32
+template <>
+inline Vector<float> load<float, Float16>(const Float16* from) {
+  return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+}
+template <>
+inline void store<float, Float16>(Float16* to, Vector<float> x) {
+  _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__x86_64__) && GIFT_VECTOR_BYTES == 64
+// The masked forms, all lanes on: GCC 12 warns of an uninitialised value inside its plain ones.
+template <>
+inline Vector<float> load<float, Float16>(const Float16* from) {
+  return (Vector<float>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)from));
+}
+template <>
+inline void store<float, Float16>(Float16* to, Vector<float> x) {
+  _mm256_storeu_si256((__m256i*)to, _mm512_maskz_cvtps_ph(0xffff, (__m512)x, _MM_FROUND_TO_NEAREST_INT));
+}
+#endif
+
+// The first `count` lanes of a row's end; the others are zero.
+template <class Accumulator, class T>
+inline Vector<Accumulator> load_end(const T* from, int64_t count) {
+  T padded[kLanes<Accumulator>] = {};
+  memcpy(padded, from, size_t(count) * sizeof(T));
+  return load<Accumulator>(padded);
+}
+
+template <class Accumulator, class T>
+inline void store_end(T* to, Vector<Accumulator> x, int64_t count) {
+  T padded[kLanes<Accumulator>];
+  store<Accumulator>(padded, x);
+  memcpy(to, padded, size_t(count) * sizeof(T));
+}
+
+template <class T>
+inline double sum_of_lanes(Vector<T> x) {
+  double total = 0;
+  for (int i = 0; i < kLanes<T>; ++i) total += double(x[i]);
+  return total;
+}
+
+// ---- exp(x) for x <= 0 -------------------------------------------------------------------------
+// x = n ln 2 + r, |r| <= ln(2)/2; the series of exp(r), times 2^n. Within 2 units in the last place
+// (tests/kernels); 0 where the result would be subnormal; NaN stays.
+
+template <class T>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  using Bits = uint32_t;
+  static constexpr float smallest = -87.0f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr float to_integer = 0x1.8p23f;  // adding it rounds to an integer in the low bits
+  static constexpr int mantissa = 23, bias = 127, terms = 7;
+};
+template <>
+struct ExpConstants<double> {
+  using Bits = uint64_t;
+  static constexpr double smallest = -708.0, ln2_high = 6.93147180369123816490e-01,
+                          ln2_low = 1.90821492927058770002e-10;
+  static constexpr double to_integer = 0x1.8p52;
+  static constexpr int mantissa = 52, bias = 1023, terms = 13;
+};
+
+template <class T>
+inline Vector<T> exp_of_nonpositive(Vector<T> x) {
+  using K = ExpConstants<T>;
+  using Bits = typename K::Bits;
+  const Vector<T> zero = {};
+  const Vector<T> bounded = x < K::smallest ? zero + K::smallest : x;
+  const Vector<T> shifted = bounded * T(1.4426950408889634) + K::to_integer;
+  const Vector<T> n = shifted - K::to_integer;
+  const Vector<T> r = (bounded - n * K::ln2_high) - n * K::ln2_low;
+  Vector<T> series = zero + T(1);
+  for (int k = K::terms; k > 0; --k) series = series * (r * T(1.0 / k)) + T(1);
+  // The integer n sits in the low bits of `shifted`; moved into the exponent it is 2^n.
+  const Vector<Bits> power = ((Vector<Bits>)shifted + K::bias) << K::mantissa;
+  return x < K::smallest ? zero : series * (Vector<T>)power;
+}

@@ -1,0 +1,70 @@
+// What gift_loss.cpp checks and allocates, and every backend computes.
+#pragma once
+
+#include <cstdint>
+
+#include "gift_row.h"
+
+namespace gift {
+
+enum class DType : int8_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
+constexpr int kDTypes = 4;
+
+// One call of the loss. Rows are contiguous inside; a stride is the distance between two rows, in
+// elements. Sums are taken in double for float64 logits, in float otherwise.
+struct Problem {
+  int64_t rows;     // N
+  int64_t classes;  // C >= 1
+
+  const void* logits;  // [N, C] of logits_type
+  int64_t logits_stride;
+  DType logits_type;
+
+  const void* soft_labels;  // [N, C] of soft_labels_type
+  int64_t soft_labels_stride;
+  DType soft_labels_type;
+
+  const void* target;  // [N] of int64_t or int32_t
+  int64_t target_stride;
+  bool target_is_int64;
+
+  SmoothedLabel hard_label;
+  double gamma;
+  double soft_label_temperature;  // 0: the soft labels are taken as they are
+  int64_t ignore_index;
+  bool mean;  // divide by the number of valid rows
+
+  // The loss: double for float64 logits, else float. Exactly one of the two is given.
+  void* row_losses;  // [N], for reduction "none"
+  void* total;       // scalar
+
+  // Contiguous, in the type of what they are the gradient of; null: not asked for.
+  void* logits_grad;       // [N, C]
+  void* soft_labels_grad;  // [N, C]
+  // A float16 gradient is stored times a power of two a row; these are its inverses. Null otherwise.
+  float* logits_grad_scale;       // [N]
+  float* soft_labels_grad_scale;  // [N]
+};
+
+// A stored gradient times the upstream one, in place.
+struct ScaleProblem {
+  int64_t rows;
+  int64_t classes;
+  void* grad;  // [N, C] contiguous
+  DType grad_type;
+  const void* grad_output;  // [N], or one value with stride 0
+  int64_t grad_output_stride;
+  bool grad_output_is_double;
+  const float* grad_scale;  // [N] or null
+};
+
+// The first row whose target is neither a class nor ignore_index, or -1. Gradients and losses are
+// unspecified when there is one.
+int64_t launch_cpu(const Problem& problem);
+void launch_cpu(const ScaleProblem& problem);
+
+// The instruction set that launch_cpu runs on this machine, and all that this build holds.
+const char* cpu_capability();
+const char* cpu_capabilities_built();
+
+}  // namespace gift

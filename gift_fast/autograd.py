@@ -1,0 +1,198 @@
+"""The fused loss as ``torch.autograd.Function``: one for plain eager code, one for ``torch.func``.
+
+Both compute the gradient in the forward pass, where the row is in cache, and only multiply it with
+the upstream gradient in the backward pass. Second derivatives come from :mod:`gift_fast.reference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gift_fast.ops import scaled_gradient, unpack_gradients
+from gift_fast.reference import reference_loss
+
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+class Options(NamedTuple):
+    """The checked options of a call, as the operators take them."""
+
+    gamma: float
+    label_smoothing: float
+    smooth_others: bool
+    soft_label_temperature: float | None
+    ignore_index: int
+    reduction: int
+
+    @property
+    def reduction_name(self) -> str:
+        """The reduction as the public functions name it."""
+        return tuple(REDUCTIONS)[self.reduction]
+
+    def reference(self, logits: Tensor, soft_labels: Tensor, target: Tensor) -> Tensor:
+        """The loss by its definition, under these options."""
+        return reference_loss(
+            logits,
+            soft_labels,
+            target,
+            gamma=self.gamma,
+            label_smoothing=self.label_smoothing,
+            smoothing="others" if self.smooth_others else "uniform",
+            soft_label_temperature=self.soft_label_temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction_name,
+        )
+
+
+# Whether the running backward pass keeps its graph, so that nothing of it may be overwritten.
+_graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
+_transforms_active = torch._C._are_functorch_transforms_active
+
+
+def _differentiable_gradients(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
+    """The gradients once more, by the definition and with a graph of their own."""
+    _, options, inference = ctx.state
+    # Inference tensors take no part in a graph; their copies do.
+    logits, soft_labels, target = *ctx.saved_tensors, *(x.clone() for x in inference)
+    asked = ctx.needs_input_grad[:2]
+    inputs = [x for x, wanted in zip((logits, soft_labels), asked, strict=True) if wanted]
+    loss = options.reference(logits, soft_labels, target)
+    grads = iter(torch.autograd.grad(loss, inputs, grad_output, create_graph=True))
+    return [next(grads) if wanted else None for wanted in asked]
+
+
+class GiftLossFunction(torch.autograd.Function):
+    """The loss in plain eager mode: the cheapest way through autograd.
+
+    The gradient is held on the context and handed out by the backward pass itself, not copied: the
+    upstream gradient is one almost always, and any other factor is applied in place. A graph that
+    is kept, or differentiated again, gets a copy.
+
+    ``kernel`` is the operator ``loss_and_gradients``, or a binding with its arguments.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        logits: Tensor,
+        soft_labels: Tensor,
+        target: Tensor,
+        options: Options,
+        kernel: Callable[..., list[Tensor]],
+    ) -> Tensor:
+        needs = ctx.needs_input_grad
+        loss, *gradients = kernel(logits, soft_labels, target, *options, needs[0], needs[1])
+        if soft_labels.is_inference() or target.is_inference():
+            # A teacher under inference mode. Autograd refuses to save such tensors; nobody can have
+            # written to them either, so a reference will do.
+            ctx.state = gradients, options, (soft_labels, target)
+            ctx.save_for_backward(logits)
+        else:
+            ctx.state = gradients, options, ()
+            ctx.save_for_backward(logits, soft_labels, target)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        gradients = ctx.state[0]
+        if torch.is_grad_enabled():  # create_graph=True
+            return *_differentiable_gradients(ctx, grad_output), None, None, None
+        if not gradients:
+            ctx.saved_tensors  # noqa: B018: raises torch's own error for a second backward pass
+        if _graph_is_kept() or _transforms_active():  # the latter: is_grads_batched=True
+            asked = ctx.needs_input_grad[:2]
+            pairs = unpack_gradients([grad_output, *gradients], *asked)
+            grads = [pair and scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs]
+            return *grads, None, None, None
+        if len(gradients) == 1 and grad_output.is_cpu and grad_output.dim() == 0 and grad_output.item() == 1.0 and ctx.needs_input_grad[0]:
+            # Nothing else may refer to the gradient, or autograd copies it into .grad.
+            return gradients.pop(), None, None, None, None
+        asked = ctx.needs_input_grad[:2]
+        pairs = unpack_gradients([grad_output, *gradients], *asked)
+        gradients.clear()
+        for pair in pairs:
+            if pair is not None:
+                torch.ops.gift_fast.scale_gradient_.default(pair[0], grad_output, pair[1])
+        return *(pair and pair[0] for pair in pairs), None, None, None
+
+
+class GiftRowsFunction(torch.autograd.Function):
+    """Row losses and their gradients under ``torch.func``: composable, without the reduction.
+
+    Takes float32 or float64 logits and soft labels (N, C), target (N,), options with
+    ``reduction="none"``, and which gradients are asked for. Returns the rows' losses (N,) and the
+    gradients (N, C): outputs, so that a transform can differentiate through them.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        logits: Tensor,
+        soft_labels: Tensor,
+        target: Tensor,
+        options: Options,
+        asked: tuple[bool, bool],
+    ) -> tuple[Tensor, ...]:
+        kernel = torch.ops.gift_fast.loss_and_gradients.default
+        return tuple(kernel(logits, soft_labels, target, *options, *asked))
+
+    @staticmethod
+    def setup_context(  # noqa: D102
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        *tensors, ctx.options, ctx.asked = inputs
+        ctx.save_for_backward(*tensors, *output[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(  # noqa: D102
+        ctx: Any, grad_rows: Tensor | None, *grad_gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        logits, soft_labels, target, *gradients = ctx.saved_tensors
+        argnums = tuple(i for i in (0, 1) if ctx.asked[i])
+        grads: list[Tensor | None] = [None] * 5
+        if grad_rows is not None:
+            for i, gradient in zip(argnums, gradients, strict=True):
+                grads[i] = grad_rows.unsqueeze(-1) * gradient
+        if any(g is not None for g in grad_gradients):
+            # The Hessian of each row times what comes from above, through the definition.
+            def total(z: Tensor, s: Tensor) -> Tensor:
+                return ctx.options.reference(z, s, target).sum()
+
+            def along(z: Tensor, s: Tensor) -> Tensor:
+                first = torch.func.grad(total, argnums)(z, s)
+                products = [
+                    (g * gradient).sum()
+                    for g, gradient in zip(grad_gradients, first, strict=True)
+                    if g is not None
+                ]
+                return torch.stack(products).sum()
+
+            second = torch.func.grad(along, argnums)(logits, soft_labels)
+            for i, product in zip(argnums, second, strict=True):
+                before = grads[i]
+                grads[i] = product if before is None else before + product
+        return tuple(grads)
+
+    @staticmethod
+    def vmap(  # noqa: D102
+        info: Any,
+        in_dims: tuple[Any, ...],
+        logits: Tensor,
+        soft_labels: Tensor,
+        target: Tensor,
+        options: Options,
+        asked: tuple[bool, bool],
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        # A batch of matrices is a longer matrix: the rows know nothing of each other.
+        def merged(x: Tensor, dim: int | None) -> Tensor:
+            batched = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            return batched.flatten(0, 1)
+
+        tensors = map(merged, (logits, soft_labels, target), in_dims[:3])
+        outputs = GiftRowsFunction.apply(*tensors, options, asked)
+        split = tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs)
+        return split, (0,) * len(split)

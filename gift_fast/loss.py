@@ -1,0 +1,302 @@
+"""The public loss: :func:`gift_loss`, :class:`GIFTLoss` and :func:`refine_labels`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from gift_fast.autograd import REDUCTIONS, GiftLossFunction, GiftRowsFunction, Options
+from gift_fast.ops import CPU_LIBRARY, UNAVAILABLE
+from gift_fast.reference import compute_dtype, reduce_rows, refine
+
+FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+TARGET_TYPES = (torch.int64, torch.int32)
+SMOOTHINGS = ("uniform", "others")
+
+_OPERATOR = torch.ops.gift_fast.loss_and_gradients.default
+# The binding past the dispatcher, where this torch has what it needs; None without CPU kernels.
+_CPU_KERNEL = CPU_LIBRARY and getattr(CPU_LIBRARY, "loss_and_gradients", _OPERATOR)
+_PLAIN = (Tensor, torch.nn.Parameter)
+_transforms_active = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+
+
+# ---- arguments -------------------------------------------------------------------------------------
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+    return float(value)
+
+
+def _fraction(name: str, value: object) -> float:
+    number = _number(name, value)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1], got {number}")
+    return number
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _temperature(value: object) -> float | None:
+    if value is None:
+        return None
+    number = _number("soft_label_temperature", value)
+    if not 0.0 < number < float("inf"):
+        raise ValueError(f"soft_label_temperature must be positive and finite, got {number}")
+    return number
+
+
+@lru_cache(maxsize=256, typed=True)
+def _options(
+    gamma: float,
+    label_smoothing: float,
+    smoothing: str,
+    soft_label_temperature: float | None,
+    ignore_index: int,
+    reduction: str,
+) -> Options:
+    """The options, checked; cached, since a training loop passes the same ones every time."""
+    _one_of("smoothing", smoothing, SMOOTHINGS)
+    _one_of("reduction", reduction, tuple(REDUCTIONS))
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    return Options(
+        gamma=_fraction("gamma", gamma),
+        label_smoothing=_fraction("label_smoothing", label_smoothing),
+        smooth_others=smoothing == "others",
+        soft_label_temperature=_temperature(soft_label_temperature),
+        ignore_index=ignore_index,
+        reduction=REDUCTIONS[reduction],
+    )
+
+
+def _check_tensors(**tensors: Tensor) -> None:
+    """Types, shapes, dtypes and devices of ``soft_labels``, ``target`` and, if given, ``logits``."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        expected = TARGET_TYPES if name == "target" else FLOAT_TYPES
+        if tensor.dtype not in expected:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in expected)
+            raise TypeError(f"{name} must have one of the dtypes {names}, got {tensor.dtype}")
+    (first_name, first), *others = tensors.items()
+    shape = tuple(first.shape)
+    if len(shape) == 0 or shape[-1] == 0:
+        raise ValueError(f"{first_name} must have the shape (..., C) with C >= 1, got {shape}")
+    for name, tensor in others:
+        if name == "target" and tensor.shape != first.shape[:-1]:
+            raise ValueError(
+                f"target must have the shape of {first_name} without its last dimension "
+                f"{shape[:-1]}, got {tuple(tensor.shape)}"
+            )
+        if name == "soft_labels" and tensor.shape != first.shape:
+            raise ValueError(
+                f"soft_labels must have the shape of {first_name} {shape}, "
+                f"got {tuple(tensor.shape)}"
+            )
+        if tensor.device != first.device:
+            raise ValueError(
+                f"{name} must be on the device of {first_name} {first.device}, got {tensor.device}"
+            )
+
+
+def _check_classes(num_classes: int, smoothing: bool) -> None:
+    if smoothing and num_classes == 1:
+        raise ValueError("smoothing='others' needs at least 2 classes, got C = 1")
+
+
+# ---- dispatch ----------------------------------------------------------------------------------------
+
+
+def _backend(name: str, device_type: str) -> str:
+    """The backend that runs: the one named, or for "auto" the best one that the device has."""
+    if name == "auto":
+        if device_type == "cpu" and UNAVAILABLE["cpu"] is None:
+            return "cpu"
+        return "reference"
+    _one_of("backend", name, ("auto", *UNAVAILABLE))
+    reason = UNAVAILABLE[name]
+    if reason is not None:
+        raise RuntimeError(f"backend={name!r} is not available: {reason}")
+    if name not in (device_type, "reference"):
+        raise ValueError(f"backend={name!r} cannot run on the device of logits, {device_type!r}")
+    return name
+
+
+def _is_tracked(x: Tensor) -> bool:
+    """Whether some level of ``torch.func`` differentiates x; a wrapper answers for its own alone."""
+    while not x.requires_grad:
+        if not torch._C._functorch.is_functorch_wrapped_tensor(x):
+            return False
+        x = torch._C._functorch.get_unwrapped(x)
+    return True
+
+
+def _only_vmap_and_grad() -> bool:
+    """Whether every active transform of ``torch.func`` is one that GiftRowsFunction has a rule for."""
+    kinds = (torch._C._functorch.TransformType.Vmap, torch._C._functorch.TransformType.Grad)
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return all(interpreter.key() in kinds for interpreter in stack)
+
+
+def _transformed(
+    logits: Tensor, soft_labels: Tensor, target: Tensor, options: Options
+) -> Tensor:
+    """The loss under ``torch.func``: fused rows, and a reduction that the transforms see."""
+    asked = (_is_tracked(logits), _is_tracked(soft_labels))
+    # float16 and bfloat16 gradients are rounded by the cast's derivative, after the upstream factor.
+    dtype = compute_dtype(logits)
+    rows = GiftRowsFunction.apply(
+        logits.to(dtype), soft_labels.to(dtype), target, options._replace(reduction=0), asked
+    )[0]
+    return reduce_rows(rows, target != options.ignore_index, options.reduction_name)
+
+
+def _check_target_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    """What the CPU kernel checks as it goes, for the reference on the CPU."""
+    wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
+    if wrong.any():
+        row = int(wrong.reshape(-1).nonzero()[0])
+        raise IndexError(
+            f"target must be a class in [0, {num_classes}) or ignore_index ({ignore_index}), "
+            f"got {int(target.reshape(-1)[row])} in row {row}"
+        )
+
+
+def _dispatch(
+    logits: Tensor, soft_labels: Tensor, target: Tensor, options: Options, backend: str
+) -> Tensor:
+    """Every call but the plainest: any shape, backend, transform, and compiled code."""
+    _check_tensors(logits=logits, soft_labels=soft_labels, target=target)
+    num_classes = logits.shape[-1]
+    _check_classes(num_classes, options.smooth_others)
+    chosen = _backend(backend, logits.device.type)
+
+    compiling = torch.compiler.is_compiling()
+    transformed = not compiling and _transforms_active()
+    # Forward mode has no fused rule: the definition is right there, a kernel would say zero.
+    forward_mode = not compiling and forward_ad._current_level >= 0
+    if chosen == "reference" or forward_mode or (transformed and not _only_vmap_and_grad()):
+        if logits.device.type == "cpu" and not compiling and not transformed:
+            _check_target_range(target, num_classes, options.ignore_index)
+        return options.reference(logits, soft_labels, target)
+
+    leading = target.shape
+    rows = (logits.reshape(-1, num_classes), soft_labels.reshape(-1, num_classes),
+            target.reshape(-1))
+    if compiling:
+        grad = torch.is_grad_enabled()
+        asked = (grad and logits.requires_grad, grad and soft_labels.requires_grad)
+        loss: Tensor = torch.ops.gift_fast.gift_loss.default(*rows, *options, *asked)[0]
+    elif transformed:
+        loss = _transformed(*rows, options)
+    else:
+        loss = GiftLossFunction.apply(*rows, options, _OPERATOR)
+    return loss.reshape(leading) if options.reduction == REDUCTIONS["none"] else loss
+
+
+def gift_loss(
+    logits: Tensor,
+    soft_labels: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 0.1,
+    label_smoothing: float = 0.1,
+    smoothing: str = "uniform",
+    soft_label_temperature: float | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    r"""One minus the cosine between the logits and the refined soft label (GIFT).
+
+    With ``h`` the smoothed one-hot label of ``target``, a row's loss is
+
+    .. math:: 1 - \cos\bigl(z,\; \gamma\, h / |h| + (1 - \gamma)\, s / |s|\bigr)
+
+    Norms are bounded from below by 1e-8 (z and the refined label) and 1e-12 (s), so that zero rows
+    give finite gradients.
+
+    Args:
+        logits: Student logits z, (..., C); float64, float32, bfloat16 or float16.
+        soft_labels: Soft labels s, (..., C), of any of these types: the teacher's raw logits (what
+            GIFT's public code uses), probabilities, or any other vector. On the device of logits.
+        target: Hard labels, (...), int64 or int32: a class in [0, C), or `ignore_index`.
+        gamma: Weight of the hard label in the refined one, in [0, 1].
+        label_smoothing: alpha, the mass taken from the hard label, in [0, 1].
+        smoothing: Where alpha goes. ``"uniform"``: alpha/C to every class, as in PyTorch's
+            ``label_smoothing``; ``"others"``: alpha/(C-1) to each wrong class, as in GIFT's code.
+        soft_label_temperature: T; the soft labels are first replaced with softmax(s/T). ``None``:
+            taken as they are.
+        ignore_index: Rows with this target have no loss, no gradient, and no part in the mean.
+        reduction: ``"mean"`` over the valid rows, ``"sum"``, or ``"none"``.
+        backend: ``"auto"`` takes the fastest that :func:`gift_fast.backends` has for the device;
+            ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"`` insists on one.
+
+    Returns:
+        The loss: a scalar, or (...) for ``reduction="none"``. float64 for float64 logits, float32
+        otherwise; sums are taken in that type too. A mean over no valid row is NaN, as in
+        ``F.cross_entropy``.
+
+    Differentiable in ``logits`` and ``soft_labels``, twice too. Float32 resolves the loss to about
+    2e-7; near a perfect match the gradient's relative error grows as 1e-7 / sqrt(1 - cos^2).
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: Shapes or devices that differ, an option out of its range.
+        IndexError: A target that is no class, on the CPU. On a GPU it trips a device assert.
+        RuntimeError: A backend that is not available.
+
+    Source: Shang, Sun and Lin, "GIFT: Unlocking Full Potential of Labels in Distilled Dataset at
+    Near-zero Cost", ICLR 2025, section 4.
+
+    Example:
+        >>> import torch
+        >>> from gift_fast import gift_loss
+        >>> student = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
+        >>> teacher = torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> loss = gift_loss(student, teacher, torch.tensor([0, 2]))
+        >>> loss.backward()
+        >>> round(loss.item(), 3), tuple(student.grad.shape)
+        (0.517, (2, 3))
+    """
+    if not torch.compiler.is_compiling():
+        options = _options(
+            gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
+        )
+        # A training loop on the CPU, almost always: no check here costs more than the kernel. The
+        # kernel makes its own, and what it rejects is put into words below.
+        if (
+            backend == "auto"
+            and _CPU_KERNEL is not None
+            and type(logits) in _PLAIN
+            and type(soft_labels) in _PLAIN
+            and type(target) is Tensor
+            and logits.is_cpu
+            and logits.dim() == 2
+            and not (logits.is_neg() or soft_labels.is_neg())
+            and forward_ad._current_level < 0
+            and not _transforms_active()
+            and not _dispatch_modes()
+        ):
+            try:
+                return GiftLossFunction.apply(  # type: ignore[no-any-return]
+                    logits, soft_labels, target, options, _CPU_KERNEL
+                )
+            except (TypeError, ValueError, RuntimeError):
+                _check_tensors(logits=logits, soft_labels=soft_labels, target=target)
+                raise
+    else:
+        # Dynamo does not look into a cache; it traces the checks themselves.
+        options = _options.__wrapped__(
+            gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
+        )
+    return _dispatch(logits, soft_labels, target, options, backend)

@@ -1,0 +1,158 @@
+"""The operators ``torch.ops.gift_fast.*``: schemas, tracing, gradients, and which backends exist.
+
+The schemas are defined here and not in the C++ libraries, so that the operators exist whether or
+not those were built; each backend adds its own implementation. ``torch.compile`` and
+``torch.export`` see these operators; eager code reaches them through :mod:`gift_fast.autograd`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gift_fast.reference import compute_dtype
+
+_LIBRARY = torch.library.Library("gift_fast", "DEF")
+
+# Logits and soft labels (N, C), target (N,); smooth_others: `smoothing="others"`; reduction: 0 none,
+# 1 mean, 2 sum, as in ATen. Returns a list of what was asked for, in this order: the loss; the
+# gradient of the logits; the gradient of the soft labels; and for each of these two that is
+# float16, the float32 factors (N,) that its rows have to be multiplied with (see autograd.py).
+#
+# The same kernels under two names: `gift_loss` is differentiable, for graphs; a derivative that is
+# written in Python costs eager mode 7 us a call even where none is asked for, so eager code calls
+# `loss_and_gradients` and brings its own.
+_ARGUMENTS = (
+    "(Tensor logits, Tensor soft_labels, Tensor target, float gamma, float label_smoothing, "
+    "bool smooth_others, float? soft_label_temperature, int ignore_index, int reduction, "
+    "bool logits_grad, bool soft_labels_grad) -> Tensor[]"
+)
+for _name in ("loss_and_gradients", "gift_loss"):
+    _LIBRARY.define(_name + _ARGUMENTS, tags=(torch.Tag.pt2_compliant_tag,))
+# grad (N, C) times grad_output, a scalar or (N,), and the factors (N,) above. In place; returns at
+# once where the product is one.
+_LIBRARY.define(
+    "scale_gradient_(Tensor(a!) grad, Tensor grad_output, Tensor? scale) -> ()",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _load(library: str) -> tuple[ModuleType | None, str | None]:
+    """A compiled library, or why there is none. Warns of one that was built and does not load."""
+    try:
+        return importlib.import_module(f"gift_fast.{library}"), None
+    except ModuleNotFoundError:
+        return None, "not built when gift-fast was installed: no C++ compiler, or the build skipped"
+    except ImportError as error:
+        reason = f"built, but does not load: {error}"
+        warnings.warn(
+            f"gift_fast.{library} was {reason}. The plain PyTorch reference runs in its place; "
+            "reinstall gift-fast to rebuild it.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None, reason
+
+
+CPU_LIBRARY, _why_not_cpu = _load("_C")
+
+UNAVAILABLE: dict[str, str | None] = {
+    "cpu": _why_not_cpu,
+    "cuda": "this version of gift-fast has no CUDA kernels",
+    "triton": "this version of gift-fast has no Triton kernels",
+    "reference": None,
+}
+"""Why a backend cannot be used; None: it can."""
+
+
+def backends() -> dict[str, str]:
+    """What the loss can run on here: each backend's name, and ``"available"`` or why it is not.
+
+    Returns:
+        A dictionary with the keys ``cpu``, ``cuda``, ``triton`` and ``reference``.
+
+    Example:
+        >>> backends()["reference"]
+        'available'
+    """
+    return {name: reason or "available" for name, reason in UNAVAILABLE.items()}
+
+
+@torch.library.register_fake("gift_fast::gift_loss", lib=_LIBRARY)
+@torch.library.register_fake("gift_fast::loss_and_gradients", lib=_LIBRARY)
+def _loss_and_gradients_fake(
+    logits: Tensor,
+    soft_labels: Tensor,
+    target: Tensor,
+    gamma: float,
+    label_smoothing: float,
+    smooth_others: bool,
+    soft_label_temperature: float | None,
+    ignore_index: int,
+    reduction: int,
+    logits_grad: bool,
+    soft_labels_grad: bool,
+) -> list[Tensor]:
+    rows = logits.shape[:1]
+    outputs = [logits.new_empty(rows if reduction == 0 else (), dtype=compute_dtype(logits))]
+    asked = [x for x, wanted in ((logits, logits_grad), (soft_labels, soft_labels_grad)) if wanted]
+    outputs += [x.new_empty(logits.shape) for x in asked]
+    outputs += [x.new_empty(rows, dtype=torch.float32) for x in asked if x.dtype == torch.float16]
+    return outputs
+
+
+@torch.library.register_fake("gift_fast::scale_gradient_", lib=_LIBRARY)
+def _scale_gradient_fake(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> None:
+    return None
+
+
+def scaled_gradient(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> Tensor:
+    """What ``scale_gradient_`` computes, as a new tensor and in operations that a compiler fuses."""
+    factor = grad_output
+    if scale is not None:
+        # float16: both factors in float32, and one rounding at the end.
+        factor = factor * scale
+    if factor.dim() == 1:
+        factor = factor.unsqueeze(-1)
+    return (grad.to(factor.dtype) * factor).to(grad.dtype)
+
+
+def unpack_gradients(
+    outputs: Sequence[Tensor], logits_grad: bool, soft_labels_grad: bool
+) -> tuple[tuple[Tensor, Tensor | None] | None, tuple[Tensor, Tensor | None] | None]:
+    """The outputs of ``loss_and_gradients`` after the loss: (gradient, scale) or None, twice."""
+    rest = iter(outputs[1:])
+    grads = [next(rest) if wanted else None for wanted in (logits_grad, soft_labels_grad)]
+    pairs = [
+        None if grad is None else (grad, next(rest) if grad.dtype == torch.float16 else None)
+        for grad in grads
+    ]
+    return pairs[0], pairs[1]
+
+
+# ---- the derivative of gift_fast::gift_loss ------------------------------------------------------
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.asked = inputs[-2:]
+    ctx.save_for_backward(*output[1:])
+
+
+@once_differentiable  # type: ignore[untyped-decorator]
+def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Tensor | None, ...]:
+    pairs = unpack_gradients([grad_outputs[0], *ctx.saved_tensors], *ctx.asked)
+    grads = [None if pair is None else scaled_gradient(pair[0], grad_outputs[0], pair[1])
+             for pair in pairs]
+    return (*grads, *(None,) * 9)
+
+
+torch.library.register_autograd(
+    "gift_fast::gift_loss", _backward, setup_context=_setup_context, lib=_LIBRARY
+)
