@@ -1,0 +1,245 @@
+"""What a run gives, where it is kept, and how several runs become one number.
+
+Every finished run is a JSON file of its own. Its name holds a digest of everything that the result
+depends on, so a run is found again exactly when configuration and inputs are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gift_fast import __version__
+from gift_fast.student.atomic import replacing
+from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.datasets import ImageDataset
+from gift_fast.student.distill import DistilledSet
+
+FORMAT = 1
+"""Raised whenever the meaning of a field changes; files of another format are not read."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test of a student during its training.
+
+    Attributes:
+        epoch: counted from 1.
+        top1: accuracy on the test split, percent.
+        loss: mean training loss of the epoch.
+    """
+
+    epoch: int
+    top1: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One student: what it was trained with and how accurate it became.
+
+    Attributes:
+        config: the run's configuration.
+        inputs: digests of the test data with its normalisation, the distilled set, the teacher.
+        checks: the tests, in order; the last one is the score.
+        seconds: wall time of training and tests.
+        environment: versions and device, for the record.
+    """
+
+    config: EvaluationConfig
+    inputs: dict[str, str]
+    checks: tuple[Check, ...]
+    seconds: float
+    environment: dict[str, str]
+
+    @property
+    def last_top1(self) -> float:
+        """Accuracy after the last epoch, percent: the score."""
+        return self.checks[-1].top1
+
+    @property
+    def best_top1(self) -> float:
+        """The best accuracy of all checks, percent: what the paper's code reports.
+
+        It picks the moment by the test split, so it flatters.
+        """
+        return max(check.top1 for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of plain values that JSON can hold."""
+        return {
+            "format": FORMAT,
+            "config": self.config.to_dict(),
+            "inputs": self.inputs,
+            "last_top1": self.last_top1,
+            "best_top1": self.best_top1,
+            "checks": [asdict(check) for check in self.checks],
+            "seconds": self.seconds,
+            "environment": self.environment,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunResult:
+        """The result that ``to_dict`` was called on."""
+        if values["format"] != FORMAT:
+            raise ValueError(f"format must be {FORMAT}, got {values['format']!r}")
+        return cls(
+            config=EvaluationConfig.from_dict(values["config"]),
+            inputs=values["inputs"],
+            checks=tuple(Check(**check) for check in values["checks"]),
+            seconds=values["seconds"],
+            environment=values["environment"],
+        )
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """A digest of shapes, dtypes and values, 16 hexadecimal digits of SHA-256."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def inputs_of(
+    dataset: ImageDataset, distilled: DistilledSet, teacher: nn.Module | None
+) -> dict[str, str]:
+    """Digests of what a run reads beside its configuration."""
+    mean, std = torch.tensor(dataset.mean), torch.tensor(dataset.std)
+    stored = [] if distilled.soft_labels is None else [distilled.soft_labels]
+    inputs = {
+        "test": fingerprint([dataset.test_images, dataset.test_labels, mean, std]),
+        "distilled": fingerprint([distilled.images, distilled.labels, *stored]),
+    }
+    if teacher is not None:
+        inputs["teacher"] = fingerprint(teacher.state_dict().values())
+    return inputs
+
+
+def environment_of(device: torch.device) -> dict[str, str]:
+    """What the run was made with; it is recorded, and two runs that differ in it are the same."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "gift_fast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": f"{device.type} ({name})",
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def run_path(directory: Path, config: EvaluationConfig, inputs: dict[str, str]) -> Path:
+    """Where the result of a run is kept: readable first, then the digest that makes it unique."""
+    identity = json.dumps([FORMAT, config.to_dict(), inputs], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    name = f"{config.loss}-{config.optimizer}-seed{config.seed}"
+    return directory / f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', name)}-{digest}.json"
+
+
+def write_run(directory: Path, result: RunResult) -> Path:
+    """Writes a result under its name, whole or not at all, and gives the path."""
+    path = run_path(directory, result.config, result.inputs)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read_run(path: Path) -> RunResult:
+    """Reads a result that :func:`write_run` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is not such a result; the message names it.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        return RunResult.from_dict(json.loads(text))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} must hold the result of a run, got: {error!r}") from error
+
+
+def find_run(directory: Path, config: EvaluationConfig, inputs: dict[str, str]) -> RunResult | None:
+    """The finished run with this configuration and these inputs, or None."""
+    path = run_path(directory, config, inputs)
+    return read_run(path) if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds.
+
+    Attributes:
+        mean: the mean.
+        population_std: with ddof 0, divided by n: what the paper's code reports.
+        sample_std: with ddof 1, divided by n - 1; NaN for a single value.
+        n: number of values.
+
+    Example:
+        >>> spread([1.0, 3.0])
+        Spread(mean=2.0, population_std=1.0, sample_std=1.4142135623730951, n=2)
+    """
+
+    mean: float
+    population_std: float
+    sample_std: float
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and both standard deviations; at least one value is needed, else ValueError."""
+    n = len(values)
+    if n == 0:
+        raise ValueError("values must hold at least one number, got none")
+    mean = math.fsum(values) / n
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    sample_std = math.sqrt(squares / (n - 1)) if n > 1 else math.nan
+    return Spread(mean, math.sqrt(squares / n), sample_std, n)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All seeds of one loss under one optimizer.
+
+    Attributes:
+        loss: the specification of the loss.
+        optimizer: name of the optimizer.
+        last: top-1 after the last epoch, percent: the score.
+        best: top-1 of each run's best check, percent.
+        values: the score of every seed, in the order of the runs.
+        seconds: mean wall time of a run.
+    """
+
+    loss: str
+    optimizer: str
+    last: Spread
+    best: Spread
+    values: tuple[float, ...]
+    seconds: float
+
+
+def summarize(runs: Sequence[RunResult]) -> list[Cell]:
+    """One cell for every loss and optimizer, in the order in which they first come."""
+    groups: dict[tuple[str, str], list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault((run.config.loss, run.config.optimizer), []).append(run)
+    return [
+        Cell(
+            loss=loss,
+            optimizer=optimizer,
+            last=spread([run.last_top1 for run in group]),
+            best=spread([run.best_top1 for run in group]),
+            values=tuple(run.last_top1 for run in group),
+            seconds=spread([run.seconds for run in group]).mean,
+        )
+        for (loss, optimizer), group in groups.items()
+    ]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gift_fast.student import EvaluationConfig, TeacherConfig
+from gift_fast.student.config import paper_batch_size
+
+
+def config(**changes: object) -> EvaluationConfig:
+    return EvaluationConfig(**{"dataset": "digits", "ipc": 1, **changes})
+
+
+def test_the_defaults_are_the_papers_protocol():
+    defaults = config()
+    assert (defaults.optimizer, defaults.learning_rate, defaults.epochs) == ("adamw", 1e-3, 1000)
+    assert (defaults.weight_decay, defaults.schedule, defaults.loss) == (1e-4, "multistep", "gift")
+    assert defaults.augmentation == "color_crop_cutout_flip_scale_rotate"
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size"),
+    [(1, 10), (10, 10), (11, 50), (500, 50), (501, 100), (20_000, 100), (20_001, 200)],
+)
+def test_the_batch_size_follows_the_papers_rule(images, batch_size):
+    assert paper_batch_size(images) == batch_size
+    assert config().batch_size_for(images) == batch_size
+    assert config(batch_size=7).batch_size_for(images) == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs"),
+    [
+        ({"epochs": 10}, [2, 4, 6, 8, 10]),
+        ({"epochs": 12}, [3, 6, 9, 12]),
+        ({"epochs": 5, "eval_every": 3}, [3, 5]),
+        ({"epochs": 3}, [1, 2, 3]),
+    ],
+)
+def test_a_student_is_tested_every_quarter_and_after_the_last_epoch(changes, epochs):
+    settings = config(**changes)
+    tested = [e for e in range(1, settings.epochs + 1) if settings.is_test_epoch(e)]
+    assert tested == epochs
+
+
+def test_a_configuration_survives_json():
+    original = config(loss="kl:temperature=4", batch_size=8, seed=3)
+    assert EvaluationConfig.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"dataset": "mnist"}, ValueError, "dataset must be one of digits, got 'mnist'"),
+        ({"ipc": 0}, ValueError, "ipc must be at least 1, got 0"),
+        ({"ipc": 1.0}, TypeError, "ipc must be an integer, got 1.0"),
+        ({"ipc": True}, TypeError, "ipc must be an integer, got True"),
+        ({"student": "vgg"}, ValueError, "student must be one of convnet3, .*, got 'vgg'"),
+        ({"teacher": "vgg"}, ValueError, "teacher must be one of convnet3, .*, got 'vgg'"),
+        ({"loss": "l1"}, ValueError, "loss must be one of ce, .*, got 'l1'"),
+        ({"loss": "kl:temperature=0"}, ValueError, "temperature must be positive, got 0.0"),
+        ({"optimizer": "lion"}, ValueError, "optimizer must be one of adam, .*, got 'lion'"),
+        ({"schedule": "step"}, ValueError, "schedule must be one of cosine, .*, got 'step'"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate must be positive, got 0"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate must be positive, got nan"),
+        ({"learning_rate": "1e-3"}, TypeError, "learning_rate must be a number, got '1e-3'"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay must be 0 or more, got -1.0"),
+        ({"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\), got 1.0"),
+        ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"eval_every": 0}, ValueError, "eval_every must be at least 1, got 0"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"augmentation": "blur"}, ValueError, "augmentation must be 'none' or .*got 'blur'"),
+        ({"augmentation": None}, TypeError, "augmentation must be a string, got NoneType"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(changes, error, message):
+    with pytest.raises(error, match=message):
+        config(**changes)
+
+
+def test_an_unknown_field_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"EvaluationConfig has the fields .*; got 'lr'"):
+        EvaluationConfig.from_dict({"dataset": "digits", "ipc": 1, "lr": 0.1})
+
+
+def test_a_missing_field_is_refused_by_name():
+    with pytest.raises(ValueError, match="EvaluationConfig needs the field 'ipc'"):
+        EvaluationConfig.from_dict({"dataset": "digits"})
+
+
+def test_a_teachers_model_is_checked():
+    with pytest.raises(ValueError, match=r"model must be one of convnet3, .*, got 'vgg'"):
+        TeacherConfig(dataset="digits", model="vgg")

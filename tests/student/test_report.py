@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gift_fast.student.distill import DistilledSet
+from gift_fast.student.report import (
+    accuracy_table,
+    findings,
+    loss_name,
+    ranking,
+    save_accuracies,
+    save_images,
+)
+from gift_fast.student.results import Cell, spread
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def cell(loss: str, optimizer: str, *values: float) -> Cell:
+    return Cell(loss, optimizer, spread(values), spread(values), values, seconds=1.0)
+
+
+def test_the_leader_is_named_whoever_it_is():
+    text = ranking([cell("gift", "adamw", 80.0, 80.2), cell("kl", "adamw", 90.0, 90.2)])
+    assert text.startswith("Under AdamW: KL 90.1, GIFT 80.1. KL leads by 10.0 points")
+
+
+def test_a_gap_within_one_std_is_no_lead():
+    text = ranking([cell("gift", "adamw", 80.0, 90.0), cell("ce", "adamw", 83.0, 85.0)])
+    assert "lie 1.0 apart, within one std (5.0): 2 seeds do not tell them apart" in text
+
+
+def test_a_single_seed_settles_no_order():
+    text = ranking([cell("gift", "adamw", 90.0), cell("ce", "adamw", 80.0)])
+    assert "With a single seed, the order is not to be trusted." in text
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl", "gift"])
+def test_a_collapse_is_told_of_any_loss(loss):
+    text = "\n".join(findings([cell(loss, "sgd", 12.0, 14.0)], num_classes=10))
+    assert f"{loss_name(loss)} collapsed under SGD: 13.0 where chance is 10.0." in text
+
+
+def test_no_collapse_is_told_where_there_is_none():
+    assert "collapsed" not in "\n".join(findings([cell("ce", "sgd", 50.0, 51.0)], 10))
+
+
+def test_a_change_of_optimizer_is_told_in_points():
+    cells = [cell("ce", "adamw", 80.0), cell("ce", "sgd", 78.5)]
+    assert "From AdamW to SGD, in points: CE -1.5." in findings(cells, 10)
+
+
+@pytest.mark.parametrize(
+    ("kl", "optimizer", "score", "explained"),
+    [
+        ("kl", "sgd", 12.0, True),
+        ("kl:temperature=4", "sgd", 60.0, True),
+        ("kl", "sgd", 89.0, False),
+        ("kl:scale_t2=true", "sgd", 12.0, False),
+        ("kl", "adamw", 12.0, False),
+    ],
+)
+def test_kl_far_behind_under_sgd_is_put_down_to_the_missing_factor(kl, optimizer, score, explained):
+    text = "\n".join(findings([cell(kl, optimizer, score), cell("ce", optimizer, 90.0)], 10))
+    assert ("without the factor T^2" in text) is explained
+
+
+def test_the_table_holds_mean_population_std_and_n():
+    columns = accuracy_table([cell("gift", "sgd", 80.0, 90.0)]).columns
+    row = [next(iter(column.cells)) for column in columns]
+    assert row == ["GIFT", "SGD", "85.0", "5.0", "2", "85.0", "1.0"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_distilled_images_are_saved_as_a_grid(tmp_path, channels):
+    from matplotlib.image import imread
+
+    images = torch.zeros(20, channels, 8, 8)
+    labels = torch.arange(10).repeat(2)  # not class-blocked
+    images[labels == 4] = 1.0
+    path = tmp_path / "grid.png"
+    save_images(path, DistilledSet(images, labels))
+    assert path.read_bytes().startswith(PNG)
+    picture = imread(path)[..., 0]
+    # Row 4 of ten is white throughout, the rest black but for thin gaps and the labels.
+    middle = picture[:, picture.shape[1] * 2 // 3]
+    band = len(middle) // 10
+    assert middle[4 * band + band // 2] > 0.9
+    assert middle[6 * band + band // 2] < 0.1
+
+
+def test_accuracies_are_saved_as_a_chart(tmp_path):
+    path = tmp_path / "chart.png"
+    cells = [cell(loss, opt, 50.0, 60.0) for loss in ("ce", "kl") for opt in ("adamw", "sgd")]
+    save_accuracies(path, cells, num_classes=10)
+    assert path.read_bytes().startswith(PNG)
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gift_fast.student import EvaluationConfig
+from gift_fast.student.results import (
+    Check,
+    RunResult,
+    find_run,
+    fingerprint,
+    inputs_of,
+    read_run,
+    run_path,
+    spread,
+    summarize,
+    write_run,
+)
+
+CONFIG = EvaluationConfig(dataset="digits", ipc=1, loss="kl:temperature=4,scale_t2=true")
+INPUTS = {"test": "a", "distilled": "b", "teacher": "c"}
+
+
+def run(loss: str = "kl", optimizer: str = "sgd", last: float = 70.0, best: float = 80.0):
+    return RunResult(
+        config=replace(CONFIG, loss=loss, optimizer=optimizer),
+        inputs=INPUTS,
+        checks=(Check(1, best, 0.5), Check(2, last, 0.25)),
+        seconds=1.5,
+        environment={"torch": "2"},
+    )
+
+
+def test_the_score_is_the_last_check_and_the_best_is_recorded_beside_it(tmp_path):
+    written = json.loads(write_run(tmp_path, run()).read_text())
+    assert written["last_top1"] == 70.0
+    assert written["best_top1"] == 80.0
+
+
+def test_a_result_is_found_again_as_it_was_written(tmp_path):
+    write_run(tmp_path, run())
+    assert find_run(tmp_path, run().config, INPUTS) == run()
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"ipc": 2}, {"loss": "ce"}, {"epochs": 5}])
+def test_another_configuration_is_another_run(tmp_path, changes):
+    write_run(tmp_path, run())
+    assert find_run(tmp_path, replace(run().config, **changes), INPUTS) is None
+
+
+def test_other_inputs_are_another_run(tmp_path):
+    write_run(tmp_path, run())
+    assert find_run(tmp_path, run().config, {**INPUTS, "teacher": "d"}) is None
+
+
+def test_a_file_name_is_readable_and_safe(tmp_path):
+    name = run_path(tmp_path, CONFIG, INPUTS).name
+    assert name.startswith("kl_temperature=4_scale_t2=true-adamw-seed0-")
+    assert name.endswith(".json")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 0}'])
+def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"run\.json must hold the result of a run, got: "):
+        read_run(path)
+
+
+def test_a_fingerprint_tells_values_shapes_and_dtypes_apart():
+    tensors = [
+        torch.zeros(4),
+        torch.ones(4),
+        torch.zeros(2, 2),
+        torch.zeros(4, dtype=torch.int32),
+        torch.tensor([0.0, 0.0, 0.0, -0.0]),
+    ]
+    assert len({fingerprint([tensor]) for tensor in tensors}) == len(tensors)
+    assert fingerprint([torch.zeros(4)]) == fingerprint([torch.zeros(4)])
+
+
+def test_the_inputs_change_with_data_normalisation_set_and_teacher(dataset, distilled, teacher):
+    whole = inputs_of(dataset, distilled, teacher)
+    assert set(whole) == {"test", "distilled", "teacher"}
+    assert "teacher" not in inputs_of(dataset, distilled, None)
+    shifted = inputs_of(replace(dataset, mean=(0.5,)), distilled, teacher)
+    assert shifted["test"] != whole["test"]
+    labelled = replace(distilled, soft_labels=torch.zeros(20, 10))
+    assert inputs_of(dataset, labelled, teacher)["distilled"] != whole["distilled"]
+
+
+def test_a_spread_names_both_conventions():
+    result = spread([1.0, 2.0, 6.0])
+    assert result.mean == 3.0
+    assert result.population_std == pytest.approx(math.sqrt(14 / 3))
+    assert result.sample_std == pytest.approx(math.sqrt(14 / 2))
+    assert result.n == 3
+
+
+def test_a_single_value_has_no_sample_std():
+    assert spread([5.0]).population_std == 0.0
+    assert math.isnan(spread([5.0]).sample_std)
+
+
+def test_no_value_has_no_spread():
+    with pytest.raises(ValueError, match="values must hold at least one number, got none"):
+        spread([])
+
+
+def test_runs_are_grouped_by_loss_and_optimizer():
+    runs = [run(last=60.0), run("ce", last=50.0), run(last=80.0), run(optimizer="adamw")]
+    cells = summarize(runs)
+    assert [(c.loss, c.optimizer, c.values) for c in cells] == [
+        ("kl", "sgd", (60.0, 80.0)),
+        ("ce", "sgd", (50.0,)),
+        ("kl", "adamw", (70.0,)),
+    ]
+    assert cells[0].last.population_std == 10.0
+    assert cells[0].best.mean == 80.0
