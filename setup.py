@@ -1,4 +1,4 @@
-"""Builds gift_fast._C, the CPU operators, where there is a compiler; see pyproject.toml for the rest.
+"""Builds gift_fast._C, the CPU operators, where there is a compiler; all else is in pyproject.toml.
 
 GIFT_FAST_SKIP_BUILD=1 installs pure Python. MAX_JOBS, CC, CXX and CXXFLAGS are honoured.
 """

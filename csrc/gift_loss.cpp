@@ -65,16 +65,18 @@ Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) {
   if (dim == 2) strides[0] = sizes[1] > 0 ? sizes[1] : 1;
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      dim, sizes, strides, int32_t(torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype))),
+      dim, sizes, strides,
+      int32_t(torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype))),
       aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
 // See gift_fast/ops.py for the schema. A list, since a tensor that nobody asked for costs 2 us.
-std::vector<Tensor> loss_and_gradients(
-    Tensor logits, Tensor soft_labels, Tensor target, double gamma, double label_smoothing,
-    bool smooth_others, std::optional<double> soft_label_temperature, int64_t ignore_index,
-    int64_t reduction, bool logits_grad, bool soft_labels_grad) {
+std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor target,
+                                       double gamma, double label_smoothing, bool smooth_others,
+                                       std::optional<double> soft_label_temperature,
+                                       int64_t ignore_index, int64_t reduction, bool logits_grad,
+                                       bool soft_labels_grad) {
   if (logits.dim() != 2 || logits.size(1) < 1)
     fail("logits must have the shape (N, C) with C >= 1, got ", shape_of(logits));
   const int64_t rows = logits.size(0), classes = logits.size(1);
@@ -135,9 +137,8 @@ std::vector<Tensor> loss_and_gradients(
   const int64_t bad_row = launch_cpu(problem);
   if (bad_row >= 0) {
     const int64_t i = bad_row * problem.target_stride;
-    const int64_t value = problem.target_is_int64
-                              ? static_cast<const int64_t*>(problem.target)[i]
-                              : static_cast<const int32_t*>(problem.target)[i];
+    const int64_t value = problem.target_is_int64 ? static_cast<const int64_t*>(problem.target)[i]
+                                                  : static_cast<const int32_t*>(problem.target)[i];
     std::ostringstream message;
     message << "target must be a class in [0, " << classes << ") or ignore_index (" << ignore_index
             << "), got " << value << " in row " << bad_row;
@@ -202,18 +203,20 @@ Tensor tensor_from_python(pybind11::handle object) {
   return Tensor(tensor);
 }
 
-pybind11::list loss_and_gradients_of_python(
-    pybind11::handle logits, pybind11::handle soft_labels, pybind11::handle target, double gamma,
-    double label_smoothing, bool smooth_others, std::optional<double> soft_label_temperature,
-    int64_t ignore_index, int64_t reduction, bool logits_grad, bool soft_labels_grad) {
+pybind11::list loss_and_gradients_of_python(pybind11::handle logits, pybind11::handle soft_labels,
+                                            pybind11::handle target, double gamma,
+                                            double label_smoothing, bool smooth_others,
+                                            std::optional<double> soft_label_temperature,
+                                            int64_t ignore_index, int64_t reduction,
+                                            bool logits_grad, bool soft_labels_grad) {
   const Tensor z = tensor_from_python(logits), s = tensor_from_python(soft_labels),
                y = tensor_from_python(target);
   std::vector<Tensor> outputs;
   {
     pybind11::gil_scoped_release released;
-    outputs = loss_and_gradients(z, s, y, gamma, label_smoothing, smooth_others,
-                                 soft_label_temperature, ignore_index, reduction, logits_grad,
-                                 soft_labels_grad);
+    outputs =
+        loss_and_gradients(z, s, y, gamma, label_smoothing, smooth_others, soft_label_temperature,
+                           ignore_index, reduction, logits_grad, soft_labels_grad);
   }
   pybind11::list result(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {

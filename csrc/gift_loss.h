@@ -41,7 +41,8 @@ struct Problem {
   // Contiguous, in the type of what they are the gradient of; null: not asked for.
   void* logits_grad;       // [N, C]
   void* soft_labels_grad;  // [N, C]
-  // A float16 gradient is stored times a power of two a row; these are its inverses. Null otherwise.
+  // A float16 gradient is stored times a power of two a row; these are its inverses. Null
+  // otherwise.
   float* logits_grad_scale;       // [N]
   float* soft_labels_grad_scale;  // [N]
 };

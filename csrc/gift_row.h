@@ -53,9 +53,9 @@ inline SmoothedLabel smoothed_label(double classes, double alpha, bool others) {
 }
 
 struct RowSums {
-  double z, s;         // sum z, sum s
-  double zz, ss, zs;   // |z|^2, |s|^2, z.s
-  double z_at, s_at;   // z_y, s_y
+  double z, s;        // sum z, sum s
+  double zz, ss, zs;  // |z|^2, |s|^2, z.s
+  double z_at, s_at;  // z_y, s_y
 };
 
 // How t is put together: t_j = base + scale * s_j, and `on_target` more at the target.
@@ -97,8 +97,7 @@ GIFT_HOST_DEVICE RowProducts row_products(const RowSums& sums, InverseNorm s, Sm
   const double zh = dot_with_hard_label(sums.z, sums.z_at, h);
   const double sh = dot_with_hard_label(sums.s, sums.s_at, h);
   const double soft = (1.0 - gamma) * s.value;
-  return {gamma * zh + soft * sums.zs,
-          gamma * gamma + soft * (soft * sums.ss + 2.0 * gamma * sh)};
+  return {gamma * zh + soft * sums.zs, gamma * gamma + soft * (soft * sums.ss + 2.0 * gamma * sh)};
 }
 
 // What the loss and both gradients need of a row once its products are known.
@@ -113,13 +112,12 @@ GIFT_HOST_DEVICE Row finish_row(const RowSums& sums, InverseNorm s, const RowPro
   return {z, s, t, products.zt * z.value * t.value};
 }
 
-GIFT_HOST_DEVICE GradientCoefficients logits_gradient(const Row& row, SmoothedLabel h,
-                                                      double gamma, double weight) {
+GIFT_HOST_DEVICE GradientCoefficients logits_gradient(const Row& row, SmoothedLabel h, double gamma,
+                                                      double weight) {
   const double towards_t = -weight * row.z.value * row.t.value;
   return {towards_t * (1.0 - gamma) * row.s.value,
           row.z.bounded ? 0.0 : weight * row.cosine * row.z.value * row.z.value,
-          towards_t * gamma * h.elsewhere,
-          towards_t * gamma * (h.on_target - h.elsewhere)};
+          towards_t * gamma * h.elsewhere, towards_t * gamma * (h.on_target - h.elsewhere)};
 }
 
 // dloss/dt = -along_z z + along_t t, then through t = g h + (1-g) s / n_s.

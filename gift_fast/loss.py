@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -18,13 +19,15 @@ SMOOTHINGS = ("uniform", "others")
 
 _OPERATOR = torch.ops.gift_fast.loss_and_gradients.default
 # The binding past the dispatcher, where this torch has what it needs; None without CPU kernels.
-_CPU_KERNEL = CPU_LIBRARY and getattr(CPU_LIBRARY, "loss_and_gradients", _OPERATOR)
+_CPU_KERNEL: Callable[..., list[Tensor]] | None = (
+    None if CPU_LIBRARY is None else getattr(CPU_LIBRARY, "loss_and_gradients", _OPERATOR)
+)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
-# ---- arguments -------------------------------------------------------------------------------------
+# ---- arguments ----------------------------------------------------------------------------------
 
 
 def _number(name: str, value: object) -> float:
@@ -79,7 +82,7 @@ def _options(
 
 
 def _check_tensors(**tensors: Tensor) -> None:
-    """Types, shapes, dtypes and devices of ``soft_labels``, ``target`` and, if given, ``logits``."""
+    """The types, dtypes, shapes and devices of (logits,) soft_labels and target, by name."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
@@ -108,12 +111,12 @@ def _check_tensors(**tensors: Tensor) -> None:
             )
 
 
-def _check_classes(num_classes: int, smoothing: bool) -> None:
-    if smoothing and num_classes == 1:
+def _check_classes(num_classes: int, smooth_others: bool) -> None:
+    if smooth_others and num_classes == 1:
         raise ValueError("smoothing='others' needs at least 2 classes, got C = 1")
 
 
-# ---- dispatch ----------------------------------------------------------------------------------------
+# ---- dispatch -----------------------------------------------------------------------------------
 
 
 def _backend(name: str, device_type: str) -> str:
@@ -132,7 +135,7 @@ def _backend(name: str, device_type: str) -> str:
 
 
 def _is_tracked(x: Tensor) -> bool:
-    """Whether some level of ``torch.func`` differentiates x; a wrapper answers for its own alone."""
+    """Whether some level of ``torch.func`` differentiates x: a wrapper knows its own alone."""
     while not x.requires_grad:
         if not torch._C._functorch.is_functorch_wrapped_tensor(x):
             return False
@@ -141,34 +144,34 @@ def _is_tracked(x: Tensor) -> bool:
 
 
 def _only_vmap_and_grad() -> bool:
-    """Whether every active transform of ``torch.func`` is one that GiftRowsFunction has a rule for."""
+    """Whether GiftRowsFunction has a rule for every active transform of ``torch.func``."""
     kinds = (torch._C._functorch.TransformType.Vmap, torch._C._functorch.TransformType.Grad)
     stack = torch._C._functorch.get_interpreter_stack() or ()
     return all(interpreter.key() in kinds for interpreter in stack)
 
 
-def _transformed(
-    logits: Tensor, soft_labels: Tensor, target: Tensor, options: Options
-) -> Tensor:
+def _transformed(logits: Tensor, soft_labels: Tensor, target: Tensor, options: Options) -> Tensor:
     """The loss under ``torch.func``: fused rows, and a reduction that the transforms see."""
     asked = (_is_tracked(logits), _is_tracked(soft_labels))
-    # float16 and bfloat16 gradients are rounded by the cast's derivative, after the upstream factor.
+    # Half gradients are rounded by the cast's derivative, after the upstream factor.
     dtype = compute_dtype(logits)
-    rows = GiftRowsFunction.apply(
+    rows: Tensor = GiftRowsFunction.apply(
         logits.to(dtype), soft_labels.to(dtype), target, options._replace(reduction=0), asked
     )[0]
     return reduce_rows(rows, target != options.ignore_index, options.reduction_name)
 
 
-def _check_target_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """What the CPU kernel checks as it goes, for the reference on the CPU."""
-    wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
+def _check_target_range(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
+    """What the CPU kernel checks as it goes, for plain PyTorch on the CPU."""
+    wrong = (target < 0) | (target >= num_classes)
+    allowed = f"a class in [0, {num_classes})"
+    if ignore_index is not None:
+        wrong &= target != ignore_index
+        allowed += f" or ignore_index ({ignore_index})"
     if wrong.any():
         row = int(wrong.reshape(-1).nonzero()[0])
-        raise IndexError(
-            f"target must be a class in [0, {num_classes}) or ignore_index ({ignore_index}), "
-            f"got {int(target.reshape(-1)[row])} in row {row}"
-        )
+        value = int(target.reshape(-1)[row])
+        raise IndexError(f"target must be {allowed}, got {value} in row {row}")
 
 
 def _dispatch(
@@ -190,8 +193,11 @@ def _dispatch(
         return options.reference(logits, soft_labels, target)
 
     leading = target.shape
-    rows = (logits.reshape(-1, num_classes), soft_labels.reshape(-1, num_classes),
-            target.reshape(-1))
+    rows = (
+        logits.reshape(-1, num_classes),
+        soft_labels.reshape(-1, num_classes),
+        target.reshape(-1),
+    )
     if compiling:
         grad = torch.is_grad_enabled()
         asked = (grad and logits.requires_grad, grad and soft_labels.requires_grad)
@@ -266,7 +272,7 @@ def gift_loss(
         >>> loss = gift_loss(student, teacher, torch.tensor([0, 2]))
         >>> loss.backward()
         >>> round(loss.item(), 3), tuple(student.grad.shape)
-        (0.517, (2, 3))
+        (0.52, (2, 3))
     """
     if not torch.compiler.is_compiling():
         options = _options(
@@ -300,3 +306,131 @@ def gift_loss(
             gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
         )
     return _dispatch(logits, soft_labels, target, options, backend)
+
+
+class GIFTLoss(torch.nn.Module):
+    """:func:`gift_loss` as a module, with its options fixed; in the place of a criterion.
+
+    Args:
+        gamma: Weight of the hard label in the refined one, in [0, 1].
+        label_smoothing: Mass taken from the hard label, in [0, 1].
+        smoothing: ``"uniform"`` or ``"others"``.
+        soft_label_temperature: Softmax temperature of the soft labels, or ``None``.
+        ignore_index: Target of rows to leave out.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        backend: ``"auto"``, or a key of :func:`gift_fast.backends`.
+
+    Raises:
+        TypeError: An option of the wrong type.
+        ValueError: An option out of its range; as :func:`gift_loss`, but at once.
+
+    Example:
+        >>> import torch
+        >>> from gift_fast import GIFTLoss
+        >>> criterion = GIFTLoss(gamma=0.1)
+        >>> criterion(torch.eye(3), torch.eye(3), torch.arange(3)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        gamma: float = 0.1,
+        label_smoothing: float = 0.1,
+        smoothing: str = "uniform",
+        soft_label_temperature: float | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        _options(gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction)
+        _one_of("backend", backend, ("auto", *UNAVAILABLE))
+        self.gamma = gamma
+        self.label_smoothing = label_smoothing
+        self.smoothing = smoothing
+        self.soft_label_temperature = soft_label_temperature
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.backend = backend
+
+    def forward(self, logits: Tensor, soft_labels: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (..., C) and soft labels (..., C) under hard labels (...)."""
+        return gift_loss(
+            logits,
+            soft_labels,
+            target,
+            gamma=self.gamma,
+            label_smoothing=self.label_smoothing,
+            smoothing=self.smoothing,
+            soft_label_temperature=self.soft_label_temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        """The options, for ``print``."""
+        return (
+            f"gamma={self.gamma}, label_smoothing={self.label_smoothing}, "
+            f"smoothing={self.smoothing!r}, "
+            f"soft_label_temperature={self.soft_label_temperature}, "
+            f"ignore_index={self.ignore_index}, reduction={self.reduction!r}, "
+            f"backend={self.backend!r}"
+        )
+
+
+def refine_labels(
+    soft_labels: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 0.1,
+    label_smoothing: float = 0.1,
+    smoothing: str = "uniform",
+    soft_label_temperature: float | None = None,
+) -> Tensor:
+    r"""The refined soft label alone, ``gamma * h / |h| + (1 - gamma) * s / |s|``.
+
+    For use under another loss, and to look at. Plain PyTorch, on any device; differentiable.
+
+    Args:
+        soft_labels: Soft labels s, (..., C); float64, float32, bfloat16 or float16.
+        target: Hard labels (...), int64 or int32, each a class in [0, C).
+        gamma: Weight of the hard label, in [0, 1].
+        label_smoothing: Mass taken from the hard label, in [0, 1].
+        smoothing: ``"uniform"`` or ``"others"``; see :func:`gift_loss`.
+        soft_label_temperature: T; s is first replaced with softmax(s/T). ``None``: taken as it is.
+
+    Returns:
+        The refined labels, (..., C); float64 for float64 soft labels, float32 otherwise. Not of
+        unit norm: :func:`gift_loss` takes a cosine with it.
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: Shapes or devices that differ, an option out of its range.
+        IndexError: A target that is no class, on the CPU.
+
+    Source: Shang, Sun and Lin, ICLR 2025, section 4.
+
+    Example:
+        >>> import torch
+        >>> from gift_fast import refine_labels
+        >>> refine_labels(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), label_smoothing=0.0)
+        tensor([[0.6400, 0.7200]])
+    """
+    options = _options.__wrapped__(
+        gamma, label_smoothing, smoothing, soft_label_temperature, -100, "none"
+    )
+    _check_tensors(soft_labels=soft_labels, target=target)
+    num_classes = soft_labels.shape[-1]
+    _check_classes(num_classes, options.smooth_others)
+    if not torch.compiler.is_compiling() and not _transforms_active() and target.is_cpu:
+        _check_target_range(target, num_classes, None)
+    with torch.autocast(device_type=soft_labels.device.type, enabled=False):
+        return refine(
+            soft_labels.to(compute_dtype(soft_labels)),
+            target,
+            options.gamma,
+            options.label_smoothing,
+            smoothing,
+            options.soft_label_temperature,
+        )

@@ -21,10 +21,11 @@ from gift_fast.reference import compute_dtype
 
 _LIBRARY = torch.library.Library("gift_fast", "DEF")
 
-# Logits and soft labels (N, C), target (N,); smooth_others: `smoothing="others"`; reduction: 0 none,
-# 1 mean, 2 sum, as in ATen. Returns a list of what was asked for, in this order: the loss; the
-# gradient of the logits; the gradient of the soft labels; and for each of these two that is
-# float16, the float32 factors (N,) that its rows have to be multiplied with (see autograd.py).
+# Logits and soft labels (N, C), target (N,); smooth_others: `smoothing="others"`; reduction: 0
+# none, 1 mean, 2 sum, as in ATen. Returns a list of what was asked for, in this order: the loss;
+# the gradient of the logits; the gradient of the soft labels; and for each of these two that is
+# float16, float32 factors (N,). A float16 row is stored times a power of two, since an upstream
+# factor of 2^16 would come too late for what had been rounded to zero; its factor undoes that.
 #
 # The same kernels under two names: `gift_loss` is differentiable, for graphs; a derivative that is
 # written in Python costs eager mode 7 us a call even where none is asked for, so eager code calls
@@ -85,8 +86,6 @@ def backends() -> dict[str, str]:
     return {name: reason or "available" for name, reason in UNAVAILABLE.items()}
 
 
-@torch.library.register_fake("gift_fast::gift_loss", lib=_LIBRARY)
-@torch.library.register_fake("gift_fast::loss_and_gradients", lib=_LIBRARY)
 def _loss_and_gradients_fake(
     logits: Tensor,
     soft_labels: Tensor,
@@ -108,13 +107,17 @@ def _loss_and_gradients_fake(
     return outputs
 
 
-@torch.library.register_fake("gift_fast::scale_gradient_", lib=_LIBRARY)
 def _scale_gradient_fake(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> None:
     return None
 
 
+for _name in ("loss_and_gradients", "gift_loss"):
+    torch.library.register_fake(f"gift_fast::{_name}", _loss_and_gradients_fake, lib=_LIBRARY)
+torch.library.register_fake("gift_fast::scale_gradient_", _scale_gradient_fake, lib=_LIBRARY)
+
+
 def scaled_gradient(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> Tensor:
-    """What ``scale_gradient_`` computes, as a new tensor and in operations that a compiler fuses."""
+    """What ``scale_gradient_`` computes, as a new tensor, in operations that a compiler fuses."""
     factor = grad_output
     if scale is not None:
         # float16: both factors in float32, and one rounding at the end.
@@ -145,11 +148,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
     ctx.save_for_backward(*output[1:])
 
 
-@once_differentiable  # type: ignore[untyped-decorator]
+@once_differentiable
 def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Tensor | None, ...]:
     pairs = unpack_gradients([grad_outputs[0], *ctx.saved_tensors], *ctx.asked)
-    grads = [None if pair is None else scaled_gradient(pair[0], grad_outputs[0], pair[1])
-             for pair in pairs]
+    grads = [
+        None if pair is None else scaled_gradient(pair[0], grad_outputs[0], pair[1])
+        for pair in pairs
+    ]
     return (*grads, *(None,) * 9)
 
 

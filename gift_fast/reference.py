@@ -68,9 +68,7 @@ def refine(
     """Steps 1 and 2: the refined label t, (..., C), from soft labels (..., C) and target (...)."""
     if soft_label_temperature is not None:
         soft_labels = torch.softmax(soft_labels / soft_label_temperature, dim=-1)
-    on_target, elsewhere = smoothed_label_values(
-        soft_labels.shape[-1], label_smoothing, smoothing
-    )
+    on_target, elsewhere = smoothed_label_values(soft_labels.shape[-1], label_smoothing, smoothing)
     # scatter, not a comparison with arange: a target out of range must raise, not vanish.
     hard = torch.full_like(soft_labels, elsewhere)
     hard = hard.scatter(-1, target.long().unsqueeze(-1), on_target)
@@ -106,6 +104,12 @@ def reference_loss(
         logits: (..., C) student logits z.
         soft_labels: (..., C) soft labels s: probabilities, logits, any vector.
         target: (...) hard labels y.
+        gamma: Weight of the hard label.
+        label_smoothing: Mass taken from the hard label.
+        smoothing: ``"uniform"`` or ``"others"``.
+        soft_label_temperature: Softmax temperature of s, or ``None``.
+        ignore_index: Target of rows to leave out.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Returns:
         The loss, float64 for float64 logits and float32 otherwise: a scalar, or (...) for

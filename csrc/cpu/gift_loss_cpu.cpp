@@ -109,9 +109,8 @@ int64_t launch_cpu(const Problem& problem) {
 
 void launch_cpu(const ScaleProblem& problem) {
   const ScaleFunction scale_rows = capability().kernels->scale[int(problem.grad_type)];
-  for_each_chunk(problem.rows, problem.classes, [&](int64_t, int64_t begin, int64_t end) {
-    scale_rows(problem, begin, end);
-  });
+  for_each_chunk(problem.rows, problem.classes,
+                 [&](int64_t, int64_t begin, int64_t end) { scale_rows(problem, begin, end); });
 }
 
 const char* cpu_capability() { return capability().name; }

@@ -16,13 +16,21 @@ constexpr int64_t kBlock = 4096;
 template <DType>
 struct StorageOf;
 template <>
-struct StorageOf<DType::kFloat64> { using type = double; };
+struct StorageOf<DType::kFloat64> {
+  using type = double;
+};
 template <>
-struct StorageOf<DType::kFloat32> { using type = float; };
+struct StorageOf<DType::kFloat32> {
+  using type = float;
+};
 template <>
-struct StorageOf<DType::kBFloat16> { using type = BFloat16; };
+struct StorageOf<DType::kBFloat16> {
+  using type = BFloat16;
+};
 template <>
-struct StorageOf<DType::kFloat16> { using type = Float16; };
+struct StorageOf<DType::kFloat16> {
+  using type = Float16;
+};
 
 // ---- what a sweep reads ------------------------------------------------------------------------
 // full(j): a vector from element j on. part(j, count): fewer, the other lanes zero. last(n, count):
@@ -79,7 +87,8 @@ A largest_of(const T* row, int64_t n) {
   return largest;
 }
 
-// ---- the sweeps ----------------------------------------------------------------------------------
+// ---- the sweeps
+// ----------------------------------------------------------------------------------
 
 // Two vectors of each sum: ten independent chains of additions hide their latency.
 template <class A>
@@ -141,8 +150,7 @@ RowProducts sum_refined(const Logits& z, const Labels& s, int64_t n, int64_t tar
     Vector<A> zt = {}, tt = {};
     for (int64_t j = begin; j < end; j += lanes) {
       const int64_t count = std::min(lanes, end - j);
-      const Vector<A> refined =
-          keep_lanes<A>(s.part(j, count) * A(t.scale) + A(t.base), 0, count);
+      const Vector<A> refined = keep_lanes<A>(s.part(j, count) * A(t.scale) + A(t.base), 0, count);
       zt += z.part(j, count) * refined;
       tt += refined * refined;
     }
@@ -165,9 +173,7 @@ void write_gradient(const Other& other, const Own& own, const Chain& chain, int6
   constexpr int64_t lanes = kLanes<A>;
   const A p = A(k.other), q = A(k.own), r = A(k.all);
   const auto value = [&](Vector<A> y, Vector<A> x) { return chain(y * p + (x * q + r), x); };
-  const auto full = [&](int64_t j) {
-    store<A>(gradient + j, value(other.full(j), own.full(j)));
-  };
+  const auto full = [&](int64_t j) { store<A>(gradient + j, value(other.full(j), own.full(j))); };
   int64_t j = 0;
   for (; j + 2 * lanes <= n; j += 2 * lanes) {
     full(j);
@@ -194,7 +200,9 @@ void write_gradient(const Other& other, const Own& own, const Chain& chain, int6
 // Float has room for a product and digits to spare. Beyond, the row is done again in double: a norm
 // whose square leaves float, a t that nearly vanishes, coefficients near float's ends. A row with a
 // NaN goes there too, and stays NaN.
-inline bool comfortable(double x) { return x == 0.0 || (std::fabs(x) > 1e-30 && std::fabs(x) < 1e30); }
+inline bool comfortable(double x) {
+  return x == 0.0 || (std::fabs(x) > 1e-30 && std::fabs(x) < 1e30);
+}
 inline bool comfortable(const GradientCoefficients& k) {
   return comfortable(k.other) && comfortable(k.own) && comfortable(k.all) && comfortable(k.target);
 }
@@ -208,7 +216,9 @@ inline void multiply(GradientCoefficients& k, double factor) {
 
 struct Identity {
   template <class V>
-  V operator()(V gradient, V) const { return gradient; }
+  V operator()(V gradient, V) const {
+    return gradient;
+  }
 };
 template <class A>
 struct SoftmaxChain {
@@ -266,8 +276,7 @@ bool one_row(const Problem& problem, double weight, int64_t row, int64_t target,
   if (problem.logits_grad != nullptr) {
     Z* gradient = static_cast<Z*>(problem.logits_grad) + row * n;
     write_gradient<A>(s, z, Identity{}, n, target, k_z, gradient);
-    if (problem.logits_grad_scale != nullptr)
-      problem.logits_grad_scale[row] = float(1.0 / scale_z);
+    if (problem.logits_grad_scale != nullptr) problem.logits_grad_scale[row] = float(1.0 / scale_z);
   }
   if (problem.soft_labels_grad != nullptr) {
     S* gradient = static_cast<S*>(problem.soft_labels_grad) + row * n;
@@ -286,8 +295,8 @@ bool one_row(const Problem& problem, double weight, int64_t row, int64_t target,
     return one_row<A, Z, S>(problem, weight, row, target, z, Stored<A, S>{s}, Identity{}, 1.0,
                             loss);
   const Softmax<A, S> labels = {{s}, largest_of<A>(s, problem.classes), A(1.0 / temperature)};
-  return one_row<A, Z, S>(problem, weight, row, target, z, labels, SoftmaxChain<A>{1.0 / temperature},
-                          1.0 / temperature, loss);
+  return one_row<A, Z, S>(problem, weight, row, target, z, labels,
+                          SoftmaxChain<A>{1.0 / temperature}, 1.0 / temperature, loss);
 }
 
 template <class T>
@@ -352,11 +361,9 @@ void scale_rows(const ScaleProblem& problem, int64_t begin, int64_t end) {
 
 }  // namespace
 
-#define GIFT_ROW(Z)                                                                   \
-  {                                                                                   \
-    loss_of_rows<Z, DType::kFloat64>, loss_of_rows<Z, DType::kFloat32>,               \
-        loss_of_rows<Z, DType::kBFloat16>, loss_of_rows<Z, DType::kFloat16>           \
-  }
+#define GIFT_ROW(Z)                                                    \
+  {loss_of_rows<Z, DType::kFloat64>, loss_of_rows<Z, DType::kFloat32>, \
+   loss_of_rows<Z, DType::kBFloat16>, loss_of_rows<Z, DType::kFloat16>}
 extern const RowKernels GIFT_ROWS;
 const RowKernels GIFT_ROWS = {
     {GIFT_ROW(DType::kFloat64), GIFT_ROW(DType::kFloat32), GIFT_ROW(DType::kBFloat16),

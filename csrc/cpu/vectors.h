@@ -51,9 +51,13 @@ inline float widen(Float16 x) {
 template <class T>
 inline T narrow(double x);
 template <>
-inline double narrow<double>(double x) { return x; }
+inline double narrow<double>(double x) {
+  return x;
+}
 template <>
-inline float narrow<float>(double x) { return float(x); }
+inline float narrow<float>(double x) {
+  return float(x);
+}
 template <>
 inline BFloat16 narrow<BFloat16>(double value) {
   const float x = float(value);
@@ -102,7 +106,9 @@ inline Vector<float> load<float, float>(const float* from) {
   return x;
 }
 template <>
-inline void store<float, float>(float* to, Vector<float> x) { memcpy(to, &x, sizeof(x)); }
+inline void store<float, float>(float* to, Vector<float> x) {
+  memcpy(to, &x, sizeof(x));
+}
 
 template <>
 inline Vector<double> load<double, double>(const double* from) {
@@ -111,7 +117,9 @@ inline Vector<double> load<double, double>(const double* from) {
   return x;
 }
 template <>
-inline void store<double, double>(double* to, Vector<double> x) { memcpy(to, &x, sizeof(x)); }
+inline void store<double, double>(double* to, Vector<double> x) {
+  memcpy(to, &x, sizeof(x));
+}
 
 // Two bytes to four and back. What the compilers make of the portable form takes five instructions.
 #if defined(__x86_64__) && GIFT_VECTOR_BYTES == 32

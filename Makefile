@@ -1,0 +1,43 @@
+# `make demo` and `make test` need python3, venv, make and g++; everything else is installed into
+# .venv on the first call. PYTHON=... names another interpreter, TORCH=torch==2.13.0 another torch.
+PYTHON ?= python3
+TORCH ?= torch
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+SOURCES := pyproject.toml setup.py gift_fast/__init__.py $(wildcard csrc/* csrc/*/*)
+
+.PHONY: demo test lint bench format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/built
+	$(BIN)/gift-fast demo
+
+test: $(VENV)/built lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/built
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+bench: $(VENV)/built
+	$(BIN)/python -m benchmarks.loss_cpu --out benchmarks/results
+
+format: $(VENV)/built
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
+
+# Torch first and on its own: the extension is then built against it, without a second copy of torch
+# in pip's isolated build environment.
+$(VENV)/torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)" setuptools ninja pybind11
+	touch $@
+
+$(VENV)/built: $(VENV)/torch $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info gift_fast/*.so $(VENV)
