@@ -45,6 +45,8 @@ struct Problem {
   // otherwise.
   float* logits_grad_scale;       // [N]
   float* soft_labels_grad_scale;  // [N]
+
+  bool stream;  // set by the CPU launcher: gradients are written past the cache
 };
 
 // A stored gradient times the upstream one, in place.

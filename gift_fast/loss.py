@@ -204,8 +204,10 @@ def _dispatch(
         loss: Tensor = torch.ops.gift_fast.gift_loss.default(*rows, *options, *asked)[0]
     elif transformed:
         loss = _transformed(*rows, options)
-    else:
+    elif torch.is_grad_enabled():
         loss = GiftLossFunction.apply(*rows, options, _OPERATOR)
+    else:
+        loss = _OPERATOR(*rows, *options, False, False)[0]
     return loss.reshape(leading) if options.reduction == REDUCTIONS["none"] else loss
 
 
@@ -294,6 +296,10 @@ def gift_loss(
             and not _dispatch_modes()
         ):
             try:
+                if not torch.is_grad_enabled():
+                    return _CPU_KERNEL(  # type: ignore[no-any-return]
+                        logits, soft_labels, target, *options, False, False
+                    )[0]
                 return GiftLossFunction.apply(  # type: ignore[no-any-return]
                     logits, soft_labels, target, options, _CPU_KERNEL
                 )

@@ -14,6 +14,8 @@ Everything here is differentiable to any order, in reverse and in forward mode, 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,6 +86,13 @@ def reduce_rows(rows: Tensor, valid: Tensor, reduction: str) -> Tensor:
     return total / valid.sum() if reduction == "mean" else total
 
 
+def _autocast_off(device_type: str) -> AbstractContextManager[Any]:
+    """Switches autocast off, on devices that have it; ``meta`` has none."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
 def reference_loss(
     logits: Tensor,
     soft_labels: Tensor,
@@ -121,7 +130,7 @@ def reference_loss(
         >>> reference_loss(z, s, torch.tensor([0, 1]), label_smoothing=0.0).item()
         0.0
     """
-    with torch.autocast(device_type=logits.device.type, enabled=False):
+    with _autocast_off(logits.device.type):
         dtype = compute_dtype(logits)
         valid = target != ignore_index
         # Ignored rows are replaced before the arithmetic: a NaN in one of them must not reach the

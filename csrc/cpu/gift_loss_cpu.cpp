@@ -16,6 +16,11 @@ constexpr int64_t kChunks = 256;
 // Elements a thread should have before another is woken: at::internal::GRAIN_SIZE.
 constexpr int64_t kGrain = 32768;
 
+// Gradients from this size on are written past the cache: they would not be in it any more when
+// somebody reads them. On a Zen 3 with 32 MiB of L3, 256 x 21841 floats (22 MB) take 4.2 ms through
+// the cache and 3.5 ms past it; 1024 x 1000 (4 MB) 0.29 ms and 0.64 ms.
+constexpr int64_t kStreamBytes = 16 << 20;
+
 struct Capability {
   const char* name;
   const RowKernels* kernels;
@@ -68,18 +73,16 @@ void for_each_chunk(int64_t rows, int64_t classes, const Body& body) {
 
 int64_t count_valid(const Problem& problem) {
   int64_t valid = 0;
-  for (int64_t row = 0; row < problem.rows; ++row) {
-    const int64_t i = row * problem.target_stride;
-    const int64_t target = problem.target_is_int64 ? static_cast<const int64_t*>(problem.target)[i]
-                                                   : static_cast<const int32_t*>(problem.target)[i];
-    valid += target != problem.ignore_index;
-  }
+  for (int64_t row = 0; row < problem.rows; ++row)
+    valid += target_of(problem, row) != problem.ignore_index;
   return valid;
 }
 
 }  // namespace
 
-int64_t launch_cpu(const Problem& problem) {
+int64_t launch_cpu(const Problem& given) {
+  Problem problem = given;
+  problem.stream = problem.rows * problem.classes * int64_t(sizeof(float)) >= kStreamBytes;
   const double divisor = problem.mean ? double(count_valid(problem)) : 1.0;
   const RowsFunction loss_of_rows =
       capability().kernels->loss[int(problem.logits_type)][int(problem.soft_labels_type)];

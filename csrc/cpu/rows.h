@@ -5,6 +5,12 @@
 
 namespace gift {
 
+inline int64_t target_of(const Problem& problem, int64_t row) {
+  const int64_t i = row * problem.target_stride;
+  return problem.target_is_int64 ? static_cast<const int64_t*>(problem.target)[i]
+                                 : static_cast<const int32_t*>(problem.target)[i];
+}
+
 struct RowsResult {
   double loss;      // sum over the rows, before the division for the mean
   int64_t bad_row;  // the first row with a target out of range, or -1

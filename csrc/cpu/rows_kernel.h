@@ -169,12 +169,17 @@ RowProducts sum_refined(const Logits& z, const Labels& s, int64_t n, int64_t tar
 // derivative of what `own` reads to what is stored: 1, or the softmax weight over its temperature.
 template <class A, class T, class Other, class Own, class Chain>
 void write_gradient(const Other& other, const Own& own, const Chain& chain, int64_t n,
-                    int64_t target, const GradientCoefficients& k, T* gradient) {
+                    int64_t target, const GradientCoefficients& k, bool past_cache, T* gradient) {
   constexpr int64_t lanes = kLanes<A>;
   const A p = A(k.other), q = A(k.own), r = A(k.all);
   const auto value = [&](Vector<A> y, Vector<A> x) { return chain(y * p + (x * q + r), x); };
   const auto full = [&](int64_t j) { store<A>(gradient + j, value(other.full(j), own.full(j))); };
   int64_t j = 0;
+  if (past_cache && n >= 2 * lanes) {
+    full(0);
+    j = elements_to_alignment(gradient);
+    for (; j + lanes <= n; j += lanes) stream<A>(gradient + j, value(other.full(j), own.full(j)));
+  }
   for (; j + 2 * lanes <= n; j += 2 * lanes) {
     full(j);
     full(j + lanes);
@@ -195,17 +200,12 @@ void write_gradient(const Other& other, const Own& own, const Chain& chain, int6
   gradient[target] = narrow<T>(chain(y, x));
 }
 
-// ---- one row ---------------------------------------------------------------------------------
+// ---- one row -----------------------------------------------------------------------------------
 
-// Float has room for a product and digits to spare. Beyond, the row is done again in double: a norm
-// whose square leaves float, a t that nearly vanishes, coefficients near float's ends. A row with a
-// NaN goes there too, and stays NaN.
-inline bool comfortable(double x) {
-  return x == 0.0 || (std::fabs(x) > 1e-30 && std::fabs(x) < 1e30);
-}
-inline bool comfortable(const GradientCoefficients& k) {
-  return comfortable(k.other) && comfortable(k.own) && comfortable(k.all) && comfortable(k.target);
-}
+// Float has room for a product and digits to spare while norms lie between these. A row beyond, one
+// whose squares leave float, or whose t nearly vanishes, is done in double; one with a NaN goes
+// that way too, and stays NaN.
+inline bool ordinary(InverseNorm norm) { return norm.value >= 1e-12 && norm.value <= 1e12; }
 
 inline void multiply(GradientCoefficients& k, double factor) {
   k.other *= factor;
@@ -231,112 +231,123 @@ struct SoftmaxChain {
   }
 };
 
-// False: this accumulator is not good enough for the row, and nothing of it is to be used.
-template <class A, class Z, class S, class Labels, class Chain>
-bool one_row(const Problem& problem, double weight, int64_t row, int64_t target, const Z* z_row,
-             const Labels& s, const Chain& chain, double steepest_chain, double& loss) {
-  constexpr bool in_float = std::is_same_v<A, float>;
-  const int64_t n = problem.classes;
-  const SmoothedLabel h = problem.hard_label;
-  const double gamma = problem.gamma;
-  const Stored<A, Z> z = {z_row};
-
-  const RowSums sums = sum_row<A>(z, s, n, target);
-  if (in_float && !(std::isfinite(sums.zz) && std::isfinite(sums.ss) && std::isfinite(sums.zs)))
-    return false;
-  const InverseNorm s_norm = inverse_norm(sums.ss, kNormalizeEps);
-  RowProducts products = row_products(sums, s_norm, h, gamma);
-  if (products.tt < kCancellation) {
-    if (in_float) return false;
-    products = sum_refined<A>(z, s, n, target, refined_label(s_norm, h, gamma));
-  }
-  const Row finished = finish_row(sums, s_norm, products);
-  loss = 1.0 - finished.cosine;
-
-  // Both sets of coefficients before anything is written: a row is all of one accumulator.
-  GradientCoefficients k_z = {}, k_s = {};
-  double scale_z = 1.0, scale_s = 1.0;
-  if (problem.logits_grad != nullptr) {
-    k_z = logits_gradient(finished, h, gamma, weight);
-    if (std::is_same_v<Z, Float16>) {
-      scale_z = half_gradient_factor(weight * finished.z.value);
-      multiply(k_z, scale_z);
-    }
-  }
-  if (problem.soft_labels_grad != nullptr) {
-    k_s = soft_labels_gradient(sums, finished, h, gamma, weight);
-    if (std::is_same_v<S, Float16>) {
-      scale_s = half_gradient_factor(steepest_chain * weight * (1.0 - gamma) * finished.s.value *
-                                     finished.t.value);
-      multiply(k_s, scale_s);
-    }
-  }
-  if (in_float && !(comfortable(k_z) && comfortable(k_s))) return false;
-
-  if (problem.logits_grad != nullptr) {
-    Z* gradient = static_cast<Z*>(problem.logits_grad) + row * n;
-    write_gradient<A>(s, z, Identity{}, n, target, k_z, gradient);
-    if (problem.logits_grad_scale != nullptr) problem.logits_grad_scale[row] = float(1.0 / scale_z);
-  }
-  if (problem.soft_labels_grad != nullptr) {
-    S* gradient = static_cast<S*>(problem.soft_labels_grad) + row * n;
-    write_gradient<A>(z, s, chain, n, target, k_s, gradient);
-    if (problem.soft_labels_grad_scale != nullptr)
-      problem.soft_labels_grad_scale[row] = float(1.0 / scale_s);
-  }
-  return true;
-}
-
-template <class A, class Z, class S>
-bool one_row(const Problem& problem, double weight, int64_t row, int64_t target, const Z* z,
-             const S* s, double& loss) {
-  const double temperature = problem.soft_label_temperature;
-  if (temperature == 0.0)
-    return one_row<A, Z, S>(problem, weight, row, target, z, Stored<A, S>{s}, Identity{}, 1.0,
-                            loss);
-  const Softmax<A, S> labels = {{s}, largest_of<A>(s, problem.classes), A(1.0 / temperature)};
-  return one_row<A, Z, S>(problem, weight, row, target, z, labels,
-                          SoftmaxChain<A>{1.0 / temperature}, 1.0 / temperature, loss);
-}
-
-template <class T>
-void ignore_row(void* gradient, float* scale, int64_t row, int64_t classes) {
-  if (gradient != nullptr)
-    memset(static_cast<T*>(gradient) + row * classes, 0, size_t(classes) * sizeof(T));
-  if (scale != nullptr) scale[row] = 1.0f;
-}
-
-template <DType logits_type, DType soft_labels_type>
-RowsResult loss_of_rows(const Problem& problem, double weight, int64_t begin, int64_t end) {
+// The types of one instance of the kernel, and how it sees the soft labels.
+template <DType logits_type, DType soft_labels_type, bool softmax>
+struct Rows {
   using Z = typename StorageOf<logits_type>::type;
   using S = typename StorageOf<soft_labels_type>::type;
   using Loss = std::conditional_t<logits_type == DType::kFloat64, double, float>;
 
-  RowsResult result = {0.0, -1};
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t target =
-        problem.target_is_int64
-            ? static_cast<const int64_t*>(problem.target)[row * problem.target_stride]
-            : static_cast<const int32_t*>(problem.target)[row * problem.target_stride];
-    double loss = 0.0;
-    if (target == problem.ignore_index) {
-      ignore_row<Z>(problem.logits_grad, problem.logits_grad_scale, row, problem.classes);
-      ignore_row<S>(problem.soft_labels_grad, problem.soft_labels_grad_scale, row, problem.classes);
-    } else if (target < 0 || target >= problem.classes) {
-      result.bad_row = row;
-      return result;
+  const Problem& problem;
+  double weight;
+
+  // The row's soft labels as the sweeps see them, and what their gradient is multiplied with.
+  template <class A>
+  auto labels(const S* row) const {
+    if constexpr (softmax) {
+      constexpr double most = std::is_same_v<A, float> ? 3e38 : 1e308;  // 0 * inf is not 0
+      const double inverse = std::min(1.0 / problem.soft_label_temperature, most);
+      return Softmax<A, S>{{row}, largest_of<A>(row, problem.classes), A(inverse)};
     } else {
-      const Z* z = static_cast<const Z*>(problem.logits) + row * problem.logits_stride;
-      const S* s = static_cast<const S*>(problem.soft_labels) + row * problem.soft_labels_stride;
-      bool done = false;
-      if constexpr (logits_type != DType::kFloat64)
-        done = one_row<float>(problem, weight, row, target, z, s, loss);
-      if (!done) one_row<double>(problem, weight, row, target, z, s, loss);
+      return Stored<A, S>{row};
     }
-    if (problem.row_losses != nullptr) static_cast<Loss*>(problem.row_losses)[row] = Loss(loss);
-    result.loss += loss;
   }
-  return result;
+  template <class A>
+  auto chain() const {
+    if constexpr (softmax) {
+      return SoftmaxChain<A>{1.0 / problem.soft_label_temperature};
+    } else {
+      return Identity{};
+    }
+  }
+
+  // The loss and gradients of one row. False: the accumulator A is not good enough for it, and
+  // nothing was written.
+  template <class A>
+  bool one(int64_t row, int64_t target, double& loss) const {
+    constexpr bool in_float = std::is_same_v<A, float>;
+    const int64_t n = problem.classes;
+    const SmoothedLabel h = problem.hard_label;
+    const double gamma = problem.gamma;
+    const Stored<A, Z> z = {static_cast<const Z*>(problem.logits) + row * problem.logits_stride};
+    const auto s =
+        labels<A>(static_cast<const S*>(problem.soft_labels) + row * problem.soft_labels_stride);
+
+    const RowSums sums = sum_row<A>(z, s, n, target);
+    const InverseNorm s_norm = inverse_norm(sums.ss, kNormalizeEps);
+    RowProducts products = row_products(sums, s_norm, h, gamma);
+    if (in_float && !(products.tt >= kCancellation && std::isfinite(sums.zs))) return false;
+    if (products.tt < kCancellation)
+      products = sum_refined<A>(z, s, n, target, refined_label(s_norm, h, gamma));
+    const Row k = finish_row(sums, s_norm, products);
+    if (in_float && !(ordinary(k.z) && ordinary(k.s))) return false;
+    loss = 1.0 - k.cosine;
+
+    if (problem.logits_grad != nullptr) {
+      GradientCoefficients coefficients = logits_gradient(k, h, gamma, weight);
+      if constexpr (std::is_same_v<Z, Float16>) {
+        const double scale = half_gradient_factor(weight * k.z.value);
+        multiply(coefficients, scale);
+        problem.logits_grad_scale[row] = float(1.0 / scale);
+      }
+      write_gradient<A>(s, z, Identity{}, n, target, coefficients, problem.stream,
+                        static_cast<Z*>(problem.logits_grad) + row * n);
+    }
+    if (problem.soft_labels_grad != nullptr) {
+      GradientCoefficients coefficients = soft_labels_gradient(sums, k, h, gamma, weight);
+      if constexpr (std::is_same_v<S, Float16>) {
+        const double steepest = softmax ? 1.0 / problem.soft_label_temperature : 1.0;
+        const double scale =
+            half_gradient_factor(steepest * weight * (1.0 - gamma) * k.s.value * k.t.value);
+        multiply(coefficients, scale);
+        problem.soft_labels_grad_scale[row] = float(1.0 / scale);
+      }
+      write_gradient<A>(z, s, chain<A>(), n, target, coefficients, problem.stream,
+                        static_cast<S*>(problem.soft_labels_grad) + row * n);
+    }
+    return true;
+  }
+
+  void ignored(int64_t row) const {
+    const int64_t n = problem.classes;
+    if (problem.logits_grad != nullptr) {
+      memset(static_cast<Z*>(problem.logits_grad) + row * n, 0, size_t(n) * sizeof(Z));
+      if (std::is_same_v<Z, Float16>) problem.logits_grad_scale[row] = 1.0f;
+    }
+    if (problem.soft_labels_grad != nullptr) {
+      memset(static_cast<S*>(problem.soft_labels_grad) + row * n, 0, size_t(n) * sizeof(S));
+      if (std::is_same_v<S, Float16>) problem.soft_labels_grad_scale[row] = 1.0f;
+    }
+  }
+
+  RowsResult run(int64_t begin, int64_t end) const {
+    RowsResult result = {0.0, -1};
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t target = target_of(problem, row);
+      double loss = 0.0;
+      if (target == problem.ignore_index) {
+        ignored(row);
+      } else if (target < 0 || target >= problem.classes) {
+        result.bad_row = row;
+        return result;
+      } else {
+        bool done = false;
+        if constexpr (logits_type != DType::kFloat64) done = one<float>(row, target, loss);
+        if (!done) one<double>(row, target, loss);
+      }
+      if (problem.row_losses != nullptr) static_cast<Loss*>(problem.row_losses)[row] = Loss(loss);
+      result.loss += loss;
+    }
+    stream_fence();
+    return result;
+  }
+};
+
+template <DType logits_type, DType soft_labels_type>
+RowsResult loss_of_rows(const Problem& problem, double weight, int64_t begin, int64_t end) {
+  if (problem.soft_label_temperature > 0.0)
+    return Rows<logits_type, soft_labels_type, true>{problem, weight}.run(begin, end);
+  return Rows<logits_type, soft_labels_type, false>{problem, weight}.run(begin, end);
 }
 
 template <DType type>

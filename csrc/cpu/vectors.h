@@ -185,6 +185,40 @@ inline void store<float, Float16>(Float16* to, Vector<float> x) {
 }
 #endif
 
+// ---- stores past the cache ----------------------------------------------------------------------
+// For outputs that no cache holds until somebody reads them: the line is not read first. A stream
+// store needs an aligned address. Types without one here are stored as usual.
+
+template <class T>
+inline int64_t elements_to_alignment(const T* address) {
+  const uintptr_t past = reinterpret_cast<uintptr_t>(address) % GIFT_VECTOR_BYTES;
+  return past == 0 ? 0 : int64_t(GIFT_VECTOR_BYTES - past) / int64_t(sizeof(T));
+}
+
+template <class Accumulator, class T>
+inline void stream(T* to, Vector<Accumulator> x) {
+#if defined(__x86_64__)
+  if constexpr (std::is_same_v<T, float> && std::is_same_v<Accumulator, float>) {
+#if GIFT_VECTOR_BYTES == 64
+    _mm512_stream_ps(to, (__m512)x);
+#elif GIFT_VECTOR_BYTES == 32
+    _mm256_stream_ps(to, (__m256)x);
+#else
+    _mm_stream_ps(to, (__m128)x);
+#endif
+    return;
+  }
+#endif
+  store<Accumulator>(to, x);
+}
+
+// Makes streamed stores visible before whatever this thread does next.
+inline void stream_fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // Fewer than a vector: the first `count` lanes, the others zero. Through memory, and slow.
 template <class Accumulator, class T>
 inline Vector<Accumulator> load_part(const T* from, int64_t count) {
