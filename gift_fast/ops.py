@@ -124,7 +124,8 @@ def scaled_gradient(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> 
         factor = factor * scale
     if factor.dim() == 1:
         factor = factor.unsqueeze(-1)
-    return (grad.to(factor.dtype) * factor).to(grad.dtype)
+    # float64 soft labels of float32 logits keep their type, as they do in place.
+    return (grad.to(torch.promote_types(grad.dtype, factor.dtype)) * factor).to(grad.dtype)
 
 
 def unpack_gradients(

@@ -338,7 +338,7 @@ struct Rows {
       if (problem.row_losses != nullptr) static_cast<Loss*>(problem.row_losses)[row] = Loss(loss);
       result.loss += loss;
     }
-    stream_fence();
+    if (problem.stream) stream_fence();
     return result;
   }
 };
