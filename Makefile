@@ -17,7 +17,7 @@ test: $(VENV)/built lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/built
-	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.loss_cpu --out benchmarks/results

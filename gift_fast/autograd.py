@@ -51,6 +51,8 @@ class Options(NamedTuple):
 # Whether the running backward pass keeps its graph, so that nothing of it may be overwritten.
 _graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
 _transforms_active = torch._C._are_functorch_transforms_active
+# is_grads_batched=True batches with the vmap that came before torch.func's.
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def _differentiable_gradients(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
@@ -105,11 +107,14 @@ class GiftLossFunction(torch.autograd.Function):
         if not gradients:
             _ = ctx.saved_tensors  # a second backward pass: raises torch's own error
         asked = ctx.needs_input_grad[:2]
-        in_place = not (_graph_is_kept() or _transforms_active())  # the latter: is_grads_batched
+        in_place = not (
+            _graph_is_kept() or _transforms_active() or _is_legacy_batched(grad_output)
+        )
         if (
             in_place
             and len(gradients) == 1
             and asked[0]
+            and type(grad_output) is Tensor  # a fake one has no value to ask for
             and grad_output.is_cpu
             and grad_output.dim() == 0
             and grad_output.item() == 1.0

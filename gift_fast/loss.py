@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from gift_fast.autograd import REDUCTIONS, GiftLossFunction, GiftRowsFunction, Options
 from gift_fast.ops import CPU_LIBRARY, UNAVAILABLE
-from gift_fast.reference import compute_dtype, reduce_rows, refine
+from gift_fast.reference import autocast_off, compute_dtype, reduce_rows, refine
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TARGET_TYPES = (torch.int64, torch.int32)
@@ -71,6 +71,8 @@ def _options(
     _one_of("reduction", reduction, tuple(REDUCTIONS))
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit in 64 bits, got {ignore_index}")
     return Options(
         gamma=_fraction("gamma", gamma),
         label_smoothing=_fraction("label_smoothing", label_smoothing),
@@ -90,6 +92,10 @@ def _check_tensors(**tensors: Tensor) -> None:
         if tensor.dtype not in expected:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in expected)
             raise TypeError(f"{name} must have one of the dtypes {names}, got {tensor.dtype}")
+        if tensor.layout != torch.strided:
+            raise TypeError(
+                f"{name} must be a dense tensor, got one with the layout {tensor.layout}"
+            )
     (first_name, first), *others = tensors.items()
     shape = tuple(first.shape)
     if len(shape) == 0 or shape[-1] == 0:
@@ -184,10 +190,12 @@ def _dispatch(
     chosen = _backend(backend, logits.device.type)
 
     compiling = torch.compiler.is_compiling()
-    transformed = not compiling and _transforms_active()
-    # Forward mode has no fused rule: the definition is right there, a kernel would say zero.
+    transformed = _transforms_active()
+    # Forward mode has no fused rule: the definition is right there, a kernel would say zero. Nor
+    # do the transforms of torch.func take an operator with a derivative into a compiled graph.
     forward_mode = not compiling and forward_ad._current_level >= 0
-    if chosen == "reference" or forward_mode or (transformed and not _only_vmap_and_grad()):
+    no_rule = transformed and (compiling or not _only_vmap_and_grad())
+    if chosen == "reference" or forward_mode or no_rule:
         if logits.device.type == "cpu" and not compiling and not transformed:
             _check_target_range(target, num_classes, options.ignore_index)
         return options.reference(logits, soft_labels, target)
@@ -277,9 +285,14 @@ def gift_loss(
         (0.52, (2, 3))
     """
     if not torch.compiler.is_compiling():
-        options = _options(
-            gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
-        )
+        try:
+            options = _options(
+                gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
+            )
+        except TypeError:  # the cache's own, for a list: the checks have better words
+            options = _options.__wrapped__(
+                gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
+            )
         # A training loop on the CPU, almost always: no check here costs more than the kernel. The
         # kernel makes its own, and what it rejects is put into words below.
         if (
@@ -290,7 +303,8 @@ def gift_loss(
             and type(target) is Tensor
             and logits.is_cpu
             and logits.dim() == 2
-            and not (logits.is_neg() or soft_labels.is_neg())
+            and not (logits.is_neg() or soft_labels.is_neg() or target.is_neg())
+            and not (logits._is_zerotensor() or soft_labels._is_zerotensor())
             and forward_ad._current_level < 0
             and not _transforms_active()
             and not _dispatch_modes()
@@ -349,7 +363,9 @@ class GIFTLoss(torch.nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        _options(gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction)
+        _options.__wrapped__(
+            gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
+        )
         _one_of("backend", backend, ("auto", *UNAVAILABLE))
         self.gamma = gamma
         self.label_smoothing = label_smoothing
@@ -431,7 +447,7 @@ def refine_labels(
     _check_classes(num_classes, options.smooth_others)
     if not torch.compiler.is_compiling() and not _transforms_active() and target.is_cpu:
         _check_target_range(target, num_classes, None)
-    with torch.autocast(device_type=soft_labels.device.type, enabled=False):
+    with autocast_off(soft_labels.device.type):
         return refine(
             soft_labels.to(compute_dtype(soft_labels)),
             target,

@@ -86,7 +86,7 @@ def reduce_rows(rows: Tensor, valid: Tensor, reduction: str) -> Tensor:
     return total / valid.sum() if reduction == "mean" else total
 
 
-def _autocast_off(device_type: str) -> AbstractContextManager[Any]:
+def autocast_off(device_type: str) -> AbstractContextManager[Any]:
     """Switches autocast off, on devices that have it; ``meta`` has none."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
@@ -130,7 +130,7 @@ def reference_loss(
         >>> reference_loss(z, s, torch.tensor([0, 1]), label_smoothing=0.0).item()
         0.0
     """
-    with _autocast_off(logits.device.type):
+    with autocast_off(logits.device.type):
         dtype = compute_dtype(logits)
         valid = target != ignore_index
         # Ignored rows are replaced before the arithmetic: a NaN in one of them must not reach the

@@ -175,10 +175,12 @@ void write_gradient(const Other& other, const Own& own, const Chain& chain, int6
   const auto value = [&](Vector<A> y, Vector<A> x) { return chain(y * p + (x * q + r), x); };
   const auto full = [&](int64_t j) { store<A>(gradient + j, value(other.full(j), own.full(j))); };
   int64_t j = 0;
-  if (past_cache && n >= 2 * lanes) {
-    full(0);
-    j = elements_to_alignment(gradient);
-    for (; j + lanes <= n; j += lanes) stream<A>(gradient + j, value(other.full(j), own.full(j)));
+  if constexpr (kStreams<A, T>) {
+    if (past_cache && n >= 2 * lanes) {
+      full(0);
+      j = floats_to_alignment(gradient);
+      for (; j + lanes <= n; j += lanes) stream(gradient + j, value(other.full(j), own.full(j)));
+    }
   }
   for (; j + 2 * lanes <= n; j += 2 * lanes) {
     full(j);

@@ -187,29 +187,30 @@ inline void store<float, Float16>(Float16* to, Vector<float> x) {
 
 // ---- stores past the cache ----------------------------------------------------------------------
 // For outputs that no cache holds until somebody reads them: the line is not read first. A stream
-// store needs an aligned address. Types without one here are stored as usual.
+// store is one whole, aligned vector; what has none here is stored as usual.
 
-template <class T>
-inline int64_t elements_to_alignment(const T* address) {
-  const uintptr_t past = reinterpret_cast<uintptr_t>(address) % GIFT_VECTOR_BYTES;
-  return past == 0 ? 0 : int64_t(GIFT_VECTOR_BYTES - past) / int64_t(sizeof(T));
-}
-
-template <class Accumulator, class T>
-inline void stream(T* to, Vector<Accumulator> x) {
 #if defined(__x86_64__)
-  if constexpr (std::is_same_v<T, float> && std::is_same_v<Accumulator, float>) {
+template <class Accumulator, class T>
+constexpr bool kStreams = std::is_same_v<Accumulator, float> && std::is_same_v<T, float>;
+
+inline void stream(float* to, Vector<float> x) {
 #if GIFT_VECTOR_BYTES == 64
-    _mm512_stream_ps(to, (__m512)x);
+  _mm512_stream_ps(to, (__m512)x);
 #elif GIFT_VECTOR_BYTES == 32
-    _mm256_stream_ps(to, (__m256)x);
+  _mm256_stream_ps(to, (__m256)x);
 #else
-    _mm_stream_ps(to, (__m128)x);
+  _mm_stream_ps(to, (__m128)x);
 #endif
-    return;
-  }
+}
+#else
+template <class Accumulator, class T>
+constexpr bool kStreams = false;
 #endif
-  store<Accumulator>(to, x);
+
+// How many floats lie before the next aligned vector: fewer than a vector has.
+inline int64_t floats_to_alignment(const float* address) {
+  const uintptr_t past = reinterpret_cast<uintptr_t>(address) % GIFT_VECTOR_BYTES;
+  return past == 0 ? 0 : int64_t(GIFT_VECTOR_BYTES - past) / int64_t(sizeof(float));
 }
 
 // Makes streamed stores visible before whatever this thread does next.

@@ -1,0 +1,1 @@
+"""How fast the loss is, and next to what: see README.md."""

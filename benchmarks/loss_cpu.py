@@ -1,0 +1,439 @@
+"""Times the CPU loss next to its competitors, interleaved, and reports ratios. See README.md.
+
+Measure:  python -m benchmarks.loss_cpu --out benchmarks/results
+Report:   python -m benchmarks.loss_cpu --markdown benchmarks/results/loss_cpu.json \
+              --write benchmarks/README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import platform
+import random
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from timeit import Timer
+from typing import Any
+
+import torch
+
+from benchmarks.competitors import (
+    COMPETITORS,
+    DTYPES,
+    FLOOR,
+    OURS,
+    SHAPES,
+    THREADS,
+    make_batch,
+    make_step,
+)
+from gift_fast.ops import CPU_LIBRARY, backends
+
+SAMPLE_SECONDS = 5e-3  # a sample is as many steps as take this long, and at least one
+MARKERS = "<!-- loss_cpu: begin -->", "<!-- loss_cpu: end -->"
+
+# Okabe and Ito's colours, which any colour vision tells apart; and markers.
+STYLES = {
+    "eager": ("#D55E00", "o"),
+    "reference": ("#E69F00", "s"),
+    "compiled": ("#CC79A7", "^"),
+    "cross-entropy": ("#0072B2", "D"),
+    "soft cross-entropy": ("#56B4E9", "v"),
+    "KL": ("#009E73", "P"),
+    "MSE": ("#999999", "X"),
+    FLOOR: ("#000000", "."),
+}
+
+Case = dict[str, Any]
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """The median and the quartiles around it."""
+    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "q1": q1, "q3": q3}
+
+
+def page_faults() -> int:
+    """Page faults of this process so far that needed no disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def sample(step: Callable[[], None], number: int) -> tuple[float, float]:
+    """Seconds and page faults a step, over `number` steps, after one that does not count.
+
+    glibc returns the top of the heap to the system after large frees; whoever runs next takes the
+    page faults. The step that does not count takes them, for every competitor alike. What a
+    competitor does to itself from step to step stays in its time.
+    """
+    step()
+    before = page_faults()
+    seconds = Timer(step).timeit(number)  # with the garbage collector off
+    return seconds / number, (page_faults() - before) / number
+
+
+def measure_case(threads: int, dtype: str, shape: tuple[int, int], repeats: int) -> Case:
+    """All competitors on one batch. Each repeat runs every one of them once, in a fresh order."""
+    batch = make_batch(*shape, DTYPES[dtype])
+    steps = {name: make_step(name, *batch) for name in COMPETITORS}
+    numbers = {}
+    for name, step in steps.items():
+        step()  # compiles where there is something to compile
+        fastest, _ = min(sample(step, 1) for _ in range(5))
+        numbers[name] = math.ceil(SAMPLE_SECONDS / fastest)
+
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    order = list(steps)
+    shuffle = random.Random(0).shuffle
+    for _ in range(repeats):
+        shuffle(order)  # so that nobody always runs in the wake of the same competitor
+        for name in order:
+            samples[name].append(sample(steps[name], numbers[name]))
+
+    seconds = {name: [second for second, _ in pairs] for name, pairs in samples.items()}
+    faults = {name: [fault for _, fault in pairs] for name, pairs in samples.items()}
+
+    def ratios(name: str) -> list[float]:
+        """Taken within each repeat: a slow moment of the machine slows both sides of it."""
+        return [theirs / ours for theirs, ours in zip(seconds[name], seconds[OURS], strict=True)]
+
+    return {
+        "threads": threads,
+        "dtype": dtype,
+        "shape": shape,
+        # Read z, read s, write dz.
+        "minimum_bytes": 3 * shape[0] * shape[1] * DTYPES[dtype].itemsize,
+        "steps_per_sample": numbers,
+        "page_faults_per_step": {name: statistics.median(faults[name]) for name in faults},
+        "seconds": {name: quartiles(seconds[name]) for name in seconds},
+        "ratio_to_ours": {name: quartiles(ratios(name)) for name in seconds if name != OURS},
+    }
+
+
+def measure_threads(
+    threads: int, dtypes: list[str], shapes: list[tuple[int, int]], repeats: int
+) -> list[Case]:
+    """All cases of one thread count, printed as they come. Runs in a process of its own."""
+    torch.set_num_threads(threads)
+    cases = []
+    for dtype in dtypes:
+        for shape in shapes:
+            cases.append(measure_case(threads, dtype, shape, repeats))
+            print(progress_line(cases[-1]), flush=True)
+    return cases
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that the JSON file holds."""
+    started = time.perf_counter()
+    machine = describe_machine()
+    cases: list[Case] = []
+    for threads in args.threads:
+        # A process for each thread count: the same heap to start from, no idle workers of OpenMP
+        # from the count before, and code that was compiled for this count.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=spawn) as process:
+            job = process.submit(measure_threads, threads, args.dtypes, args.shapes, args.repeats)
+            cases += job.result()
+    return {
+        "machine": machine,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "repeats": args.repeats,
+        "sample_seconds": SAMPLE_SECONDS,
+        "wall_seconds": round(time.perf_counter() - started),
+        "cases": cases,
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, caches, memory and software: what a reader needs to place the figures."""
+    assert CPU_LIBRARY is not None  # main() has seen to it
+    lscpu = {}
+    if shutil.which("lscpu"):
+        text = subprocess.run(
+            ["lscpu"], capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"}
+        ).stdout
+        lscpu = dict(re.findall(r"^\s*([^:]+):\s*(.+)$", text, re.MULTILINE))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": lscpu.get("Model name") or platform.processor() or platform.machine(),
+        "cpu_family": lscpu.get("CPU family", "?"),
+        "cpu_model": lscpu.get("Model", "?"),
+        "virtual_machine": "Hypervisor vendor" in lscpu,
+        "cores": os.cpu_count(),
+        "caches": {level: lscpu.get(f"{level} cache", "?") for level in ("L1d", "L2", "L3")},
+        "memory_GiB": round(memory / 2**30, 1),
+        "system": f"{platform.system()}, {' '.join(platform.libc_ver()).strip()}",
+        "allocator_settings": {
+            key: os.environ[key]
+            for key in sorted(os.environ)
+            if key.startswith("MALLOC_") or key in ("GLIBC_TUNABLES", "LD_PRELOAD")
+        },
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gift_fast": CPU_LIBRARY.build_info(),
+    }
+
+
+# ---- reporting -----------------------------------------------------------------------------------
+
+
+def time_text(seconds: float, *more: float) -> str:
+    """Three digits in microseconds or milliseconds; further times in brackets, in the same unit."""
+    scale, unit = (1e6, "us") if seconds < 1e-3 else (1e3, "ms")
+    digits = max(0, 2 - math.floor(math.log10(seconds * scale)))
+    values = [f"{value * scale:.{digits}f}" for value in (seconds, *more)]
+    brackets = f" ({' to '.join(values[1:])})" if more else ""
+    return f"{values[0]} {unit}{brackets}"
+
+
+def ratio_text(ratio: float) -> str:
+    """Two decimals below ten, one above."""
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
+
+
+def shape_text(case: Case) -> str:
+    """N x C."""
+    return "{} x {}".format(*case["shape"])
+
+
+def threads_text(threads: int) -> str:
+    """A thread count with its noun."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def progress_line(case: Case) -> str:
+    """The case and its most telling ratios, on one line."""
+    ratios = {name: ratio_text(q["median"]) for name, q in case["ratio_to_ours"].items()}
+    return (
+        f"{threads_text(case['threads'])}, {case['dtype']:8} {shape_text(case):>11}: "
+        f"{time_text(case['seconds'][OURS]['median'])}; times as long: "
+        + ", ".join(f"{name} {ratio}" for name, ratio in ratios.items() if name != FLOOR)
+    )
+
+
+HEADER = [
+    "N x C",
+    "ours (quartiles)",
+    *(f"{name} / ours" for name in COMPETITORS if name not in (OURS, FLOOR)),
+    "ours / floor",
+    "least bytes",
+    "GB/s",
+    "share of floor",
+]
+
+
+def row(case: Case) -> list[str]:
+    """A line of the table, as HEADER names its cells."""
+    ours = case["seconds"][OURS]
+    ratios = {name: quartile["median"] for name, quartile in case["ratio_to_ours"].items()}
+    floor = ratios.pop(FLOOR)
+    megabytes = case["minimum_bytes"] / 1e6
+    return [
+        shape_text(case),
+        time_text(ours["median"], ours["q1"], ours["q3"]),
+        *map(ratio_text, ratios.values()),
+        ratio_text(1 / floor),
+        f"{megabytes:.3g} MB" if megabytes >= 1 else f"{megabytes * 1e3:.3g} kB",
+        f"{case['minimum_bytes'] / ours['median'] / 1e9:.1f}",
+        f"{floor:.0%}",
+    ]
+
+
+def tables(cases: list[Case]) -> Iterator[tuple[str, list[list[str]]]]:
+    """A title and the rows, header first, for each thread count and dtype."""
+    for threads, dtype in dict.fromkeys((case["threads"], case["dtype"]) for case in cases):
+        chosen = [c for c in cases if (c["threads"], c["dtype"]) == (threads, dtype)]
+        yield f"{dtype}, {threads_text(threads)}", [HEADER, *map(row, chosen)]
+
+
+def remarks(cases: list[Case]) -> Iterator[str]:
+    """Where a competitor takes less time than ours, and what the heap does to whom."""
+    nowhere = True
+    for name in (one for one in COMPETITORS if one not in (OURS, FLOOR)):
+        faster = [
+            f"{shape_text(case)} {case['dtype']} {threads_text(case['threads'])} "
+            f"({ratio_text(case['ratio_to_ours'][name]['median'])})"
+            for case in cases
+            if case["ratio_to_ours"][name]["median"] < 1
+        ]
+        if faster:
+            nowhere = False
+            yield f"{name} is faster in {len(faster)} of {len(cases)} cases: {', '.join(faster)}."
+    if nowhere:
+        yield "No competitor is faster in any case."
+    for name in COMPETITORS:
+        faults = [case["page_faults_per_step"][name] for case in cases]
+        paying = sum(fault >= 1 for fault in faults)
+        if paying:
+            yield (
+                f"{name} takes page faults in {paying} of {len(cases)} cases, "
+                f"up to {max(faults):.0f} a step."
+            )
+
+
+def text_report(result: dict[str, Any]) -> str:
+    """The tables for a terminal."""
+    lines = []
+    for title, rows in tables(result["cases"]):
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["", title]
+        for cells in rows:
+            lines.append("  ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True)))
+    return "\n".join([*lines, "", *remarks(result["cases"])])
+
+
+def markdown_report(result: dict[str, Any]) -> str:
+    """The same for README.md, with the machine."""
+    machine, build = result["machine"], result["machine"]["gift_fast"]
+    caches = ", ".join(f"{level} {size}" for level, size in machine["caches"].items())
+    settings = [f"{key}={value}" for key, value in machine["allocator_settings"].items()]
+    lines = [
+        f"- {machine['cpu']}, family {machine['cpu_family']}, model {machine['cpu_model']}"
+        f"{', in a virtual machine' if machine['virtual_machine'] else ''}: "
+        f"{machine['cores']} cores; {caches}; {machine['memory_GiB']} GiB of memory",
+        f"- {machine['system']}; allocator settings: {' '.join(settings) or 'the defaults'}",
+        f"- torch {machine['torch']} ({machine['torch_cpu_capability']}); gift_fast "
+        f"{build['version']} ({build['compiler']}, {build['cpu_capability']})",
+        f"- {result['date'][:10]}, medians of {result['repeats']} repeats",
+    ]
+    for title, (header, *rows) in tables(result["cases"]):
+        lines += ["", f"**{title}**", ""]
+        for cells in (header, ["---:"] * len(header), *rows):
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks(result["cases"]))])
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Every competitor's time over ours, a panel for each dtype and thread count."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = result["cases"]
+    threads = list(dict.fromkeys(case["threads"] for case in cases))
+    dtypes = list(dict.fromkeys(case["dtype"] for case in cases))
+    figure, axes = plt.subplots(
+        len(dtypes),
+        len(threads),
+        figsize=(6 * len(threads), 4 * len(dtypes) + 1),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for line, dtype in enumerate(dtypes):
+        for column, count in enumerate(threads):
+            axis = axes[line][column]
+            panel = [c for c in cases if (c["threads"], c["dtype"]) == (count, dtype)]
+            labels = [shape_text(case).replace(" x ", "\nx ") for case in panel]
+            for name, (colour, marker) in STYLES.items():
+                ratios = [case["ratio_to_ours"][name]["median"] for case in panel]
+                style = "--" if name == FLOOR else "-"
+                axis.plot(labels, ratios, style, marker=marker, color=colour, label=name, lw=1.2)
+            axis.axhline(1, color="black", lw=1.5)
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.grid(axis="y", which="both", lw=0.3)
+            axis.set_title(f"{dtype}, {threads_text(count)}")
+            axis.tick_params(axis="x", labelsize=8)
+        axes[line][0].set_ylabel("time / time of gift_fast")
+    for axis in axes[-1]:
+        axis.set_xlabel("rows x classes")
+    figure.suptitle("A step, forward and backward. Above the line at 1 gift_fast is faster.")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically: a reader finds the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def insert_report(path: Path, report: str) -> None:
+    """Puts the report between the two markers of a Markdown file."""
+    text = path.read_text(encoding="utf-8")
+    begin, end = MARKERS
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{path} must hold the lines {begin} and {end} once each")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    write_text(path, f"{before}{begin}\n\n{report}\n\n{end}{after}")
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def shape_argument(text: str) -> tuple[int, int]:
+    """100x1000 to (100, 1000)."""
+    num_rows, num_classes = map(int, text.split("x"))
+    return num_rows, num_classes
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loss_cpu",
+        description=__doc__.split("\n")[0],
+    )
+    parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--shapes", type=shape_argument, nargs="+", default=SHAPES, metavar="NxC")
+    parser.add_argument("--repeats", type=int, default=31, help="samples of each step, at least 2")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write loss_cpu.json, .png here")
+    parser.add_argument("--quick", action="store_true", help="float32, one thread, 5 repeats")
+    parser.add_argument("--markdown", type=Path, metavar="JSON", help="only report on this file")
+    parser.add_argument("--write", type=Path, metavar="README", help="put the report in this file")
+    args = parser.parse_args()
+    if args.write and not args.markdown:
+        parser.error("--write goes with --markdown")
+    if args.repeats < 2:
+        parser.error("--repeats must be at least 2")
+    if args.quick:
+        args.threads, args.dtypes, args.repeats = [1], ["float32"], 5
+    return args
+
+
+def main() -> None:
+    """Measures, or reports on an earlier measurement."""
+    args = parse_arguments()
+    if args.markdown:
+        report = markdown_report(json.loads(args.markdown.read_text(encoding="utf-8")))
+        if args.write:
+            insert_report(args.write, report)
+        else:
+            print(report)
+        return
+
+    if CPU_LIBRARY is None:
+        raise SystemExit(f"no CPU kernels to measure: {backends()['cpu']}")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+    result = measure(args)
+    print(text_report(result))
+    if args.out:
+        write_text(args.out / "loss_cpu.json", json.dumps(result, indent=1) + "\n")
+        plot(result, args.out / "loss_cpu.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""What every test starts from."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def same_state_for_every_test():
+    """Seeds torch, and gives back the number of threads that a test may have changed."""
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,112 @@
+"""float16 gradients: kept with a power of two a row, and scaled in float32 before they round."""
+
+import pytest
+import torch
+from expected import ROUNDING, Options, answer, batch, exact, gradient_bounds, largest_error
+
+from gift_fast import gift_loss
+
+SCALE = 2.0**16  # a GradScaler's first
+
+
+def tiny_gradients(rows=256, classes=1000):
+    """A batch whose gradients lie below float16's smallest number, 6e-8, before the upstream."""
+    logits, soft_labels, target = batch(rows, classes, torch.float16)
+    return logits * 32, soft_labels, target
+
+
+def test_the_scaler_keeps_what_a_gradient_stored_in_float16_would_lose():
+    inputs = tiny_gradients()
+    upstream = torch.tensor(SCALE)
+    want = exact(*inputs, upstream=upstream.double())
+    got = answer(*inputs, upstream=upstream)
+    lost = (want.logits_grad / SCALE).half() == 0
+    assert lost.float().mean() > 0.4  # the test has something to test
+    for gradient, expected in zip(got[1:], want[1:], strict=True):
+        torch.testing.assert_close(
+            gradient.double(), expected, rtol=1.1 * ROUNDING[torch.float16], atol=2e-7
+        )
+        assert ((gradient == 0) == (expected.half() == 0)).float().mean() > 0.9999
+
+
+def test_a_training_step_under_grad_scaler_unscales_to_the_exact_gradient():
+    logits, soft_labels, target = tiny_gradients()
+    weight = torch.ones(1, requires_grad=True)  # float32, as mixed precision keeps them
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
+    z = (logits.float() * weight).half()
+    z.retain_grad()
+    scaler.scale(gift_loss(z, soft_labels, target)).backward()
+    scaler.unscale_(optimizer)
+    want = exact(logits, soft_labels, target).logits_grad
+    torch.testing.assert_close(
+        z.grad.double() / SCALE, want, rtol=1.1 * ROUNDING[torch.float16], atol=2e-7 / SCALE
+    )
+    scaler.step(optimizer)
+    assert weight.isfinite().all()
+
+
+@pytest.mark.parametrize("exponent", [-6, -4, -2, 0, 2, 4])
+def test_every_row_has_a_power_of_two_of_its_own(exponent):
+    # Norms over ten powers of ten in one batch, upstream factors that bring all into float16.
+    logits, soft_labels, target = batch(6, 100, torch.float64)
+    logits = logits / logits.norm(dim=-1, keepdim=True)
+    logits = (logits * 10.0 ** torch.tensor([-3.0, -2.0, 0.0, 1.0, 3.0, 4.0]).unsqueeze(-1)).half()
+    upstream = 10.0**exponent * logits.float().norm(dim=-1)
+    got = answer(logits, soft_labels, target, upstream=upstream, reduction="none")
+    want = exact(logits, soft_labels, target, upstream=upstream.double(), reduction="none")
+    # Two roundings: as stored, and after an upstream factor that is no power of two.
+    torch.testing.assert_close(
+        got.logits_grad.double(), want.logits_grad, rtol=2.0**-10, atol=3.1e-8 + 1e-6 * 10.0**exponent
+    )
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("logits_dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_both_gradients_are_scaled_back(logits_dtype, keep):
+    logits, soft_labels, target = batch(6, 37, logits_dtype, torch.float16)
+    z, s = logits.requires_grad_(), soft_labels.requires_grad_()
+    gift_loss(z, s, target, reduction="sum").backward(retain_graph=keep)
+    want = exact(z.detach(), s.detach(), target, reduction="sum")
+    bounds = gradient_bounds(z.detach(), s.detach(), target)
+    tolerance = 1.01 * 2.0**-11
+    assert largest_error(z.grad, want.logits_grad, bounds[0]) <= tolerance
+    assert largest_error(s.grad, want.soft_labels_grad, bounds[1]) <= tolerance
+
+
+def test_with_a_temperature_the_soft_labels_gradient_is_scaled_back():
+    logits, soft_labels, target = batch(6, 1000, torch.float16)
+    upstream = torch.tensor(SCALE)
+    options = {"soft_label_temperature": 4.0}
+    got = answer(logits, soft_labels, target, upstream=upstream, **options)
+    want = exact(logits, soft_labels, target, upstream=upstream.double(), **options)
+    bound = gradient_bounds(logits, soft_labels, target, Options(soft_label_temperature=4.0))[1]
+    assert largest_error(got.soft_labels_grad, want.soft_labels_grad, bound * SCALE / 6) < 1e-3
+    torch.testing.assert_close(
+        got.soft_labels_grad.double(), want.soft_labels_grad, rtol=2.0**-10, atol=1e-5
+    )
+
+
+def test_a_gradient_beyond_float16_is_infinite_as_its_rounding_is():
+    logits = torch.zeros(2, 3, dtype=torch.float16)
+    logits[1] = 1
+    got = answer(logits, torch.ones(2, 3), torch.tensor([0, 0]))
+    assert got.logits_grad[0].isinf().all()
+    assert got.logits_grad[1].isfinite().all()
+
+
+def test_an_ignored_row_scales_to_zero():
+    logits, soft_labels, target = tiny_gradients(4, 20)
+    target[2] = -100
+    got = answer(logits, soft_labels, target, upstream=torch.tensor(SCALE))
+    assert (got.logits_grad[2] == 0).all()
+    assert (got.soft_labels_grad[2] == 0).all()
+
+
+@pytest.mark.parametrize("upstream", [0.0, float("nan"), float("inf")])
+def test_zero_nan_and_infinite_upstream_factors_reach_the_gradient(upstream):
+    got = answer(*batch(4, 20, torch.float16), upstream=torch.tensor(upstream)).logits_grad
+    if upstream == 0:
+        assert (got == 0).all()
+    else:
+        assert not got.isfinite().any()
