@@ -32,7 +32,7 @@ format: $(VENV)/built
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(TORCH)" setuptools ninja pybind11
+	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy setuptools ninja pybind11
 	touch $@
 
 $(VENV)/built: $(VENV)/torch $(SOURCES)

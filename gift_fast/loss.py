@@ -302,6 +302,8 @@ def gift_loss(
             and type(soft_labels) in _PLAIN
             and type(target) is Tensor
             and logits.is_cpu
+            and soft_labels.is_cpu
+            and target.is_cpu
             and logits.dim() == 2
             and not (logits.is_neg() or soft_labels.is_neg() or target.is_neg())
             and not (logits._is_zerotensor() or soft_labels._is_zerotensor())

@@ -51,6 +51,9 @@ class Options(NamedTuple):
     soft_label_temperature: float | None = None
 
 
+DEFAULTS = Options()
+
+
 def batch(
     rows: int,
     classes: int,
@@ -90,13 +93,11 @@ def answer(
 
 def exact(logits: Tensor, soft_labels: Tensor, target: Tensor, **options: Any) -> Answer:
     """The definition in float64 on the same values: what every type and kernel is measured with."""
-    return answer(
-        logits.double(), soft_labels.double(), target, function=reference_loss, **options
-    )
+    return answer(logits.double(), soft_labels.double(), target, function=reference_loss, **options)
 
 
 def gradient_bounds(
-    logits: Tensor, soft_labels: Tensor, target: Tensor, options: Options = Options()
+    logits: Tensor, soft_labels: Tensor, target: Tensor, options: Options = DEFAULTS
 ) -> tuple[Tensor, Tensor]:
     """What no element of a row's gradients exceeds, (..., 1) each, before the row's weight."""
     z, s = logits.double(), soft_labels.double()
@@ -118,7 +119,7 @@ def assert_exact(
     logits: Tensor,
     soft_labels: Tensor,
     target: Tensor,
-    options: Options = Options(),
+    options: Options = DEFAULTS,
     *,
     roundings: float = 16.0,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a bad call raises: the type, and words that name the argument, what it was and what it must be."""
+"""What a bad call raises, and its words: the argument, what it was and what it must be."""
 
 import re
 
@@ -147,7 +147,11 @@ BAD_OPTIONS = {
     "gamma a bool": ({"gamma": True}, TypeError, "gamma must be a float, got bool"),
     "gamma a string": ({"gamma": "x"}, TypeError, "gamma must be a float, got str"),
     "gamma None": ({"gamma": None}, TypeError, "gamma must be a float, got NoneType"),
-    "gamma a tensor": ({"gamma": torch.tensor(0.5)}, TypeError, "gamma must be a float, got Tensor"),
+    "gamma a tensor": (
+        {"gamma": torch.tensor(0.5)},
+        TypeError,
+        "gamma must be a float, got Tensor",
+    ),
     "gamma a list": ({"gamma": [0.5]}, TypeError, "gamma must be a float, got list"),
     "smoothing too large": (
         {"label_smoothing": 1.01},
@@ -280,7 +284,9 @@ def test_a_named_backend_that_is_missing_is_an_error(name):
     reason = backends()[name]
     if reason == "available":
         pytest.skip(f"{name} is available here")
-    with pytest.raises(RuntimeError, match=re.escape(f"backend={name!r} is not available: {reason}")):
+    with pytest.raises(
+        RuntimeError, match=re.escape(f"backend={name!r} is not available: {reason}")
+    ):
         gift_loss(LOGITS, SOFT_LABELS, TARGET, backend=name)
 
 
@@ -348,7 +354,9 @@ def test_integers_serve_as_fractions(number):
 def test_the_operators_check_their_arguments_themselves():
     operator = torch.ops.gift_fast.loss_and_gradients
     options = (0.1, 0.1, False, None, -100, 1, True, False)
-    with pytest.raises(ValueError, match=re.escape("soft_labels must have the shape of logits (4, 3)")):
+    with pytest.raises(
+        ValueError, match=re.escape("soft_labels must have the shape of logits (4, 3)")
+    ):
         operator(LOGITS, SOFT_LABELS[0], TARGET, *options)
     with pytest.raises(ValueError, match="target must be int64 or int32"):
         operator(LOGITS, SOFT_LABELS, TARGET.double(), *options)
@@ -361,7 +369,9 @@ def test_the_operators_check_their_arguments_themselves():
     scale = torch.ops.gift_fast.scale_gradient_
     with pytest.raises(ValueError, match="grad must be a contiguous matrix"):
         scale(LOGITS.t(), torch.tensor(1.0), None)
-    with pytest.raises(ValueError, match=re.escape("grad_output must be a scalar or have the shape (4,)")):
+    with pytest.raises(
+        ValueError, match=re.escape("grad_output must be a scalar or have the shape (4,)")
+    ):
         scale(LOGITS, torch.ones(3), None)
     with pytest.raises(ValueError, match="grad_output must be float64 or float32"):
         scale(LOGITS, torch.tensor(1), None)

@@ -1,4 +1,4 @@
-"""gift_fast.autograd: derivatives of both orders, kept graphs, upstream gradients, saved tensors."""
+"""gift_fast.autograd: derivatives of both orders, kept graphs, upstream gradients, memory."""
 
 import itertools
 
@@ -28,7 +28,8 @@ TARGET = torch.tensor([1, 0, 3])
 
 def inputs(*asked):
     return tuple(
-        torch.randn(3, 4, dtype=torch.float64, requires_grad=wanted) for wanted in asked or (True, True)
+        torch.randn(3, 4, dtype=torch.float64, requires_grad=wanted)
+        for wanted in asked or (True, True)
     )
 
 
@@ -99,7 +100,7 @@ def test_one_gradient_alone_has_the_bits_of_both(dtype):
     assert alone.logits_grad is None
 
 
-# ---- upstream gradients and kept graphs ------------------------------------------------------------
+# ---- upstream gradients and kept graphs ----------------------------------------------------------
 
 TOLERANCE = {
     torch.float64: {"rtol": 1e-14, "atol": 0.0},
@@ -257,7 +258,7 @@ def test_runs_under_anomaly_detection():
         assert answer(*batch(9, 37)).logits_grad.isfinite().all()
 
 
-# ---- what is not asked for is not computed -----------------------------------------------------------
+# ---- what is not asked for is not computed -------------------------------------------------------
 
 
 @pytest.fixture
@@ -323,7 +324,7 @@ def test_the_backward_pass_hands_out_the_gradient_that_it_holds():
     assert z.grad.data_ptr() == held
 
 
-# ---- inference mode, autocast ------------------------------------------------------------------------
+# ---- inference mode, autocast --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -348,9 +349,7 @@ def test_second_derivatives_work_with_an_inference_teacher():
         (grad,) = torch.autograd.grad(loss, z, create_graph=True)
         return torch.autograd.grad(grad.square().sum(), z)[0]
 
-    torch.testing.assert_close(
-        second(gift_loss(z, teacher, y)), second(reference_loss(z, s, y))
-    )
+    torch.testing.assert_close(second(gift_loss(z, teacher, y)), second(reference_loss(z, s, y)))
 
 
 @pytest.mark.parametrize("autocast_dtype", HALVES, ids=str)
@@ -364,7 +363,7 @@ def test_under_autocast_the_inputs_arrive_uncast(dtype, backend, autocast_dtype)
     torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
-# ---- second derivatives ------------------------------------------------------------------------------
+# ---- second derivatives --------------------------------------------------------------------------
 
 
 def second_order(loss, z, s, weights):
@@ -387,8 +386,9 @@ def test_a_hessian_vector_product_is_that_of_the_definition(dtype, temperature, 
 
 
 def test_the_first_gradient_with_a_graph_is_the_one_without():
-    z, s, y = (x.requires_grad_() if x.is_floating_point() else x
-               for x in batch(9, 37, torch.float64))
+    z, s, y = (
+        x.requires_grad_() if x.is_floating_point() else x for x in batch(9, 37, torch.float64)
+    )
     loss = gift_loss(z, s, y)
     with_graph = torch.autograd.grad(loss, (z, s), create_graph=True)
     torch.testing.assert_close(with_graph, torch.autograd.grad(loss, (z, s)))
@@ -412,7 +412,7 @@ def test_an_unrolled_training_step_is_differentiated_to_the_soft_labels():
     assert labels_grad[:5].abs().min() > 0
 
 
-# ---- forward mode --------------------------------------------------------------------------------------
+# ---- forward mode --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

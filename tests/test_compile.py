@@ -32,7 +32,12 @@ def counting(function, backend="aot_eager", **options):
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize(
     "dtypes",
-    [("float32", "float32"), ("float64", "float32"), ("bfloat16", "float16"), ("float16", "float64")],
+    [
+        ("float32", "float32"),
+        ("float64", "float32"),
+        ("bfloat16", "float16"),
+        ("float16", "float64"),
+    ],
     ids=" ".join,
 )
 def test_one_graph_gives_the_loss_and_gradients_of_eager_mode(dtypes, reduction, backend):
@@ -93,7 +98,9 @@ def test_the_module_compiles_with_all_its_options():
     criterion = GIFTLoss(*options)
     compiled, counter = counting(criterion)
     inputs = batch(6, 5)
-    torch.testing.assert_close(answer(*inputs, function=compiled), answer(*inputs, **options._asdict()))
+    torch.testing.assert_close(
+        answer(*inputs, function=compiled), answer(*inputs, **options._asdict())
+    )
     assert counter.frame_count == 1
 
 

@@ -36,9 +36,7 @@ def test_every_row_is_visited_once_however_they_are_cut(rows):
     logits, soft_labels, target = batch(rows, 300)
     whole = answer(logits, soft_labels, target, reduction="none")
     for row in {0, rows // 2, rows - 1}:
-        alone = answer(
-            logits[row], soft_labels[row], target[row], reduction="none"
-        )
+        alone = answer(logits[row], soft_labels[row], target[row], reduction="none")
         for x, y in zip(whole, alone, strict=True):
             torch.testing.assert_close(x[row], y, rtol=0, atol=0)
     total = answer(logits, soft_labels, target, reduction="sum").loss

@@ -13,6 +13,7 @@ from expected import (
     exact,
     gradient_bounds,
     largest_error,
+    needs_cpu_kernel,
 )
 
 from gift_fast.reference import reference_loss
@@ -93,9 +94,40 @@ def test_every_bit_pattern_of_the_inputs_survives(dtype):
     logits = torch.randint(-(2**15), 2**15, (64, 100)).to(bits).view(dtype)
     soft_labels = torch.randint(-(2**15), 2**15, (64, 100)).to(bits).view(dtype)
     target = torch.randint(100, (64,))
-    copies = [x.view(bits).clone() if x is not target else x.clone()
-              for x in (logits, soft_labels, target)]
+    copies = [
+        x.view(bits).clone() if x is not target else x.clone()
+        for x in (logits, soft_labels, target)
+    ]
     answer(logits, soft_labels, target)
     assert torch.equal(logits.view(bits), copies[0])
     assert torch.equal(soft_labels.view(bits), copies[1])
     assert torch.equal(target, copies[2])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_every_float_of_sixteen_bits_is_read_and_written(dtype):
+    # All 65,536 patterns of each half type pass through the kernel's conversions.
+    for half in (torch.float16, torch.bfloat16):
+        every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(half)
+        every = every[every.isfinite() & (every.abs() < 1e18)]
+        soft_labels = torch.randn(1, len(every)).to(dtype)
+        assert_exact(every[None], soft_labels, torch.tensor([1]), roundings=256)
+        rows = torch.stack([every, every.flip(0).roll(7)], 1)[:: 1 if half == torch.float16 else 3]
+        assert_exact(rows, torch.ones(len(rows), 2), torch.zeros(len(rows), dtype=torch.int64))
+
+
+@needs_cpu_kernel
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_ties_round_to_even(dtype):
+    # Every number of the type times 1 + half a unit in the last place, exact in float32: odd
+    # significands land on a tie. As long rows and as rows of one element.
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    every = every[every.isfinite()]
+    for factor in (1 + torch.finfo(dtype).eps / 2, 1 - torch.finfo(dtype).eps / 4, 0.75, 2.0**-9):
+        want = (every.float() * factor).to(dtype)
+        got = every[None].clone()
+        torch.ops.gift_fast.scale_gradient_(got, torch.tensor(factor), None)
+        torch.testing.assert_close(got[0], want, rtol=0, atol=0)
+        got = every[:, None].clone()
+        torch.ops.gift_fast.scale_gradient_(got, torch.tensor(factor), None)
+        torch.testing.assert_close(got[:, 0], want, rtol=0, atol=0)

@@ -57,7 +57,10 @@ def test_every_row_has_a_power_of_two_of_its_own(exponent):
     want = exact(logits, soft_labels, target, upstream=upstream.double(), reduction="none")
     # Two roundings: as stored, and after an upstream factor that is no power of two.
     torch.testing.assert_close(
-        got.logits_grad.double(), want.logits_grad, rtol=2.0**-10, atol=3.1e-8 + 1e-6 * 10.0**exponent
+        got.logits_grad.double(),
+        want.logits_grad,
+        rtol=2.0**-10,
+        atol=3.1e-8 + 1e-6 * 10.0**exponent,
     )
 
 

@@ -50,9 +50,11 @@ def test_a_named_backend_gives_the_loss_of_auto(dtype, backend):
         pytest.skip(f"{backend} is not available")
     inputs = batch(6, 37, dtype)
     got, want = answer(*inputs, backend=backend), answer(*inputs)
-    tolerance = {"rtol": 0, "atol": 0} if backend == "cpu" else {
-        "rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-6 if dtype != torch.float64 else 1e-15
-    }
+    tolerance = (
+        {"rtol": 0, "atol": 0}
+        if backend == "cpu"
+        else {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-6 if dtype != torch.float64 else 1e-15}
+    )
     torch.testing.assert_close(got.loss, want.loss, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got[1:], want[1:], **tolerance)
 
@@ -111,7 +113,11 @@ def test_the_module_can_be_copied_and_pickled_and_has_no_state():
     [
         ({"gamma": 2.0}, ValueError, "gamma must be in [0, 1], got 2.0"),
         ({"gamma": [0.1]}, TypeError, "gamma must be a float, got list"),
-        ({"reduction": "avg"}, ValueError, "reduction must be one of 'none', 'mean', 'sum', got 'avg'"),
+        (
+            {"reduction": "avg"},
+            ValueError,
+            "reduction must be one of 'none', 'mean', 'sum', got 'avg'",
+        ),
         (
             {"backend": "gpu"},
             ValueError,
@@ -184,7 +190,11 @@ def test_refined_labels_are_differentiable_twice():
             ValueError,
             "smoothing='others' needs at least 2 classes, got C = 1",
         ),
-        ({"target": torch.tensor([0, 3])}, IndexError, "target must be a class in [0, 3), got 3 in row 1"),
+        (
+            {"target": torch.tensor([0, 3])},
+            IndexError,
+            "target must be a class in [0, 3), got 3 in row 1",
+        ),
         (
             {"target": torch.tensor([0, -100])},
             IndexError,

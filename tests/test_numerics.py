@@ -170,6 +170,8 @@ def test_extreme_temperatures_are_exact(temperature):
     want = exact(logits, soft_labels, target, **named)
     torch.testing.assert_close(got.loss, want.loss.float(), rtol=0, atol=1e-6)
     torch.testing.assert_close(got.logits_grad, want.logits_grad.float(), rtol=1e-5, atol=1e-6)
+    impossible = torch.softmax(soft_labels.double() / temperature, -1) == 0
+    assert (got.soft_labels_grad[impossible] == 0).all()
     if temperature > 1e-30:
         torch.testing.assert_close(
             got.soft_labels_grad, want.soft_labels_grad.float(), rtol=1e-3, atol=1e-6 / temperature
@@ -179,8 +181,13 @@ def test_extreme_temperatures_are_exact(temperature):
 @pytest.mark.parametrize("spread", [10.0, 100.0, 1e4])
 def test_peaked_scores_are_exact(spread):
     logits, soft_labels, target = batch(5, 33)
-    assert_exact(logits, soft_labels * spread, target, Options(soft_label_temperature=1.0),
-                 roundings=16 + 3 * spread)
+    assert_exact(
+        logits,
+        soft_labels * spread,
+        target,
+        Options(soft_label_temperature=1.0),
+        roundings=16 + 3 * spread,
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -1,4 +1,4 @@
-"""gift_fast.ops: the registered operators, their tracing rules, and the binding past the dispatcher."""
+"""gift_fast.ops: the operators, their tracing rules, and the binding past the dispatcher."""
 
 import pytest
 import torch
@@ -50,7 +50,9 @@ def test_the_differentiable_operator_passes_opcheck_with_inputs_that_require_gra
 @pytest.mark.parametrize("shape", [(), (6,)])
 def test_the_scale_step_passes_opcheck(dtype, shape):
     scale = torch.rand(6) if dtype == torch.float16 else None
-    grad_output = torch.rand(shape, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    grad_output = torch.rand(
+        shape, dtype=torch.float64 if dtype == torch.float64 else torch.float32
+    )
     torch.library.opcheck(
         torch.ops.gift_fast.scale_gradient_.default,
         (torch.randn(6, 5).to(dtype), grad_output, scale),
@@ -160,7 +162,9 @@ class Tagged(torch.Tensor):
     """A subclass without behaviour of its own."""
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x.as_subclass(Tagged), torch.nn.Buffer], ids=["subclass", "buffer"])
+@pytest.mark.parametrize(
+    "wrap", [lambda x: x.as_subclass(Tagged), torch.nn.Buffer], ids=["subclass", "buffer"]
+)
 def test_subclasses_give_the_same_loss(wrap):
     logits, soft_labels, target = batch(6, 5)
     want = answer(logits, soft_labels, target)

@@ -97,7 +97,8 @@ def test_a_row_below_the_bound_is_divided_by_the_bound():
 def test_zero_soft_labels_leave_the_hard_label():
     z, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     torch.testing.assert_close(
-        reference_loss(z, torch.zeros_like(z), y), reference_loss(z, torch.randn(4, 3), y, gamma=1.0)
+        reference_loss(z, torch.zeros_like(z), y),
+        reference_loss(z, torch.randn(4, 3), y, gamma=1.0),
     )
 
 

@@ -76,7 +76,6 @@ def misaligned(x: Tensor) -> Tensor:
     return memory[1:].view_as(x)
 
 
-
 LAYOUTS = (strided_rows, rows_of_a_wider_matrix, columns, every_other_column, misaligned)
 
 
@@ -135,6 +134,19 @@ def test_one_target_can_be_expanded_over_the_rows():
         rtol=0,
         atol=0,
     )
+
+
+@pytest.mark.parametrize("temperature", [None, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_batch_that_outgrows_the_cache_has_the_bits_of_its_rows(dtype, temperature):
+    # 16 MiB of gradient and more are written past the cache, from each row's first aligned vector.
+    logits, soft_labels, target = batch(1050, 4001, dtype)
+    options = {"reduction": "none", "soft_label_temperature": temperature}
+    whole = answer(logits, soft_labels, target, **options)
+    pieces = zip(logits.split(210), soft_labels.split(210), target.split(210), strict=True)
+    parts = [answer(*piece, **options) for piece in pieces]
+    for x, *pieces_of_x in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(x, torch.cat(pieces_of_x), rtol=0, atol=0)
 
 
 def test_no_row_has_no_loss():

@@ -21,7 +21,7 @@ from gift_fast.reference import reference_loss
 
 OPTIONS = [{}, {"gamma": 0.5, "soft_label_temperature": 2.0}, {"smoothing": "others", "gamma": 1.0}]
 
-# A transform, as a function of the loss; each is compared between the fused loss and the definition.
+# A transform, as a function of the loss: each gives the same of the fused loss and the definition.
 TRANSFORMS = {
     "grad": lambda f: grad(f, (0, 1)),
     "grad of the soft labels": lambda f: grad(f, 1),
@@ -37,17 +37,15 @@ TRANSFORMS = {
     "hessian": lambda f: hessian(f, (0, 1)),
     "jacrev of jacrev": lambda f: jacrev(jacrev(f, (0, 1)), (0, 1)),
     "jvp": lambda f: lambda z, s, y: jvp(lambda z, s: f(z, s, y), (z, s), (z.cos(), s.sin())),
-    "vjp": lambda f: lambda z, s, y: vjp(lambda z, s: f(z, s, y), z, s)[1](
-        torch.full_like(f(z, s, y), 1.5)
+    "vjp": lambda f: (
+        lambda z, s, y: vjp(lambda z, s: f(z, s, y), z, s)[1](torch.full_like(f(z, s, y), 1.5))
     ),
-    "jvp of grad": lambda f: lambda z, s, y: jvp(
-        lambda z: grad(f)(z, s, y), (z,), (z.cos(),)
-    ),
+    "jvp of grad": lambda f: lambda z, s, y: jvp(lambda z: grad(f)(z, s, y), (z,), (z.cos(),)),
     "vmap": lambda f: vmap(f),
     "vmap of one teacher": lambda f: lambda z, s, y: vmap(f, (0, None, None))(z, s[0], y[0]),
     "vmap of one student": lambda f: lambda z, s, y: vmap(f, (None, 0, 0))(z[0], s, y),
-    "vmap along another dimension": lambda f: lambda z, s, y: vmap(f, (1, 1, 1))(
-        z.transpose(0, 1), s.transpose(0, 1), y.t()
+    "vmap along another dimension": lambda f: (
+        lambda z, s, y: vmap(f, (1, 1, 1))(z.transpose(0, 1), s.transpose(0, 1), y.t())
     ),
     "vmap of grad": lambda f: vmap(grad(f, (0, 1))),
     "grad of vmap": lambda f: grad(lambda z, s, y: vmap(f)(z, s, y).cos().sum(), (0, 1)),

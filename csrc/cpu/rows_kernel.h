@@ -243,13 +243,17 @@ struct Rows {
   const Problem& problem;
   double weight;
 
+  // 1/T, finite in A: the softmax weight zero times infinity would be NaN.
+  template <class A>
+  double inverse_temperature() const {
+    return std::min(1.0 / problem.soft_label_temperature, std::is_same_v<A, float> ? 3e38 : 1e308);
+  }
+
   // The row's soft labels as the sweeps see them, and what their gradient is multiplied with.
   template <class A>
   auto labels(const S* row) const {
     if constexpr (softmax) {
-      constexpr double most = std::is_same_v<A, float> ? 3e38 : 1e308;  // 0 * inf is not 0
-      const double inverse = std::min(1.0 / problem.soft_label_temperature, most);
-      return Softmax<A, S>{{row}, largest_of<A>(row, problem.classes), A(inverse)};
+      return Softmax<A, S>{{row}, largest_of<A>(row, problem.classes), A(inverse_temperature<A>())};
     } else {
       return Stored<A, S>{row};
     }
@@ -257,7 +261,7 @@ struct Rows {
   template <class A>
   auto chain() const {
     if constexpr (softmax) {
-      return SoftmaxChain<A>{1.0 / problem.soft_label_temperature};
+      return SoftmaxChain<A>{inverse_temperature<A>()};
     } else {
       return Identity{};
     }
