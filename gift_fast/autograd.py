@@ -107,9 +107,7 @@ class GiftLossFunction(torch.autograd.Function):
         if not gradients:
             _ = ctx.saved_tensors  # a second backward pass: raises torch's own error
         asked = ctx.needs_input_grad[:2]
-        in_place = not (
-            _graph_is_kept() or _transforms_active() or _is_legacy_batched(grad_output)
-        )
+        in_place = not (_graph_is_kept() or _transforms_active() or _is_legacy_batched(grad_output))
         if (
             in_place
             and len(gradients) == 1

@@ -1,4 +1,4 @@
-"""The row kernels without torch: under sanitizers, and for another architecture under an emulator."""
+"""The row kernels without torch: under sanitizers, and for arm64 under an emulator."""
 
 import platform
 import shutil
