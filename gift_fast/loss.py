@@ -313,9 +313,7 @@ def gift_loss(
         ):
             try:
                 if not torch.is_grad_enabled():
-                    return _CPU_KERNEL(  # type: ignore[no-any-return]
-                        logits, soft_labels, target, *options, False, False
-                    )[0]
+                    return _CPU_KERNEL(logits, soft_labels, target, *options, False, False)[0]
                 return GiftLossFunction.apply(  # type: ignore[no-any-return]
                     logits, soft_labels, target, options, _CPU_KERNEL
                 )

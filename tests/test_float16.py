@@ -64,6 +64,20 @@ def test_every_row_has_a_power_of_two_of_its_own(exponent):
     )
 
 
+@pytest.mark.parametrize("length", [0.01, 0.26, 0.7, 1.0, 1.001, 3.0, 300.0, 6e4])
+def test_a_gradient_as_large_as_its_bound_keeps_its_digits(length):
+    # Orthogonal to the refined label, all of the gradient lies in one element: no factor may lift
+    # it out of float16.
+    logits = torch.tensor([[length, 0.0]], dtype=torch.float16)
+    soft_labels = torch.tensor([[0.0, length]], dtype=torch.float16)
+    upstream = logits[:, 0].float()  # 1 / |z| back to 1
+    options = {"gamma": 0.0, "reduction": "none", "upstream": upstream}
+    got = answer(logits, soft_labels, torch.tensor([0]), **options)
+    one = torch.tensor([[0.0, -1.0]], dtype=torch.float16)
+    torch.testing.assert_close(got.logits_grad, one, rtol=2.0**-10, atol=0)
+    torch.testing.assert_close(got.soft_labels_grad, one.flip(1), rtol=2.0**-10, atol=0)
+
+
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("logits_dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 def test_both_gradients_are_scaled_back(logits_dtype, keep):
