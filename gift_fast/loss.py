@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gift_fast.autograd import REDUCTIONS, GiftLossFunction, GiftRowsFunction, Options
-from gift_fast.ops import CPU_LIBRARY, UNAVAILABLE
+from gift_fast.ops import CPU_LIBRARY, GPU_DEVICES, UNAVAILABLE, backends
 from gift_fast.reference import autocast_off, compute_dtype, reduce_rows, refine
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -125,17 +125,21 @@ def _check_classes(num_classes: int, smooth_others: bool) -> None:
 # ---- dispatch -----------------------------------------------------------------------------------
 
 
+_SERVES = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": GPU_DEVICES}
+
+
 def _backend(name: str, device_type: str) -> str:
     """The backend that runs: the one named, or for "auto" the best one that the device has."""
     if name == "auto":
-        if device_type == "cpu" and UNAVAILABLE["cpu"] is None:
-            return "cpu"
+        for kernels, devices in _SERVES.items():
+            if device_type in devices and UNAVAILABLE[kernels] is None:
+                return kernels
         return "reference"
     _one_of("backend", name, ("auto", *UNAVAILABLE))
-    reason = UNAVAILABLE[name]
-    if reason is not None:
+    reason = backends()[name]
+    if reason != "available":
         raise RuntimeError(f"backend={name!r} is not available: {reason}")
-    if name not in (device_type, "reference"):
+    if device_type not in _SERVES.get(name, (device_type,)):
         raise ValueError(f"backend={name!r} cannot run on the device of logits, {device_type!r}")
     return name
 

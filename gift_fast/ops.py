@@ -8,6 +8,7 @@ not those were built; each backend adds its own implementation. ``torch.compile`
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
@@ -64,17 +65,47 @@ def _load(library: str) -> tuple[ModuleType | None, str | None]:
 
 CPU_LIBRARY, _why_not_cpu = _load("_C")
 
+GPU_DEVICES = ("cuda", "xpu")  # AMD's devices are "cuda" to torch
+_GPU_KEYS = ("CUDA", "XPU")
+
+
+def _register_triton() -> str | None:
+    """Puts the Triton kernels behind the operators on GPUs; why there are none, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+
+    # Imported at the first call: the import takes half a second, and most processes need none.
+    def loss_and_gradients(*arguments: Any) -> list[Tensor]:
+        from gift_fast import triton_kernels
+
+        return triton_kernels.loss_and_gradients(*arguments)
+
+    def scale_gradient_(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> None:
+        from gift_fast import triton_kernels
+
+        triton_kernels.scale_gradient_(grad, grad_output, scale)
+
+    for key in _GPU_KEYS:
+        _LIBRARY.impl("loss_and_gradients", loss_and_gradients, key)
+        _LIBRARY.impl("gift_loss", loss_and_gradients, key)
+        _LIBRARY.impl("scale_gradient_", scale_gradient_, key)
+    return None
+
+
 UNAVAILABLE: dict[str, str | None] = {
     "cpu": _why_not_cpu,
     "cuda": "this version of gift-fast has no CUDA kernels",
-    "triton": "this version of gift-fast has no Triton kernels",
+    "triton": _register_triton(),
     "reference": None,
 }
-"""Why a backend cannot be used; None: it can."""
+"""Why a backend's kernels are not there; None: they are, with a device to run on or without."""
 
 
 def backends() -> dict[str, str]:
     """What the loss can run on here: each backend's name, and ``"available"`` or why it is not.
+
+    ``backend="auto"`` takes ``cpu`` for CPU tensors and ``cuda``, else ``triton``, for GPU tensors;
+    ``reference`` serves every device, and whatever has no kernels.
 
     Returns:
         A dictionary with the keys ``cpu``, ``cuda``, ``triton`` and ``reference``.
@@ -83,7 +114,11 @@ def backends() -> dict[str, str]:
         >>> backends()["reference"]
         'available'
     """
-    return {name: reason or "available" for name, reason in UNAVAILABLE.items()}
+    reasons = dict(UNAVAILABLE)
+    if not torch.accelerator.is_available():
+        for name in ("cuda", "triton"):
+            reasons[name] = reasons[name] or "the kernels are there, a GPU is not"
+    return {name: reason or "available" for name, reason in reasons.items()}
 
 
 def _loss_and_gradients_fake(

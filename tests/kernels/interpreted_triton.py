@@ -1,0 +1,200 @@
+"""The Triton kernels in the interpreter against float64. Run by test_triton.py, in its own process.
+
+Their plugin ``triton_on_cpu`` makes them the kernels of the CPU, so a test here calls the public
+loss. The interpreter takes a third of a second a call: batches are small and hold many cases.
+"""
+
+import math
+
+import pytest
+import torch
+from expected import Options, answer, assert_exact, batch, exact, gradient_bounds, largest_error
+
+from gift_fast import gift_loss
+from gift_fast.reference import smoothed_label_values
+
+F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 31, 32, 33, 127, 128, 129, 1000, 1001, 4096, 4097])
+@pytest.mark.parametrize("dtypes", [(F32, F32), (BF16, BF16), (F16, F32), (BF16, F16)], ids=str)
+def test_every_length_of_a_row_is_exact(classes, dtypes):
+    # 9 rows are a program and one row more, of the shortest.
+    rows = 9 if classes < 1000 else 2
+    assert_exact(*batch(rows, classes, *dtypes))
+
+
+@pytest.mark.parametrize("classes", [16384, 16385, 21841])
+@pytest.mark.parametrize("dtypes", [(F32, F32), (BF16, F32)], ids=str)
+@pytest.mark.parametrize("temperature", [None, 2.0])
+def test_rows_about_the_longest_that_is_held_are_exact(classes, dtypes, temperature):
+    assert_exact(*batch(2, classes, *dtypes), Options(soft_label_temperature=temperature))
+
+
+@pytest.mark.parametrize("classes", [1, 33, 1001, 17001])
+@pytest.mark.parametrize("soft_labels", [F64, BF16])
+@pytest.mark.parametrize("temperature", [None, 0.5])
+def test_float64_logits_are_summed_in_float64(classes, soft_labels, temperature):
+    inputs = batch(2, classes, F64, soft_labels)
+    assert_exact(*inputs, Options(soft_label_temperature=temperature))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("label_smoothing", [0.0, 1.0])
+@pytest.mark.parametrize("smoothing", ["uniform", "others"])
+@pytest.mark.parametrize("temperature", [None, 4.0])
+def test_every_option_is_exact(gamma, label_smoothing, smoothing, temperature):
+    options = Options(gamma, label_smoothing, smoothing, temperature)
+    assert_exact(*batch(3, 33, F32), options)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("target_dtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize("classes", [10, 1001])
+def test_ignored_rows_have_no_part_in_it_whatever_they_hold(reduction, target_dtype, classes):
+    logits, soft_labels, target = batch(6, classes)
+    logits[1], soft_labels[4], target[[1, 4]] = math.nan, math.inf, -7
+    target = target.to(target_dtype)
+    named = {"reduction": reduction, "ignore_index": -7}
+    upstream = torch.randn(6) if reduction == "none" else torch.tensor(3.0)
+    got = answer(logits, soft_labels, target, upstream=upstream, **named)
+    want = exact(logits, soft_labels, target, upstream=upstream.double(), **named)
+    for x, y in zip(got, want, strict=True):
+        torch.testing.assert_close(x, y.float(), rtol=1e-5, atol=1e-6)
+    assert (got.logits_grad[[1, 4]] == 0).all()
+    assert (got.soft_labels_grad[[1, 4]] == 0).all()
+
+
+def test_a_batch_without_a_valid_row_has_the_mean_nan_and_gradients_of_zero():
+    logits, soft_labels, target = batch(4, 10, F16)
+    got = answer(logits, soft_labels, torch.full_like(target, -100))
+    assert got.loss.isnan()
+    assert (got.logits_grad == 0).all()
+    assert (got.soft_labels_grad == 0).all()
+    assert gift_loss(logits[:0], soft_labels[:0], target[:0]).isnan()
+    assert gift_loss(logits[:0], soft_labels[:0], target[:0], reduction="none").shape == (0,)
+
+
+@pytest.mark.parametrize("asked", [(True, False), (False, True), (False, False)])
+def test_what_is_not_asked_for_does_not_change_the_rest(asked):
+    inputs = batch(3, 129, F16)
+    everything, some = answer(*inputs), answer(*inputs, asked=asked)
+    assert some.loss == everything.loss
+    for x, y, wanted in zip(some[1:], everything[1:], asked, strict=True):
+        assert torch.equal(x, y) if wanted else x is None
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_strided_shifted_and_transposed_rows_are_exact(dtype):
+    logits, soft_labels, target = batch(4, 1016, dtype)
+    targets = torch.stack((target, target), -1).clamp(max=999)[:, 0]
+    for begin, classes in ((0, 1000), (1, 1000), (8, 1001), (3, 1001)):
+        columns = slice(begin, begin + classes)
+        assert_exact(logits[:, columns], soft_labels[:, columns].contiguous(), targets)
+    for begin in (0, 1):  # rows that begin anywhere, of one tensor and of a part of it
+        z, s, y = batch(5, 1001, dtype)
+        assert_exact(z[begin:], s[begin:], y[begin:])
+    assert_exact(logits.T[:4], soft_labels[:1].T[:4].expand(4, 4), targets % 4)
+
+
+@pytest.mark.parametrize("classes", [33, 1001, 17001])
+@pytest.mark.parametrize("temperature", [None, 2.0])
+def test_nan_and_infinity_stay_in_their_row(classes, temperature):
+    logits, soft_labels, target = batch(6, classes, BF16)
+    options = {"reduction": "none", "soft_label_temperature": temperature}
+    before = answer(logits, soft_labels, target, **options)
+    logits[1, 0], logits[2, classes - 1] = math.nan, -math.inf
+    soft_labels[4, 7], soft_labels[5] = math.inf, -math.inf
+    after = answer(logits, soft_labels, target, **options)
+    for x, y in zip(after, before, strict=True):
+        assert torch.equal(x[[0, 3]], y[[0, 3]])
+    assert after.loss[[1, 2, 4, 5]].isnan().all()
+    assert after.logits_grad[[1, 2, 4, 5]].isnan().all()
+
+
+@pytest.mark.parametrize("classes", [33, 1001, 17001])
+def test_a_score_of_minus_infinity_is_a_class_without_probability(classes):
+    logits, soft_labels, target = batch(2, classes)
+    soft_labels[:, : classes // 2] = -math.inf  # whole blocks of a long row
+    assert_exact(logits, soft_labels, target, Options(soft_label_temperature=2.0))
+
+
+@pytest.mark.parametrize("classes", [3, 33, 1001, 17001])
+@pytest.mark.parametrize("noise", [1e-8, 1e-4, 0.03])
+def test_soft_labels_that_point_away_from_the_hard_one_do_not_cancel_to_nan(classes, noise):
+    on_target, elsewhere = smoothed_label_values(classes, 0.1, "uniform")
+    target = torch.arange(2) % classes
+    hard = torch.full((2, classes), elsewhere, dtype=F64)
+    hard[torch.arange(2), target] = on_target
+    soft_labels = (-hard + noise * torch.randn(2, classes, dtype=F64)).float()
+    logits = torch.randn(2, classes)
+    got = answer(logits, soft_labels, target, gamma=0.5, reduction="none")
+    want = exact(logits, soft_labels, target, gamma=0.5, reduction="none")
+    bounds = gradient_bounds(logits, soft_labels, target, Options(gamma=0.5))
+    # The answer itself moves with the last bit of s: 1e-16 / |t| in float64.
+    t_norm = (0.5 / bounds[1] / soft_labels.double().norm(dim=-1, keepdim=True)).min().item()
+    tolerance = 1e-6 + 1e-15 / t_norm
+    assert (got.loss - want.loss).abs().max() < tolerance
+    for gradient, expected, bound in zip(got[1:], want[1:], bounds, strict=True):
+        assert largest_error(gradient, expected, bound) < tolerance
+
+
+@pytest.mark.parametrize("which", ["logits", "soft_labels", "both"])
+@pytest.mark.parametrize("classes", [33, 1001])
+def test_row_norms_of_any_magnitude_are_exact(which, classes):
+    exponents = torch.tensor([-30, -20, -13, -6, 0, 6, 13, 18, 30, 36], dtype=F64)
+    logits, soft_labels, target = (x.double() for x in batch(10, classes))
+    logits /= logits.norm(dim=-1, keepdim=True)
+    soft_labels /= soft_labels.norm(dim=-1, keepdim=True)
+    scale = 10 ** exponents.unsqueeze(-1)
+    logits = logits * (scale if which != "soft_labels" else 1)
+    soft_labels = soft_labels * (scale if which != "logits" else 1)
+    assert_exact(logits.float(), soft_labels.float(), target.long())
+
+
+def test_zero_rows_are_exact():
+    logits, soft_labels, target = batch(4, 33)
+    logits[1], soft_labels[2], logits[3], soft_labels[3] = 0, 0, 0, 0
+    for gamma in (0.0, 0.1, 1.0):
+        assert_exact(logits, soft_labels, target, Options(gamma=gamma))
+
+
+def test_a_long_constant_row_is_summed_in_blocks():
+    logits = torch.full((1, 300_000), 0.7)
+    # Equal elements round the same way: a block may be off by 512 roundings, as on the CPU.
+    assert_exact(logits, torch.full_like(logits, 0.1), torch.tensor([299_999]), roundings=512)
+
+
+def test_float16_gradients_survive_a_gradient_scaler():
+    logits, soft_labels, target = batch(3, 1001, F16)
+    upstream = torch.tensor(2.0**16)
+    got = answer(logits, soft_labels, target, upstream=upstream)
+    want = exact(logits, soft_labels, target, upstream=upstream.double())
+    for x, y in zip(got[1:], want[1:], strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=2e-3, atol=1e-4 * y.abs().max().item())
+        assert (x != 0).double().mean() > 0.99
+
+
+@pytest.mark.parametrize("dtype", [F64, F32, BF16, F16], ids=str)
+@pytest.mark.parametrize("classes", [7, 2048, 2999])
+def test_gradients_are_scaled_in_place(dtype, classes):
+    scale_ = torch.ops.gift_fast.scale_gradient_
+    grad = torch.randn(5, classes).to(dtype)
+    rows, powers = torch.randn(5), 2.0 ** torch.arange(5)
+    for upstream in (torch.tensor(3.0), torch.tensor(0.3, dtype=F64), rows, rows[:1].expand(5)):
+        for scale in (None, powers):
+            scaled = grad.clone()
+            scale_(scaled, upstream, scale)
+            factor = upstream.double().expand(5) * (1 if scale is None else scale)
+            want = grad.double() * factor.unsqueeze(-1)
+            if dtype != F64:
+                want = (grad.float() * factor.float().unsqueeze(-1)).to(dtype)
+            assert torch.equal(scaled, want)
+
+
+@pytest.mark.parametrize("wrong", [-1, 10, 2**31 - 1])
+def test_a_target_that_is_no_class_trips_the_assert(wrong):
+    logits, soft_labels, target = batch(3, 10)
+    target[1] = wrong
+    with pytest.raises(RuntimeError, match=r"target must be a class in \[0, 10\)"):
+        gift_loss(logits, soft_labels, target)

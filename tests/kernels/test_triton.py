@@ -1,0 +1,170 @@
+"""The Triton kernels without a GPU: interpreted, and compiled ahead of time for several."""
+
+import collections
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="needs triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from gift_fast import triton_kernels  # noqa: E402
+
+HERE = Path(__file__).parent
+BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+POINTER = {F64: "*fp64", F32: "*fp32", BF16: "*bf16", F16: "*fp16"}
+SM = {arch: GPUTarget("cuda", arch, 32) for arch in (80, 90, 100)}
+
+
+def test_the_interpreted_kernels_are_exact():
+    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "triton_on_cpu", "--tb=short"]
+    run = subprocess.run(
+        [*command, str(HERE / "interpreted_triton.py")],
+        cwd=HERE.parents[1],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr
+
+
+def compiled(kernel, arguments, target, warps, multiples_of_16=()):
+    """A kernel for a target: ``arguments`` are types by name, and values that are constants."""
+    kinds = {name: arguments[name] for name in kernel.arg_names}
+    types = {n: x if isinstance(x, str) else "constexpr" for n, x in kinds.items()}
+    constants = {n: x for n, x in kinds.items() if not isinstance(x, str)}
+    divisible = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(types.items())
+        if kind.startswith("*") or name in multiples_of_16
+    }
+    source = ASTSource(kernel, types, constants, divisible)
+    return triton.compile(source, target=target, options={"num_warps": warps})
+
+
+def compiled_rows(
+    classes, logits, soft_labels, target, *, softmax=False, asked=(True, False), int32=False
+):
+    """``rows_kernel`` as contiguous rows are launched, and the plan of the launch."""
+    float64 = logits == F64
+    widths = (logits.itemsize, soft_labels.itemsize)
+    plan = triton_kernels._launch(classes, (classes, classes), widths, float64, True, asked[1])
+    grads = [POINTER[x] if y else None for x, y in zip((logits, soft_labels), asked, strict=True)]
+    scales = ["*fp32" if x == "*fp16" else None for x in grads]
+    lengths = ("classes", "logits_stride", "soft_labels_stride")
+    arguments = {
+        **dict.fromkeys(("weight", "losses"), "*fp64"),
+        **dict.fromkeys(("rows", "ignore_index", *lengths), "i32"),
+        **dict.fromkeys(("gamma", "on_target", "elsewhere", "inverse_temperature"), "fp64"),
+        "logits": POINTER[logits],
+        "soft_labels": POINTER[soft_labels],
+        "target": "*i32" if int32 else "*i64",
+        "target_stride": 1,
+        **dict(zip(("logits_grad", "soft_labels_grad"), grads, strict=True)),
+        **dict(zip(("logits_scales", "soft_labels_scales"), scales, strict=True)),
+        "SOFTMAX": softmax,
+        "FLOAT64": float64,
+        "HELD": plan.held,
+        "REALIGN": plan.realign,
+        "VECTOR": plan.vector,
+        "ROWS": plan.rows,
+        "BLOCK": plan.block,
+        "BLOCK64": plan.block64,
+        "EDGES": 32 * plan.warps,
+    }
+    wide = lengths if classes % 16 == 0 else ()
+    kernel = triton_kernels.rows_kernel
+    return plan, compiled(kernel, arguments, target, plan.warps, wide)
+
+
+def memory_instructions(kernel, directory):
+    """How often each memory instruction is in the SASS, and the bytes of stack a thread has."""
+    cubin = directory / "kernel.cubin"
+    cubin.write_bytes(kernel.asm["cubin"])
+
+    def output(tool, *flags):
+        command = [str(BINARIES / tool), *flags, str(cubin)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    sass = output("nvdisasm", "-c")
+    found = collections.Counter(re.findall(r"\b((?:LDG|STG|LDL|STL)(?:\.\w+)*)", sass))
+    stack = re.search(r"STACK:(\d+)", output("cuobjdump", "-res-usage"))
+    assert stack, "cuobjdump says nothing of the stack"
+    return found, int(stack[1])
+
+
+@pytest.mark.skipif(
+    not (BINARIES / "nvdisasm").exists(), reason="needs the nvdisasm of triton's wheel"
+)
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize(
+    ("classes", "logits", "soft_labels", "asked"),
+    [
+        (100, F32, F32, (True, False)),
+        (1000, BF16, BF16, (True, False)),
+        (1001, F32, F32, (True, False)),
+        (8192, F16, F16, (True, True)),
+        (16384, BF16, F32, (True, False)),
+        (21841, F32, F32, (True, False)),
+        (50257, BF16, BF16, (True, True)),
+    ],
+)
+def test_rows_are_moved_16_bytes_at_a_time_and_not_spilled(
+    classes, logits, soft_labels, asked, arch, tmp_path
+):
+    plan, kernel = compiled_rows(classes, logits, soft_labels, SM[arch], asked=asked)
+    found, stack = memory_instructions(kernel, tmp_path)
+    assert stack == 0
+    assert not [name for name in found if name.startswith(("LDL", "STL"))]
+    # 16 bytes of z and of s each time, and as many of a gradient: every full one of a tile.
+    threads = 32 * plan.warps
+
+    def vectors(dtype):
+        return max(1, plan.rows * plan.block * dtype.itemsize // (16 * threads))
+
+    def wide(kind):
+        return sum(n for name, n in found.items() if name.startswith(kind) and ".128" in name)
+
+    assert wide("LDG") >= vectors(logits) + vectors(soft_labels)
+    written = [x for x, y in zip((logits, soft_labels), asked, strict=True) if y]
+    assert wide("STG") >= sum(map(vectors, written))
+
+
+@pytest.mark.parametrize("target", [SM[100], GPUTarget("hip", "gfx942", 64)], ids=str)
+@pytest.mark.parametrize(
+    ("classes", "logits", "soft_labels", "softmax"),
+    [(10, F32, F16, True), (1001, F16, BF16, True), (21841, BF16, F32, True), (33, F64, F32, True)],
+)
+def test_rows_compile_for_other_devices(classes, logits, soft_labels, softmax, target):
+    _, kernel = compiled_rows(
+        classes, logits, soft_labels, target, softmax=softmax, asked=(True, True), int32=True
+    )
+    assert kernel.asm["ptx" if target.backend == "cuda" else "amdgcn"]
+
+
+@pytest.mark.parametrize("target", [*SM.values(), GPUTarget("hip", "gfx942", 64)], ids=str)
+def test_the_small_kernels_compile(target):
+    counts = dict.fromkeys(("rows", "classes", "ignore_index"), "i32")
+    targets = {"target": "*i64", "weight": "*fp64", "all_in_range": "*i1", "target_stride": 1}
+    assert compiled(
+        triton_kernels.targets_kernel, {**counts, **targets, "MEAN": True, "BLOCK": 1024}, target, 2
+    )
+    losses = {"losses": "*fp64", "weight": "*fp64", "loss": "*fp32", "rows": "i32", "BLOCK": 1024}
+    assert compiled(triton_kernels.reduce_kernel, losses, target, 2)
+    for grad, scale, per_row, short in (("*fp16", "*fp32", True, True), ("*bf16", None, 0, 0)):
+        scaling = {
+            **dict.fromkeys(("rows", "classes", "tiles", "grad_output_stride"), "i32"),
+            **{"grad": grad, "grad_output": "*fp32", "scale": scale, "size": "i64"},
+            **{"PER_ROW": bool(per_row), "SHORT": bool(short), "BLOCK": 2048},
+        }
+        assert compiled(triton_kernels.scale_kernel, scaling, target, 4)
