@@ -46,12 +46,12 @@ _LIBRARY.define(
 )
 
 
-def _load(library: str) -> tuple[ModuleType | None, str | None]:
+def _load(library: str, how: str) -> tuple[ModuleType | None, str | None]:
     """A compiled library, or why there is none. Warns of one that was built and does not load."""
     try:
         return importlib.import_module(f"gift_fast.{library}"), None
     except ModuleNotFoundError:
-        return None, "not built when gift-fast was installed: no C++ compiler, or the build skipped"
+        return None, f"not built when gift-fast was installed: {how}"
     except ImportError as error:
         reason = f"built, but does not load: {error}"
         warnings.warn(
@@ -63,7 +63,11 @@ def _load(library: str) -> tuple[ModuleType | None, str | None]:
         return None, reason
 
 
-CPU_LIBRARY, _why_not_cpu = _load("_C")
+CPU_LIBRARY, _why_not_cpu = _load("_C", "no C++ compiler, or the build skipped")
+if torch.version.cuda is None:
+    _why_not_cuda: str | None = "this torch was built without CUDA"
+else:
+    _, _why_not_cuda = _load("_C_cuda", "FORCE_CUDA=1 builds it")
 
 GPU_DEVICES = ("cuda", "xpu")  # AMD's devices are "cuda" to torch
 _GPU_KEYS = ("CUDA", "XPU")
@@ -71,6 +75,8 @@ _GPU_KEYS = ("CUDA", "XPU")
 
 def _register_triton() -> str | None:
     """Puts the Triton kernels behind the operators on GPUs; why there are none, or None."""
+    if _why_not_cuda is None:
+        return "not needed: the CUDA kernels are built"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
 
@@ -94,7 +100,7 @@ def _register_triton() -> str | None:
 
 UNAVAILABLE: dict[str, str | None] = {
     "cpu": _why_not_cpu,
-    "cuda": "this version of gift-fast has no CUDA kernels",
+    "cuda": _why_not_cuda,
     "triton": _register_triton(),
     "reference": None,
 }

@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from expected import needs_cpu_kernel
+
+import gift_fast
+from gift_fast import ops
 
 PROGRAM = """
 import sys, warnings
@@ -113,3 +117,13 @@ def test_errors_are_as_with_the_kernels(build, request):
     assert lines[6] == "target must be a class in [0, 2) or ignore_index (-100), got 2 in row 0"
     assert lines[7] == "soft_labels must have the shape of logits (1, 2), got (2,)"
     assert len(lines) == 8
+
+
+@needs_cpu_kernel
+def test_the_library_tells_how_it_was_built():
+    info = ops.CPU_LIBRARY.build_info()
+    assert info["version"] == gift_fast.__version__
+    assert info["torch_target"] == "2.10"
+    assert info["cpu_capability"] in info["cpu_capabilities_built"].split()
+    assert info["compiler"].startswith(("gcc", "clang"))
+    assert {"openmp", "cuda", "torch_built_with"} <= info.keys()

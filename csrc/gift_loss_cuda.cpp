@@ -1,0 +1,90 @@
+// The CUDA operators, registered under the stable ABI. A library of its own: the stream it asks for
+// is missing from a torch without CUDA, where this file is not built.
+//
+// The schemas are in gift_fast/ops.py. Nothing here waits for the device: a target out of range
+// trips an assert there, as in torch.nn.functional.cross_entropy.
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <pybind11/pybind11.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include "arguments.h"
+#include "cuda/gift_loss_cuda.h"
+
+#define GIFT_STRINGIFY_(x) #x
+#define GIFT_STRINGIFY(x) GIFT_STRINGIFY_(x)
+
+namespace gift {
+namespace {
+
+cudaStream_t current_stream(int32_t device) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor target,
+                                       double gamma, double label_smoothing, bool smooth_others,
+                                       std::optional<double> soft_label_temperature,
+                                       int64_t ignore_index, int64_t reduction, bool logits_grad,
+                                       bool soft_labels_grad) {
+  const int32_t device = logits.get_device_index();
+  for (const Tensor* x : {&logits, &soft_labels, &target})
+    if (!x->is_cuda() || x->get_device_index() != device)
+      fail("logits, soft_labels and target must be on the same CUDA device");
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  const Place place = {aoti_torch_device_type_cuda(), device};
+  CheckedProblem checked =
+      check_problem(logits, soft_labels, target,
+                    {gamma, label_smoothing, smooth_others, soft_label_temperature, ignore_index,
+                     reduction, logits_grad, soft_labels_grad},
+                    place);
+  std::optional<Tensor> workspace;
+  if (checked.problem.total != nullptr)
+    workspace = empty({int64_t(sizeof(Workspace))}, ScalarType::Byte, place);
+  STD_CUDA_CHECK(launch_cuda(
+      checked.problem,
+      workspace.has_value() ? static_cast<Workspace*>(workspace->mutable_data_ptr()) : nullptr,
+      current_stream(device)));
+  return std::move(checked.outputs);
+}
+
+void scale_gradient_(Tensor grad, Tensor grad_output, std::optional<Tensor> scale) {
+  const int32_t device = grad.get_device_index();
+  for (const Tensor* x : {&grad, &grad_output})
+    if (!x->is_cuda() || x->get_device_index() != device)
+      fail("grad and grad_output must be on the same CUDA device");
+  if (scale.has_value() && (!scale->is_cuda() || scale->get_device_index() != device))
+    fail("scale must be on the device of grad");
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  STD_CUDA_CHECK(
+      launch_cuda(check_scale_problem(grad, grad_output, scale), current_stream(device)));
+}
+
+}  // namespace
+}  // namespace gift
+
+STABLE_TORCH_LIBRARY_IMPL(gift_fast, CUDA, m) {
+  m.impl("loss_and_gradients", TORCH_BOX(&gift::loss_and_gradients));
+  m.impl("gift_loss", TORCH_BOX(&gift::loss_and_gradients));
+  m.impl("scale_gradient_", TORCH_BOX(&gift::scale_gradient_));
+}
+
+PYBIND11_MODULE(_C_cuda, m) {
+  m.doc() = "The CUDA operators of gift_fast; importing it registers them with torch.";
+  m.def(
+      "build_info",
+      [] {
+        pybind11::dict info;
+        info["version"] = GIFT_STRINGIFY(GIFT_FAST_VERSION);
+        info["cuda"] = CUDART_VERSION;
+        info["architectures"] = GIFT_FAST_CUDA_ARCHITECTURES;
+        info["torch_target"] = GIFT_STRINGIFY(GIFT_FAST_TORCH_TARGET);
+        info["torch_built_with"] = GIFT_STRINGIFY(GIFT_FAST_TORCH_BUILT_WITH);
+        return info;
+      },
+      "How this library was built.");
+}

@@ -1,0 +1,226 @@
+// As much of CUDA as the kernels use, for a host compiler: a kernel's own source runs on the CPU,
+// one fiber for each thread of a block, one block after the other.
+//
+// A fiber runs until it waits for others: at __syncthreads() for its block, at a shuffle for its
+// warp. Waiting for a thread that has returned is reported, and so is a block that cannot go on.
+// GIFT_FIBER_SEED shuffles the order of the fibers, where a missing barrier shows as a wrong
+// result.
+#pragma once
+
+#include <cassert>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include <ucontext.h>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+// One copy for the block that runs, and `extern` works with it.
+#define __shared__ thread_local
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct float2 {
+  float x, y;
+};
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+inline dim3 gridDim, blockDim, blockIdx;
+using std::isfinite;
+
+namespace fibers {
+
+constexpr int kWarp = 32;
+constexpr size_t kStack = 256 << 10;
+
+enum class State { kReady, kAtBarrier, kAtShuffle, kReturned };
+
+struct Fiber {
+  ucontext_t context;
+  dim3 index;
+  State state;
+  unsigned char value[8], received[8];
+  int from;
+};
+
+inline std::vector<Fiber> all;
+inline std::vector<char> stacks;
+inline ucontext_t scheduler;
+inline Fiber* current;
+inline std::function<void()> kernel;
+inline int64_t launches = 0, barriers = 0;
+
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "block %u: %s\n", blockIdx.x, what);
+  std::abort();
+}
+
+inline void wait(State state) {
+  Fiber* self = current;
+  self->state = state;
+  swapcontext(&self->context, &scheduler);
+}
+
+inline void start() {
+  kernel();
+  wait(State::kReturned);
+}
+
+// Gives every lane of a warp its value once all 32 are there.
+inline bool exchange(Fiber* lanes) {
+  int waiting = 0;
+  for (int i = 0; i < kWarp; ++i) waiting += lanes[i].state == State::kAtShuffle;
+  if (waiting < kWarp) {
+    for (int i = 0; waiting > 0 && i < kWarp; ++i)
+      if (lanes[i].state == State::kReturned) fail("a shuffle waits for a lane that has returned");
+    return false;
+  }
+  for (int i = 0; i < kWarp; ++i) {
+    std::memcpy(lanes[i].received, lanes[lanes[i].from].value, 8);
+    lanes[i].state = State::kReady;
+  }
+  return true;
+}
+
+inline void run_block(std::mt19937* random) {
+  const int threads = int(blockDim.x * blockDim.y);
+  if (threads % kWarp != 0) fail("a block is not made of whole warps");
+  all.resize(size_t(threads));
+  stacks.resize(size_t(threads) * kStack);
+  std::vector<int> order;
+  for (int i = 0; i < threads; ++i) {
+    Fiber& fiber = all[size_t(i)];
+    fiber.index = dim3(unsigned(i) % blockDim.x, unsigned(i) / blockDim.x);
+    fiber.state = State::kReady;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = &stacks[size_t(i) * kStack];
+    fiber.context.uc_stack.ss_size = kStack;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, start, 0);
+    order.push_back(i);
+  }
+  for (;;) {
+    if (random != nullptr) std::shuffle(order.begin(), order.end(), *random);
+    bool progress = false;
+    for (const int i : order) {
+      if (all[size_t(i)].state != State::kReady) continue;
+      current = &all[size_t(i)];
+      swapcontext(&scheduler, &current->context);
+      progress = true;
+    }
+    for (int i = 0; i < threads; i += kWarp) progress |= exchange(&all[size_t(i)]);
+    if (progress) continue;
+    int at_barrier = 0, returned = 0;
+    for (const Fiber& fiber : all) {
+      at_barrier += fiber.state == State::kAtBarrier;
+      returned += fiber.state == State::kReturned;
+    }
+    if (returned == threads) return;
+    if (at_barrier < threads) fail("threads wait for each other at different places");
+    ++barriers;
+    for (Fiber& fiber : all) fiber.state = State::kReady;
+  }
+}
+
+inline void launch(dim3 grid, dim3 block, std::function<void()> body) {
+  gridDim = grid;
+  blockDim = block;
+  kernel = std::move(body);
+  ++launches;
+  std::unique_ptr<std::mt19937> random;
+  if (const char* seed = std::getenv("GIFT_FIBER_SEED"))
+    random = std::make_unique<std::mt19937>(unsigned(std::atoi(seed)));
+  for (unsigned i = 0; i < grid.x; ++i) {
+    blockIdx = dim3(random ? grid.x - 1 - i : i, 0, 0);
+    run_block(random.get());
+  }
+}
+
+}  // namespace fibers
+
+#define threadIdx (fibers::current->index)
+
+inline void __syncthreads() { fibers::wait(fibers::State::kAtBarrier); }
+inline void __threadfence() {}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int other) {
+  if (mask != 0xffffffffu) fibers::fail("a shuffle of a part of a warp");
+  fibers::Fiber* self = fibers::current;
+  std::memcpy(self->value, &value, sizeof(value));
+  self->from = int(self - fibers::all.data()) % fibers::kWarp ^ other;
+  fibers::wait(fibers::State::kAtShuffle);
+  std::memcpy(&value, self->received, sizeof(value));
+  return value;
+}
+
+inline int atomicAdd(int* address, int value) {
+  const int before = *address;
+  *address += value;
+  return before;
+}
+
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+inline unsigned __float_as_uint(float x) {
+  unsigned bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+
+// ---- the runtime, as far as the launchers call it
+// ------------------------------------------------
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+
+// What the test wants the device to have: dynamic shared memory, and how much a launch took.
+namespace fibers {
+inline int shared_memory = 101376;
+inline size_t shared_memory_taken = 0;
+}  // namespace fibers
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = fibers::shared_memory;
+  return cudaSuccess;
+}
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments... arguments) {
+  fibers::shared_memory_taken = config->dynamicSmemBytes;
+  fibers::launch(config->gridDim, config->blockDim, [=] { kernel(arguments...); });
+  return cudaSuccess;
+}
