@@ -8,7 +8,8 @@ from gift_fast import gift_loss
 from gift_fast.ops import UNAVAILABLE
 
 pytestmark = pytest.mark.skipif(
-    UNAVAILABLE["triton"] is not None, reason="needs the Triton kernels: torch with triton"
+    UNAVAILABLE["triton"] is not None and UNAVAILABLE["cuda"] is not None,
+    reason="needs the CUDA or the Triton kernels: FORCE_CUDA=1, or torch with triton",
 )
 
 
