@@ -551,7 +551,7 @@ class Protocol:
         ipc: crops per class that the students are trained on.
         crops_per_image: of which the teacher chooses.
         epochs: of every student.
-        augmentation: of the students.
+        augmentation: of teacher and students.
     """
 
     network: str
@@ -572,7 +572,12 @@ def compare_accuracies(name: str, protocol: Protocol, seeds: int, threads: int) 
     """Top-1, in percent, of students that are trained in float32 and in bfloat16, by seed."""
     torch.set_num_threads(threads)
     dataset = load_dataset(name)
-    recipe = TeacherConfig(dataset=name, model=protocol.network, epochs=protocol.teacher_epochs)
+    recipe = TeacherConfig(
+        dataset=name,
+        model=protocol.network,
+        epochs=protocol.teacher_epochs,
+        augmentation=protocol.augmentation,
+    )
     teacher, checks = train_teacher(
         recipe, dataset, accelerator=new_accelerator(recipe, device="cpu")
     )

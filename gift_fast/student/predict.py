@@ -47,13 +47,13 @@ class Accuracy:
         return cls(top1=100.0 * top1 / images, top5=100.0 * top5 / images, loss=loss / images)
 
 
-def test(
+def measure_accuracy(
     model: nn.Module,
     dataset: ImageDataset,
-    split: Split | None = None,  # noqa: PT028, this is no test of pytest's
+    split: Split | None = None,
     *,
-    transform: Transform | None = None,  # noqa: PT028
-    batch_size: int = BATCH_SIZE,  # noqa: PT028
+    transform: Transform | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> Accuracy:
     """The accuracy of a network on a split, by default the test split.
 
@@ -62,7 +62,7 @@ def test(
     Example:
         >>> from gift_fast.student.datasets import load_dataset
         >>> untrained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> test(untrained, load_dataset("digits")).top1 < 50
+        >>> measure_accuracy(untrained, load_dataset("digits")).top1 < 50
         True
     """
     counts = count_correct(model, dataset, split, transform=transform, batch_size=batch_size)

@@ -418,8 +418,10 @@ def test_on_all(
     """The accuracy on the test split, of which every process takes a part."""
     part, share = processes_of(accelerator).part_of(len(dataset.test))
     counts = count_correct(student, dataset, transform=whiten, start=part.start, stop=part.stop)
-    counts = (counts * (share > 0)).to(accelerator.device)
-    return Accuracy.from_counts(accelerator.reduce(counts, "sum").cpu())
+    if accelerator.num_processes > 1:
+        counts = (counts * (share > 0)).to(accelerator.device)
+        counts = accelerator.reduce(counts, "sum").cpu()
+    return Accuracy.from_counts(counts)
 
 
 def new_model(model: str, dataset: ImageDataset, seed: int) -> nn.Module:

@@ -32,7 +32,7 @@ def untouched(images: torch.Tensor) -> torch.Tensor:
 def test_accuracies_and_loss_are_those_of_scikit_learn(logits_as_images):
     split = logits_as_images.test
     logits, labels = split.images.flatten(1).double().numpy(), split.labels.numpy()
-    found = subject.test(nn.Flatten(), logits_as_images, transform=untouched, batch_size=50)
+    found = subject.measure_accuracy(nn.Flatten(), logits_as_images, transform=untouched, batch_size=50)
     assert found.top1 == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=1))
     assert found.top5 == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=5))
     probabilities = torch.tensor(logits).softmax(1).numpy()
@@ -47,8 +47,8 @@ def test_images_are_normalised_unless_a_transform_takes_its_place(logits_as_imag
             seen.append(images)
             return super().forward(images)
 
-    subject.test(Remember(), logits_as_images)
-    subject.test(Remember(), logits_as_images, transform=lambda images: 2 * images)
+    subject.measure_accuracy(Remember(), logits_as_images)
+    subject.measure_accuracy(Remember(), logits_as_images, transform=lambda images: 2 * images)
     images = logits_as_images.test.images
     torch.testing.assert_close(seen[0], (images - 0.5) / 0.25)
     torch.testing.assert_close(seen[1], 2 * images)
@@ -56,7 +56,7 @@ def test_images_are_normalised_unless_a_transform_takes_its_place(logits_as_imag
 
 def test_another_split_may_be_named(logits_as_images):
     first = TensorSplit(torch.eye(8).view(8, 8, 1, 1), torch.arange(8))
-    assert subject.test(nn.Flatten(), logits_as_images, first).top1 == 100
+    assert subject.measure_accuracy(nn.Flatten(), logits_as_images, first).top1 == 100
 
 
 def test_counts_of_parts_add_up_to_those_of_the_whole(logits_as_images):
@@ -72,12 +72,12 @@ def test_counts_of_parts_add_up_to_those_of_the_whole(logits_as_images):
 
 def test_with_fewer_than_five_classes_the_top_five_hold_every_label():
     dataset = dataset_of(torch.rand(9, 3, 1, 1), torch.arange(9) % 3, 3)
-    assert subject.test(nn.Flatten(), dataset).top5 == 100
+    assert subject.measure_accuracy(nn.Flatten(), dataset).top5 == 100
 
 
 def test_a_network_that_says_the_same_of_every_class_is_right_by_chance():
     dataset = dataset_of(torch.full((100, 10, 1, 1), 0.5), torch.arange(100) % 10, 10)
-    found = subject.test(nn.Flatten(), dataset)
+    found = subject.measure_accuracy(nn.Flatten(), dataset)
     assert found == Accuracy(top1=10, top5=50, loss=pytest.approx(torch.tensor(10.0).log().item()))
 
 
@@ -109,7 +109,7 @@ def test_a_network_runs_in_eval_mode_and_is_left_as_it_was(photographs):
 def test_a_network_that_fails_is_left_as_it_was(photographs):
     model = nn.Sequential(nn.Dropout(), nn.Linear(5, 5))
     with pytest.raises(RuntimeError):
-        subject.test(model, photographs)
+        subject.measure_accuracy(model, photographs)
     assert all(module.training for module in model.modules())
     assert not torch.is_inference_mode_enabled()
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from gift_fast.student import EvaluationConfig, evaluate
 from gift_fast.student.config import TeacherConfig
-from gift_fast.student.predict import test as accuracy_of
+from gift_fast.student.predict import measure_accuracy
 from gift_fast.student.results import Check
 from gift_fast.student.train import (
     Observer,
@@ -104,7 +104,7 @@ def test_checks_come_when_the_configuration_says(dataset, distilled, teacher):
 
 def test_a_check_is_the_accuracy_of_the_student_on_the_test_split(dataset, distilled, teacher):
     student, result = train_student(CONFIG, dataset, distilled, [teacher])
-    found = accuracy_of(student, dataset)
+    found = measure_accuracy(student, dataset)
     assert (result.last.top1, result.last.top5) == (found.top1, found.top5)
     assert result.last.test_loss == pytest.approx(found.loss)
     assert result.last.top5 > result.last.top1
@@ -274,7 +274,7 @@ def test_a_teacher_is_the_same_bit_for_bit_from_its_seed(dataset):
 def test_a_teacher_is_tested_and_records_its_accuracy(dataset):
     teacher, checks = train_teacher(TEACHER, dataset)
     assert [check.epoch for check in checks] == [1, 2]
-    assert checks[-1].top1 == accuracy_of(teacher, dataset).top1
+    assert checks[-1].top1 == measure_accuracy(teacher, dataset).top1
     assert not teacher.training
 
 
@@ -339,5 +339,5 @@ def test_the_test_images_of_a_whitened_set_are_whitened_and_not_normalised(datas
     whitened = replace(distilled, whitened=True)
     student, result = train_student(config, dataset, whitened, whiten=whiten)
     assert torch.equal(torch.cat(fed), dataset.test.images)
-    found = accuracy_of(student, dataset, transform=lambda images: images - 0.5)
+    found = measure_accuracy(student, dataset, transform=lambda images: images - 0.5)
     assert result.last.top1 == found.top1
