@@ -32,7 +32,9 @@ def untouched(images: torch.Tensor) -> torch.Tensor:
 def test_accuracies_and_loss_are_those_of_scikit_learn(logits_as_images):
     split = logits_as_images.test
     logits, labels = split.images.flatten(1).double().numpy(), split.labels.numpy()
-    found = subject.measure_accuracy(nn.Flatten(), logits_as_images, transform=untouched, batch_size=50)
+    found = subject.measure_accuracy(
+        nn.Flatten(), logits_as_images, transform=untouched, batch_size=50
+    )
     assert found.top1 == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=1))
     assert found.top5 == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=5))
     probabilities = torch.tensor(logits).softmax(1).numpy()
