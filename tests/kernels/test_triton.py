@@ -72,6 +72,7 @@ def compiled_rows(
         "target_stride": 1,
         **dict(zip(("logits_grad", "soft_labels_grad"), grads, strict=True)),
         **dict(zip(("logits_scales", "soft_labels_scales"), scales, strict=True)),
+        "SUM": True,
         "SOFTMAX": softmax,
         "FLOAT64": float64,
         "HELD": plan.held,
@@ -113,31 +114,32 @@ def memory_instructions(kernel, directory):
         (100, F32, F32, (True, False)),
         (1000, BF16, BF16, (True, False)),
         (1001, F32, F32, (True, False)),
+        (1001, F16, BF16, (True, True)),
         (8192, F16, F16, (True, True)),
+        (4096, BF16, F32, (True, True)),
         (16384, BF16, F32, (True, False)),
         (21841, F32, F32, (True, False)),
         (50257, BF16, BF16, (True, True)),
     ],
 )
-def test_rows_are_moved_16_bytes_at_a_time_and_not_spilled(
+def test_rows_are_moved_in_vectors_of_16_bytes_and_not_spilled(
     classes, logits, soft_labels, asked, arch, tmp_path
 ):
     plan, kernel = compiled_rows(classes, logits, soft_labels, SM[arch], asked=asked)
     found, stack = memory_instructions(kernel, tmp_path)
     assert stack == 0
     assert not [name for name in found if name.startswith(("LDL", "STL"))]
-    # 16 bytes of z and of s each time, and as many of a gradient: every full one of a tile.
-    threads = 32 * plan.warps
-
-    def vectors(dtype):
-        return max(1, plan.rows * plan.block * dtype.itemsize // (16 * threads))
-
-    def wide(kind):
-        return sum(n for name, n in found.items() if name.startswith(kind) and ".128" in name)
-
-    assert wide("LDG") >= vectors(logits) + vectors(soft_labels)
+    # Every full vector of a tile of z and of s is one access, and of a gradient too: 16 bytes, or
+    # as many elements of the narrower type as 16 bytes have of the wider.
+    vectors = max(1, plan.rows * plan.block // (plan.vector * 32 * plan.warps))
     written = [x for x, y in zip((logits, soft_labels), asked, strict=True) if y]
-    assert wide("STG") >= sum(map(vectors, written))
+    assert plan.vector * max(logits.itemsize, soft_labels.itemsize) == 16
+    for kind, moved in (("LDG", (logits, soft_labels)), ("STG", written)):
+        for width, count in collections.Counter(plan.vector * x.itemsize for x in moved).items():
+            wide = (
+                n for name, n in found.items() if name.startswith(kind) and f".{8 * width}" in name
+            )
+            assert sum(wide) >= count * vectors, (kind, width)
 
 
 @pytest.mark.parametrize("target", [SM[100], GPUTarget("hip", "gfx942", 64)], ids=str)
@@ -159,7 +161,13 @@ def test_the_small_kernels_compile(target):
     assert compiled(
         triton_kernels.targets_kernel, {**counts, **targets, "MEAN": True, "BLOCK": 1024}, target, 2
     )
-    losses = {"losses": "*fp64", "weight": "*fp64", "loss": "*fp32", "rows": "i32", "BLOCK": 1024}
+    losses = {
+        "losses": "*fp64",
+        "weight": "*fp64",
+        "loss": "*fp32",
+        "programs": "i32",
+        "BLOCK": 1024,
+    }
     assert compiled(triton_kernels.reduce_kernel, losses, target, 2)
     for grad, scale, per_row, short in (("*fp16", "*fp32", True, True), ("*bf16", None, 0, 0)):
         scaling = {
