@@ -47,9 +47,9 @@ from benchmarks.tables import (
 )
 from gift_fast import backends, gift_loss
 
-# Batches of distilled data, of ImageNet-1k and -21k, and the rows of a language model. The last three
-# do not fit the L2 cache of today's GPUs. The others do, and come from it here, step after step; in
-# a training loop the network's own tensors push them out.
+# Batches of distilled data, of ImageNet-1k and -21k, and the rows of a language model. The last
+# three do not fit the L2 cache of today's GPUs. The others do, and come from it here, step after
+# step; in a training loop the network's own tensors push them out.
 SHAPES = [
     (100, 10),
     (100, 100),
