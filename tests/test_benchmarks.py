@@ -1,6 +1,7 @@
-"""The GPU benchmark without a GPU: what it measures, how it tabulates, and that it refuses."""
+"""The GPU benchmark and gpu-check without a GPU: what they run and report, that they refuse."""
 
 import json
+import subprocess
 import sys
 import time
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the package
 
-from benchmarks import loss_gpu
+from benchmarks import gpu_check, loss_gpu
 from benchmarks.sampling import interleaved, quartiles, ratios
 from gift_fast import gift_loss
 
@@ -154,3 +155,71 @@ def test_samples_are_interleaved_in_a_fresh_order_each_time():
 def test_ratios_are_taken_within_a_repeat():
     assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == {"median": 3.0, "q1": 2.0, "q3": 4.0}
     assert ratios([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])["median"] == 2.0
+
+
+# ---- make gpu-check ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("arguments", [[], ["--exercise"]])
+def test_gpu_check_without_a_device_fails_at_once_and_says_why(arguments, tmp_path):
+    out = tmp_path / "report.md"
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_check", "--out", str(out), *arguments],
+        cwd=gpu_check.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("gpu-check needs a CUDA device, and torch ")
+    assert not out.exists()
+
+
+def test_a_step_keeps_its_output_and_exit_status(capsys):
+    program = "import os, sys; print(os.environ['WORD']); sys.exit(3)"
+    step = gpu_check.Step("a step", [sys.executable, "-c", program], {"WORD": "hello"}).run()
+    assert (step.output, step.outcome) == ("hello\n", "FAILED (exit status 3)")
+    assert "hello" in capsys.readouterr().out
+
+
+def test_sanitizers_that_are_not_installed_are_named_and_not_run(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    steps = list(gpu_check.sanitizer_steps())
+    assert [step.name for step in steps] == ["memcheck", "racecheck", "initcheck", "synccheck"]
+    assert {step.outcome for step in steps} == {"not run"}
+
+
+def test_the_report_has_the_machine_the_tests_the_sanitizers_and_the_figures(result, tmp_path):
+    junit = tmp_path / "tests.xml"
+    junit.write_text(
+        "<testsuites><testsuite><testcase classname='tests.gpu.a' name='right'/>"
+        "<testcase classname='tests.gpu.a' name='wrong'><failure message='no'/></testcase>"
+        "<testcase classname='tests.gpu.a' name='left_out'>"
+        "<skipped message='needs two CUDA devices'/></testcase></testsuite></testsuites>"
+    )
+    steps = [
+        gpu_check.Step("build", ["pip"], returncode=0, seconds=61.2),
+        gpu_check.Step("tests", ["pytest", "-m", "gpu"], returncode=1, output="the last words"),
+        gpu_check.Step("memcheck", ["x"], returncode=0, output="==== ERROR SUMMARY: 0 errors"),
+        gpu_check.Step("racecheck", [], remark="compute-sanitizer is not on PATH"),
+    ]
+    tests = gpu_check.test_counts(junit)
+    text = gpu_check.report(steps, ["- a card", "- a driver"], tests, result)
+    for line in (
+        "- a card",
+        "| build | passed | 61 |",
+        "| tests | FAILED (exit status 1) | 0 |",
+        "| racecheck | not run: compute-sanitizer is not on PATH | 0 |",
+        "1 passed, 1 failed, 1 skipped.",
+        "- failed: `tests.gpu.a::wrong`",
+        "- skipped 1: needs two CUDA devices",
+        "- memcheck: ERROR SUMMARY: 0 errors",
+        "| 1000 x 1000 | 40.0 us | 400 us (10.0) | 30.0 us (0.75) | 20.0 us (0.50) | 12 MB "
+        "| 300 | 600 |",
+        "## What tests said last",
+        "the last words",
+    ):
+        assert line in text.splitlines(), line
+    assert "What build said" not in text
+    assert gpu_check.report(steps[:1], [], "", None).count("No result.") == 1
