@@ -661,7 +661,9 @@ def _launch(
     # Elements in 16 bytes of the wider type. As many of the narrower are 8 bytes or less: were they
     # 16, a thread's share of the wider would be two accesses that both touch all of its sectors.
     wide = 16 // max(widths)
-    vector = wide
+    # Where a tensor begins elsewhere, its vectors would be moved element by element, each access
+    # strewn over as many sectors as threads: then threads had better take turns.
+    vector = wide if aligned else 1
     while any(n % vector for n in (classes, *strides)):
         vector //= 2
     realign = False

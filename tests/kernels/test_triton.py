@@ -38,7 +38,7 @@ def test_the_interpreted_kernels_are_exact():
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr
 
 
-def compiled(kernel, arguments, target, warps, multiples_of_16=()):
+def compiled(kernel, arguments, target, warps, multiples_of_16=(), aligned=True):
     """A kernel for a target: ``arguments`` are types by name, and values that are constants."""
     kinds = {name: arguments[name] for name in kernel.arg_names}
     types = {n: x if isinstance(x, str) else "constexpr" for n, x in kinds.items()}
@@ -46,19 +46,21 @@ def compiled(kernel, arguments, target, warps, multiples_of_16=()):
     divisible = {
         (i,): [["tt.divisibility", 16]]
         for i, (name, kind) in enumerate(types.items())
-        if kind.startswith("*") or name in multiples_of_16
+        if (kind.startswith("*") and aligned) or name in multiples_of_16
     }
     source = ASTSource(kernel, types, constants, divisible)
     return triton.compile(source, target=target, options={"num_warps": warps})
 
 
 def compiled_rows(
-    classes, logits, soft_labels, target, *, softmax=False, asked=(True, False), int32=False
-):
+    classes, logits, soft_labels, target, *, softmax=False, asked=(True, False), int32=False,
+    aligned=True,
+):  # fmt: skip
     """``rows_kernel`` as contiguous rows are launched, and the plan of the launch."""
     float64 = logits == F64
     widths = (logits.itemsize, soft_labels.itemsize)
-    plan = triton_kernels._launch(classes, (classes, classes), widths, float64, True, asked[1])
+    strides = (classes, classes)
+    plan = triton_kernels._launch(classes, strides, widths, float64, aligned, asked[1])
     grads = [POINTER[x] if y else None for x, y in zip((logits, soft_labels), asked, strict=True)]
     scales = ["*fp32" if x == "*fp16" else None for x in grads]
     lengths = ("classes", "logits_stride", "soft_labels_stride")
@@ -85,7 +87,7 @@ def compiled_rows(
     }
     wide = lengths if classes % 16 == 0 else ()
     kernel = triton_kernels.rows_kernel
-    return plan, compiled(kernel, arguments, target, plan.warps, wide)
+    return plan, compiled(kernel, arguments, target, plan.warps, wide, aligned)
 
 
 def memory_instructions(kernel, directory):
@@ -140,6 +142,15 @@ def test_rows_are_moved_in_vectors_of_16_bytes_and_not_spilled(
                 n for name, n in found.items() if name.startswith(kind) and f".{8 * width}" in name
             )
             assert sum(wide) >= count * vectors, (kind, width)
+
+
+@pytest.mark.parametrize("classes", [100, 1000, 1001, 21841])
+def test_threads_take_turns_where_vectors_cannot_be_moved(classes):
+    # A view that begins off 16 bytes: neighbours in a warp have neighbouring elements.
+    _, kernel = compiled_rows(classes, BF16, BF16, SM[90], aligned=False)
+    layouts = re.findall(r"blocked<\{sizePerThread = \[1, (\d+)\]", kernel.asm["ttgir"])
+    assert layouts
+    assert set(layouts) == {"1"}
 
 
 @pytest.mark.parametrize("target", [SM[100], GPUTarget("hip", "gfx942", 64)], ids=str)
