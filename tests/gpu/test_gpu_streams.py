@@ -38,6 +38,7 @@ def no_synchronisation():
     torch.cuda.set_sync_debug_mode(before)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @of_every_regime
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -46,9 +47,11 @@ def test_neither_pass_waits_for_the_device(loss, no_synchronisation, reduction, 
     logits.requires_grad_()
     soft_labels.requires_grad_()
     upstream = torch.full(shape[:1] if reduction == "none" else (), 3.0, device="cuda")
+    one = torch.ones_like(upstream)
     loss(logits, soft_labels, target, reduction=reduction).backward(upstream)  # compiles
+    logits.grad = soft_labels.grad = None
     no_synchronisation()
-    for factor in (upstream, torch.ones_like(upstream)):
+    for factor in (upstream, one):
         loss(logits, soft_labels, target, reduction=reduction).backward(factor)
     value = loss(logits, soft_labels, target, reduction=reduction)
     value.backward(upstream, retain_graph=True)
