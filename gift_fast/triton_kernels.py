@@ -13,7 +13,7 @@ Three launches, none of which waits for the host: the valid rows are counted, a 
 A row of 1000 bfloat16 numbers begins at a multiple of 16 bytes, which Triton cannot know: it
 specialises on multiples of 16 *elements*. So the host says what divides every row's offset
 (``VECTOR``). Where the rows begin anywhere (21841 classes), the program starts at the row's first
-16-byte boundary and does the few elements before and after it apart (``REALIGN``).
+32-byte boundary and does the few elements before and after it apart (``REALIGN``).
 """
 
 import functools
@@ -406,6 +406,7 @@ def rows_kernel(
     HELD: tl.constexpr,  # z and s stay in registers: classes <= BLOCK
     REALIGN: tl.constexpr,  # rows begin anywhere, all tensors' alike
     VECTOR: tl.constexpr,  # elements that divide all rows' offsets, or those behind their edges
+    SECTOR: tl.constexpr,  # elements at whose multiples REALIGN cuts the edges off
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK64: tl.constexpr,  # of the float64 passes
@@ -437,13 +438,14 @@ def rows_kernel(
     z_body, s_body, grad_body = z_offsets, s_offsets, grad_offsets
     begin = 0
     if REALIGN:  # ROWS == 1
-        before = tl.program_id(0).to(tl.int64) * classes % VECTOR
-        begin = ((VECTOR - before) % VECTOR).to(tl.int32)
+        before = tl.program_id(0).to(tl.int64) * classes % SECTOR
+        begin = ((SECTOR - before) % SECTOR).to(tl.int32)
         z_body, s_body, grad_body = z_offsets + begin, s_offsets + begin, grad_offsets + begin
     z_body = tl.multiple_of(z_body, VECTOR)
     s_body = tl.multiple_of(s_body, VECTOR)
     grad_body = tl.multiple_of(grad_body, VECTOR)
-    body = (classes - begin) // VECTOR * VECTOR
+    CUT: tl.constexpr = SECTOR if REALIGN else VECTOR
+    body = (classes - begin) // CUT * CUT
 
     todo = valid
     if FLOAT64:
@@ -454,7 +456,7 @@ def rows_kernel(
         z = _read(logits, z_body, lanes, mask, tl.float32)
         s = _read(soft_labels, s_body, lanes, mask, tl.float32)
         if REALIGN:
-            edges, edge_mask = _edges(begin, body, classes, VECTOR, EDGES)
+            edges, edge_mask = _edges(begin, body, classes, SECTOR, EDGES)
             edge_mask = valid[:, None] & edge_mask[None, :]
             edge_z = _read(logits, z_body, edges, edge_mask, tl.float32)
             edge_s = _read(soft_labels, s_body, edges, edge_mask, tl.float32)
@@ -490,7 +492,7 @@ def rows_kernel(
             of_logits, of_soft_labels, inverse_temperature, SOFTMAX,
         )  # fmt: skip
         if REALIGN:
-            edges, edge_mask = _edges(begin, body, classes, VECTOR, EDGES)
+            edges, edge_mask = _edges(begin, body, classes, SECTOR, EDGES)
             _write_both(
                 logits_grad, soft_labels_grad, grad_body, edges,
                 done[:, None] & edge_mask[None, :], edge_z, edge_s, edge_is_target,
@@ -506,7 +508,7 @@ def rows_kernel(
             logits, soft_labels, logits_grad, soft_labels_grad, z_body, s_body, grad_body,
             classes, begin, body, valid, in_batch & ~valid, y, in_range, row_weight,
             gamma, on_target, elsewhere, inverse_temperature,
-            tl.float32, SOFTMAX, REALIGN, VECTOR, EDGES, ROWS, BLOCK, HALF_LOGITS, HALF_SOFT_LABELS,
+            tl.float32, SOFTMAX, REALIGN, SECTOR, EDGES, ROWS, BLOCK, HALF_LOGITS, HALF_SOFT_LABELS,
         )  # fmt: skip
         done = in_batch & (ordinary | ~valid)
         _store_of_row(
@@ -633,6 +635,7 @@ class _Launch(NamedTuple):
     held: bool
     realign: bool
     vector: int
+    sector: int
     rows: int
     block: int
     block64: int
@@ -669,13 +672,16 @@ def _launch(
     realign = False
     held = classes <= (HELD_CLASSES_BOTH if soft_labels_grad else HELD_CLASSES)
     block = max(8, triton.next_power_of_2(classes)) if held else _LONG_BLOCK
-    rows = min(max(1, _SHORT_TILE // block), _SHORT_ROWS)
+    # A thread meets two rows of a tile at most: it has a dozen float64 numbers of each.
+    rows = min(max(1, _SHORT_TILE // block), _SHORT_ROWS, 2 * max(1, 32 * vector // block))
     warps = max(1, block // _WARP_TILE) if held else _LONG_WARPS
     alike = all(stride % wide == classes % wide for stride in strides)
     if vector < wide and rows == 1 and alike and aligned and not float64:
         realign, vector = True, wide
     block64 = min(block, _EXACT_TILE * warps // rows)
-    return _Launch(held, realign, vector, rows, block, block64, warps)
+    # Of the narrower type, 32 bytes: body and edges then ask for no sector of memory in common.
+    sector = 32 // min(widths)
+    return _Launch(held, realign, vector, sector, rows, block, block64, warps)
 
 
 def _one_program(items: int) -> dict[str, int]:
@@ -765,6 +771,7 @@ def loss_and_gradients(
                 HELD=plan.held,
                 REALIGN=plan.realign,
                 VECTOR=plan.vector,
+                SECTOR=plan.sector,
                 ROWS=plan.rows,
                 BLOCK=plan.block,
                 BLOCK64=plan.block64,

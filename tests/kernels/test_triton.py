@@ -80,6 +80,7 @@ def compiled_rows(
         "HELD": plan.held,
         "REALIGN": plan.realign,
         "VECTOR": plan.vector,
+        "SECTOR": plan.sector,
         "ROWS": plan.rows,
         "BLOCK": plan.block,
         "BLOCK64": plan.block64,
@@ -142,6 +143,23 @@ def test_rows_are_moved_in_vectors_of_16_bytes_and_not_spilled(
                 n for name, n in found.items() if name.startswith(kind) and f".{8 * width}" in name
             )
             assert sum(wide) >= count * vectors, (kind, width)
+
+
+@pytest.mark.skipif(
+    not (BINARIES / "nvdisasm").exists(), reason="needs the nvdisasm of triton's wheel"
+)
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize(
+    ("classes", "logits", "soft_labels", "asked"),
+    [(10, F16, F16, (True, True)), (33, BF16, F32, (True, False)), (33, F16, F16, (True, True))],
+)
+def test_several_rows_of_a_thread_are_not_spilled(
+    classes, logits, soft_labels, asked, arch, tmp_path
+):
+    _, kernel = compiled_rows(classes, logits, soft_labels, SM[arch], asked=asked)
+    found, stack = memory_instructions(kernel, tmp_path)
+    assert stack == 0
+    assert not [name for name in found if name.startswith(("LDL", "STL"))]
 
 
 @pytest.mark.parametrize("classes", [100, 1000, 1001, 21841])
