@@ -86,7 +86,7 @@ def test_a_captured_step_is_right_for_every_batch_it_is_replayed_on(loss, dtype,
     graph, static, value, gradient = captured(loss, *on_gpu(batch(*shape, dtype)))
     for seed in (1, 2, 3):
         inputs = on_gpu(batch(*shape, dtype, seed=seed))
-        inputs[2][seed] = -100  # another number of valid rows each time, but for the first
+        inputs[2][seed] = -100  # a valid row less than when it was captured
         with torch.no_grad():
             for to, x in zip(static, inputs, strict=True):
                 to.copy_(x)
