@@ -39,7 +39,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.loss_cpu import describe_machine, quartiles, write_text
+from benchmarks.loss_cpu import describe_machine
+from benchmarks.sampling import quartiles
+from benchmarks.tables import write_text
 from gift_fast import gift_loss
 from gift_fast.ops import CPU_LIBRARY, backends
 from gift_fast.student import EvaluationConfig, TeacherConfig, load_dataset, train_teacher
