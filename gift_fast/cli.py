@@ -29,7 +29,7 @@ STUDENT_PACKAGES = {
 }
 """What the extra ``student`` installs: the name it is imported by, the name it is installed by."""
 
-READ = ("data", "format", "labels", "class_map", "teacher_weights")
+READ = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_weights")
 """What ``evaluate`` and ``audit`` read, as attributes of the job."""
 
 TRAINING = "training (a name may have options: kl:temperature=20,scale_t2=true)"
@@ -152,6 +152,12 @@ def add_data(command: argparse.ArgumentParser) -> None:
         "--format", metavar="NAME", help="how it is stored; auto looks for itself (default: auto)"
     )
     data.add_argument("--labels", type=Path, metavar="DIR", help="its stored soft labels (FKD)")
+    data.add_argument(
+        "--labels-class-map",
+        type=Path,
+        metavar="FILE",
+        help="puts the classes of these labels alone in the dataset's order",
+    )
     data.add_argument("--dataset", required=True, metavar="NAME", help="the real dataset")
     data.add_argument(
         "--class-map", type=Path, metavar="FILE", help="puts its classes in the dataset's order"
@@ -201,9 +207,7 @@ def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--no-check", dest="check_set", action="store_false", default=None, help="skip the audit"
     )
-    training = command.add_argument_group(
-        "training (a name may have options: kl:temperature=20,scale_t2=true)"
-    )
+    training = command.add_argument_group(TRAINING)
     training.add_argument(
         "--preset",
         default="paper",
@@ -239,6 +243,7 @@ def evaluate(options: argparse.Namespace) -> int:
 def job_of(options: argparse.Namespace) -> EvaluationJob:
     """The evaluation that the arguments name: the preset's settings, and over them the options."""
     from gift_fast.student.config import EvaluationConfig, paper_dataset
+    from gift_fast.student.distilled.formats import recognise
     from gift_fast.student.job import EvaluationJob
     from gift_fast.student.presets import load_preset
 
@@ -246,9 +251,10 @@ def job_of(options: argparse.Namespace) -> EvaluationJob:
     own = given(options, [*options.fields, "teachers"])
     student = own.get("student", preset.settings.get("student", "convnet3"))
     dataset = paper_dataset(options.dataset, student)
-    settings = preset.settings_for(
-        dataset=dataset, student=student, format=options.format or "auto"
-    )
+    form = options.format or "auto"
+    if form == "auto":
+        form = recognise(options.data, options.labels)
+    settings = preset.settings_for(dataset=dataset, student=student, format=form)
     config = EvaluationConfig.from_dict({**settings, **own, "dataset": dataset})
     return EvaluationJob(
         config=config,
@@ -272,9 +278,7 @@ def add_train_teacher(commands: Subparsers[argparse.ArgumentParser]) -> None:
         epilog="example: gift-fast train-teacher --dataset cifar100 --data-root data",
     )
     command.add_argument("--dataset", required=True, metavar="NAME", help="the real dataset")
-    training = command.add_argument_group(
-        "training (a name may have options: kl:temperature=20,scale_t2=true)"
-    )
+    training = command.add_argument_group(TRAINING)
     names = add_fields(training, TeacherConfig)
     add_place(command)
     command.set_defaults(run=train_teacher, fields=names)

@@ -136,7 +136,9 @@ def run_demo(demo: DemoConfig) -> list[RunResult]:
     )
     accelerator = place.accelerator(TEACHER)
     with place.progress(accelerator, 1 + len(configs)) as progress:
-        teacher, check = prepare_teacher(TEACHER, dataset, place, accelerator, progress)
+        teacher, check = prepare_teacher(
+            TEACHER, dataset, place, accelerator, progress, replaces=True
+        )
         distilled = select_crops(dataset, teacher, ipc=demo.ipc)
         save_distilled(demo.out / "distilled.pt", distilled)
         save_images(demo.out / "distilled.png", distilled)

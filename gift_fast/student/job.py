@@ -28,8 +28,10 @@ from gift_fast.student.results import Check, RunResult, find_run, inputs_of, run
 from gift_fast.student.train import (
     Observer,
     Saving,
+    check_agreement,
     new_accelerator,
     new_model,
+    settled,
     train_student,
     train_teacher,
 )
@@ -74,14 +76,7 @@ class Place:
 
     def accelerator(self, config: TrainingConfig) -> Accelerator:
         """The accelerator of runs at this place, with its trackers."""
-        from accelerate.utils import ProjectConfiguration
-
-        return new_accelerator(
-            config,
-            device=self.device,
-            log_with=list(self.trackers) or None,
-            project_config=ProjectConfiguration(logging_dir=str(self.out / "logs")),
-        )
+        return new_accelerator(config, device=self.device, log_with=list(self.trackers) or None)
 
     def progress(self, accelerator: Accelerator, stages: int) -> Progress:
         """What is shown, by one of the processes."""
@@ -97,6 +92,7 @@ class EvaluationJob:
         data: the distilled set.
         format: a name in ``FORMATS``, or ``auto``.
         labels: folder of stored soft labels, where the format keeps them apart.
+        labels_class_map: a file that puts the classes of these labels alone in the dataset's order.
         teacher_weights: a file for every teacher; by default those in the teachers' folder.
         class_map: a file that puts the distilled set's classes in the dataset's order.
         seeds: one student each.
@@ -109,6 +105,7 @@ class EvaluationJob:
     data: Path
     format: str = "auto"
     labels: Path | None = None
+    labels_class_map: Path | None = None
     teacher_weights: tuple[Path, ...] = ()
     class_map: Path | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -133,7 +130,7 @@ class Inputs:
     """What a job reads, loaded.
 
     Attributes:
-        dataset: its test split, and its training split where whitening needs it.
+        dataset: its test split.
         distilled: the distilled set.
         teachers: in eval mode.
         whiten: takes test images to the space of a whitened set, else None.
@@ -147,7 +144,7 @@ class Inputs:
     @cached_property
     def digests(self) -> dict[str, str]:
         """Digests of all of it, which tell one run from another."""
-        return inputs_of(self.dataset, self.distilled, self.teachers)
+        return inputs_of(self.dataset, self.distilled, self.teachers, self.whiten)
 
 
 def load_inputs(
@@ -168,7 +165,13 @@ def load_inputs(
     config = job.config
     dataset = load_dataset(config.dataset, place.data_root, train=False)
     distilled = read_distilled(
-        job.format, job.data, dataset, labels=job.labels, class_map=job.class_map, verify=verify
+        job.format,
+        job.data,
+        dataset,
+        labels=job.labels,
+        class_map=job.class_map,
+        labels_class_map=job.labels_class_map,
+        verify=verify,
     )
     whiten = None
     if distilled.whitened:
@@ -180,21 +183,34 @@ def load_inputs(
         teacher_path(place, config.dataset, teacher) for teacher in config.teachers
     )
     teachers = tuple(
-        load_teacher(teacher, path, dataset)[0]
+        load_teacher(teacher, path, dataset, advice=advice_for(config.dataset, teacher))[0]
         for teacher, path in zip(config.teachers, paths, strict=True)
     )
     return Inputs(dataset, distilled, teachers, whiten)
 
 
+def advice_for(dataset: str, teacher: str) -> str:
+    """What to do where there are no weights of a teacher."""
+    return (
+        f"train it with `gift-fast train-teacher --dataset {dataset} --model {teacher}`, or name a "
+        "file with --teacher-weights"
+    )
+
+
 def load_teacher(
-    teacher: str, path: Path, dataset: ImageDataset
+    teacher: str, path: Path, dataset: ImageDataset, *, advice: str = ""
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A teacher with the weights of a file, in eval mode, and what the file says of it."""
+    """A teacher with the weights of a file, in eval mode, and what the file says of it.
+
+    Args:
+        teacher: a name in ``MODELS``.
+        path: a checkpoint: see :func:`~gift_fast.student.checkpoints.load_weights`.
+        dataset: whose images and classes it takes.
+        advice: ends the error where there is no such file.
+    """
     if not path.exists():
         raise FileNotFoundError(
-            f"{path}: no weights of the teacher {teacher} for {dataset.name}; train it with "
-            f"`gift-fast train-teacher --dataset {dataset.name} --model {teacher}`, or name a file "
-            "with --teacher-weights"
+            f"{path}: no weights of the teacher {teacher} for {dataset.name}; {advice}"
         )
     model = new_model(teacher, dataset, seed=0)
     record = load_weights(path, model)
@@ -209,12 +225,12 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     """
     accelerator = place.accelerator(job.config)
     inputs = load_inputs(job, place, accelerator.device)
-    config = job.config.resolved(len(inputs.distilled), inputs.distilled.learning_rate)
+    config = settled(job.config, inputs.distilled)
     configs = [replace(config, seed=seed) for seed in job.seeds]
     if accelerator.is_main_process and not place.quiet:
         print(settings_in_words(config, inputs, job.preset), file=sys.stderr)
     if accelerator.is_main_process and job.check_set:
-        warn_of(inputs)
+        warn_of(audit_of(inputs, accelerator.device, quick=True))
     with place.progress(accelerator, len(configs)) as progress:
         return [
             run_student(
@@ -239,18 +255,15 @@ def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> 
     ]
     values = config.to_dict()
     del values["seed"]
+    if inputs.distilled.replay is not None and not config.teachers:
+        values.update(dict.fromkeys(("batch_size", "augmentation", "mixing"), "as stored"))
     width = max(map(len, values))
     lines += [f"  {name:<{width}}  {value}" for name, value in values.items()]
     return "\n".join(lines)
 
 
-def warn_of(inputs: Inputs) -> None:
-    """Says on the standard error what the quick form of the audit finds wrong."""
-    from gift_fast.student.audit import audit
-
-    report = audit(
-        inputs.dataset, inputs.distilled, inputs.teachers, quick=True, whiten=inputs.whiten
-    )
+def warn_of(report: AuditReport) -> None:
+    """Says on the standard error what an audit has found wrong."""
     for finding in report.findings:
         if finding.severity in ("warning", "error"):
             print(f"{finding.severity}: {finding.text}", file=sys.stderr)
@@ -258,10 +271,14 @@ def warn_of(inputs: Inputs) -> None:
 
 def run_audit(job: EvaluationJob, place: Place, *, quick: bool = False) -> AuditReport:
     """Examines what a job reads, and trains nothing."""
+    device = place.accelerator(job.config).device
+    return audit_of(load_inputs(job, place, device, verify=False), device, quick=quick)
+
+
+def audit_of(inputs: Inputs, device: torch.device, *, quick: bool) -> AuditReport:
+    """The audit of what has been read, on a device."""
     from gift_fast.student.audit import audit
 
-    device = place.accelerator(job.config).device
-    inputs = load_inputs(job, place, device, verify=False)
     return audit(
         inputs.dataset.to(device),
         inputs.distilled.to(device),
@@ -284,7 +301,7 @@ def run_student(
     """One student: from its file where it has finished before, else trained now.
 
     Args:
-        config: resolved.
+        config: settled.
         inputs: what it is trained and tested on.
         place: where its result is kept.
         accelerator: where it is trained.
@@ -296,6 +313,7 @@ def run_student(
     checkpoint = path.with_suffix(".ckpt")
     assert config.epochs is not None
     finished = None if place.force else find_run(place.out, config, inputs.digests)
+    check_agreement(accelerator, "whether a run has finished", int(finished is not None))
     if finished is not None:
         progress.begin(title, config.epochs, done=config.epochs)
         progress.end(f"top-1 {finished.last.top1:.1f} %, from an earlier call")
@@ -303,7 +321,7 @@ def run_student(
     if place.force and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    with tracked(accelerator, path.stem, config):
+    with tracked(accelerator, place, path.stem, config):
         student, result = train_student(
             config,
             inputs.dataset,
@@ -313,6 +331,7 @@ def run_student(
             accelerator=accelerator,
             saving=Saving(checkpoint, place.checkpoint_every),
             observer=RunObserver(title, progress, accelerator),
+            inputs=inputs.digests,
         )
     if accelerator.is_main_process:
         if keep_weights:
@@ -326,8 +345,11 @@ def run_student(
 
 
 @contextmanager
-def tracked(accelerator: Accelerator, name: str, config: TrainingConfig) -> Iterator[None]:
-    """Opens the accelerator's trackers for one run, and closes them after it."""
+def tracked(
+    accelerator: Accelerator, place: Place, name: str, config: TrainingConfig
+) -> Iterator[None]:
+    """Opens the accelerator's trackers for one run of this name, and closes them after it."""
+    accelerator.project_configuration.logging_dir = str(place.out / "logs" / name)
     settings = {k: str(v) for k, v in config.to_dict().items()}
     accelerator.init_trackers(
         "gift-fast",
@@ -356,10 +378,23 @@ def prepare_teacher(
     place: Place,
     accelerator: Accelerator,
     progress: Progress,
+    *,
+    replaces: bool = False,
 ) -> tuple[nn.Module, Check]:
     """A teacher in eval mode and its last test: from its file, or trained now.
 
     The file holds the tests and the configuration beside the weights.
+
+    Args:
+        config: how it is trained.
+        dataset: with its training split.
+        place: where its file is.
+        accelerator: where it is trained.
+        progress: follows it as one stage.
+        replaces: whether other weights in its file may be lost.
+
+    Raises:
+        ValueError: the file holds other weights, and nothing allows to replace them.
     """
     config = config.resolved(len(dataset.training_split))
     path = teacher_path(place, config.dataset, config.model)
@@ -372,10 +407,15 @@ def prepare_teacher(
             progress.begin("teacher", config.epochs, done=config.epochs)
             progress.end(f"top-1 {check.top1:.1f} %, from an earlier call")
             return teacher, check
+        if not replaces:
+            raise ValueError(
+                f"{path} must be a teacher of this configuration, it holds other weights; --force "
+                "replaces them"
+            )
     if place.force and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    with tracked(accelerator, path.stem, config):
+    with tracked(accelerator, place, path.stem, config):
         teacher, checks = train_teacher(
             config,
             dataset,

@@ -26,7 +26,8 @@ from gift_fast.student.config import EvaluationConfig
 from gift_fast.student.datasets import ImageDataset
 from gift_fast.student.distilled import DistilledSet
 from gift_fast.student.fingerprint import fingerprint
-from gift_fast.student.predict import Accuracy
+from gift_fast.student.predict import Accuracy, Transform
+from gift_fast.student.zca import ZCA
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -136,7 +137,10 @@ class RunResult:
 
 
 def inputs_of(
-    dataset: ImageDataset, distilled: DistilledSet, teachers: Sequence[nn.Module]
+    dataset: ImageDataset,
+    distilled: DistilledSet,
+    teachers: Sequence[nn.Module],
+    whiten: Transform | None = None,
 ) -> dict[str, str]:
     """Digests of what a run reads beside its configuration."""
     constants = f"{dataset.mean} {dataset.std}"
@@ -144,6 +148,8 @@ def inputs_of(
         "test": fingerprint([dataset.test.fingerprint(), constants]),
         "distilled": distilled.fingerprint(),
     }
+    if isinstance(whiten, ZCA):
+        inputs["whitening"] = whiten.fingerprint()
     if teachers:
         inputs["teachers"] = fingerprint(
             value for teacher in teachers for value in teacher.state_dict().values()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,8 @@ def evaluate(
         distilled: the images that the student is trained on.
         teachers: take normalised images to logits. In eval mode, they label every batch after the
             augmentation, as GIFT's code does, and stored soft labels are not read. Empty where
-            ``config.teachers`` is empty: then the soft labels stored with the set are used.
+            ``config.teachers`` is empty: then the soft labels stored with the set are used. They
+            are moved to the accelerator's device.
         whiten: takes test images in [0, 1] to the space of a distilled set that is whitened.
         accelerator: where to train; by default whatever this process was launched with.
         saving: goes on from this checkpoint where it exists, and writes to it.
@@ -166,13 +167,17 @@ def train_student(
     accelerator: Accelerator | None = None,
     saving: Saving | None = None,
     observer: Observer | None = None,
+    inputs: dict[str, str] | None = None,
 ) -> tuple[nn.Module, RunResult]:
-    """The same as :func:`evaluate`, with the student, in eval mode, beside the result."""
-    config = config.resolved(len(distilled), distilled.learning_rate)
+    """The same as :func:`evaluate`, with the student, in eval mode, beside the result.
+
+    ``inputs`` are the digests of what is read, for a caller that has them already.
+    """
+    config = settled(config, distilled)
     check_inputs(config, dataset, distilled, teachers, whiten)
     accelerator = accelerator or new_accelerator(config)
     device = accelerator.device
-    inputs = inputs_of(dataset, distilled, teachers)
+    inputs = inputs or inputs_of(dataset, distilled, teachers, whiten)
     dataset, distilled = dataset.to(device), distilled.to(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -299,6 +304,9 @@ def fit(
         model = model.to(memory_format=torch.channels_last)
     optimizer, schedule = build_optimizer(model, config)
     done, checks, seconds, training_seconds = 0, [], 0.0, 0.0
+    if accelerator.scaler is not None:  # where the run before has left it
+        fresh = {"scale": torch.amp.GradScaler(device.type).get_scale(), "_growth_tracker": 0}
+        accelerator.scaler.load_state_dict({**accelerator.scaler.state_dict(), **fresh})
     if saving is not None and saving.path.exists():
         state = read_state(saving.path, identity)
         model.load_state_dict(state["model"])
@@ -308,6 +316,7 @@ def fit(
             accelerator.scaler.load_state_dict(state["scaler"])
         done, checks = state["epoch"], [Check(**check) for check in state["checks"]]
         seconds, training_seconds = state["seconds"], state["training_seconds"]
+    check_agreement(accelerator, "the checkpoint's epoch", done)
     if config.compile:
         model.compile()
     prepared, stepper = accelerator.prepare(model, optimizer)
@@ -334,11 +343,13 @@ def fit(
             if is_test_epoch(epoch):
                 mean_loss = float(accelerator.reduce(total, "sum")) / batches.images  # waits
                 training_seconds += time.perf_counter() - mark
+                share_buffers(model, accelerator)
                 check = Check.of(epoch, mean_loss, run_test(model))
                 checks.append(check)
                 mark = time.perf_counter()
             observer.epoch(epoch, batches.images, check)
             if saving is not None and epoch % saving.every == 0:
+                total.item()  # waits, so that the time is that of the training
                 training_seconds += time.perf_counter() - mark
                 if accelerator.is_main_process:
                     scaler = accelerator.scaler
@@ -358,6 +369,42 @@ def fit(
     seconds = time.perf_counter() - start
     rate = config.epochs * batches.images / training_seconds
     return model.eval(), Trained(tuple(checks), seconds, rate)
+
+
+def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
+    """Gives every process the main one's buffers.
+
+    Each process has its own running statistics of batch norm; what is tested, and saved, is one
+    network.
+    """
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def check_agreement(accelerator: Accelerator, what: str, value: int) -> None:
+    """Raises ValueError unless all processes have the same value, read from files of their own."""
+    if accelerator.num_processes == 1:
+        return
+    values = accelerator.gather(torch.tensor([value], device=accelerator.device)).tolist()
+    if len(set(values)) > 1:
+        raise ValueError(
+            f"{what} must be the same for all processes, got {values}: the machines of a run must "
+            "share the folder of its results"
+        )
+
+
+def settled(config: EvaluationConfig, distilled: DistilledSet) -> EvaluationConfig:
+    """The configuration that a run on this set really has.
+
+    What follows a rule of the protocol is filled in. Where stored batches are replayed, their size
+    is that of the files, and augmentation and mixing are those they were stored with.
+    """
+    config = config.resolved(len(distilled), distilled.learning_rate)
+    if config.teachers or distilled.replay is None:
+        return config
+    size = distilled.replay.batch_size
+    return replace(config, batch_size=size, augmentation="none", mixing="none")
 
 
 def batches_of(
@@ -386,12 +433,12 @@ def labeller(
     """
     if not teachers:
         return lambda batch: batch.soft_labels
-    online = [teacher.to(accelerator.device).eval() for teacher in teachers]
-    for teacher in online:
+    online: list[Callable[[Tensor], Tensor]] = []
+    for teacher in teachers:
+        teacher.to(accelerator.device).eval()
         if config.channels_last:
             teacher.to(memory_format=torch.channels_last)
-        if config.compile:
-            teacher.compile()
+        online.append(torch.compile(teacher) if config.compile else teacher)
 
     def label(batch: Batch) -> Tensor:
         with torch.inference_mode(), accelerator.autocast():
@@ -469,6 +516,12 @@ def check_inputs(
         raise ValueError(
             f"distilled must hold soft labels for the loss {config.loss} where there is no "
             "teacher, got none"
+        )
+    per_image = not teachers and distilled.replay is None and distilled.soft_labels is not None
+    if per_image and config.mixing != "none" and build_objective(config.loss).reads_soft_labels:
+        raise ValueError(
+            "mixing must be none where the soft labels are stored, one an image, since there is "
+            f"none for a mixed image; got {config.mixing!r}"
         )
     replay = None if teachers else distilled.replay
     epochs = config.epochs or 0

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gift_fast.student.atomic import replacing
 from gift_fast.student.datasets.images import Split
+from gift_fast.student.fingerprint import fingerprint
 
 EPSILON = 0.1
 """Added to every variance, so that directions without any are left small."""
@@ -58,6 +59,10 @@ class ZCA:
     def to(self, device: torch.device | str) -> ZCA:
         """The same whitening for images on ``device``."""
         return ZCA(self.mean.to(device), self.matrix.to(device))
+
+    def fingerprint(self) -> str:
+        """A digest of the whitening."""
+        return fingerprint([self.mean, self.matrix])
 
 
 def fit_zca(split: Split, cache: Path | None = None) -> ZCA:

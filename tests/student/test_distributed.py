@@ -19,19 +19,25 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 LAUNCHER = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
 
 
-def train(out: Path, *launcher: str) -> dict[str, object]:
-    command = [sys.executable, *launcher, str(SCRIPT), str(out)]
+def train(out: Path, norm: str, *launcher: str) -> dict[str, object]:
+    command = [sys.executable, *launcher, str(SCRIPT), str(out), norm]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return torch.load(out, weights_only=True)
 
 
 def test_two_processes_end_with_the_weights_of_one(tmp_path):
-    one = train(tmp_path / "one.pt")
-    two = train(tmp_path / "two.pt", *LAUNCHER)
+    one = train(tmp_path / "one.pt", "instance")
+    two = train(tmp_path / "two.pt", "instance", *LAUNCHER)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-12)
     for key, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][key], weight, rtol=1e-10, atol=1e-12)
+    assert two["test_loss"] == pytest.approx(one["test_loss"], rel=1e-6)
+
+
+def test_what_two_processes_test_together_is_the_network_that_is_saved(tmp_path):
+    two = train(tmp_path / "two.pt", "batch", *LAUNCHER)
+    assert two["test_loss"] == pytest.approx(two["test_loss of the saved network"], rel=1e-6)
 
 
 def test_a_whole_evaluation_by_two_processes_is_as_good_as_by_one_and_reported_once(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from torch import nn
 
 from gift_fast.student import EvaluationConfig, evaluate
 from gift_fast.student.config import TeacherConfig
+from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.distilled.fkd import FkdLabels
 from gift_fast.student.predict import measure_accuracy
 from gift_fast.student.results import Check
 from gift_fast.student.train import (
@@ -197,6 +200,50 @@ def test_mixed_batches_take_both_hard_labels_unless_told_otherwise(dataset, dist
     assert both.last.loss != own.last.loss
 
 
+def test_stored_labels_of_single_images_are_not_mixed(dataset, distilled):
+    labelled = replace(distilled, soft_labels=torch.zeros(20, 10))
+    config = replace(CONFIG, teachers=(), mixing="mixup")
+    with pytest.raises(ValueError, match="mixing must be none where the soft labels are stored"):
+        evaluate(config, dataset, labelled)
+    evaluate(replace(config, loss="ce", epochs=1), dataset, labelled)  # reads no soft label
+
+
+@pytest.fixture
+def replayed(distilled, teacher, dataset, tmp_path) -> DistilledSet:
+    """The distilled set with labels of three epochs, as G-VBSM stores them, on whole images."""
+    with torch.no_grad():
+        logits = teacher(dataset.normalize(distilled.images))
+    for epoch in range(3):
+        (tmp_path / f"epoch_{epoch}").mkdir()
+        for number, index in enumerate(torch.randperm(20).split(5)):
+            coords = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(len(index), 1)
+            flip = torch.zeros(len(index), dtype=torch.bool)
+            items = [coords, flip, None, None, None, logits[index], index]
+            torch.save(items, tmp_path / f"epoch_{epoch}" / f"batch_{number}.tar")
+    return replace(distilled, replay=FkdLabels(tmp_path, distilled.labels, 10))
+
+
+def test_a_student_is_trained_on_stored_batches_and_records_their_settings(
+    dataset, replayed, teacher, tmp_path
+):
+    config = replace(CONFIG, teachers=(), epochs=3, eval_every=1, batch_size=7)
+    student, result = train_student(config, dataset, replayed)
+    settings = result.config
+    assert (settings.batch_size, settings.augmentation, settings.mixing) == (5, "none", "none")
+
+    saving = Saving(tmp_path / "run.ckpt", every=1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, dataset, replayed, saving=saving, observer=Stopper(2))
+    resumed, again = train_student(config, dataset, replayed, saving=saving)
+    assert torch.equal(weights(resumed), weights(student))
+    assert again.checks == result.checks
+
+    with pytest.raises(ValueError, match="epochs must be at most 3, of which labels are stored"):
+        evaluate(replace(config, epochs=4), dataset, replayed)
+    online = evaluate(replace(CONFIG, epochs=1), dataset, replayed, [teacher])
+    assert online.config.batch_size == 8  # a teacher labels the images as any others
+
+
 # ---- precision and layout ------------------------------------------------------------------------
 
 
@@ -225,11 +272,14 @@ def test_a_device_that_is_neither_auto_nor_cpu_is_refused():
 # ---- stopping and going on -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"student": "tests.student.networks.dropout"}],
+)
 def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
-    dataset, distilled, teacher, tmp_path, optimizer
+    dataset, distilled, teacher, tmp_path, changes
 ):
-    config = replace(CONFIG, optimizer=optimizer, epochs=7, mixing="cutmix", eval_every=2)
+    config = replace(CONFIG, epochs=7, mixing="cutmix", eval_every=2, **changes)
     unbroken = train_student(config, dataset, distilled, [teacher])
     saving = Saving(tmp_path / "run.ckpt", every=3)
     with pytest.raises(KeyboardInterrupt):
@@ -239,6 +289,31 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
     assert observer.seen == [4, 5, 6, 7]  # no more than `every` epochs were lost
     assert torch.equal(weights(resumed[0]), weights(unbroken[0]))
     assert resumed[1].checks == unbroken[1].checks
+
+
+def with_scaler():
+    """An accelerator for the CPU that scales its gradients, as one for float16 does on a GPU."""
+    accelerator = new_accelerator(CONFIG)
+    accelerator.scaler = torch.amp.GradScaler("cpu", growth_interval=5)
+    return accelerator
+
+
+def test_the_gradient_scaler_starts_afresh_in_every_run_and_goes_on_with_a_resumed_one(
+    dataset, distilled, teacher, tmp_path
+):
+    def scale_after(accelerator, **options) -> float:
+        config = replace(CONFIG, epochs=7)
+        with contextlib.suppress(KeyboardInterrupt):
+            evaluate(config, dataset, distilled, [teacher], accelerator=accelerator, **options)
+        return accelerator.scaler.get_scale()
+
+    shared = with_scaler()
+    first = scale_after(shared)
+    assert first > 2.0**16  # 21 steps have let it grow
+    assert scale_after(shared) == first
+    saving = Saving(tmp_path / "run.ckpt", every=3)
+    scale_after(with_scaler(), saving=saving, observer=Stopper(5))
+    assert scale_after(with_scaler(), saving=saving) == first
 
 
 def test_a_checkpoint_of_another_run_is_refused(dataset, distilled, teacher, tmp_path):

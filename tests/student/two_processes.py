@@ -1,6 +1,7 @@
 """Trains in every process that it is launched in; test_distributed.py compares them with one.
 
-Run as ``python two_processes.py OUT`` or under ``torchrun``; the main process writes the weights.
+Run as ``python two_processes.py OUT NORM`` or under ``torchrun``; the main process writes what came
+out. The test split has 7 images, so that processes test parts of different sizes.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from torch.nn import functional as F
 
 from gift_fast.student.batches import Batch, RandomBatches
 from gift_fast.student.config import EvaluationConfig
-from gift_fast.student.datasets import TensorSplit
+from gift_fast.student.datasets import ImageDataset, TensorSplit
 from gift_fast.student.models import build_model
-from gift_fast.student.predict import Accuracy
-from gift_fast.student.train import fit, processes_of
+from gift_fast.student.predict import measure_accuracy
+from gift_fast.student.train import fit, processes_of, test_on_all
 
 
-def main(out: str) -> None:
+def main(out: str, norm: str) -> None:
     config = EvaluationConfig(
         dataset="digits",
         optimizer="sgd",
@@ -32,8 +33,10 @@ def main(out: str) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(15, 3, 8, 8, generator=generator)
     split = TensorSplit(images, torch.arange(15) % 10)
+    test = TensorSplit(images[:7] + 1, torch.arange(7))
+    dataset = ImageDataset("images", None, test, (0.5,) * 3, (0.5,) * 3, tuple("abcdefghij"))
     model = build_model(
-        "convnet3:width=8,norm=instance", channels=3, side=8, num_classes=10, seed=0
+        f"convnet3:width=8,norm={norm}", channels=3, side=8, num_classes=10, seed=0
     ).double()
     accelerator = Accelerator(cpu=True, step_scheduler_with_optimizer=False)
 
@@ -49,14 +52,20 @@ def main(out: str) -> None:
         config,
         batch_loss,
         accelerator,
-        run_test=lambda model: Accuracy(0.0, 0.0, 0.0),
+        run_test=lambda model: test_on_all(model, dataset, None, accelerator),
         is_test_epoch=lambda epoch: True,
         identity={},
     )
     if accelerator.is_main_process:
-        state = {"weights": model.state_dict(), "loss": trained.checks[-1].loss}
+        alone = measure_accuracy(model, dataset)
+        state = {
+            "weights": model.state_dict(),
+            "loss": trained.checks[-1].loss,
+            "test_loss": trained.checks[-1].test_loss,
+            "test_loss of the saved network": alone.loss,
+        }
         torch.save(state, out)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

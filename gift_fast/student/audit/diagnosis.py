@@ -64,7 +64,8 @@ def diagnose(
         if distilled is not None and distilled.same:
             text += (
                 " The hard labels agree with the teacher, so it is the soft labels that were made "
-                "with another order; a class map, which moves both, does not mend that."
+                "with another order; --class-map, which moves both, does not mend that, but where "
+                "they are files of their own --labels-class-map does."
             )
         return Diagnosis((finding(text, stored),))
     if distilled is not None and distilled.same:

@@ -129,7 +129,7 @@ def stored_predictions(
     """
     if distilled.replay is not None:
         return replayed_predictions(
-            distilled.replay, distilled.labels.cpu(), num_classes, quick=quick
+            distilled.replay, distilled.labels.cpu(), num_classes, distilled.side, quick=quick
         )
     if distilled.soft_labels is None:
         return None
@@ -137,14 +137,14 @@ def stored_predictions(
 
 
 def replayed_predictions(
-    replay: FkdLabels, labels: Tensor, num_classes: int, *, quick: bool
+    replay: FkdLabels, labels: Tensor, num_classes: int, side: int, *, quick: bool
 ) -> tuple[Tensor, Tensor]:
     """The same for stored batches."""
     most = FEWEST_BATCHES if quick else MOST_BATCHES
     hard, named, rows = [], [], 0
     for batch in islice(replay.epoch(0), most):
         target = labels[batch.index]
-        if batch.mix_index is not None and batch.lam is not None and batch.lam < 0.5:
+        if batch.mix_index is not None and batch.mix_weight(side) < 0.5:
             target = target[batch.mix_index]
         hard.append(target)
         named.append(batch.logits.argmax(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -22,6 +23,14 @@ def to_unit_range(images: Tensor) -> Tensor:
         tensor([0., 1.])
     """
     return images.float().div_(LARGEST_BYTE) if images.dtype == torch.uint8 else images.float()
+
+
+@functools.cache
+def channel_constants(
+    values: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """One number a channel as (C, 1, 1), made once: the copy to a device waits for it."""
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 class Split(Protocol):
@@ -158,7 +167,7 @@ class ImageDataset:
     def normalize(self, images: Tensor) -> Tensor:
         """Images in [0, 1], (..., C, H, W), to the scale that the networks are fed."""
         mean, std = (
-            torch.tensor(values, dtype=images.dtype, device=images.device).view(-1, 1, 1)
+            channel_constants(values, images.dtype, images.device)
             for values in (self.mean, self.std)
         )
         return (images - mean) / std

@@ -447,7 +447,8 @@ class FkdLabels:
                 "Yet images of one class do get labels of one class, in "
                 f"{found.pair_hits / found.pairs:.0%} of pairs where chance gives "
                 f"{found.pair_chance:.0%}: the images are in order, and the teacher that wrote the "
-                "labels numbers the classes differently; a class map mends that"
+                "labels numbers the classes differently; --labels-class-map (labels_class_map), "
+                "which moves the columns alone, mends that"
             )
         if self._items == 7 or self._listed is not None:
             source = ORDER_FILE if self._items == 6 else "the files"

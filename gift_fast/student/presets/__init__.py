@@ -120,6 +120,12 @@ def parse_preset(name: str, text: str) -> Preset:
             for key, value in entry["when"].items()
         }
         overrides.append((condition, settings))
+    for settings in [contents["settings"], *(settings for _, settings in overrides)]:
+        try:
+            EvaluationConfig.from_dict({"dataset": "digits", **settings})
+        except TypeError as error:
+            hint = "; YAML takes 1e-3 for a text, 1.0e-3 for a number"
+            raise ValueError(f"{error}{hint if 'number' in str(error) else ''}") from error
     return Preset(
         name=name,
         title=contents.get("title", name),
