@@ -28,6 +28,7 @@ from gift_fast.student.batches import (
 from gift_fast.student.config import EvaluationConfig, TeacherConfig, TrainingConfig
 from gift_fast.student.datasets import ImageDataset, TensorSplit
 from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.memory import keep_freed_memory
 from gift_fast.student.models import build_model
 from gift_fast.student.objectives import build_objective
 from gift_fast.student.optimizers import build_optimizer
@@ -299,6 +300,8 @@ def fit(
     """
     device, observer = accelerator.device, observer or Observer()
     assert config.epochs is not None
+    if device.type == "cpu":
+        keep_freed_memory()
     model = model.to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
