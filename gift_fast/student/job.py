@@ -103,13 +103,6 @@ class Place:
             config, device=self.device, log_with=trackers, project_dir=self.out / "logs"
         )
 
-    def prepare(self, accelerator: Accelerator) -> None:
-        """Makes the folders of what is written, and raises OSError where nothing can be."""
-        if accelerator.is_main_process:
-            self.out.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.out):
-                pass
-
     def progress(self, accelerator: Accelerator, stages: int) -> Progress:
         """What is shown, by one of the processes."""
         return show_progress(stages, quiet=self.quiet or not accelerator.is_main_process)
@@ -257,7 +250,7 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     there and goes on from it.
     """
     accelerator = place.accelerator(job.config)
-    place.prepare(accelerator)
+    check_writable(place.out, accelerator)
     inputs = load_inputs(job, place, accelerator.device)
     config = settled(job.config, inputs.distilled)
     check_inputs(config, inputs.dataset, inputs.distilled, inputs.teachers, inputs.whiten)
@@ -280,6 +273,14 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
             )
             for config in configs
         ]
+
+
+def check_writable(folder: Path, accelerator: Accelerator) -> None:
+    """Makes a folder, and raises OSError now where nothing could be written to it in the end."""
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> str:
@@ -415,7 +416,7 @@ def tracked(
 def run_teacher(config: TeacherConfig, place: Place) -> tuple[Path, Check]:
     """Trains a teacher, or reads the one that was finished; gives its file and its last test."""
     accelerator = place.accelerator(config)
-    place.prepare(accelerator)
+    check_writable(place.teacher_dir, accelerator)
     dataset = load_dataset(config.dataset, place.data_root)
     with place.progress(accelerator, 1) as progress:
         _, check = prepare_teacher(config, dataset, place, accelerator, progress)
