@@ -102,7 +102,8 @@ def judge_sign(measured: Comparison | None, published_difference: float) -> Sign
 
     Args:
         measured: GIFT compared with the native loss, in this order, best at 95 %.
-        published_difference: GIFT's published mean minus the native loss's, of one table.
+        published_difference: GIFT's published mean minus the native loss's, of the same table;
+            the first readings of both always are.
 
     Raises:
         ValueError: the published difference is not a number.

@@ -274,6 +274,12 @@ def test_the_native_experiment_differs_in_the_loss_alone(method, loss):
     assert [name for name, other in zip(NAMES, changed, strict=True) if other] == ["loss"]
 
 
+def test_gift_and_the_native_loss_are_of_the_same_table():
+    for experiment in read_published():
+        if experiment.loss == "gift" and experiment.native is not None:
+            assert experiment.first.table == experiment.native.first.table
+
+
 def test_the_paper_has_gift_ahead_of_the_native_loss_in_all_its_124_experiments():
     gains = [
         experiment.mean - experiment.native.mean
