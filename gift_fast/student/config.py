@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -273,7 +273,7 @@ class EvaluationConfig(TrainingConfig):
         if self.ipc is not None:
             check_integer("ipc", self.ipc, 1)
         spec.resolve("student", self.student, MODELS)
-        if isinstance(self.teachers, str):
+        if isinstance(self.teachers, str) or not isinstance(self.teachers, Sequence):
             raise TypeError(f"teachers must be a sequence of names, got {self.teachers!r}")
         object.__setattr__(self, "teachers", tuple(self.teachers))
         for teacher in self.teachers:

@@ -40,6 +40,11 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
 def read_option(argument: str, text: str, default: Option) -> Option:
     """Reads an option's text as the type of its default; ``argument`` names it in the error."""
     kind = type(default)
+    if kind not in (bool, int, float, str):
+        raise ValueError(
+            f"{argument} must have a default of type bool, int, float or str to be set from text, "
+            f"its default is {default!r}"
+        )
     if kind is bool and text.lower() in BOOLEANS:
         return BOOLEANS[text.lower()]
     try:
@@ -63,7 +68,8 @@ def resolve(
 
     Raises:
         TypeError: the specification is not a string.
-        ValueError: no such name, no such option, or a value of the wrong type.
+        ValueError: no such name, no such option, or a value of the wrong type; a function of the
+            user's own that cannot be imported, or has an option without a default.
     """
     if not isinstance(spec, str):
         raise TypeError(f"{argument} must be a string, got {type(spec).__name__}")
@@ -79,6 +85,12 @@ def resolve(
         )
     parameters = inspect.signature(function).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for key, default in options.items():
+        if default is inspect.Parameter.empty:
+            raise ValueError(
+                f"{argument} {name!r}: {key} must have a default, which its type is taken from; "
+                "it has none"
+            )
     for key, text in texts.items():
         if key not in options:
             known = ", ".join(options) or "none"
@@ -91,9 +103,14 @@ def imported(argument: str, path: str) -> Callable[..., Any]:
     """The function at an import path, ``package.module.name``."""
     module, _, name = path.rpartition(".")
     try:
+        if not all(path.split(".")):
+            raise ValueError("a part between the dots is empty")
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{argument} must be importable, got {path!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # an import runs whatever the module holds
+        raise ValueError(
+            f"{argument} must be importable, got {path!r}, which raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if not callable(function):
         raise ValueError(f"{argument} must be a function, {path!r} is {function!r}")
     return cast("Callable[..., Any]", function)

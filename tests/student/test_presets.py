@@ -280,11 +280,43 @@ def test_a_preset_of_the_users_own_is_a_file(tmp_path):
         ("settings: {}\noverrides: [{loss: ce}]", "an override must be a mapping with a mapping"),
         ("settings: {}\noverrides: [{when: {ipc: 1}}]", "when may hold dataset, .*; got 'ipc'"),
         ("settings: {", "a preset must be YAML"),
+        ("settings: {seed: 1}", "settings may hold .*; got 'seed'"),
+        ("settings: {}\nnotes: [a]", r"notes must be a text, got \['a'\]"),
+        ("settings: {}\ntitle: no", "title must be a text, got False; .* quote them"),
+        ("settings: {}\noverrides: {loss: ce}", r"overrides must be a list, got \{'loss': 'ce'\}"),
+        ("settings: {}\noverrides: ", "overrides must be a list, got None"),
+        ("settings: {}\noverrides: [{when: {format: 3}}]", "when: format must be a name or .* 3"),
+        (
+            "settings: {}\noverrides: [{when: {format: []}}]",
+            r"when: format must be a name or .* \[",
+        ),
+        (
+            "settings: {}\noverrides: [{when: {format: [rded, off]}}]",
+            r"when: format must be a name or a list of names, got \['rded', False\]; .* quote",
+        ),
+        ("settings: {student: 3}", "settings: student must be a string, got int"),
+        ("settings: {student: yes}", "student must be a string, got bool; .* quote them"),
+        ("settings: {mixed_precision: no}", "mixed_precision must be .*, got False; .* quote"),
+        ("settings: {teachers: 3}", "settings: teachers must be a sequence of names, got 3"),
+        ("settings: {learning_rate: 1e-3}", "must be a number, got '1e-3'; .* 1.0e-3 for a number"),
+        (
+            "settings: {}\noverrides: [{when: {format: rded}, epochs: 0}]",
+            "an override: epochs must be at least 1, got 0",
+        ),
     ],
 )
 def test_what_is_no_preset_is_refused_with_the_reason(text, message):
     with pytest.raises(ValueError, match=message):
         parse_preset("mine", text)
+
+
+def test_the_error_of_a_file_names_it(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("settings: {student: 3}")
+    with pytest.raises(
+        ValueError, match=r"mine\.yaml: settings: student must be a string, got int"
+    ):
+        load_preset(str(path))
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are(tmp_path):

@@ -30,8 +30,11 @@ def test_a_positional_argument_cannot_be_set_from_text():
     ("text", "message"),
     [
         ("other", "thing must be one of make, or the import path of a function.*; got 'other'"),
-        ("no_module.f", "thing must be importable, got 'no_module.f': No module named"),
-        ("math.no_function", "thing must be importable, got 'math.no_function': module 'math'"),
+        ("no_module.f", "thing must be importable, got 'no_module.f', .* ModuleNotFoundError: No"),
+        ("math.no_function", "must be importable, got 'math.no_function', .* AttributeError: mod"),
+        ("..", r"must be importable, got '\.\.', .* a part between the dots is empty"),
+        (".kl", r"must be importable, got '\.kl', .* a part between the dots is empty"),
+        ("math.", r"must be importable, got 'math\.', .* a part between the dots is empty"),
         ("math.pi", "thing must be a function, 'math.pi' is 3.14"),
         ("make:speed=1", "rate, steps, on, mode; got 'speed'"),
         ("make:rate=fast", "thing 'make': rate must be of type float, got 'fast'"),
@@ -54,3 +57,42 @@ def test_a_function_of_the_users_own_is_found_by_its_import_path_with_its_option
     function, options = spec.resolve("network", "tests.student.networks.dropout:rate=0.25", {})
     assert function.__name__ == "dropout"
     assert options == {"rate": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("def f(:", SyntaxError),
+        ("raise RuntimeError('no device')", RuntimeError),
+        ("raise SystemExit(1)", SystemExit),
+    ],
+)
+def test_whatever_an_import_raises_is_an_error_of_the_specification(
+    tmp_path, monkeypatch, source, error
+):
+    (tmp_path / "broken_module.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = f"thing must be importable, got 'broken_module.f', which raised {error.__name__}: "
+    with pytest.raises(ValueError, match=message) as raised:
+        spec.resolve("thing", "broken_module.f", REGISTRY)
+    assert isinstance(raised.value.__cause__, error)
+
+
+def untyped(*, size: int):
+    return size
+
+
+def optional(*, size: int | None = None):
+    return size
+
+
+def test_an_option_must_have_a_default():
+    for text in ("untyped", "untyped:size=3"):
+        with pytest.raises(ValueError, match="thing 'untyped': size must have a default"):
+            spec.resolve("thing", text, {"untyped": untyped})
+
+
+def test_an_option_whose_default_has_no_text_is_left_at_it():
+    assert spec.build("thing", "optional", {"optional": optional}) is None
+    with pytest.raises(ValueError, match="'optional': size must have a default of type bool, int"):
+        spec.resolve("thing", "optional:size=3", {"optional": optional})

@@ -8,6 +8,7 @@ with a ``when`` that names the dataset, student or format it is for. Later ones 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -19,8 +20,14 @@ from gift_fast.student.config import EvaluationConfig
 
 CONDITIONS = ("dataset", "student", "format")
 
-FIELDS = {field.name for field in dataclasses.fields(EvaluationConfig)} - {"dataset", "ipc"}
+FIELDS = {f.name for f in dataclasses.fields(EvaluationConfig)} - {"dataset", "ipc", "seed"}
 """What a preset may set."""
+
+HINTS = {
+    r"number, got '": "YAML takes 1e-3 for a text, 1.0e-3 for a number",
+    r"got .*\b(True|False|bool)\b": "YAML takes yes, no, on, off for true and false: quote them",
+}
+"""By what an error says of a value, how YAML may have read another value than was meant."""
 
 
 @dataclass(frozen=True)
@@ -107,25 +114,20 @@ def parse_preset(name: str, text: str) -> Preset:
     if not isinstance(contents, dict) or not isinstance(contents.get("settings"), dict):
         raise ValueError("a preset must be a mapping with settings, itself a mapping")
     check_keys("a preset", contents, known)
-    check_keys("settings", contents["settings"], FIELDS)
+    for key in ("title", "source", "notes"):
+        if not isinstance(contents.get(key, ""), str):
+            raise ValueError(hinted(f"{key} must be a text, got {contents[key]!r}"))
+    check_settings("settings", contents["settings"])
+    entries = contents.get("overrides", [])
+    if not isinstance(entries, list):
+        raise ValueError(f"overrides must be a list, got {entries!r}")
     overrides = []
-    for entry in contents.get("overrides", []):
+    for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("when"), dict):
             raise ValueError(f"an override must be a mapping with a mapping `when`, got {entry!r}")
         settings = {key: value for key, value in entry.items() if key != "when"}
-        check_keys("when", entry["when"], set(CONDITIONS))
-        check_keys("an override", settings, FIELDS)
-        condition = {
-            key: (value,) if isinstance(value, str) else tuple(value)
-            for key, value in entry["when"].items()
-        }
-        overrides.append((condition, settings))
-    for settings in [contents["settings"], *(settings for _, settings in overrides)]:
-        try:
-            EvaluationConfig.from_dict({"dataset": "digits", **settings})
-        except TypeError as error:
-            hint = "; YAML takes 1e-3 for a text, 1.0e-3 for a number"
-            raise ValueError(f"{error}{hint if 'number' in str(error) else ''}") from error
+        check_settings("an override", settings)
+        overrides.append((read_condition(entry["when"]), settings))
     return Preset(
         name=name,
         title=contents.get("title", name),
@@ -134,6 +136,35 @@ def parse_preset(name: str, text: str) -> Preset:
         settings=contents["settings"],
         overrides=tuple(overrides),
     )
+
+
+def read_condition(when: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The names that each key of a ``when`` allows; the file has one name or a list of them."""
+    check_keys("when", when, set(CONDITIONS))
+    condition = {}
+    for key, value in when.items():
+        names = value if isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                hinted(f"when: {key} must be a name or a list of names, got {value!r}")
+            )
+        condition[key] = tuple(names)
+    return condition
+
+
+def check_settings(place: str, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a configuration has these fields, and may have these values."""
+    check_keys(place, settings, FIELDS)
+    try:
+        EvaluationConfig.from_dict({"dataset": "digits", **settings})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {hinted(str(error))}") from error
+
+
+def hinted(message: str) -> str:
+    """The message, and what YAML has to do with it, if anything."""
+    hints = [hint for pattern, hint in HINTS.items() if re.search(pattern, message)]
+    return "; ".join([message, *hints])
 
 
 def check_keys(place: str, mapping: Mapping[str, Any], known: set[str]) -> None:
