@@ -49,7 +49,7 @@ def checkpoint_name(dataset: str, model: str) -> str:
     return re.sub(r"[^\w.=+-]+", "-", f"{dataset}_{model}") + ".pth"
 
 
-def save_weights(path: Path, model: nn.Module, **record: Any) -> None:
+def save_weights(path: Path | str, model: nn.Module, **record: Any) -> None:
     """Writes the weights of a network and what is to be known about them, whole or not at all.
 
     Args:
@@ -59,6 +59,7 @@ def save_weights(path: Path, model: nn.Module, **record: Any) -> None:
             dictionaries of these.
 
     Raises:
+        OSError: the file cannot be written; the message names it.
         TypeError: ``record`` holds something else, which could not be read without trusting the
             file.
 
@@ -72,11 +73,11 @@ def save_weights(path: Path, model: nn.Module, **record: Any) -> None:
     for name, value in record.items():
         check_plain(name, value)
     weights = {key: tensor.detach().cpu() for key, tensor in state_dict_of(model).items()}
-    with replacing(path) as temporary:
+    with replacing(Path(path)) as temporary:
         torch.save({"model": weights, **record}, temporary)
 
 
-def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     """Loads the weights in a file into a network, which must be the one they were saved from.
 
     Args:
@@ -90,14 +91,21 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
     Raises:
         OSError: the file cannot be opened.
         ValueError: the file is no checkpoint, or does not fit the model: keys that are missing or
-            unexpected, or shapes that differ, as for another number of classes.
+            unexpected, or shapes that differ, as for another number of classes; or weights are NaN
+            or infinite.
     """
+    path = Path(path)
     contents = load_tensors(path, numpy_scalars())
     weights, record = split_checkpoint(path, contents)
     if isinstance(model, ConvNet):
         weights = {convnet_key(key): tensor for key, tensor in weights.items()}
     own = state_dict_of(model)
     check_fit(path, weights, own, type(model).__name__)
+    broken = [key for key, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{path} must hold finite weights, got NaN or infinity in {listing(broken)}"
+        )
     with torch.no_grad():
         for key, tensor in weights.items():
             own[key].copy_(tensor)

@@ -8,6 +8,8 @@ training images.
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,10 @@ from torch import Tensor
 
 from gift_fast.student.atomic import replacing
 from gift_fast.student.datasets.images import Split
+from gift_fast.student.distilled.pickles import load_tensors
 from gift_fast.student.fingerprint import fingerprint
+
+logger = logging.getLogger(__name__)
 
 EPSILON = 0.1
 """Added to every variance, so that directions without any are left small."""
@@ -73,7 +78,8 @@ def fit_zca(split: Split, cache: Path | None = None) -> ZCA:
 
     Args:
         split: the training images; they are read on the split's device, and fitted there.
-        cache: the folder of cache files, keyed by the split's fingerprint. None keeps nothing.
+        cache: the folder of cache files, keyed by the split's fingerprint. None keeps nothing. A
+            damaged file is fitted anew and replaced, with a warning.
 
     Returns:
         The whitening, on the CPU.
@@ -84,8 +90,10 @@ def fit_zca(split: Split, cache: Path | None = None) -> ZCA:
     """
     path = None if cache is None else cache / f"zca-{split.fingerprint()}.pt"
     if path is not None and path.exists():
-        contents = torch.load(path, weights_only=True)
-        return ZCA(contents["mean"], contents["matrix"])
+        try:
+            return read_zca(path, split)
+        except ValueError as error:
+            logger.warning("fitting the whitening anew: %s", error)
 
     from kornia.enhance import ZCAWhitening
 
@@ -95,6 +103,25 @@ def fit_zca(split: Split, cache: Path | None = None) -> ZCA:
         with replacing(path) as temporary:
             torch.save({"mean": zca.mean, "matrix": zca.matrix}, temporary)
     return zca
+
+
+def read_zca(path: Path, split: Split) -> ZCA:
+    """The whitening in a cache file.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is damaged, or holds something else than a whitening for images of ``split``.
+    """
+    contents = load_tensors(path)
+    size = math.prod(split.shape)
+    shapes = {"mean": (1, size), "matrix": (size, size)}
+    if not isinstance(contents, dict) or contents.keys() != shapes.keys():
+        raise ValueError(f"{path} must hold {' and '.join(shapes)}")
+    for name, shape in shapes.items():
+        tensor = contents[name]
+        if not isinstance(tensor, Tensor) or tensor.shape != shape or not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} must be finite numbers {shape}")
+    return ZCA(**contents)
 
 
 def all_images(split: Split) -> Tensor:

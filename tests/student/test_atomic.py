@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
 
 from gift_fast.student import atomic
 from gift_fast.student.atomic import replacing
@@ -35,9 +38,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     def write_half() -> None:
         with replacing(path) as temporary:
             temporary.write_text("ne")
-            raise RuntimeError("halfway")
+            raise ValueError("halfway")
 
-    with pytest.raises(RuntimeError, match="halfway"):
+    with pytest.raises(ValueError, match="halfway"):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -63,3 +66,45 @@ def test_a_killed_write_leaves_no_half_file(tmp_path, old):
     command = [sys.executable, "-c", KILLED_WHILE_WRITING, atomic.__file__, str(path)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert (path.read_text() if path.exists() else None) == old
+
+
+def write_text(temporary):
+    with temporary.open("w") as file:
+        file.write("too long")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is full is Linux's")
+@pytest.mark.parametrize(
+    "write", [write_text, lambda temporary: torch.save(torch.zeros(10), temporary)]
+)
+def test_a_full_disk_is_an_os_error_that_names_the_file(tmp_path, write):
+    path = tmp_path / "file.pt"
+
+    def write_to_a_full_disk() -> None:
+        with replacing(path) as temporary:
+            temporary.symlink_to("/dev/full")
+            write(temporary)
+
+    with pytest.raises(OSError, match=r"file\.pt could not be written: .*(space|disk full)"):
+        write_to_a_full_disk()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_torch_raises_on_a_full_disk_is_an_os_error_too(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"file\.pt could not be written: PytorchStreamWriter failed"),
+        replacing(tmp_path / "file.pt"),
+    ):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+def test_what_killed_processes_left_is_removed_by_the_next_write_to_the_same_path(tmp_path):
+    path = tmp_path / "a[1].pt"  # a pattern, were it not escaped
+    for name, age in (("a[1].pt.7", 7200), ("a[1].pt.8", 60), ("a1.pt.7", 7200), ("b.pt.7", 7200)):
+        file = tmp_path / f".{name}.tmp"
+        file.write_text("half")
+        os.utime(file, (time.time() - age,) * 2)
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {"a[1].pt", ".a[1].pt.8.tmp", ".a1.pt.7.tmp", ".b.pt.7.tmp"}

@@ -166,6 +166,22 @@ def test_what_does_not_fit_leaves_the_network_as_it_was(tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_file_and_key(tmp_path, value):
+    model = convnet()
+    model.layers["norm"][1].running_var[3] = value
+    save_weights(tmp_path / "diverged.pth", model)
+    message = r"diverged.pth must hold finite weights, got NaN or infinity in layers.norm.1.running"
+    with pytest.raises(ValueError, match=message):
+        load_weights(tmp_path / "diverged.pth", convnet())
+
+
+def test_a_path_may_be_a_text(tmp_path):
+    path = str(tmp_path / "teacher.pth")
+    save_weights(path, convnet(), top1=1.0)
+    assert load_weights(path, convnet()) == {"top1": 1.0}
+
+
 @pytest.mark.parametrize(
     ("contents", "found"),
     [

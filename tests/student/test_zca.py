@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -53,6 +55,32 @@ def test_a_second_call_reads_the_cache_and_not_the_images(split, tmp_path, monke
     again = fit_zca(split, tmp_path)
     assert torch.equal(again.mean, first.mean)
     assert torch.equal(again.matrix, first.matrix)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda file, zca: file.write_bytes(file.read_bytes()[:200]), "must be a whole file"),
+        (lambda file, zca: torch.save([zca.mean], file), "must hold mean and matrix"),
+        (lambda file, zca: torch.save({"mean": zca.mean, "matrix": 1}, file), "matrix must be"),
+        (
+            lambda file, zca: torch.save({"mean": zca.mean / 0, "matrix": zca.matrix}, file),
+            r"mean must be finite numbers \(1, 48\)",
+        ),
+    ],
+    ids=["truncated", "list", "number", "infinite"],
+)
+def test_a_damaged_cache_is_fitted_anew_and_replaced(split, tmp_path, caplog, damage, reason):
+    first = fit_zca(split, tmp_path)
+    (file,) = tmp_path.iterdir()
+    damage(file, first)
+    again = fit_zca(split, tmp_path)
+    assert torch.equal(again.matrix, first.matrix)
+    (warning,) = caplog.messages
+    assert str(file) in warning
+    assert re.search(reason, warning)
+    fit_zca(split, tmp_path)
+    assert len(caplog.messages) == 1, "the file was not replaced"
 
 
 def test_other_images_are_fitted_anew(split, tmp_path):
