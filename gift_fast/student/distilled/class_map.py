@@ -19,7 +19,7 @@ from gift_fast.student.distilled.fkd import FkdLabels
 from gift_fast.student.distilled.images import DistilledSet
 
 
-def read_class_map(file: Path) -> list[int]:
+def read_class_map(file: Path | str) -> list[int]:
     """Reads a class map: at place i, the class of the dataset that label i of the set stands for.
 
     Args:
@@ -37,7 +37,7 @@ def read_class_map(file: Path) -> list[int]:
         >>> read_class_map(file)
         [1, 0, 2]
     """
-    text = file.read_text(encoding="utf-8")
+    text = Path(file).read_text(encoding="utf-8")
     try:
         class_map = json.loads(text) if text.lstrip().startswith("[") else map_of_lines(text)
         permutation(class_map)
@@ -121,6 +121,10 @@ def apply_class_map(distilled: DistilledSet, class_map: Sequence[int]) -> Distil
             )
         soft_labels = soft_labels[:, old_of_new.to(soft_labels.device)]
     if names:
+        if len(names) != classes:
+            raise ValueError(
+                f"class_map must have the {len(names)} classes of class_names, got {classes}"
+            )
         names = tuple(names[old] for old in old_of_new)
     if replay is not None:
         replay = with_columns(replay, class_map)

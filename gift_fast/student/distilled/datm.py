@@ -10,7 +10,7 @@ from torch import Tensor
 from gift_fast.student.datasets import ImageDataset
 from gift_fast.student.distilled.images import DistilledSet
 from gift_fast.student.distilled.labelled import with_fkd_labels
-from gift_fast.student.distilled.pickles import load_tensors
+from gift_fast.student.distilled.pickles import described, load_tensors
 
 IMAGES, LABELS, LEARNING_RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
 
@@ -50,9 +50,15 @@ def datm(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Disti
 def load_floats(file: Path) -> Tensor:
     """The tensor in a file, as float32; the gradient that DATM's labels require is dropped."""
     tensor = load_tensors(file)
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.dim() == 0:
-        got = f"{tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise ValueError(f"{file.name} must hold a tensor of floating numbers, got {got}")
+    if (
+        not isinstance(tensor, Tensor)
+        or not tensor.is_floating_point()
+        or tensor.dim() == 0
+        or tensor.layout is not torch.strided
+    ):
+        raise ValueError(
+            f"{file.name} must hold a dense tensor of floating numbers, got {described(tensor)}"
+        )
     return tensor.detach().float()
 
 

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
-from gift_fast.student.distilled.pickles import load_tensors, numpy_scalars
+from gift_fast.student.distilled.pickles import described, load_tensors, numpy_scalars
 from gift_fast.student.distilled.replay import Box, FkdBatch, replay
 from gift_fast.student.fingerprint import fingerprint
 
@@ -54,6 +54,9 @@ READ_AHEAD = 4
 
 ENOUGH_ROWS, ENOUGH_FILES = 256, 16
 """A comparison of labels with classes ends with the file that reaches one of these."""
+
+SAMPLED = 5
+"""Epochs, and batches of each, whose files a fingerprint reads whole: 50 MB of ImageNet-1K."""
 
 SIGNIFICANCE = 0.01
 """An agreement that chance reaches more often than this is none."""
@@ -301,11 +304,20 @@ class FkdLabels:
                 raise ValueError(self._diagnosis(where, found))
 
     def fingerprint(self) -> str:
-        """A digest of the files' names and sizes, the first one's content, and the arguments."""
-        first = hashlib.sha256(self._path(0, 0).read_bytes()).hexdigest()
+        """A digest of the labels' files and of the arguments.
+
+        The files go in by name and size, and a few of them whole: ``SAMPLED`` batches of
+        ``SAMPLED`` epochs, spread evenly from the first to the last. A folder may have 100 GB, so
+        files of the same size that differ, and are not among these, go unnoticed.
+        """
+        contents = [
+            hashlib.sha256(self._path(epoch, batch).read_bytes()).hexdigest()
+            for epoch in _spread(len(self._images_of))
+            for batch in _spread(self._batches_of(epoch))
+        ]
         arguments = f"{self.seed} {self.at_random} {self.keep}"
         class_map = [] if self.class_map is None else [self.class_map]
-        return fingerprint([first, *self._digests, arguments, self.labels, *class_map])
+        return fingerprint([*contents, *self._digests, arguments, self.labels, *class_map])
 
     def _path(self, epoch: int, batch: int) -> Path:
         return self.folder / f"epoch_{epoch}" / f"batch_{batch}.tar"
@@ -467,15 +479,20 @@ class FkdLabels:
         )
 
 
+def _spread(count: int) -> list[int]:
+    """Up to ``SAMPLED`` numbers below ``count``, evenly from the first to the last."""
+    return sorted({k * (count - 1) // (SAMPLED - 1) for k in range(SAMPLED)})
+
+
 def _check_arguments(labels: Tensor, num_classes: int, class_map: Tensor | None) -> None:
     if labels.dim() != 1 or labels.dtype != torch.int64 or len(labels) == 0:
-        raise ValueError(f"labels must be int64 (N), N >= 1, got {_describe(labels)}")
+        raise ValueError(f"labels must be int64 (N), N >= 1, got {described(labels)}")
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise ValueError(f"labels must be from 0 to {num_classes - 1}, got {_range_of(labels)}")
     if class_map is not None and class_map.sort().values.tolist() != list(range(num_classes)):
         raise ValueError(
             f"class_map must hold every class from 0 to {num_classes - 1} once, got "
-            f"{_describe(class_map)} with {len(class_map.unique())} different values"
+            f"{described(class_map)} with {len(class_map.unique())} different values"
         )
 
 
@@ -500,14 +517,14 @@ def _read_items(path: Path, num_classes: int) -> list[Any]:
     """The list in a file, of which length, crops and logits are checked."""
     items = load_tensors(path, numpy_scalars())
     if not isinstance(items, list) or len(items) not in (6, 7):
-        got = len(items) if isinstance(items, list) else _describe(items)
+        got = len(items) if isinstance(items, list) else described(items)
         raise ValueError(f"{path} must hold a list of 6 or 7 items, got {got}")
     coords, logits = items[0], items[5]
     if not (isinstance(coords, Tensor) and coords.dtype == torch.float32 and coords.dim() == 2):
-        raise ValueError(f"{path}: coords must be float32 (B, 4), got {_describe(coords)}")
+        raise ValueError(f"{path}: coords must be float32 (B, 4), got {described(coords)}")
     rows = len(coords)
     if rows == 0 or coords.shape[1] != 4:
-        raise ValueError(f"{path}: coords must be float32 (B, 4), got {_describe(coords)}")
+        raise ValueError(f"{path}: coords must be float32 (B, 4), got {described(coords)}")
     # Parts of a side are rounded: a box that ends at the border may seem to cross it.
     ends = coords[:, :2] + coords[:, 2:]
     if not (coords.min() >= 0 and coords[:, 2:].min() > 0 and ends.max() < 1 + 1e-4):
@@ -517,7 +534,7 @@ def _read_items(path: Path, num_classes: int) -> list[Any]:
         num_classes,
     ):
         raise ValueError(
-            f"{path}: logits must be floating ({rows}, {num_classes}), got {_describe(logits)}"
+            f"{path}: logits must be floating ({rows}, {num_classes}), got {described(logits)}"
         )
     if not logits.isfinite().all():
         broken = int((~logits.isfinite()).any(1).sum())
@@ -533,9 +550,9 @@ def _as_batch(path: Path, items: list[Any], index: Tensor) -> FkdBatch:
     if isinstance(flip_or_cutout, Tensor) and flip_or_cutout.dtype == torch.float32:
         flip, cutout = torch.zeros(rows, dtype=torch.bool), flip_or_cutout
     if not isinstance(flip, Tensor) or flip.dtype != torch.bool or flip.shape != (rows,):
-        raise ValueError(f"{path}: flip must be bool ({rows}), got {_describe(flip)}")
+        raise ValueError(f"{path}: flip must be bool ({rows}), got {described(flip)}")
     if cutout is not None and cutout.shape != (rows, 7):
-        raise ValueError(f"{path}: cutout must be float32 ({rows}, 7), got {_describe(cutout)}")
+        raise ValueError(f"{path}: cutout must be float32 ({rows}, 7), got {described(cutout)}")
     if mix_index is None:
         return FkdBatch(index, coords, flip, logits, cutout=cutout)
     lam, bbox = _mixing(path, lam, bbox)
@@ -545,7 +562,7 @@ def _as_batch(path: Path, items: list[Any], index: Tensor) -> FkdBatch:
 
 def _whole_numbers(path: Path, name: str, value: Any, count: int, below: int) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (count,):
-        raise ValueError(f"{path}: {name} must be int64 ({count}), got {_describe(value)}")
+        raise ValueError(f"{path}: {name} must be int64 ({count}), got {described(value)}")
     if int(value.min()) < 0 or int(value.max()) >= below:
         raise ValueError(f"{path}: {name} must be from 0 to {below - 1}, got {_range_of(value)}")
     return value
@@ -569,12 +586,6 @@ def _mixing(path: Path, lam: Any, bbox: Any) -> tuple[float, Box | None]:
     if box is not None and not (0 <= box[0] <= box[2] and 0 <= box[1] <= box[3]):
         raise ValueError(f"{path}: bbox must be first row and column, then the ends, got {box}")
     return weight, box
-
-
-def _describe(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
 def _range_of(values: Tensor) -> str:

@@ -6,6 +6,8 @@ A new format is one file with a function that returns a :class:`DistilledSet`, o
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from gift_fast.student.datasets import ImageDataset
 from gift_fast.student.distilled import datm, fkd, folders, gift_data, native
 from gift_fast.student.distilled.class_map import apply_class_map, read_class_map, with_columns
 from gift_fast.student.distilled.images import DistilledSet
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 256
 """Images that are resized at once."""
@@ -91,18 +95,18 @@ FORMATS: dict[str, Callable[..., DistilledSet]] = {
 
 def read_distilled(
     format_spec: str,
-    path: Path,
+    path: Path | str,
     dataset: ImageDataset,
     *,
-    labels: Path | None = None,
-    class_map: Path | Sequence[int] | None = None,
-    labels_class_map: Path | Sequence[int] | None = None,
+    labels: Path | str | None = None,
+    class_map: Path | str | Sequence[int] | None = None,
+    labels_class_map: Path | str | Sequence[int] | None = None,
     verify: bool = True,
 ) -> DistilledSet:
     """Reads a distilled set and makes sure that it is one for ``dataset``.
 
     Images of another side than the dataset's are resized (bilinear, antialiased); ``source`` says
-    so.
+    so. A set that says it was made for another dataset is read with a warning.
 
     Args:
         format_spec: a name in ``FORMATS`` with options, ``sre2l:sampler_seed=42``; ``auto`` finds
@@ -132,15 +136,26 @@ def read_distilled(
         10
     """
     reader, options = spec.resolve("format", format_spec, FORMATS)
+    path, labels = Path(path), None if labels is None else Path(labels)
     if labels_class_map is not None and labels is None:
         raise ValueError("labels_class_map must be None where labels is None")
     try:
         distilled = reader(path, dataset, labels, **options)
+        if distilled.dataset and letters(distilled.dataset) != letters(dataset.name):
+            logger.warning(
+                "%s was made for %s, and is read for %s", path, distilled.dataset, dataset.name
+            )
         if labels_class_map is not None and distilled.replay is not None:
             replay = with_columns(distilled.replay, listed(labels_class_map))
             distilled = replace(distilled, replay=replay)
         if class_map is not None:
-            distilled = apply_class_map(distilled, listed(class_map))
+            new_of_old = listed(class_map)
+            if len(new_of_old) != dataset.num_classes:
+                raise ValueError(
+                    f"class_map must have the {dataset.num_classes} classes of {dataset.name}, "
+                    f"got {len(new_of_old)}"
+                )
+            distilled = apply_class_map(distilled, new_of_old)
         distilled.check_against(dataset)
         if verify and distilled.replay is not None:
             distilled.replay.verify()
@@ -150,9 +165,14 @@ def read_distilled(
         raise ValueError(f"{path} must be readable as {name}: {error}") from error
 
 
-def listed(class_map: Path | Sequence[int]) -> Sequence[int]:
+def listed(class_map: Path | str | Sequence[int]) -> Sequence[int]:
     """A class map, read if it is a file."""
-    return read_class_map(class_map) if isinstance(class_map, Path) else class_map
+    return read_class_map(class_map) if isinstance(class_map, Path | str) else class_map
+
+
+def letters(name: str) -> str:
+    """A dataset's name as every project spells it: ``Tiny-ImageNet`` is ``tinyimagenet``."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def resized(distilled: DistilledSet, side: int) -> DistilledSet:

@@ -10,7 +10,7 @@ from torch import Tensor
 from gift_fast.student.datasets import ImageDataset
 from gift_fast.student.distilled.images import DistilledSet
 from gift_fast.student.distilled.labelled import with_fkd_labels
-from gift_fast.student.distilled.pickles import load_tensors
+from gift_fast.student.distilled.pickles import described, load_tensors
 
 FILE = "data.pt"
 KEYS = ["data", "dataset", "label"]
@@ -43,12 +43,20 @@ def gift_data(path: Path, dataset: ImageDataset, labels: Path | None = None) -> 
     """
     file = path / FILE if path.is_dir() else path
     contents = load_tensors(file)
-    if not isinstance(contents, dict) or sorted(contents) != KEYS:
-        got = sorted(contents) if isinstance(contents, dict) else type(contents).__name__
+    if not isinstance(contents, dict) or contents.keys() != set(KEYS):
+        got = sorted(map(str, contents)) if isinstance(contents, dict) else type(contents).__name__
         raise ValueError(f"{file.name} must hold a dictionary with the keys {KEYS}, got {got}")
-    images, label = contents["data"], contents["label"]
+    images, label, name = contents["data"], contents["label"], str(contents["dataset"])
+    for key, value in contents.items():
+        if isinstance(value, Tensor) and value.layout is not torch.strided:
+            raise ValueError(
+                f"{key} must be dense, got {described(value)}; write {key}.to_dense() in its place"
+            )
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
-        raise ValueError(f"data must be float images (N, C, S, S), got {described(images)}")
+        raise ValueError(
+            f"data must be float images (N, C, S, S) in [0, 1], got {described(images)}; bytes "
+            "must be divided by 255"
+        )
     count, classes = len(images), dataset.num_classes
     shapes = ((count,), (count, 1), (count, classes))
     if not isinstance(label, Tensor) or label.shape not in shapes:
@@ -57,22 +65,20 @@ def gift_data(path: Path, dataset: ImageDataset, labels: Path | None = None) -> 
             f"classes of {dataset.name}, got {described(label)}"
         )
 
-    source = f"{file}, {count} images made for {contents['dataset']}"
+    source = f"{file}, {count} images made for {name}"
     if label.numel() != count:
         distilled = DistilledSet(
             images=images.float(),
-            labels=label.argmax(1),
+            labels=label.float().argmax(1),
             soft_labels=label,
             source=f"{source}, hard labels from the largest soft label",
+            dataset=name,
         )
     else:
         label = label.reshape(count)
         if label.is_floating_point() and not torch.equal(label, label.round()):
             raise ValueError("label must hold whole numbers where it has one for each image")
-        distilled = DistilledSet(images=images.float(), labels=label.long(), source=source)
+        distilled = DistilledSet(
+            images=images.float(), labels=label.long(), source=source, dataset=name
+        )
     return with_fkd_labels(distilled, labels, dataset)
-
-
-def described(value: object) -> str:
-    """A value of the wrong kind, for an error message."""
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -31,9 +31,11 @@ class DistilledSet:
         learning_rate: the student's, where the method learned it (DATM's ``lr_best.pt``).
         class_names: in the order of the labels, where the set says so itself; else empty.
         source: where the set is from and how it was made, in words.
+        dataset: the name of the dataset that it was made for, where the set says so; else empty.
 
     Raises:
-        ValueError: the tensors disagree about N, or there are no images, or they are not square.
+        ValueError: the tensors disagree about N, or there are no images, or they are not square;
+            the learning rate is not positive and finite.
 
     Example:
         >>> DistilledSet(torch.zeros(4, 3, 8, 8), torch.tensor([0, 0, 1, 1])).ipc(3)
@@ -48,6 +50,7 @@ class DistilledSet:
     learning_rate: float | None = None
     class_names: tuple[str, ...] = ()
     source: str = ""
+    dataset: str = ""
 
     def __post_init__(self) -> None:
         n = self.images.shape[0]
@@ -58,6 +61,8 @@ class DistilledSet:
         if self.soft_labels is not None and self.soft_labels.shape[:1] != (n,):
             shape = tuple(self.soft_labels.shape)
             raise ValueError(f"soft_labels must have {n} rows, one an image, got {shape}")
+        if self.learning_rate is not None and not 0.0 < self.learning_rate < torch.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
 
     def __len__(self) -> int:
         return len(self.images)

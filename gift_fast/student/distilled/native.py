@@ -70,7 +70,7 @@ def is_pair(path: Path) -> bool:
     return all(file.is_file() for file in pair_of(path))
 
 
-def write_distilled(path: Path, distilled: DistilledSet, dataset: ImageDataset) -> None:
+def write_distilled(path: Path | str, distilled: DistilledSet, dataset: ImageDataset) -> None:
     """Writes a distilled set in the project's own format, each file whole or absent.
 
     What is read back is equal bit for bit. Labels that are stored a batch at a time (``replay``)
@@ -82,10 +82,13 @@ def write_distilled(path: Path, distilled: DistilledSet, dataset: ImageDataset) 
         dataset: whose classes its labels are; its name and class names are written too.
 
     Raises:
+        OSError: a file cannot be written; the message names it.
         ValueError: ``path`` is a folder, or the set is not one for ``dataset``.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    path = Path(path)
     distilled.check_against(dataset)
     if path.is_dir():
         raise ValueError(f"path must be the name of two files, got the folder {path}")
@@ -103,7 +106,10 @@ def write_distilled(path: Path, distilled: DistilledSet, dataset: ImageDataset) 
     }
     tensor_file, json_file = pair_of(path)
     with replacing(tensor_file) as temporary:
-        save_file(stored, temporary)
+        try:
+            save_file(stored, temporary)
+        except SafetensorError as error:  # as on a full disk
+            raise OSError(str(error)) from error
     with replacing(json_file) as temporary:
         text = json.dumps(description, indent=2, allow_nan=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
@@ -147,6 +153,7 @@ def native(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Dis
         learning_rate=None if rate is None else float(rate),
         class_names=tuple(description["class_names"]),
         source=description["source"],
+        dataset=description["dataset"],
     )
     if distilled.fingerprint() != description["fingerprint"]:
         raise ValueError(
@@ -164,7 +171,7 @@ def check_description(file: Path, description: Any) -> None:
         got = description.get("version")
         raise ValueError(f"{file} must be of version {VERSION}, the only one so far, got {got!r}")
     for name, kinds in FIELDS.items():
-        if not isinstance(description.get(name, FIELDS), kinds):
+        if type(description.get(name, FIELDS)) not in kinds:  # True is an int to isinstance
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"{file}: {name} must be a {expected}, got {description.get(name)!r}")
     names = description["class_names"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 """What a file may name: a function or class, or one under the name that the file gives it."""
@@ -87,3 +88,16 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
             f"{path} must be a whole file of torch.save; reading it raised "
             f"{type(error).__name__}: {reason}"
         ) from error
+
+
+def described(value: object) -> str:
+    """What a file holds in the place of something else, for an error message.
+
+    Example:
+        >>> described(torch.zeros(2, 3)), described([1])
+        ('float32 (2, 3)', 'list')
+    """
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    dtype, layout = (str(name).removeprefix("torch.") for name in (value.dtype, value.layout))
+    return f"{dtype} {tuple(value.shape)}{'' if layout == 'strided' else f' {layout}'}"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -89,3 +91,11 @@ def test_what_is_no_permutation_is_refused(tmp_path, text, message):
 def test_a_map_of_other_classes_is_refused(class_map, message):
     with pytest.raises(ValueError, match=message):
         apply_class_map(SET, class_map)
+
+
+@pytest.mark.parametrize("names", [NAMES[:3], (*NAMES, "eel")])
+def test_a_map_must_have_as_many_classes_as_there_are_names(names):
+    named = replace(SET, soft_labels=None, class_names=names)
+    message = f"class_map must have the {len(names)} classes of class_names, got 4"
+    with pytest.raises(ValueError, match=message):
+        apply_class_map(named, CLASS_MAP)

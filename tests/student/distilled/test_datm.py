@@ -55,13 +55,13 @@ def test_without_lr_best_there_is_no_learned_rate(tmp_path, animals):
         ({"logits": torch.randn(5, 3)}, r"labels_best\.pt must hold logits \(6, 3\).*got \(5, 3\)"),
         (
             {"logits": torch.arange(6)},
-            r"labels_best\.pt must hold .* floating numbers, got torch.int64",
+            r"labels_best\.pt must hold .* floating numbers, got int64 \(6,\)",
         ),
         (
             {"images": torch.randn(5, 3, 8, 8), "logits": torch.randn(5, 3)},
             r"equally many rows a class, got \(5, 3\)",
         ),
-        ({"images": [torch.randn(3, 8, 8)]}, r"images_best\.pt must hold a tensor .*, got list"),
+        ({"images": [torch.randn(3, 8, 8)]}, r"images_best\.pt must hold a dense .*, got list"),
         ({"images": torch.randn(6, 3, 8)}, r"images must be \(N, C, S, S\), .*got \(6, 3, 8\)"),
         ({"images": torch.full((6, 3, 8, 8), torch.nan)}, r"images must be finite, got NaN"),
         ({"images": torch.randn(6, 1, 8, 8)}, r"images must have 3 channels as animals has, got 1"),

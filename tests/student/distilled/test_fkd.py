@@ -342,7 +342,7 @@ class TestLabelsOfOtherImages:
         written = relabel(
             tmp_path / "fkd", n=250, batch_size=64, epochs=2, mixing=mixing, teacher_order=order
         )
-        with pytest.raises(ValueError, match="numbers the classes differently; a class map mends"):
+        with pytest.raises(ValueError, match="numbers the classes differently; --labels-class-map"):
             written.open()
         assert written.open(class_map=order).agreement().share > 0.85
 
@@ -577,10 +577,20 @@ def test_a_fingerprint_tells_other_labels_and_other_options(copy, stored):
         items[5] = items[5].double()
 
     fingerprints = [original]
-    copy.rewrite(0, 0, add)
-    fingerprints.append(copy.open().fingerprint())
+    for epoch in range(3):  # as large as before
+        for batch in range(4):
+            copy.rewrite(epoch, batch, add)
+            fingerprints.append(copy.open().fingerprint())
     copy.rewrite(2, 1, widen)
     fingerprints.append(copy.open().fingerprint())
     shutil.rmtree(copy.folder / "epoch_2")
     fingerprints.append(copy.open().fingerprint())
-    assert len(set(fingerprints)) == 4
+    assert len(set(fingerprints)) == 15
+
+
+@pytest.mark.parametrize(
+    ("count", "sampled"),
+    [(1, [0]), (3, [0, 1, 2]), (5, [0, 1, 2, 3, 4]), (300, [0, 74, 149, 224, 299])],
+)
+def test_a_fingerprint_samples_from_the_first_file_to_the_last(count, sampled):
+    assert fkd._spread(count) == sampled

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.transforms.functional import resize
 
-from gift_fast.student.distilled import FORMATS, DistilledSet, read_distilled, write_distilled
+from gift_fast.student.distilled import (
+    FORMATS,
+    DistilledSet,
+    read_class_map,
+    read_distilled,
+    write_distilled,
+)
 from gift_fast.student.distilled.formats import MARKS
 
 IPC, CLASSES, BATCH = 4, 3, 5
@@ -116,6 +123,39 @@ def test_a_class_map_for_the_labels_alone_mends_a_teachers_own_order(tmp_path, i
     assert torch.equal(stored_logits(swapped, 0).argmax(1), swapped.labels)
     with pytest.raises(ValueError, match=r"class_map must have the 3 classes of .*wrong, got 2"):
         read_distilled("sre2l", images, animals, labels=wrong, labels_class_map=[1, 0])
+
+
+@pytest.mark.parametrize("class_map", [[1, 0], [1, 2, 0, 3]])
+def test_a_class_map_of_another_number_of_classes_is_refused(images, animals, class_map):
+    message = f"class_map must have the 3 classes of animals, got {len(class_map)}"
+    with pytest.raises(ValueError, match=message):
+        read_distilled("sre2l", images, animals, class_map=class_map)
+
+
+def test_paths_may_be_texts(tmp_path, images, labels, animals):
+    file = tmp_path / "classes.json"
+    file.write_text("[1, 2, 0]")
+    sets = [
+        read_distilled(
+            "sre2l", kind(images), animals, labels=kind(labels), class_map=kind(file), verify=False
+        )
+        for kind in (Path, str)
+    ]
+    assert sets[0].fingerprint() == sets[1].fingerprint()
+    write_distilled(str(tmp_path / "set"), sets[0], animals)
+    assert read_distilled("auto", str(tmp_path / "set"), animals).source
+    assert read_class_map(str(file)) == [1, 2, 0]
+
+
+@pytest.mark.parametrize(("name", "warned"), [("animals", 0), ("Ani-Mals", 0), ("plants", 1)])
+def test_a_set_for_another_dataset_is_read_with_a_warning(tmp_path, animals, caplog, name, warned):
+    pixels, label = torch.rand(3, 3, 8, 8), torch.arange(3)
+    torch.save({"dataset": name, "data": pixels, "label": label}, tmp_path / "data.pt")
+    distilled = read_distilled("gift", tmp_path, animals)
+    write_distilled(tmp_path / "native", distilled, replace(animals, name=name))
+    read_distilled("gift-fast", tmp_path / "native", animals)
+    assert len(caplog.messages) == 2 * warned
+    assert all("was made for plants, and is read for animals" in text for text in caplog.messages)
 
 
 def test_a_class_map_for_labels_without_labels_is_refused(images, animals):

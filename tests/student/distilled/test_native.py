@@ -75,6 +75,15 @@ def test_a_write_that_fails_leaves_the_old_pair(tmp_path, animals, monkeypatch):
     assert read_distilled("gift-fast", tmp_path, animals).fingerprint() == BYTES.fingerprint()
 
 
+def test_a_full_disk_is_an_os_error_that_names_the_file(tmp_path, animals, monkeypatch):
+    def fail(tensors, path):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    with pytest.raises(OSError, match=r"set\.safetensors could not be written: .*No space left"):
+        write_distilled(tmp_path / "set", BYTES, animals)
+
+
 def test_files_of_two_sets_are_no_pair(tmp_path, animals):
     write_distilled(tmp_path / "a", BYTES, animals)
     write_distilled(tmp_path / "b", replace(BYTES, labels=BYTES.labels.flip(0)), animals)
@@ -126,6 +135,16 @@ def rewrite(folder, **changes):
         (lambda folder: rewrite(folder, version=2), r"set\.json must be of version 1, .*got 2"),
         (lambda folder: rewrite(folder, whitened="no"), r"whitened must be a bool, got 'no'"),
         (lambda folder: rewrite(folder, learning_rate="1"), r"learning_rate must be a float or"),
+        *(
+            (lambda folder, rate=rate: rewrite(folder, learning_rate=rate), message)
+            for rate, message in [
+                (True, "learning_rate must be a float or int or NoneType, got True"),
+                (0, "learning_rate must be positive and finite, got 0"),
+                (-0.1, "learning_rate must be positive and finite, got -0.1"),
+                (float("nan"), "learning_rate must be positive and finite, got nan"),
+                (float("inf"), "learning_rate must be positive and finite, got inf"),
+            ]
+        ),
         (lambda folder: rewrite(folder, class_names=[1, 2]), r"class_names must be texts, got \[1"),
         (lambda folder: (folder / "set.json").write_text("{"), r"set\.json must be a JSON file"),
         (
@@ -139,7 +158,6 @@ def rewrite(folder, **changes):
             r"set\.safetensors must hold images, labels and perhaps soft_labels, got \['images'\]",
         ),
     ],
-    ids=["format", "version", "bool", "number", "names", "json", "safetensors", "tensors"],
 )
 def test_what_does_not_fit_is_named(tmp_path, animals, change, message):
     write_distilled(tmp_path / "set", BYTES, animals)
