@@ -36,6 +36,7 @@ from gift_fast.student.report import (
     accuracy_table,
     findings,
     optimizer_name,
+    print_table,
     save_accuracies,
     save_images,
 )
@@ -190,7 +191,7 @@ def print_report(
     cells = summarize(runs)
     say(settings_in_words(demo, dataset, teacher, distilled))
     say()
-    console.print(accuracy_table(cells))
+    print_table(console, accuracy_table(cells))
     say("Means over n seeds; std: population (ddof 0). The score is the last epoch; the best check")
     say("is what the paper's code reports, and the test images have picked it.")
     say()

@@ -23,6 +23,7 @@ from gift_fast.student.results import Cell, RunResult, Spread, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import Console
     from rich.table import Table
 
 OPTIMIZER_NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
@@ -78,6 +79,22 @@ def accuracy_table(cells: Sequence[Cell]) -> Table:
     return table
 
 
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table; where the terminal is too narrow for it, without lines, its words folded.
+
+    Numbers, which are the columns to the right, stay whole.
+    """
+    for column in table.columns:
+        column.overflow = "fold"
+        if column.justify == "right":
+            column.min_width = max(len(str(cell)) for cell in column.cells)
+    unlimited = console.options.update(width=1000)
+    if console.measure(table, options=unlimited).minimum > console.width:
+        table.box = None
+        table.padding = (0, 1, 0, 0)
+    console.print(table)
+
+
 def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
     """Prints every run and their mean on the standard output, as a table or as one JSON object.
 
@@ -108,7 +125,7 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
             f"{run.seconds:.0f}",
         )
     console = Console(highlight=False)
-    console.print(table)
+    print_table(console, table)
     for name, values in (("last epoch", last), ("best check", best)):
         sample = "" if values.n == 1 else f", sample std {values.sample_std:.2f} (ddof 1)"
         console.print(

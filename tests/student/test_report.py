@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 
 import pytest
 import torch
+from rich.console import Console
 
 from gift_fast.student.config import EvaluationConfig
 from gift_fast.student.distilled import DistilledSet
@@ -12,6 +15,7 @@ from gift_fast.student.report import (
     accuracy_table,
     findings,
     print_results,
+    print_table,
     ranking,
     save_accuracies,
     save_images,
@@ -133,3 +137,24 @@ def test_a_single_seed_has_no_sample_std_in_words_nor_in_json(capsys):
     assert written["last"] == {"mean": 70.0, "population_std": 0.0, "sample_std": None, "n": 1}
     assert written["best"]["mean"] == 75.0
     assert written["runs"][0]["last"]["top5"] == 98.0
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 80])
+def test_a_narrow_terminal_shows_every_number_whole(width):
+    losses = ("kl:temperature=20,scale_t2=true", "refine+mse+ce:weight=0.025")
+    cells = [cell(loss, "adamw", 100.0, 98.75) for loss in losses]
+    console = Console(width=width, file=io.StringIO())
+    print_table(console, accuracy_table(cells))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert len(re.findall(r"\b99\.4\b.* 0\.6\b.* 2\b.* 99\.4\b.* 1\.0\b", text)) == 2
+    first_words = "".join(word for line in lines for word in line.strip("| ").split()[:1])
+    assert "scale_t2=true" in first_words  # folded, not cut
+
+
+def test_a_wide_terminal_shows_the_table_with_its_lines(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_results(results(70.0))
+    assert "|    0 | 70.00 | 98.00 |      75.00 |" in capsys.readouterr().out
