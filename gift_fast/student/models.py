@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -220,7 +221,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def build_model(model: str, *, channels: int, side: int, num_classes: int, seed: int) -> nn.Module:
     """The network that a specification names, initialised from ``seed`` on the CPU.
 
-    PyTorch's layers draw their weights from the global generator; its state is put back after.
+    PyTorch's layers draw their weights from the global generator; its state is put back after. A
+    network of the user's own is tried on one black image.
 
     Args:
         model: a name in ``MODELS`` with options, or the import path of a class or function that is
@@ -233,7 +235,8 @@ def build_model(model: str, *, channels: int, side: int, num_classes: int, seed:
     Raises:
         ImportError: the network's library is not installed.
         TypeError: the specification is not a string.
-        ValueError: no such network or option, or one that cannot be.
+        ValueError: no such network or option, or one that cannot be; a network of the user's own
+            that does not give a logit for every class.
 
     Example:
         >>> model = build_model("convnet3:width=32", channels=1, side=8, num_classes=10, seed=0)
@@ -242,4 +245,26 @@ def build_model(model: str, *, channels: int, side: int, num_classes: int, seed:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return spec.build("model", model, MODELS, channels, side, num_classes)
+        network = spec.build("model", model, MODELS, channels, side, num_classes)
+        if spec.split_spec(model)[0] not in MODELS:
+            black = torch.zeros(1, channels, side, side)
+            with torch.no_grad():
+                logits_of(f"model {model!r}", network.eval(), black, num_classes)
+            network.train()
+    return network
+
+
+def logits_of(
+    name: str, network: Callable[[Tensor], Any], images: Tensor, num_classes: int
+) -> Tensor:
+    """What a network gives for a batch of images: (B, C).
+
+    Raises:
+        ValueError: it gives something else; ``name`` says which network.
+    """
+    logits = network(images)
+    expected = (len(images), num_classes)
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"{name} must give logits of shape {expected}, got {got}")
+    return logits

@@ -196,6 +196,24 @@ def test_a_missing_library_is_an_error_with_the_command_that_installs_it(
         build(model)
 
 
+@pytest.mark.parametrize(
+    ("network", "got"),
+    [
+        (lambda *sizes: nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), r"got \(1, 7\)"),
+        (lambda *sizes: nn.Conv2d(1, 10, 8), r"got \(1, 10, 1, 1\)"),
+        (lambda *sizes: nn.MaxPool2d(8, return_indices=True), "got tuple"),
+    ],
+    ids=["classes", "shape", "tuple"],
+)
+def test_a_network_of_ones_own_must_give_a_logit_for_every_class(monkeypatch, network, got):
+    module = types.ModuleType("networks_of_my_own")
+    module.network = network
+    monkeypatch.setitem(sys.modules, "networks_of_my_own", module)
+    message = r"model 'networks_of_my_own.network' must give logits of shape \(1, 10\), "
+    with pytest.raises(ValueError, match=message + got):
+        build("networks_of_my_own.network", channels=1, side=8)
+
+
 def test_a_network_of_ones_own_is_built_from_its_import_path(monkeypatch):
     class Linear(nn.Sequential):
         def __init__(self, channels, side, num_classes, *, bias: bool = True):
