@@ -213,7 +213,7 @@ def train_student(
     def batch_loss(student: nn.Module, batch: Batch, epoch: int) -> Tensor:
         soft_labels = label(batch)
         return objective(
-            logits_of(config.student, student, batch.images, dataset.num_classes),
+            student(batch.images),
             soft_labels,
             batch.target,
             epoch,
@@ -488,20 +488,6 @@ def labeller(
         return soft_labels
 
     return label
-
-
-def logits_of(name: str, network: nn.Module, images: Tensor, num_classes: int) -> Tensor:
-    """What a network gives for a batch of images: (B, C).
-
-    Raises:
-        ValueError: it gives something else; ``name`` says which network.
-    """
-    logits: Tensor = network(images)
-    expected = (len(images), num_classes)
-    if not isinstance(logits, Tensor) or logits.shape != expected:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"{name} must give logits of shape {expected}, got {got}")
-    return logits
 
 
 def average_of(logits: Tensor) -> Tensor:
