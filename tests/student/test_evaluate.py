@@ -239,7 +239,10 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
         (["--dataset", "cifar10"], "root must be the folder that holds cifar10, got None"),
         (["--teacher"], "distilled must hold soft labels for the loss gift"),
         (["--teacher", "convnet4"], "soft labels stored with the set, if it has any, with `--teac"),
-        (["--student", "tests.student.networks.headless"], "headless must give logits of shape"),
+        (
+            ["--student", "tests.student.networks.headless"],
+            "must give logits of shape (1, 10), got (1, 64)",
+        ),
         (["--loss", "tests.student.networks.unreduced"], "must give a scalar, got a tensor of sha"),
     ],
 )
