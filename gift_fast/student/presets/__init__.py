@@ -8,7 +8,7 @@ with a ``when`` that names the dataset, student or format it is for. Later ones 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -136,7 +136,7 @@ def parse_preset(name: str, text: str) -> Preset:
     )
 
 
-def check_keys(place: str, mapping: Mapping[str, Any], known: set[str]) -> None:
+def check_keys(place: str, mapping: Mapping[str, Any], known: Set[str]) -> None:
     """Raises ValueError where a mapping has a key that is not known."""
     for key in mapping:
         if key not in known:
