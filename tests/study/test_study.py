@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+import torch
 
 from gift_fast.cli import main
 from gift_fast.student import job
@@ -23,6 +24,15 @@ losses: [%s]
 seeds: [0, 1]
 set_seeds: [0, 1]
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks as small as these only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -47,7 +57,7 @@ def study(root: Path, losses: str, *arguments: str, name: str = "mine") -> int:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, one_thread) -> Path:
     """A study of two losses, two sets and two seeds that has ended."""
     root = tmp_path_factory.mktemp("study")
     assert study(root, "ce, gift") == 0
