@@ -99,6 +99,7 @@ def test_the_tables_hold_mean_and_sample_deviation_over_sets(finished):
     assert float(rows["gift"]["mean"]) == pytest.approx(mean, abs=1e-4)
     assert float(rows["gift"]["sample_std"]) == pytest.approx(deviation, abs=1e-4)
     assert (rows["gift"]["n"], rows["gift"]["over"]) == ("2", "sets")
+    assert rows["gift"]["best_mean"] == rows["gift"]["mean"]  # there is one test, after one epoch
 
     text = (finished / "runs" / "study-mine.md").read_text()
     assert text.startswith("## Losses on digits (table 6 of the paper)")
