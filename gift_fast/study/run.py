@@ -92,14 +92,15 @@ def run_study(
     place.prepare(accelerator)
     runs = runs_of(place.out, study, experiments)
     results = {}
-    stages = missing_teachers(groups, place) + len(experiments)
+    made = sum(source.method == SELECTED for source in groups)
+    stages = missing_teachers(groups, place) + made + len(experiments)
     with place.progress(accelerator, stages) as progress:
         for source, group in groups.items():
             for teacher in source.teachers:
                 train_missing_teacher(study, source, teacher, place, progress)
             accelerator = place.accelerator(group[0].config)
             if source.method == SELECTED:
-                path = made_set(source, place, accelerator)
+                path = made_set(source, place, accelerator, progress)
             else:
                 assert sets is not None
                 path = sets / source.name
@@ -143,24 +144,28 @@ def train_missing_teacher(
     prepare_teacher(config, dataset, place, place.accelerator(config), progress)
 
 
-def made_set(source: SetSource, place: Place, accelerator: Accelerator) -> Path:
+def made_set(source: SetSource, place: Place, accelerator: Accelerator, progress: Progress) -> Path:
     """Where a set of the crops that its teacher is surest of lies; makes it where it is missing.
 
     The name holds a digest of the teacher: another teacher makes another set.
     """
     assert source.seed is not None
+    progress.begin(f"{source.dataset} {source.method} IPC {source.ipc} set {source.seed}", 1)
     dataset = load_dataset(source.sized_dataset, place.data_root, train=False)
     weights = teacher_path(place, source.sized_dataset, source.network)
     teacher, _ = load_teacher(source.network, weights, dataset)
     digest = fingerprint(teacher.state_dict().values())
     path = place.out / "sets" / f"{source.name}_seed{source.seed}-{digest}"
+    outcome = "from an earlier call"
     if accelerator.is_main_process and not is_pair(path):
+        outcome = "made"
         dataset = load_dataset(source.sized_dataset, place.data_root)
         teacher = teacher.to(accelerator.device)
         distilled = select_crops(dataset, teacher, ipc=source.ipc, seed=source.seed)
         distilled = replace(distilled, source=f"{distilled.source}, seed {source.seed}")
         write_distilled(path, distilled, dataset)
     accelerator.wait_for_everyone()
+    progress.end(outcome)
     return path
 
 

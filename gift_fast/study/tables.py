@@ -24,8 +24,8 @@ COLUMNS = (
 """Of the CSV file."""
 
 REPLICATES = {
-    "sets": "n distilled sets made here, the students of each averaged first",
-    "seeds": "n students on one distilled set, so the std says nothing of other sets",
+    "sets": "n counts distilled sets made here, the students of each averaged first",
+    "seeds": "n counts students on one distilled set, and their std says nothing of other sets",
 }
 """What n counts, by ``Cell.over``."""
 
@@ -108,7 +108,7 @@ def markdown_table(study: Study, cells: Sequence[Cell]) -> str:
         f"## {study.title}{answers}",
         "",
         f"{', '.join([*shared, epochs])}, preset {study.preset}. Top-1 on the test images after "
-        f"the last epoch, percent: mean ± sample std (ddof 1), {n}: {replicates}.",
+        f"the last epoch, percent: mean ± sample std (ddof 1), {n}; {replicates}.",
         "",
         f"| loss | {' | '.join(headings)} |",
         f"|---|{'---:|' * len(columns)}",

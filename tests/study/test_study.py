@@ -104,7 +104,7 @@ def test_the_tables_hold_mean_and_sample_deviation_over_sets(finished):
     text = (finished / "runs" / "study-mine.md").read_text()
     assert text.startswith("## Losses on digits (table 6 of the paper)")
     assert f"| GIFT | {mean:.1f} ± {deviation:.1f} |" in text.splitlines()
-    assert "n = 2: n distilled sets made here" in text
+    assert "n = 2; n counts distilled sets made here" in text
 
 
 def test_a_finished_study_is_read_and_not_repeated(finished, trained, capsys):
@@ -169,7 +169,7 @@ def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypa
     assert study(tmp_path, "ce, kl, gift", *few) == 0
     assert trained == [("ce", 0), ("kl", 0), ("gift", 0)]
     printed = capsys.readouterr().out
-    assert "n = 1: n students on one distilled set" in printed
+    assert "n = 1; n counts students on one distilled set" in printed
     assert "±" not in next(line for line in printed.splitlines() if line.startswith("| GIFT"))
 
 
