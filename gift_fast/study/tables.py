@@ -100,7 +100,7 @@ def markdown_table(study: Study, cells: Sequence[Cell]) -> str:
     counts = {cell.top1.n for cell in cells}
     replicates = "; ".join(REPLICATES[over] for over in dict.fromkeys(c.over for c in cells))
     by_place = {(cell.config.loss, tuple(cell.column.items())): cell for cell in cells}
-    answers = f" ({', '.join(study.answers)} of the paper)" if study.answers else ""
+    answers = f" (the question of {', '.join(study.answers)})" if study.answers else ""
     epochs = ", ".join(dict.fromkeys(f"{cell.config.epochs} epochs" for cell in cells))
     n = f"n = {counts.pop()}" if len(counts) == 1 else "n in brackets"
     headings = [", ".join(dict(column)[part] for part in varying) or "top-1" for column in columns]

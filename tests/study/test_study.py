@@ -102,7 +102,7 @@ def test_the_tables_hold_mean_and_sample_deviation_over_sets(finished):
     assert rows["gift"]["best_mean"] == rows["gift"]["mean"]  # there is one test, after one epoch
 
     text = (finished / "runs" / "study-mine.md").read_text()
-    assert text.startswith("## Losses on digits (table 6 of the paper)")
+    assert text.startswith("## Losses on digits (the question of table 6)")
     assert f"| GIFT | {mean:.1f} ± {deviation:.1f} |" in text.splitlines()
     assert "n = 2; n counts distilled sets made here" in text
 
