@@ -89,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train_teacher(commands)
     add_evaluate(commands)
     add_audit(commands)
+    add_study(commands)
     return parser
 
 
@@ -352,6 +353,77 @@ def audit(options: argparse.Namespace) -> int:
             return fail("no class map to write: the audit found no permutation of the classes")
         report.write_class_map(options.write_class_map)
     return 1 if report.severity == "error" else 0
+
+
+def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``study``."""
+    from gift_fast.study.plan import study_names
+
+    command = commands.add_parser(
+        "study",
+        help="run all of a comparison, such as one of the paper's tables",
+        description=(
+            "Trains every student of a study and writes its table to --out as study-NAME.md, .csv "
+            "and .png. Teachers are trained where there are none. A stopped study goes on "
+            "when it is called again, and a run that two studies share is trained once."
+        ),
+        epilog=(
+            "example: gift-fast study losses --dataset fashion-mnist --ipc 10 "
+            "--student convnet3:width=32 --epochs 100 --seeds 0 1 2 --set-seeds 0"
+        ),
+    )
+    command.add_argument(
+        "study", metavar="NAME", help=f"{', '.join(study_names())}, or a YAML file"
+    )
+    command.add_argument(
+        "--sets",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "folder of distilled sets, DATASET_METHOD_ipcN each; a set that is not in it is left "
+            "out (default: sets are made here from crops of the real images)"
+        ),
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="list the runs and estimate their time"
+    )
+    parts = command.add_argument_group("in place of what the study says")
+    parts.add_argument("--dataset", metavar="NAME", help="the real dataset")
+    parts.add_argument("--ipc", nargs="+", type=int, metavar="N", help="images per class")
+    parts.add_argument("--student", metavar="NAME", help="network of all teachers and students")
+    parts.add_argument("--epochs", type=int, metavar="N", help="of every student")
+    parts.add_argument("--seeds", nargs="+", type=int, metavar="N", help="a student each")
+    parts.add_argument(
+        "--set-seeds", nargs="+", type=int, metavar="N", help="a set each, where they are made here"
+    )
+    add_place(command)
+    command.set_defaults(run=study)
+
+
+def study(options: argparse.Namespace) -> int:
+    """The subcommand ``study``."""
+    from gift_fast.student.job import is_main_process
+    from gift_fast.study.manifest import describe, state_of
+    from gift_fast.study.plan import load_study, narrowed
+    from gift_fast.study.run import run_study, split_by_presence
+    from gift_fast.study.tables import cells_of, markdown_table, write_tables
+
+    names = ("dataset", "ipc", "student", "epochs", "seeds", "set_seeds")
+    plan = narrowed(load_study(options.study), **given(options, names))
+    planned = plan.experiments(published=options.sets is not None)
+    experiments, missing = split_by_presence(planned, options.sets)
+    place = place_of(options)
+    if missing:
+        print(f"left out, not in {options.sets}: {', '.join(missing)}", file=sys.stderr)
+    if options.dry_run:
+        print(describe(plan, state_of(experiments, place.out)))
+        return 0
+    cells = cells_of(run_study(plan, experiments, place, options.sets))
+    if is_main_process():
+        paths = write_tables(place.out, plan, cells)
+        print(markdown_table(plan, cells))
+        print(*paths)
+    return 0
 
 
 def demo(options: argparse.Namespace) -> int:

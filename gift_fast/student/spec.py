@@ -99,6 +99,27 @@ def resolve(
     return function, options
 
 
+def canonical(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]) -> str:
+    """The shortest specification of the same thing: options at their defaults are left out.
+
+    The others come in the function's order; see :func:`resolve` for what is raised.
+
+    Example:
+        >>> def kl(*, temperature: float = 20.0, scale_t2: bool = False) -> None: ...
+        >>> canonical("loss", "kl:scale_t2=True,temperature=20", {"kl": kl})
+        'kl:scale_t2=true'
+    """
+    name, _ = split_spec(spec)
+    function, options = resolve(argument, spec, registry)
+    parameters = inspect.signature(function).parameters
+    written = [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in options.items()
+        if value != parameters[key].default
+    ]
+    return f"{name}:{','.join(written)}" if written else name
+
+
 def imported(argument: str, path: str) -> Callable[..., Any]:
     """The function at an import path, ``package.module.name``."""
     module, _, name = path.rpartition(".")

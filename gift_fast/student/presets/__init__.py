@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -167,7 +167,7 @@ def hinted(message: str) -> str:
     return "; ".join([message, *hints])
 
 
-def check_keys(place: str, mapping: Mapping[str, Any], known: set[str]) -> None:
+def check_keys(place: str, mapping: Mapping[str, Any], known: Set[str]) -> None:
     """Raises ValueError where a mapping has a key that is not known."""
     for key in mapping:
         if key not in known:

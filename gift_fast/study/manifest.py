@@ -1,0 +1,201 @@
+"""What a study has done: which file holds which run, and how long the others take.
+
+``study-NAME.json`` in the folder of the runs, the manifest, lists the study's experiments with
+their files. It gives a run no identity of its own: the file's name follows from configuration and
+inputs, see :func:`gift_fast.student.results.run_path`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gift_fast.student.atomic import replacing
+from gift_fast.student.objectives import display_name
+from gift_fast.student.report import optimizer_name
+from gift_fast.student.results import RunResult, read_run, spread
+from gift_fast.study.plan import Experiment, Study
+
+FORMAT = 1
+"""Of the manifest; raised whenever the meaning of a field changes."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An experiment and what came of it."""
+
+    experiment: Experiment
+    result: RunResult
+
+
+def title_of(experiment: Experiment) -> str:
+    """An experiment in words."""
+    source, config = experiment.source, experiment.config
+    made = "" if source.seed is None else f" set {source.seed}"
+    return (
+        f"{source.dataset} {source.method} IPC {source.ipc}{made}, {config.student}, "
+        f"{display_name(config.loss)}, {optimizer_name(config.optimizer)}, seed {config.seed}"
+    )
+
+
+def manifest_path(out: Path, name: str) -> Path:
+    """Where the manifest of a study is kept."""
+    return out / f"study-{name}.json"
+
+
+def key_of(experiment: dict[str, Any]) -> str:
+    """What tells one experiment of a manifest from another."""
+    return json.dumps([experiment["set"], experiment["config"]], sort_keys=True)
+
+
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """The runs of a manifest: ``set``, ``config`` and ``file``, None where it has not been begun.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no manifest; the message names it.
+    """
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        if contents["format"] != FORMAT:
+            raise ValueError(f"format must be {FORMAT}, got {contents['format']!r}")
+        runs: list[dict[str, Any]] = contents["runs"]
+        for run in runs:
+            key_of(run), run["file"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} must hold the record of a study, got: {error!r}") from error
+    return runs
+
+
+def write_manifest(out: Path, study: Study, runs: Iterable[dict[str, Any]]) -> None:
+    """Writes which file holds which run, whole or not at all."""
+    contents = {
+        "format": FORMAT,
+        "name": study.name,
+        "title": study.title,
+        "answers": study.answers,
+        "notes": study.notes,
+        "preset": study.preset,
+        "runs": list(runs),
+    }
+    with replacing(manifest_path(out, study.name)) as temporary:
+        temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+
+
+def known_files(out: Path) -> dict[str, str]:
+    """The file of every experiment that a study in this folder has begun, by :func:`key_of`."""
+    return {
+        key_of(run): run["file"]
+        for path in sorted(out.glob("study-*.json"))
+        for run in read_manifest(path)
+        if run["file"] is not None
+    }
+
+
+def runs_of(
+    out: Path, study: Study, experiments: Sequence[Experiment]
+) -> dict[str, dict[str, Any]]:
+    """The manifest's runs, by :func:`key_of`: the experiments, with their files where known.
+
+    Runs that earlier calls of the study with other options have begun stay among them.
+    """
+    path = manifest_path(out, study.name)
+    earlier = read_manifest(path) if path.exists() else []
+    known = known_files(out)
+    runs = [experiment.to_dict() for experiment in experiments]
+    runs += [run for run in earlier if run["file"] is not None]
+    return {key_of(run): {**run, "file": known.get(key_of(run))} for run in runs}
+
+
+# ---- what is done --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a study is, by what earlier calls have recorded.
+
+    Attributes:
+        done: the experiments that have finished, with their results.
+        left: the others.
+        seconds: what those left take in all, at the mean of those done with the same dataset,
+            student and images per class; where there is none, they are not counted.
+        unknown: how many of those left are not counted.
+    """
+
+    done: tuple[Finished, ...]
+    left: tuple[Experiment, ...]
+    seconds: float
+    unknown: int
+
+
+def state_of(experiments: Sequence[Experiment], out: Path) -> State:
+    """How far the experiments are; nothing but the record is read, so no data is needed."""
+    known = known_files(out)
+    done, left = [], []
+    for experiment in experiments:
+        file = known.get(key_of(experiment.to_dict()))
+        if file is not None and (out / file).exists():
+            done.append(Finished(experiment, read_run(out / file)))
+        else:
+            left.append(experiment)
+    times: dict[tuple[object, ...], list[float]] = {}
+    for finished in done:
+        times.setdefault(cost_of(finished.experiment), []).append(finished.result.seconds)
+    estimates = [
+        spread(times[cost_of(experiment)]).mean
+        for experiment in left
+        if cost_of(experiment) in times
+    ]
+    return State(tuple(done), tuple(left), sum(estimates), len(left) - len(estimates))
+
+
+def cost_of(experiment: Experiment) -> tuple[object, ...]:
+    """What the time of a run depends on most."""
+    config = experiment.config
+    return config.dataset, config.ipc, config.student, config.epochs
+
+
+def describe(study: Study, state: State) -> str:
+    """Every run of a study, whether it is done, and how long the others take."""
+    done = {finished.experiment: finished.result for finished in state.done}
+    lines = [f"{study.name}: {study.title}"]
+    lines += [f"  done   {title_of(e)}: top-1 {r.last.top1:.1f} %" for e, r in done.items()]
+    lines += [f"  to do  {title_of(experiment)}" for experiment in state.left]
+    total = len(done) + len(state.left)
+    return "\n".join([*lines, f"{len(done)} of {total} runs done; {time_left(state)}"])
+
+
+def time_left(state: State) -> str:
+    """The estimated time of what is left, and for how many runs there is none.
+
+    Example:
+        >>> time_left(State((), (), 0.0, 0))
+        'nothing is left'
+    """
+    counted = len(state.left) - state.unknown
+    parts = []
+    if counted:
+        parts.append(f"{counted} more take about {duration(state.seconds)}, as those done did")
+    if state.unknown:
+        parts.append(
+            f"the time of {state.unknown} more is not known: none with their student and images "
+            "per class is done"
+        )
+    return "; ".join(parts) or "nothing is left"
+
+
+def duration(seconds: float) -> str:
+    """A time in words, to two places.
+
+    Example:
+        >>> duration(5), duration(125), duration(7260)
+        ('5 s', '2 min 5 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

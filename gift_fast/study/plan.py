@@ -1,0 +1,439 @@
+"""A study is data: a YAML file that says which runs of the evaluation answer a question.
+
+    title       what is compared, in a line
+    answers     the tables and figures of the GIFT paper with the same question
+    notes       what a reader should know
+    preset      settings of every run (default: paper); see gift_fast.student.presets
+    settings    fields of the run's configuration that override the preset's
+    teacher     fields of the teachers' configuration, where teachers are trained here
+    sets        distilled sets: dataset, method, ipc, the network they were distilled on, and the
+                students if not that network alone; method and ipc may be lists
+    losses      specifications; in them, native stands for the method's own loss
+    optimizers  each with its learning rate, weight decay and momentum (default: the preset's)
+    seeds       one student each (default: 0 1 2)
+    set_seeds   one set each, where sets are made here (default: 0 1 2 3 4)
+
+The runs are the product of sets, students, losses, optimizers and seeds. A run has no identity
+beside its configuration and inputs, so what two studies share is trained once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gift_fast.student import spec
+from gift_fast.student.config import (
+    EvaluationConfig,
+    TeacherConfig,
+    check_integer,
+    paper_dataset,
+)
+from gift_fast.student.datasets import DATASETS
+from gift_fast.student.models import MODELS
+from gift_fast.student.objectives import OBJECTIVES
+from gift_fast.student.presets import FIELDS, check_keys, load_preset
+from gift_fast.study.published import FORMATS
+from gift_fast.study.published import NATIVE_LOSSES as PUBLISHED_LOSSES
+
+SELECTED = "selected"
+"""The method of the sets that are made here, by :func:`select_crops`."""
+
+NATIVE_LOSSES = {
+    **{FORMATS[method]: loss for method, loss in PUBLISHED_LOSSES.items()},
+    SELECTED: "kl",  # as RDED, whose idea it takes
+}
+"""What ``native`` stands for: the loss that a method's authors train with."""
+
+LEARNED_LABELS = ("datm",)
+"""Methods whose sets hold their own soft labels; the others' sets are labelled by a teacher."""
+
+OPTIMIZER_FIELDS = ("optimizer", "learning_rate", "weight_decay", "momentum")
+
+SETTINGS = FIELDS - {"loss", "student", "teachers", "seed", *OPTIMIZER_FIELDS}
+"""What ``settings`` may hold: the axes are not among them."""
+
+TEACHER_SETTINGS = {f.name for f in dataclasses.fields(TeacherConfig)} - {"dataset", "model"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetSource:
+    """A distilled set, by what it is called.
+
+    Attributes:
+        dataset: of whose classes it is: a name in ``DATASETS``.
+        method: that made it; ``selected`` is made here.
+        ipc: images per class.
+        network: that it was distilled on; it is the teacher too.
+        seed: of a set that is made here, else None.
+    """
+
+    dataset: str
+    method: str
+    ipc: int
+    network: str
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its folder's name: ``{dataset}_{method}_ipc{ipc}``, ``_{network}`` if not a ConvNet.
+
+        Example:
+            >>> SetSource(dataset="cifar100", method="rded", ipc=10, network="convnet3").name
+            'cifar100_rded_ipc10'
+            >>> SetSource(dataset="cifar100", method="rded", ipc=10, network="resnet18").name
+            'cifar100_rded_ipc10_resnet18'
+        """
+        network = "" if self.network.startswith("convnet") else f"_{self.network}"
+        name = f"{spec.split_spec(self.dataset)[0]}_{self.method}_ipc{self.ipc}{network}"
+        return re.sub(r"[^\w.=+-]+", "-", name)
+
+    @property
+    def sized_dataset(self) -> str:
+        """The dataset at the size in which the paper's networks take it."""
+        return paper_dataset(self.dataset, self.network)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The networks that label its images: none where it holds labels of its own."""
+        return () if self.method in LEARNED_LABELS else (self.network,)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run of a study.
+
+    Attributes:
+        source: the set that the student is trained on.
+        config: of the run, before what follows from the set is filled in.
+    """
+
+    source: SetSource
+    config: EvaluationConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of plain values that JSON can hold."""
+        return {"set": dataclasses.asdict(self.source), "config": self.config.to_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study's file says; see the module for its fields.
+
+    Attributes:
+        name: the file's name without its ending.
+        sets: (set, students) pairs.
+    """
+
+    name: str
+    title: str
+    answers: tuple[str, ...] = ()
+    notes: str = ""
+    preset: str = "paper"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    teacher: Mapping[str, Any] = field(default_factory=dict)
+    sets: tuple[tuple[SetSource, tuple[str, ...]], ...]
+    losses: tuple[str, ...]
+    optimizers: tuple[Mapping[str, Any], ...] = ({},)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    set_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    def experiments(self, *, published: bool) -> tuple[Experiment, ...]:
+        """Every run once: set by set, and in a set seed by seed, so that losses grow together.
+
+        Args:
+            published: whether the methods' own sets are there. If not, one set for each of
+                ``set_seeds`` is made in their place; what teaches by labels of its own has no such
+                stand-in and is left out.
+
+        Raises:
+            TypeError, ValueError: a name that is not registered, or a value out of range.
+
+        Example:
+            >>> study = load_study("losses")
+            >>> first = study.experiments(published=True)[0]
+            >>> first.source.name, first.config.loss, first.config.optimizer
+            ('cifar100_rded_ipc10', 'ce', 'adamw')
+        """
+        preset = load_preset(self.preset)
+        found = []
+        for source, students in self.available(published=published):
+            for seed in self.seeds:
+                for student in students:
+                    settings = preset.settings_for(
+                        dataset=source.dataset, student=student, format=source.method
+                    )
+                    for optimizer in self.optimizers:
+                        for loss in self.losses:
+                            values = {
+                                **settings,
+                                **self.settings,
+                                **optimizer,
+                                "dataset": source.sized_dataset,
+                                "ipc": source.ipc,
+                                "student": student,
+                                "teachers": source.teachers,
+                                "loss": loss_of(loss, source.method),
+                                "seed": seed,
+                            }
+                            found.append(Experiment(source, EvaluationConfig.from_dict(values)))
+        return tuple(dict.fromkeys(found))
+
+    def available(self, *, published: bool) -> list[tuple[SetSource, tuple[str, ...]]]:
+        """The sets with their students: those of the file, or those made in their place."""
+        students_of: dict[SetSource, tuple[str, ...]] = {}
+        for source, students in self.sets:
+            sources = [source]
+            if source.method == SELECTED or not published:
+                if source.method in LEARNED_LABELS:
+                    continue
+                sources = [replace(source, method=SELECTED, seed=seed) for seed in self.set_seeds]
+            for each in sources:
+                before = students_of.get(each, ())
+                students_of[each] = tuple(dict.fromkeys(before + students))
+        return list(students_of.items())
+
+
+def loss_of(loss: str, method: str) -> str:
+    """A loss of a study for a method: ``native`` replaced, options of their default left out.
+
+    So an experiment is written in one way, in whichever study it stands.
+
+    Example:
+        >>> loss_of("refine+native", "gvbsm"), loss_of("gift:gamma=0.1", "rded")
+        ('refine+mse+ce', 'gift')
+    """
+    name, colon, options = loss.partition(":")
+    parts = name.split("+")
+    if "native" in parts:
+        if method not in NATIVE_LOSSES:
+            raise ValueError(
+                f"native must stand for the loss of {', '.join(NATIVE_LOSSES)}; {method!r} has "
+                "none that is known here"
+            )
+        parts[parts.index("native")] = NATIVE_LOSSES[method]
+    return spec.canonical("loss", "+".join(parts) + colon + options, OBJECTIVES)
+
+
+def narrowed(
+    study: Study,
+    *,
+    dataset: str | None = None,
+    ipc: Sequence[int] | None = None,
+    student: str | None = None,
+    epochs: int | None = None,
+    seeds: Sequence[int] | None = None,
+    set_seeds: Sequence[int] | None = None,
+) -> Study:
+    """A study on other data, or smaller; what is None stays.
+
+    Args:
+        study: to start from.
+        dataset: keeps its sets alone; where the study has none, those of its first dataset are
+            taken to be of this one.
+        ipc: images per class, in place of the study's.
+        student: the network of every teacher and student.
+        epochs: of every student.
+        seeds: of the students.
+        set_seeds: of the sets that are made here.
+
+    Raises:
+        TypeError, ValueError: a value is not one that the study's file could hold.
+    """
+    sets = list(study.sets)
+    if dataset is not None:
+        spec.resolve("dataset", dataset, DATASETS)
+        known = [source.dataset for source, _ in sets]
+        kept = dataset if dataset in known else known[0]
+        sets = [
+            (replace(source, dataset=dataset), students)
+            for source, students in sets
+            if source.dataset == kept
+        ]
+    if ipc is not None:
+        check_counts("ipc", ipc, 1)
+        sets = [(replace(source, ipc=n), students) for source, students in sets for n in ipc]
+    if student is not None:
+        spec.resolve("student", student, MODELS)
+        sets = [(replace(source, network=student), (student,)) for source, _ in sets]
+    changes: dict[str, Any] = {"sets": tuple(dict.fromkeys(sets))}
+    if epochs is not None:
+        changes["settings"] = {**study.settings, "epochs": epochs}
+    for name, values in (("seeds", seeds), ("set_seeds", set_seeds)):
+        if values is not None:
+            check_counts(name, values, 0)
+            changes[name] = tuple(values)
+    return replace(study, **changes)
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def study_names() -> list[str]:
+    """The studies that come with the package."""
+    files = resources.files("gift_fast.study").joinpath("studies").iterdir()
+    return sorted(file.name[: -len(".yaml")] for file in files if file.name.endswith(".yaml"))
+
+
+def load_study(study: str) -> Study:
+    """The study of this name, or in this YAML file.
+
+    Raises:
+        ValueError: no such study or file, or one that is not a study; the message says why.
+
+    Example:
+        >>> load_study("gamma").answers
+        ('figure 3', 'figure 8')
+    """
+    if study in study_names():
+        folder = resources.files("gift_fast.study").joinpath("studies")
+        return parse_study(study, folder.joinpath(f"{study}.yaml").read_text(encoding="utf-8"))
+    path = Path(study)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ValueError(
+            f"study must be one of {', '.join(study_names())}, or a .yaml file; got {study!r}"
+        )
+    try:
+        return parse_study(path.stem, path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"study must be a readable file, got {study!r}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_study(name: str, text: str) -> Study:
+    """The study that a YAML text holds.
+
+    Raises:
+        ValueError: the text is no study; the message names the key, what came and what was
+            expected.
+    """
+    import yaml
+
+    try:
+        contents = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"a study must be YAML: {error}") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"a study must be a mapping, got {contents!r}")
+    check_keys("a study", contents, READERS.keys())
+    missing = [key for key in ("title", "sets", "losses") if key not in contents]
+    if missing:
+        raise ValueError(f"a study must hold {missing[0]!r}, got {list(contents)}")
+    study = Study(name=name, **{key: READERS[key](key, contents[key]) for key in contents})
+    try:
+        load_preset(study.preset)
+        study.experiments(published=True)
+        study.experiments(published=False)
+        for source, _ in study.sets:
+            TeacherConfig.from_dict(
+                {**study.teacher, "dataset": source.sized_dataset, "model": source.network}
+            )
+    except TypeError as error:
+        hint = "; YAML takes 1e-3 for a text, 1.0e-3 for a number"
+        raise ValueError(f"{error}{hint if 'number' in str(error) else ''}") from error
+    return study
+
+
+def read_text(key: str, value: Any) -> str:
+    """A text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a text, got {value!r}")
+    return value.strip()
+
+
+def read_texts(key: str, value: Any) -> tuple[str, ...]:
+    """One text or more, all different."""
+    return read_list(key, value, str, "a text or a list of texts")
+
+
+def read_numbers(key: str, value: Any) -> tuple[int, ...]:
+    """One integer or more, all different."""
+    return read_list(key, value, int, "an integer or a list of integers")
+
+
+def read_seeds(key: str, value: Any) -> tuple[int, ...]:
+    """One seed or more, all different."""
+    seeds = read_numbers(key, value)
+    check_counts(key, seeds, 0)
+    return seeds
+
+
+def read_list(key: str, value: Any, kind: type, expected: str) -> tuple[Any, ...]:
+    """A value or a list of values of one type, at least one and all different."""
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(type(item) is kind for item in values):
+        raise ValueError(f"{key} must be {expected}, got {value!r}")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{key} must differ from each other, got {value!r}")
+    return tuple(values)
+
+
+def read_mapping(key: str, value: Any, known: set[str]) -> dict[str, Any]:
+    """A mapping with known keys."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must be a mapping, got {value!r}")
+    check_keys(key, value, known)
+    return value
+
+
+def read_optimizers(key: str, value: Any) -> tuple[Mapping[str, Any], ...]:
+    """A list of optimizers with their settings."""
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{key} must be a list of one mapping or more, got {value!r}")
+    optimizers = tuple(read_mapping("an optimizer", item, set(OPTIMIZER_FIELDS)) for item in value)
+    for optimizer in optimizers:
+        if "optimizer" not in optimizer:
+            raise ValueError(f"an optimizer must hold its name, optimizer; got {optimizer!r}")
+    return optimizers
+
+
+def read_sets(key: str, value: Any) -> tuple[tuple[SetSource, tuple[str, ...]], ...]:
+    """A list of sets, each entry one for every method and number of images that it names."""
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{key} must be a list of one mapping or more, got {value!r}")
+    sets = []
+    required = ("dataset", "method", "ipc", "network")
+    for entry in value:
+        read_mapping("a set", entry, {*required, "students"})
+        missing = [name for name in required if name not in entry]
+        if missing:
+            raise ValueError(f"a set must hold {missing[0]!r}, got {entry!r}")
+        dataset, network = (read_text(name, entry[name]) for name in ("dataset", "network"))
+        students = read_texts("students", entry.get("students", network))
+        counts = read_numbers("ipc", entry["ipc"])
+        check_counts("ipc", counts, 1)
+        for method in read_texts("method", entry["method"]):
+            for ipc in counts:
+                source = SetSource(dataset=dataset, method=method, ipc=ipc, network=network)
+                sets.append((source, students))
+    return tuple(sets)
+
+
+READERS: dict[str, Callable[[str, Any], Any]] = {
+    "title": read_text,
+    "answers": read_texts,
+    "notes": read_text,
+    "preset": read_text,
+    "settings": lambda key, value: read_mapping(key, value, SETTINGS),
+    "teacher": lambda key, value: read_mapping(key, value, TEACHER_SETTINGS),
+    "sets": read_sets,
+    "losses": read_texts,
+    "optimizers": read_optimizers,
+    "seeds": read_seeds,
+    "set_seeds": read_seeds,
+}
+"""How the value of every key of a study is read."""
+
+
+def check_counts(name: str, values: Sequence[int], least: int) -> None:
+    """Raises unless there is one integer or more, each at least ``least``, all different."""
+    for value in values:
+        check_integer(name, value, least)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name} must be one or more that differ, got {list(values)}")

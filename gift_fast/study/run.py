@@ -1,0 +1,177 @@
+"""Runs a study in this process: teachers, sets made here, students.
+
+Everything that has finished is read and not repeated, so a study that was stopped goes on when it
+is called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gift_fast.student.config import EvaluationConfig, TeacherConfig
+from gift_fast.student.datasets import load_dataset
+from gift_fast.student.distilled import write_distilled
+from gift_fast.student.distilled.native import is_pair
+from gift_fast.student.distilled.selection import select_crops
+from gift_fast.student.fingerprint import fingerprint
+from gift_fast.student.job import (
+    EvaluationJob,
+    Inputs,
+    Place,
+    audit_of,
+    check_writable,
+    load_inputs,
+    load_teacher,
+    prepare_teacher,
+    run_student,
+    teacher_path,
+    warn_of,
+)
+from gift_fast.student.results import code_of, run_path
+from gift_fast.student.train import check_inputs, settled
+from gift_fast.study.manifest import Finished, key_of, runs_of, title_of, write_manifest
+from gift_fast.study.plan import SELECTED, Experiment, SetSource, Study
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from gift_fast.student.progress import Progress
+
+
+def split_by_presence(
+    experiments: Sequence[Experiment], sets: Path | None
+) -> tuple[list[Experiment], list[str]]:
+    """The experiments whose sets are there or can be made, and the names of the other sets.
+
+    Args:
+        experiments: of a study.
+        sets: folder of the published sets, or None where all are made here.
+    """
+    missing = [
+        source.name
+        for source in dict.fromkeys(experiment.source for experiment in experiments)
+        if source.method != SELECTED and not (sets is not None and holds(sets / source.name))
+    ]
+    present = [
+        experiment
+        for experiment in experiments
+        if experiment.source.method == SELECTED or experiment.source.name not in missing
+    ]
+    return present, missing
+
+
+def holds(path: Path) -> bool:
+    """Whether a path is a set's folder, or the common name of the two files of a set."""
+    return path.exists() or is_pair(path)
+
+
+def run_study(
+    study: Study, experiments: Sequence[Experiment], place: Place, sets: Path | None = None
+) -> list[Finished]:
+    """Runs what has not been run, and gives all results in the order of the experiments.
+
+    Args:
+        study: that the experiments are of.
+        experiments: whose sets are there or can be made, see :func:`split_by_presence`.
+        place: where teachers and results are. The sets that are made here lie in ``sets`` under
+            its folder of results.
+        sets: folder of the published sets, or None where all are made here.
+
+    Raises:
+        OSError: the real dataset is missing, or something cannot be written.
+        ValueError: there is no experiment, or what is read is not what was expected.
+    """
+    if not experiments:
+        raise ValueError(f"the study {study.name} must have a run, got none")
+    groups: dict[SetSource, list[Experiment]] = {}
+    for experiment in experiments:
+        groups.setdefault(experiment.source, []).append(experiment)
+    accelerator = place.accelerator(experiments[0].config)
+    check_writable(place.out, accelerator)
+    runs = runs_of(place.out, study, experiments)
+    results = {}
+    made = sum(source.method == SELECTED for source in groups)
+    stages = missing_teachers(groups, place) + made + len(experiments)
+    with place.progress(accelerator, stages) as progress:
+        for source, group in groups.items():
+            for teacher in source.teachers:
+                train_missing_teacher(study, source, teacher, place, progress)
+            accelerator = place.accelerator(group[0].config)
+            if source.method == SELECTED:
+                path = made_set(source, place, accelerator, progress)
+            else:
+                assert sets is not None
+                path = sets / source.name
+            job = EvaluationJob(config=group[0].config, data=path)
+            inputs = load_inputs(job, place, accelerator.device)
+            if source.method != SELECTED and accelerator.is_main_process:
+                warn_of(audit_of(inputs, accelerator.device, quick=True))
+            configs = [settled_for(experiment, inputs) for experiment in group]
+            for experiment, config in zip(group, configs, strict=True):
+                digests = {**inputs.digests, **code_of(config)}
+                file = run_path(place.out, config, digests).name
+                runs[key_of(experiment.to_dict())]["file"] = file
+            if accelerator.is_main_process:
+                write_manifest(place.out, study, runs.values())
+            for experiment, config in zip(group, configs, strict=True):
+                results[experiment] = run_student(
+                    config, inputs, place, accelerator, progress, title=title_of(experiment)
+                )
+    return [Finished(experiment, results[experiment]) for experiment in experiments]
+
+
+def missing_teachers(groups: dict[SetSource, list[Experiment]], place: Place) -> int:
+    """How many teachers have to be trained."""
+    paths = {
+        teacher_path(place, source.sized_dataset, teacher)
+        for source in groups
+        for teacher in source.teachers
+    }
+    return sum(not path.exists() for path in paths)
+
+
+def train_missing_teacher(
+    study: Study, source: SetSource, teacher: str, place: Place, progress: Progress
+) -> None:
+    """Trains a teacher of which there are no weights; a file that is there is taken as it is."""
+    if teacher_path(place, source.sized_dataset, teacher).exists():
+        return
+    settings = {**study.teacher, "dataset": source.sized_dataset, "model": teacher}
+    config = TeacherConfig.from_dict(settings)
+    dataset = load_dataset(config.dataset, place.data_root)
+    prepare_teacher(config, dataset, place, place.accelerator(config), progress)
+
+
+def made_set(source: SetSource, place: Place, accelerator: Accelerator, progress: Progress) -> Path:
+    """Where a set of the crops that its teacher is surest of lies; makes it where it is missing.
+
+    The name holds a digest of the teacher: another teacher makes another set.
+    """
+    assert source.seed is not None
+    progress.begin(f"{source.dataset} {source.method} IPC {source.ipc} set {source.seed}", 1)
+    dataset = load_dataset(source.sized_dataset, place.data_root, train=False)
+    weights = teacher_path(place, source.sized_dataset, source.network)
+    teacher, _ = load_teacher(source.network, weights, dataset)
+    digest = fingerprint(teacher.state_dict().values())
+    path = place.out / "sets" / f"{source.name}_seed{source.seed}-{digest}"
+    outcome = "from an earlier call"
+    if accelerator.is_main_process and not is_pair(path):
+        outcome = "made"
+        dataset = load_dataset(source.sized_dataset, place.data_root)
+        teacher = teacher.to(accelerator.device)
+        distilled = select_crops(dataset, teacher, ipc=source.ipc, seed=source.seed)
+        distilled = replace(distilled, source=f"{distilled.source}, seed {source.seed}")
+        write_distilled(path, distilled, dataset)
+    accelerator.wait_for_everyone()
+    progress.end(outcome)
+    return path
+
+
+def settled_for(experiment: Experiment, inputs: Inputs) -> EvaluationConfig:
+    """The configuration that a run has on its set; raises ValueError where they disagree."""
+    config = settled(experiment.config, inputs.distilled)
+    check_inputs(config, inputs.dataset, inputs.distilled, inputs.teachers, inputs.whiten)
+    return config

@@ -1,0 +1,217 @@
+"""A study as a user calls it, on digits with a network of width 8."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+from gift_fast.cli import main
+from gift_fast.student import job
+from gift_fast.student.results import read_run
+
+STUDY = """
+title: Losses on digits
+answers: table 6
+teacher: {epochs: 1, batch_size: 500}
+settings: {epochs: 1, eval_every: 1, augmentation: none}
+sets: [{dataset: digits, method: selected, ipc: 1, network: "convnet3:width=8"}]
+losses: [%s]
+seeds: [0, 1]
+set_seeds: [0, 1]
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks as small as these only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[tuple[str, int]]:
+    """Loss and seed of the students that are really trained."""
+    runs = []
+    train_student = job.train_student
+
+    def counted(config, *arguments, **options):
+        runs.append((config.loss, config.seed))
+        return train_student(config, *arguments, **options)
+
+    monkeypatch.setattr(job, "train_student", counted)
+    return runs
+
+
+def study(root: Path, losses: str, *arguments: str, name: str = "mine") -> int:
+    path = root / f"{name}.yaml"
+    path.write_text(STUDY % losses)
+    folders = ["--out", str(root / "runs"), "--teacher-dir", str(root / "teachers"), "--quiet"]
+    return main(["study", str(path), *folders, *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, one_thread) -> Path:
+    """A study of two losses, two sets and two seeds that has ended."""
+    root = tmp_path_factory.mktemp("study")
+    assert study(root, "ce, gift") == 0
+    return root
+
+
+def runs_of(root: Path, name: str = "mine") -> list[dict]:
+    return json.loads((root / "runs" / f"study-{name}.json").read_text())["runs"]
+
+
+def test_the_manifest_names_the_file_of_every_run_and_the_set_it_was_trained_on(finished):
+    runs = runs_of(finished)
+    assert len(runs) == len({run["file"] for run in runs}) == 2 * 2 * 2
+    digests = {}
+    for run in runs:
+        result = read_run(finished / "runs" / run["file"])
+        assert (result.config.loss, result.config.seed) == (
+            run["config"]["loss"],
+            run["config"]["seed"],
+        )
+        assert f"seed {run['set']['seed']}" in result.source
+        digests.setdefault(run["set"]["seed"], set()).add(result.inputs["distilled"])
+    assert [len(found) for found in digests.values()] == [1, 1]
+    assert digests[0] != digests[1]
+
+
+def test_the_tables_hold_mean_and_sample_deviation_over_sets(finished):
+    means = {0: [], 1: []}
+    for run in runs_of(finished):
+        if run["config"]["loss"] == "gift":
+            score = read_run(finished / "runs" / run["file"]).last.top1
+            means[run["set"]["seed"]].append(score)
+    per_set = [statistics.mean(scores) for scores in means.values()]
+    mean, deviation = statistics.mean(per_set), statistics.stdev(per_set)
+
+    with (finished / "runs" / "study-mine.csv").open() as file:
+        rows = {row["loss"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["ce", "gift"]
+    assert float(rows["gift"]["mean"]) == pytest.approx(mean, abs=1e-4)
+    assert float(rows["gift"]["sample_std"]) == pytest.approx(deviation, abs=1e-4)
+    assert (rows["gift"]["n"], rows["gift"]["over"]) == ("2", "sets")
+    assert rows["gift"]["best_mean"] == rows["gift"]["mean"]  # there is one test, after one epoch
+
+    text = (finished / "runs" / "study-mine.md").read_text()
+    assert text.startswith("## Losses on digits (the question of table 6)")
+    assert f"| GIFT | {mean:.1f} ± {deviation:.1f} |" in text.splitlines()
+    assert "n = 2; n counts distilled sets made here" in text
+    assert (finished / "runs" / "study-mine.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_finished_study_is_read_and_not_repeated(finished, trained, capsys):
+    assert study(finished, "ce, gift") == 0
+    assert trained == []
+    assert "| GIFT |" in capsys.readouterr().out
+
+
+def test_what_two_studies_share_is_trained_once(finished, trained):
+    assert study(finished, "'gift:gamma=0.1', mse", name="other") == 0
+    assert {loss for loss, _ in trained} == {"mse"}
+    gift = [
+        sorted(r["file"] for r in runs_of(finished, name) if r["config"]["loss"] == "gift")
+        for name in ("mine", "other")
+    ]
+    assert len(gift[0]) == 4
+    assert gift[0] == gift[1]
+
+
+def test_a_dry_run_trains_nothing_and_counts_what_other_studies_have_done(
+    finished, trained, capsys
+):
+    assert study(finished, "ce, kl", "--dry-run", name="third") == 0
+    printed = capsys.readouterr().out
+    assert "  done   digits selected IPC 1 set 0, convnet3:width=8, CE, AdamW, seed 0" in printed
+    assert "  to do  digits selected IPC 1 set 1, convnet3:width=8, KL, AdamW, seed 1" in printed
+    assert "4 of 8 runs done; 4 more take about " in printed
+    assert study(finished, "ce", "--dry-run", "--ipc", "2") == 0
+    printed = capsys.readouterr().out
+    assert "0 of 4 runs done; the time of 4 more is not known" in printed
+    assert trained == []
+    assert not (finished / "runs" / "study-third.json").exists()
+
+
+def test_the_estimate_is_the_mean_time_of_those_done(tmp_path, finished, capsys):
+    (tmp_path / "runs").mkdir()
+    for path in (finished / "runs").glob("*.json"):
+        contents = json.loads(path.read_text())
+        if "seconds" in contents:
+            contents["seconds"] = 90.0 if contents["config"]["seed"] else 30.0
+        (tmp_path / "runs" / path.name).write_text(json.dumps(contents))
+    assert study(tmp_path, "ce, gift, softce", "--dry-run") == 0
+    assert "8 of 12 runs done; 4 more take about 4 min 0 s" in capsys.readouterr().out
+
+
+def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypatch, capsys):
+    counted = job.train_student
+
+    def stopped(config, *arguments, **options):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return counted(config, *arguments, **options)
+
+    few = ("--seeds", "0", "--set-seeds", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "train_student", stopped)
+        assert study(tmp_path, "ce, kl, gift", *few) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "study-mine.md").exists()
+    assert study(tmp_path, "ce, kl, gift", *few, "--dry-run") == 0
+    assert "2 of 3 runs done" in capsys.readouterr().out
+    assert study(tmp_path, "ce, kl, gift", *few) == 0
+    assert trained == [("ce", 0), ("kl", 0), ("gift", 0)]
+    printed = capsys.readouterr().out
+    assert "n = 1; n counts students on one distilled set" in printed
+    assert "±" not in next(line for line in printed.splitlines() if line.startswith("| GIFT"))
+
+
+def test_published_sets_are_read_from_their_folders_and_the_others_left_out(
+    finished, tmp_path, capsys
+):
+    made = next((finished / "runs" / "sets").glob("*seed0*.safetensors"))
+    folder = tmp_path / "sets" / "digits_rded_ipc1"
+    folder.mkdir(parents=True)
+    for suffix in (".safetensors", ".json"):
+        (folder / f"set{suffix}").write_bytes(made.with_suffix(suffix).read_bytes())
+    text = (STUDY % "native").replace("selected, ipc: 1", "[rded, sre2l], ipc: 1")
+    (tmp_path / "published.yaml").write_text(text)
+    arguments = ["study", str(tmp_path / "published.yaml"), "--sets", str(tmp_path / "sets")]
+    folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(finished / "teachers")]
+    assert main([*arguments, *folders, "--quiet", "--seeds", "0"]) == 0
+    printed = capsys.readouterr()
+    assert f"left out, not in {tmp_path / 'sets'}: digits_sre2l_ipc1" in printed.err
+    assert "digits, rded, IPC 1" in printed.out
+    assert "| KL | " in printed.out
+    empty = tmp_path / "empty"
+    assert main([*arguments[:2], "--sets", str(empty), *folders, "--quiet"]) == 2
+    assert "the study published must have a run, got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0", "0"], "seeds must be one or more that differ, got [0, 0]"),
+        (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--dataset", "mnits"], "got 'mnits'"),
+    ],
+)
+def test_a_bad_argument_is_refused_before_any_work(tmp_path, capsys, arguments, message):
+    assert study(tmp_path, "ce", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_that_is_no_manifest_is_named(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "study-old.json").write_text('{"format": 0}')
+    assert study(tmp_path, "ce", "--dry-run") == 2
+    assert "study-old.json must hold the record of a study" in capsys.readouterr().err
