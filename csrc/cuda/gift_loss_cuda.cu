@@ -1,16 +1,16 @@
 // The CUDA kernels, then their launchers. What is computed of a row is in ../gift_row.h.
 //
 // A row belongs to one warp or to one block (blockDim.x threads of it; blockDim.y rows a block,
-// more than one only where a warp has a row). Each thread takes packs of 16 bytes, turns them into
-// the row's sums, and once the coefficients are known turns the same packs into the gradient. The
-// three regimes differ in where the packs are in between:
+// more than one only where a warp has a row). Each thread takes packs of 16-byte vectors, turns
+// them into the row's sums, and once the coefficients are known turns the same packs into the
+// gradient. The three regimes differ in where the packs are in between:
 //
 //   one warp a row, registers    short rows: no barrier, and four rows in flight a block
 //   one block a row, on chip     in registers, and longer rows in shared memory
 //   one block a row, streamed    still longer rows are read twice, the second time mostly out of L2
 //
-// A row for which float is not good enough is done again in double by the same threads, and so is
-// every row of float64: those take one element at a time, 8 bytes each or fewer.
+// A row for which float (or, where t nearly vanishes, the closed form) is not good enough is done
+// again in double by the same threads.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -125,6 +125,7 @@ struct Packing {
   // 512-thread block may have, 24 or 20 where the types differ in size. Twice as many spill (ptxas
   // of CUDA 13.0): the row's end, in double, wants the rest.
   static constexpr int kHeld = 4 / kChunks;
+  // Streamed rows, half: their warps are many enough, and their indices of 64 bits.
   static constexpr int kStreamed = kHeld > 1 ? kHeld / 2 : 1;
 };
 
@@ -401,6 +402,7 @@ __device__ __forceinline__ void sum_over_row(const A (&part)[count], double (&su
   if (in_all_warps || warp() == 0) {
 #pragma unroll
     for (int i = 0; i < count; ++i) sum[i] = shared.partial[i][0];
+#pragma unroll 2  // and no further: this is compiled into a kernel several times
     for (int w = 1; w < int(blockDim.x) / kWarp; ++w) {
 #pragma unroll
       for (int i = 0; i < count; ++i) sum[i] += shared.partial[i][w];
@@ -417,6 +419,7 @@ __device__ __forceinline__ A largest_of_row(A x, Exchange& shared) {
   if (row_is_one_warp()) return x;
   if (lane() == 0) shared.largest[warp()] = double(x);
   __syncthreads();
+#pragma unroll 2
   for (int w = 0; w < int(blockDim.x) / kWarp; ++w) x = larger(x, A(shared.largest[w]));
   return x;
 }
@@ -594,12 +597,14 @@ __device__ __forceinline__ auto cut_row(const RowMemory<Z, S>& row) {
 
 // The row, read once and held in registers; `streamed`: it is longer than that, and read twice (its
 // soft labels three times with a softmax) unless `kept`, shared memory for all of it, is given.
-template <class Z, class S, bool softmax, bool streamed>
+template <class Z, class S, bool can_softmax, bool streamed>
 __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
     const RowMemory<Z, S>& row, const Options& options, uint4* kept,
     Shared<Accumulator<Z, S>>& shared) {
   using A = Accumulator<Z, S>;
   using P = Packing<Z, S>;
+  // The kernels in double are not worth two versions.
+  const bool softmax = can_softmax && (std::is_same_v<A, float> || options.temperature > 0.0);
   constexpr int kPacks = streamed ? P::kStreamed : P::kHeld, kChunk = P::kChunk,
                 kChunks = P::kChunks;
   using Index = std::conditional_t<streamed, int64_t, int>;  // what is held is short
@@ -839,10 +844,14 @@ __global__ void __launch_bounds__(256)
   if (blockIdx.x == 0) *done = 0;
 }
 
-// What the sum of the losses is divided by. A whole warp asks, twice rather than keep it:
-// registers.
+// What the sum of the losses is divided by. Asked for twice rather than kept, for registers' sake;
+// there is one part unless there are thousands of rows.
 __device__ __forceinline__ double divisor_of(const int64_t* valid, int parts) {
-  return parts > 0 ? double(sum_of_warp(lane() < parts ? valid[lane()] : int64_t(0))) : 1.0;
+  if (parts == 0) return 1.0;
+  int64_t rows = 0;
+#pragma unroll 1
+  for (int i = 0; i < parts; ++i) rows += valid[i];
+  return double(rows);
 }
 
 // Rows, grid-stride. Parameters one by one and not as a struct, as debuggers and tools show them.
@@ -939,8 +948,7 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
     for (int w = 0; w < int(blockDim.x) / kWarp; ++w) sum += shared.largest[w];
   }
   // No valid row: 0 / 0, as F.cross_entropy has it.
-  const double divisor = divisor_of(valid, parts);
-  if (thread == 0) *static_cast<Loss*>(total) = Loss(sum / divisor);
+  if (thread == 0) *static_cast<Loss*>(total) = Loss(sum / divisor_of(valid, parts));
 }
 
 // A stored gradient times the upstream one, in place.
@@ -1024,8 +1032,10 @@ Choice choose_sweep(int64_t classes) {
 
 template <class Z, class S>
 Choice choose(const Problem& problem) {
+  // In double the version that can take a softmax is the only one.
+  constexpr bool kIsDouble = std::is_same_v<Accumulator<Z, S>, double>;
   return problem.soft_label_temperature > 0.0 ? choose_sweep<Z, S, true>(problem.classes)
-                                              : choose_sweep<Z, S, false>(problem.classes);
+                                              : choose_sweep<Z, S, kIsDouble>(problem.classes);
 }
 
 template <class Z>

@@ -49,7 +49,7 @@ using std::isfinite;
 namespace fibers {
 
 constexpr int kWarp = 32;
-constexpr size_t kStack = 256 << 10;
+constexpr size_t kStack = 64 << 10;  // cleared by AddressSanitizer at every switch
 
 enum class State { kReady, kAtBarrier, kAtShuffle, kReturned };
 
