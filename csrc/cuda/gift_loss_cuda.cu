@@ -364,16 +364,16 @@ struct RowResult {
   float z_scale, s_scale;  // inverse powers of two of float16 gradients
 };
 
-// Of a block that has one row; rows of one warp need `losses` alone.
+// What the threads of a block share. One row a block uses all of it, rows of one warp no sums.
 struct Exchange {
   double partial[5][kMaxWarps];
   double largest[kMaxWarps];
-  double losses[kRowsOfWarps];
+  double losses[kRowsOfWarps];  // so far, of the rows that this block has done
   bool last_block;
 };
 template <class A>
 struct Shared : Exchange {
-  RowResult<A> result;
+  RowResult<A> result[kRowsOfWarps];
 };
 
 template <class T>
@@ -385,6 +385,19 @@ __device__ __forceinline__ T sum_of_warp(T x) {
 
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
+
+template <class T>
+__device__ __forceinline__ T largest_of_warp(T x) {
+#pragma unroll
+  for (int other = kWarp / 2; other > 0; other /= 2)
+    x = larger(x, __shfl_xor_sync(kAllLanes, x, other));
+  return x;
+}
+
+// Of what each warp of the block left, this lane's share.
+__device__ __forceinline__ double of_warps(const double (&left)[kMaxWarps], double otherwise) {
+  return lane() < int(blockDim.x) / kWarp ? left[lane()] : otherwise;
+}
 
 // The row's sums in double: in its first warp, or in all of them. A is float only inside a warp,
 // where five additions of a tree follow each other.
@@ -401,27 +414,18 @@ __device__ __forceinline__ void sum_over_row(const A (&part)[count], double (&su
   __syncthreads();
   if (in_all_warps || warp() == 0) {
 #pragma unroll
-    for (int i = 0; i < count; ++i) sum[i] = shared.partial[i][0];
-#pragma unroll 2  // and no further: this is compiled into a kernel several times
-    for (int w = 1; w < int(blockDim.x) / kWarp; ++w) {
-#pragma unroll
-      for (int i = 0; i < count; ++i) sum[i] += shared.partial[i][w];
-    }
+    for (int i = 0; i < count; ++i) sum[i] = sum_of_warp(of_warps(shared.partial[i], 0.0));
   }
   if (in_all_warps) __syncthreads();  // partial may be written again
 }
 
 template <class A>
 __device__ __forceinline__ A largest_of_row(A x, Exchange& shared) {
-#pragma unroll
-  for (int other = kWarp / 2; other > 0; other /= 2)
-    x = larger(x, __shfl_xor_sync(kAllLanes, x, other));
+  x = largest_of_warp(x);
   if (row_is_one_warp()) return x;
   if (lane() == 0) shared.largest[warp()] = double(x);
   __syncthreads();
-#pragma unroll 2
-  for (int w = 0; w < int(blockDim.x) / kWarp; ++w) x = larger(x, A(shared.largest[w]));
-  return x;
+  return largest_of_warp(A(of_warps(shared.largest, -INFINITY)));
 }
 
 // ---- one row -----------------------------------------------------------------------------------
@@ -707,8 +711,8 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
   const auto label = [&](A x) { return softmax ? exp_of((x - largest) * inverse) : x; };
   const A s_edge = label(s_edge_stored);
 
-  RowResult<A> result;
   {
+    RowResult<A> result = {};
     double sum[5];
     Sums<A> part;
     if (edge >= 0) part.add(z_edge, s_edge);
@@ -756,13 +760,16 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
       const Row k = finish_row(sums, s_norm, products);
       result = result_of<A>(sums, s_norm, k, row, options);
       result.again = !good_enough<A>(sums, products, k);
-      if (!row_is_one_warp() && threadIdx.x == 0) shared.result = result;
     }
-    if (!row_is_one_warp()) {
+    // By way of shared memory, also inside a warp: not all of it is needed in registers at once.
+    if (row_is_one_warp()) __syncwarp();  // the last row's has been read
+    if (threadIdx.x == 0) shared.result[threadIdx.y] = result;
+    if (row_is_one_warp())
+      __syncwarp();
+    else
       __syncthreads();
-      result = shared.result;
-    }
   }
+  const RowResult<A>& result = shared.result[threadIdx.y];
   if (result.again) return result;
 
   // k: the gradient's value at the target; gradient(z_j, s_j): elsewhere.
@@ -883,9 +890,8 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
   const Options options = {
       {on_target, elsewhere}, gamma, temperature, 1.0 / divisor_of(valid, parts)};
 
-  double sum = 0;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.y + threadIdx.y; i < rows;
-       i += int64_t(gridDim.x) * blockDim.y) {
+  if (threadIdx.x == 0) shared.losses[threadIdx.y] = 0.0;
+  for (int64_t i = blockIdx.x * blockDim.y + threadIdx.y; i < rows; i += gridDim.x * blockDim.y) {
     const int64_t target = integer_at(targets, target_is_int64, i * target_stride);
     const RowMemory<Z, S> row = {
         static_cast<const Z*>(logits) + i * logits_stride,
@@ -910,8 +916,8 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
         result.s_scale = usual.s_scale;
       }
     }
-    sum += result.loss;
     if (threadIdx.x == 0) {
+      shared.losses[threadIdx.y] += result.loss;
       if (row_losses != nullptr) static_cast<Loss*>(row_losses)[i] = Loss(result.loss);
       if (kIsHalf<Z> && row.dz != nullptr) logits_scale[i] = result.z_scale;
       if (kIsHalf<S> && row.ds != nullptr) labels_scale[i] = result.s_scale;
@@ -920,10 +926,10 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
   if (total == nullptr) return;
 
   // The last block to arrive adds up what all have written, in the order of the blocks.
-  if (threadIdx.x == 0) shared.losses[threadIdx.y] = sum;
   __syncthreads();
   const int thread = int(threadIdx.y * blockDim.x + threadIdx.x);
   if (thread == 0) {
+    double sum = shared.losses[0];
     for (int y = 1; y < int(blockDim.y); ++y) sum += shared.losses[y];
     // An atomic write: other blocks read it in this launch, and a plain store would be a data race.
     atomicExch(losses + blockIdx.x, (unsigned long long)__double_as_longlong(sum));
@@ -934,7 +940,7 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
   if (!shared.last_block) return;
   __threadfence();
   if (threadIdx.y != 0) return;
-  sum = 0;
+  double sum = 0;
   // volatile: other blocks wrote them after this one began.
   for (int b = int(threadIdx.x); b < int(gridDim.x); b += int(blockDim.x))
     sum +=
@@ -944,8 +950,7 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
   if (!row_is_one_warp()) {
     if (lane() == 0) shared.largest[warp()] = sum;
     __syncthreads();
-    sum = 0;
-    for (int w = 0; w < int(blockDim.x) / kWarp; ++w) sum += shared.largest[w];
+    sum = sum_of_warp(of_warps(shared.largest, 0.0));
   }
   // No valid row: 0 / 0, as F.cross_entropy has it.
   if (thread == 0) *static_cast<Loss*>(total) = Loss(sum / divisor_of(valid, parts));
@@ -999,6 +1004,7 @@ struct Choice {
   RowsKernel kernel;
   int threads, rows_a_block;
   int64_t row_bytes;  // to keep a row in shared memory; 0: it is not to be kept there
+  int64_t own_bytes;  // of shared memory, which the kernel takes anyway
 };
 
 // How many threads, at most `most`, take `packs`, if each takes `held` of them; 0: too many packs.
@@ -1012,7 +1018,7 @@ int threads_for(int64_t packs, int held, int most) {
 //                         two 16-bit  two float32  one of each  two float64  float32  16-bit
 //   one warp a row              1024          512          512          256      256     256
 //   registers of a block       16384         8192         8192         2048     2048    2048
-//   shared memory              24576        12288        16384         6144     8192    9728
+//   shared memory              25095        12547        16647         6209     8323    9991
 //   streamed              beyond
 //
 // A warp, as long as 32 threads hold the row: no barrier. Registers, as long as 512 threads do (256
@@ -1024,10 +1030,13 @@ Choice choose_sweep(int64_t classes) {
   using P = Packing<Z, S>;
   const int64_t packs = classes / P::kElements;
   const int threads = threads_for(packs, P::kHeld, P::kMostThreads);
+  const int64_t own_bytes = sizeof(Shared<Accumulator<Z, S>>);
   if (threads == 0)
     return {rows_kernel<Z, S, softmax, true>, P::kMostThreads, 1,
-            (packs + kWarp - 1) / kWarp * kWarp * P::kElements * int64_t(sizeof(Z) + sizeof(S))};
-  return {rows_kernel<Z, S, softmax, false>, threads, threads == kWarp ? kRowsOfWarps : 1, 0};
+            (packs + kWarp - 1) / kWarp * kWarp * P::kElements * int64_t(sizeof(Z) + sizeof(S)),
+            own_bytes};
+  return {rows_kernel<Z, S, softmax, false>, threads, threads == kWarp ? kRowsOfWarps : 1, 0,
+          own_bytes};
 }
 
 template <class Z, class S>
@@ -1072,13 +1081,13 @@ int64_t blocks_for(int64_t items, int64_t per_block, int64_t most) {
   return std::max<int64_t>(std::min((items + per_block - 1) / per_block, most), 1);
 }
 
-// Whether this device has the shared memory for a row, beside the kernel's own few hundred bytes.
+// Whether this device has the shared memory for a row, beside the kernel's own kilobyte.
 cudaError_t fits_shared_memory(const Choice& choice, bool& fits) {
   int device = 0, most = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  fits = error == cudaSuccess && choice.row_bytes + int64_t(sizeof(Shared<double>)) <= most;
+  fits = error == cudaSuccess && choice.row_bytes + choice.own_bytes <= most;
   if (fits)
     error =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(choice.kernel),

@@ -129,7 +129,7 @@ def read_kernels(cubin: Path) -> list[Kernel]:
 
 def sizes_and_sweep(kernel: Kernel) -> tuple[int, int, bool] | None:
     """Bytes of a logit and of a soft label, and whether rows are streamed; None: no such kernel."""
-    one = r"(d|f|S\d_|\d+\w+?)"  # a mangled type; S1_: once more a type that came before
+    one = r"(d|f|6__half|13__nv_bfloat16|S\d_)"  # a mangled type; S2_: the same one again
     types = re.search(rf"rows_kernelI{one}{one}Lb[01]ELb([01])E", kernel.name)
     if types is None:
         return None

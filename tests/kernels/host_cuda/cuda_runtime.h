@@ -184,6 +184,8 @@ T __shfl_down_sync(unsigned mask, T value, int lanes) {
   return exchanged(mask, value, from < fibers::kWarp ? from : own_lane());
 }
 
+inline void __syncwarp() { exchanged(0xffffffffu, 0, own_lane()); }
+
 inline int atomicAdd(int* address, int value) {
   const int before = *address;
   *address += value;
