@@ -788,7 +788,8 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
 #pragma unroll
           for (int e = 0; e < kChunk; ++e) a[e] = gradient(a[e], label(b[e]));
           const Index target = Index(row.target) - chunk_begin(begin, i, c);
-          if (target >= 0 && target < kChunk) {
+          // Without a branch where lanes swap next, for which they have to be together.
+          if (kChunks > 1 || (target >= 0 && target < kChunk)) {
 #pragma unroll
             for (int e = 0; e < kChunk; ++e) a[e] = e == target ? k.at_target : a[e];
           }
