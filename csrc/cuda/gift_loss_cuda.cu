@@ -798,18 +798,24 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
         out.store(gradient_row + cut.head, begin + i * threads, cut.packs);
       }
     });
-    if (edge >= 0)
-      narrow(edge == Index(row.target) ? k.at_target : gradient(z_edge, s_edge),
-             gradient_row[edge]);
   };
-  if (row.dz != nullptr)
-    write(row.dz, result.z,
-          [&](A a, A b) { return b * result.z.other + (a * result.z.own + result.z.all); });
-  if (row.ds != nullptr)
-    write(row.ds, result.s, [&](A a, A b) {
-      const A x = a * result.s.other + (b * result.s.own + result.s.all);
-      return softmax ? x * (b * inverse) : x;
-    });
+  const auto z_gradient = [&](A a, A b) {
+    return b * result.z.other + (a * result.z.own + result.z.all);
+  };
+  const auto s_gradient = [&](A a, A b) {
+    const A x = a * result.s.other + (b * result.s.own + result.s.all);
+    return softmax ? x * (b * inverse) : x;
+  };
+  if (row.dz != nullptr) write(row.dz, result.z, z_gradient);
+  if (row.ds != nullptr) write(row.ds, result.s, s_gradient);
+  // Last, since some lanes go here alone, and above they have to be together.
+  if (edge >= 0) {
+    const bool at_target = edge == Index(row.target);
+    if (row.dz != nullptr)
+      narrow(at_target ? result.z.at_target : z_gradient(z_edge, s_edge), row.dz[edge]);
+    if (row.ds != nullptr)
+      narrow(at_target ? result.s.at_target : s_gradient(z_edge, s_edge), row.ds[edge]);
+  }
   return result;
 }
 
