@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 SOURCES := pyproject.toml setup.py gift_fast/__init__.py $(wildcard csrc/* csrc/*/*)
 
-.PHONY: demo test lint bench format clean
+.PHONY: demo test lint bench gpu-check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/built
@@ -21,6 +21,10 @@ lint: $(VENV)/built
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.loss_cpu --out benchmarks/results
+
+# On a machine with a GPU: builds the CUDA kernels, tests, sanitizers, benchmark; one report.
+gpu-check: $(VENV)/torch
+	$(BIN)/python -m benchmarks.gpu_check --out gpu-check.md
 
 format: $(VENV)/built
 	$(BIN)/ruff check --fix .

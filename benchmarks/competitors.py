@@ -1,6 +1,7 @@
 """What the benchmarks time: the same training step under each of several losses, on one batch.
 
-Both :mod:`benchmarks.loss_cpu` and the pytest-benchmark suite take their steps from here.
+:mod:`benchmarks.loss_cpu`, :mod:`benchmarks.loss_gpu` and the pytest-benchmark suite take their
+steps from here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ THREADS = [1, 2]
 
 
 def make_batch(
-    num_rows: int, num_classes: int, dtype: torch.dtype
+    num_rows: int, num_classes: int, dtype: torch.dtype, device: str = "cpu"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, C) that require grad, soft labels (N, C) that are probabilities, targets (N,).
 
@@ -44,7 +45,8 @@ def make_batch(
     generator = torch.Generator().manual_seed(0)
     logits, teacher = (torch.randn(num_rows, num_classes, generator=generator) for _ in range(2))
     target = torch.randint(num_classes, (num_rows,), generator=generator)
-    return logits.to(dtype).requires_grad_(), teacher.softmax(1).to(dtype), target
+    logits = logits.to(device, dtype).requires_grad_()
+    return logits, teacher.to(device).softmax(1).to(dtype), target.to(device)
 
 
 def eager_loss(
@@ -70,7 +72,7 @@ LOSSES: dict[str, Loss] = {
     OURS: gift_loss,
     "eager": eager_loss,
     "reference": reference_loss,
-    "compiled": eager_loss,  # through torch.compile, in make_step
+    "compiled": eager_loss,  # through torch.compile
     "cross-entropy": lambda z, s, y: F.cross_entropy(z, y),
     "soft cross-entropy": lambda z, s, y: F.cross_entropy(z, s),
     "KL": lambda z, s, y: F.kl_div(F.log_softmax(z, 1), s, reduction="batchmean"),
@@ -79,28 +81,39 @@ LOSSES: dict[str, Loss] = {
 COMPETITORS = [*LOSSES, FLOOR]
 
 
-def make_step(name: str, logits: Tensor, soft_labels: Tensor, target: Tensor) -> Callable[[], None]:
-    """One step of the competitor: the loss, its gradient, and the gradient dropped again.
+def compiled(loss: Loss) -> Loss:
+    """The loss through torch.compile, for one shape, dtype and thread count."""
+    # Without the reset dynamo would give up at the ninth shape; fullgraph makes it an error to run
+    # anything but compiled code.
+    torch.compiler.reset()
+    return torch.compile(loss, fullgraph=True, dynamic=False)
 
-    The floor is no loss: it reads two such matrices and writes a fresh one, as fast as torch can.
-    """
-    if name == FLOOR:
-        detached = logits.detach()
 
-        def floor() -> None:
-            torch.add(detached, soft_labels)
-
-        return floor
-
-    loss = LOSSES[name]
-    if name == "compiled":
-        # Specialised to this shape, dtype and thread count. Without the reset dynamo would give up
-        # at the ninth; fullgraph makes it an error to run anything but compiled code.
-        torch.compiler.reset()
-        loss = torch.compile(loss, fullgraph=True, dynamic=False)
+def training_step(
+    loss: Loss, logits: Tensor, soft_labels: Tensor, target: Tensor
+) -> Callable[[], None]:
+    """The loss, its gradient, and the gradient dropped again."""
 
     def step() -> None:
         loss(logits, soft_labels, target).backward()
         logits.grad = None
 
     return step
+
+
+def floor_step(logits: Tensor, soft_labels: Tensor) -> Callable[[], None]:
+    """No loss: reads two such matrices and writes a fresh one, as fast as torch can."""
+    detached = logits.detach()
+
+    def step() -> None:
+        torch.add(detached, soft_labels)
+
+    return step
+
+
+def make_step(name: str, logits: Tensor, soft_labels: Tensor, target: Tensor) -> Callable[[], None]:
+    """One step of the competitor of this name, on the CPU."""
+    if name == FLOOR:
+        return floor_step(logits, soft_labels)
+    loss = compiled(LOSSES[name]) if name == "compiled" else LOSSES[name]
+    return training_step(loss, logits, soft_labels, target)

@@ -13,7 +13,6 @@ import math
 import multiprocessing
 import os
 import platform
-import random
 import re
 import resource
 import shutil
@@ -23,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from timeit import Timer
 from typing import Any
@@ -38,6 +38,19 @@ from benchmarks.competitors import (
     THREADS,
     make_batch,
     make_step,
+)
+from benchmarks.sampling import interleaved, quartiles, ratios
+from benchmarks.tables import (
+    Table,
+    bytes_text,
+    insert_report,
+    markdown_tables,
+    ratio_text,
+    shape_argument,
+    shape_text,
+    text_tables,
+    time_text,
+    write_text,
 )
 from gift_fast.ops import CPU_LIBRARY, backends
 
@@ -60,12 +73,6 @@ Case = dict[str, Any]
 
 
 # ---- measuring -----------------------------------------------------------------------------------
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    """The median and the quartiles around it."""
-    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "q1": q1, "q3": q3}
 
 
 def page_faults() -> int:
@@ -96,20 +103,10 @@ def measure_case(threads: int, dtype: str, shape: tuple[int, int], repeats: int)
         fastest, _ = min(sample(step, 1) for _ in range(5))
         numbers[name] = math.ceil(SAMPLE_SECONDS / fastest)
 
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    order = list(steps)
-    shuffle = random.Random(0).shuffle
-    for _ in range(repeats):
-        shuffle(order)  # so that nobody always runs in the wake of the same competitor
-        for name in order:
-            samples[name].append(sample(steps[name], numbers[name]))
-
+    samplers = {name: partial(sample, step, numbers[name]) for name, step in steps.items()}
+    samples = interleaved(samplers, repeats)
     seconds = {name: [second for second, _ in pairs] for name, pairs in samples.items()}
     faults = {name: [fault for _, fault in pairs] for name, pairs in samples.items()}
-
-    def ratios(name: str) -> list[float]:
-        """Taken within each repeat: a slow moment of the machine slows both sides of it."""
-        return [theirs / ours for theirs, ours in zip(seconds[name], seconds[OURS], strict=True)]
 
     return {
         "threads": threads,
@@ -120,7 +117,9 @@ def measure_case(threads: int, dtype: str, shape: tuple[int, int], repeats: int)
         "steps_per_sample": numbers,
         "page_faults_per_step": {name: statistics.median(faults[name]) for name in faults},
         "seconds": {name: quartiles(seconds[name]) for name in seconds},
-        "ratio_to_ours": {name: quartiles(ratios(name)) for name in seconds if name != OURS},
+        "ratio_to_ours": {
+            name: ratios(theirs, seconds[OURS]) for name, theirs in seconds.items() if name != OURS
+        },
     }
 
 
@@ -193,25 +192,6 @@ def describe_machine() -> dict[str, Any]:
 # ---- reporting -----------------------------------------------------------------------------------
 
 
-def time_text(seconds: float, *more: float) -> str:
-    """Three digits in microseconds or milliseconds; further times in brackets, in the same unit."""
-    scale, unit = (1e6, "us") if seconds < 1e-3 else (1e3, "ms")
-    digits = max(0, 2 - math.floor(math.log10(seconds * scale)))
-    values = [f"{value * scale:.{digits}f}" for value in (seconds, *more)]
-    brackets = f" ({' to '.join(values[1:])})" if more else ""
-    return f"{values[0]} {unit}{brackets}"
-
-
-def ratio_text(ratio: float) -> str:
-    """Two decimals below ten, one above."""
-    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
-
-
-def shape_text(case: Case) -> str:
-    """N x C."""
-    return "{} x {}".format(*case["shape"])
-
-
 def threads_text(threads: int) -> str:
     """A thread count with its noun."""
     return "1 thread" if threads == 1 else f"{threads} threads"
@@ -221,7 +201,7 @@ def progress_line(case: Case) -> str:
     """The case and its most telling ratios, on one line."""
     ratios = {name: ratio_text(q["median"]) for name, q in case["ratio_to_ours"].items()}
     return (
-        f"{threads_text(case['threads'])}, {case['dtype']:8} {shape_text(case):>11}: "
+        f"{threads_text(case['threads'])}, {case['dtype']:8} {shape_text(case['shape']):>11}: "
         f"{time_text(case['seconds'][OURS]['median'])}; times as long: "
         + ", ".join(f"{name} {ratio}" for name, ratio in ratios.items() if name != FLOOR)
     )
@@ -243,19 +223,18 @@ def row(case: Case) -> list[str]:
     ours = case["seconds"][OURS]
     ratios = {name: quartile["median"] for name, quartile in case["ratio_to_ours"].items()}
     floor = ratios.pop(FLOOR)
-    megabytes = case["minimum_bytes"] / 1e6
     return [
-        shape_text(case),
+        shape_text(case["shape"]),
         time_text(ours["median"], ours["q1"], ours["q3"]),
         *map(ratio_text, ratios.values()),
         ratio_text(1 / floor),
-        f"{megabytes:.3g} MB" if megabytes >= 1 else f"{megabytes * 1e3:.3g} kB",
+        bytes_text(case["minimum_bytes"]),
         f"{case['minimum_bytes'] / ours['median'] / 1e9:.1f}",
         f"{floor:.0%}",
     ]
 
 
-def tables(cases: list[Case]) -> Iterator[tuple[str, list[list[str]]]]:
+def tables(cases: list[Case]) -> Iterator[Table]:
     """A title and the rows, header first, for each thread count and dtype."""
     for threads, dtype in dict.fromkeys((case["threads"], case["dtype"]) for case in cases):
         chosen = [c for c in cases if (c["threads"], c["dtype"]) == (threads, dtype)]
@@ -267,7 +246,7 @@ def remarks(cases: list[Case]) -> Iterator[str]:
     nowhere = True
     for name in (one for one in COMPETITORS if one not in (OURS, FLOOR)):
         faster = [
-            f"{shape_text(case)} {case['dtype']} {threads_text(case['threads'])} "
+            f"{shape_text(case['shape'])} {case['dtype']} {threads_text(case['threads'])} "
             f"({ratio_text(case['ratio_to_ours'][name]['median'])})"
             for case in cases
             if case["ratio_to_ours"][name]["median"] < 1
@@ -289,13 +268,8 @@ def remarks(cases: list[Case]) -> Iterator[str]:
 
 def text_report(result: dict[str, Any]) -> str:
     """The tables for a terminal."""
-    lines = []
-    for title, rows in tables(result["cases"]):
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["", title]
-        for cells in rows:
-            lines.append("  ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True)))
-    return "\n".join([*lines, "", *remarks(result["cases"])])
+    cases = result["cases"]
+    return "\n".join([*text_tables(tables(cases)), "", *remarks(cases)])
 
 
 def markdown_report(result: dict[str, Any]) -> str:
@@ -312,10 +286,7 @@ def markdown_report(result: dict[str, Any]) -> str:
         f"{build['version']} ({build['compiler']}, {build['cpu_capability']})",
         f"- {result['date'][:10]}, medians of {result['repeats']} repeats",
     ]
-    for title, (header, *rows) in tables(result["cases"]):
-        lines += ["", f"**{title}**", ""]
-        for cells in (header, ["---:"] * len(header), *rows):
-            lines.append(f"| {' | '.join(cells)} |")
+    lines += markdown_tables(tables(result["cases"]))
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks(result["cases"]))])
 
 
@@ -342,7 +313,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for column, count in enumerate(threads):
             axis = axes[line][column]
             panel = [c for c in cases if (c["threads"], c["dtype"]) == (count, dtype)]
-            labels = [shape_text(case).replace(" x ", "\nx ") for case in panel]
+            labels = [shape_text(case["shape"]).replace(" x ", "\nx ") for case in panel]
             for name, (colour, marker) in STYLES.items():
                 ratios = [case["ratio_to_ours"][name]["median"] for case in panel]
                 style = "--" if name == FLOOR else "-"
@@ -362,31 +333,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Atomically: a reader finds the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def insert_report(path: Path, report: str) -> None:
-    """Puts the report between the two markers of a Markdown file."""
-    text = path.read_text(encoding="utf-8")
-    begin, end = MARKERS
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{path} must hold the lines {begin} and {end} once each")
-    before, _, rest = text.partition(begin)
-    after = rest.partition(end)[2]
-    write_text(path, f"{before}{begin}\n\n{report}\n\n{end}{after}")
-
-
 # ---- command line --------------------------------------------------------------------------------
-
-
-def shape_argument(text: str) -> tuple[int, int]:
-    """100x1000 to (100, 1000)."""
-    num_rows, num_classes = map(int, text.split("x"))
-    return num_rows, num_classes
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -419,7 +366,7 @@ def main() -> None:
     if args.markdown:
         report = markdown_report(json.loads(args.markdown.read_text(encoding="utf-8")))
         if args.write:
-            insert_report(args.write, report)
+            insert_report(args.write, report, MARKERS)
         else:
             print(report)
         return

@@ -6,13 +6,12 @@ the upstream gradient in the backward pass. Second derivatives come from :mod:`g
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gift_fast.ops import scaled_gradient, unpack_gradients
+from gift_fast.ops import Operators, scaled_gradient, unpack_gradients
 from gift_fast.reference import reference_loss
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -57,7 +56,7 @@ _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 def _differentiable_gradients(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
     """The gradients once more, by the definition and with a graph of their own."""
-    _, options, inference = ctx.state
+    _, options, _, inference = ctx.state
     # Inference tensors take no part in a graph; their copies do.
     saved: list[Tensor] = [*ctx.saved_tensors, *(x.clone() for x in inference)]
     logits, soft_labels, target = saved
@@ -75,7 +74,7 @@ class GiftLossFunction(torch.autograd.Function):
     upstream gradient is one almost always, and any other factor is applied in place. A graph that
     is kept, or differentiated again, gets a copy.
 
-    ``kernel`` is the operator ``loss_and_gradients``, or a binding with its arguments.
+    ``operators`` may hold a binding with the arguments of ``loss_and_gradients`` in its place.
     """
 
     @staticmethod
@@ -85,23 +84,25 @@ class GiftLossFunction(torch.autograd.Function):
         soft_labels: Tensor,
         target: Tensor,
         options: Options,
-        kernel: Callable[..., list[Tensor]],
+        operators: Operators,
     ) -> Tensor:
         needs = ctx.needs_input_grad
-        loss, *gradients = kernel(logits, soft_labels, target, *options, needs[0], needs[1])
+        loss, *gradients = operators.loss_and_gradients(
+            logits, soft_labels, target, *options, needs[0], needs[1]
+        )
         if soft_labels.is_inference() or target.is_inference():
             # A teacher under inference mode. Autograd refuses to save such tensors; nobody can have
             # written to them either, so a reference will do.
-            ctx.state = gradients, options, (soft_labels, target)
+            ctx.state = gradients, options, operators, (soft_labels, target)
             ctx.save_for_backward(logits)
         else:
-            ctx.state = gradients, options, ()
+            ctx.state = gradients, options, operators, ()
             ctx.save_for_backward(logits, soft_labels, target)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        gradients = ctx.state[0]
+        gradients, _, operators, _ = ctx.state
         if torch.is_grad_enabled():  # create_graph=True
             return *_differentiable_gradients(ctx, grad_output), None, None, None
         if not gradients:
@@ -128,7 +129,7 @@ class GiftLossFunction(torch.autograd.Function):
         gradients.clear()
         for pair in pairs:
             if pair is not None:
-                torch.ops.gift_fast.scale_gradient_.default(pair[0], grad_output, pair[1])
+                operators.scale_gradient_(pair[0], grad_output, pair[1])
         return *(pair and pair[0] for pair in pairs), None, None, None
 
 
@@ -136,8 +137,8 @@ class GiftRowsFunction(torch.autograd.Function):
     """Row losses and their gradients under ``torch.func``: composable, without the reduction.
 
     Takes float32 or float64 logits and soft labels (N, C), target (N,), options with
-    ``reduction="none"``, and which gradients are asked for. Returns the rows' losses (N,) and the
-    gradients (N, C): outputs, so that a transform can differentiate through them.
+    ``reduction="none"``, which gradients are asked for, and the operators. Returns the rows' losses
+    (N,) and the gradients (N, C): outputs, so that a transform can differentiate through them.
     """
 
     @staticmethod
@@ -147,15 +148,15 @@ class GiftRowsFunction(torch.autograd.Function):
         target: Tensor,
         options: Options,
         asked: tuple[bool, bool],
+        operators: Operators,
     ) -> tuple[Tensor, ...]:
-        kernel = torch.ops.gift_fast.loss_and_gradients.default
-        return tuple(kernel(logits, soft_labels, target, *options, *asked))
+        return tuple(operators.loss_and_gradients(logits, soft_labels, target, *options, *asked))
 
     @staticmethod
     def setup_context(  # noqa: D102
         ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ) -> None:
-        *tensors, ctx.options, ctx.asked = inputs
+        *tensors, ctx.options, ctx.asked, _ = inputs
         ctx.save_for_backward(*tensors, *output[1:])
         ctx.set_materialize_grads(False)
 
@@ -165,7 +166,7 @@ class GiftRowsFunction(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         logits, soft_labels, target, *gradients = ctx.saved_tensors
         argnums = tuple(i for i in (0, 1) if ctx.asked[i])
-        grads: list[Tensor | None] = [None] * 5
+        grads: list[Tensor | None] = [None] * 6
         if grad_rows is not None:
             for i, gradient in zip(argnums, gradients, strict=True):
                 grads[i] = grad_rows.unsqueeze(-1) * gradient
@@ -199,6 +200,7 @@ class GiftRowsFunction(torch.autograd.Function):
         target: Tensor,
         options: Options,
         asked: tuple[bool, bool],
+        operators: Operators,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         # A batch of matrices is a longer matrix: the rows know nothing of each other.
         def merged(x: Tensor, dim: int | None) -> Tensor:
@@ -206,6 +208,6 @@ class GiftRowsFunction(torch.autograd.Function):
             return batched.flatten(0, 1)
 
         tensors = map(merged, (logits, soft_labels, target), in_dims[:3])
-        outputs: tuple[Tensor, ...] = GiftRowsFunction.apply(*tensors, options, asked)
+        outputs: tuple[Tensor, ...] = GiftRowsFunction.apply(*tensors, options, asked, operators)
         split = tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs)
         return split, (0,) * len(split)

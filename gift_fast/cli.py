@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gift_fast.student.config import TrainingConfig
+    from gift_fast.student.job import EvaluationJob, Place
 
 STUDENT_PACKAGES = {
+    "accelerate": "accelerate",
+    "kornia": "kornia",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "rich": "rich",
+    "safetensors": "safetensors",
     "sklearn": "scikit-learn",
+    "torchvision": "torchvision",
+    "yaml": "pyyaml",
 }
 """What the extra ``student`` installs: the name it is imported by, the name it is installed by."""
+
+READ = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_weights")
+"""What ``evaluate`` and ``audit`` read, as attributes of the job."""
+
+TRAINING = "training (a name may have options: kl:temperature=20,scale_t2=true)"
+
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; gives the exit status, 2 for what the user has to mend."""
+    # A user's own losses and networks are named by import path, from where the command is called.
+    sys.path.insert(0, "")
     options = build_parser().parse_args(arguments)
     missing = [
         package
@@ -30,7 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(
             f"this command needs {', '.join(missing)}; pip install 'gift-fast[student]' brings it"
         )
-    return demo(options)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except (ImportError, OSError, ValueError) as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where this one stood", file=sys.stderr)
+        return 130
 
 
 def fail(message: str) -> int:
@@ -39,20 +67,9 @@ def fail(message: str) -> int:
     return 2
 
 
-def demo(options: argparse.Namespace) -> int:
-    """The subcommand ``demo``."""
-    from gift_fast.student.demo import DemoConfig, run_demo
-
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    given.pop("command")
-    try:
-        run_demo(DemoConfig(**given))
-    except (OSError, ValueError) as error:
-        return fail(str(error))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where this one stood", file=sys.stderr)
-        return 130
-    return 0
+def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Those of the named options that were given; the others are left to their defaults."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,10 +81,283 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gift-fast {package_version()}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     add_demo(commands)
+    add_train_teacher(commands)
+    add_evaluate(commands)
+    add_audit(commands)
     return parser
 
 
-def add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_fields(
+    group: argparse._ActionsContainer, config: type[TrainingConfig], *, without: str = ""
+) -> list[str]:
+    """An option for every field of a configuration that explains itself; gives their names.
+
+    What is not given stays None, so that presets and the configuration's own defaults apply.
+    """
+    names = []
+    for field in dataclasses.fields(config):
+        if "help" not in field.metadata or field.name == without:
+            continue
+        names.append(field.name)
+        flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        if field.default is not None:
+            text += f" (default: {field.default})"
+        if field.metadata["kind"] is bool:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(flag, action=action, default=None, help=text)
+        else:
+            kind = field.metadata["kind"]
+            metavar = {int: "N", float: "X", str: "NAME"}[kind]
+            group.add_argument(flag, type=kind, default=None, metavar=metavar, help=text)
+    return names
+
+
+def add_place(command: argparse.ArgumentParser) -> None:
+    """The arguments of :class:`gift_fast.student.job.Place`."""
+    group = command.add_argument_group("where, and what is shown")
+    group.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="folder that holds the real dataset"
+    )
+    group.add_argument(
+        "--teacher-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the teachers' weights, DATASET_MODEL.pth (default: teachers)",
+    )
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder for results (default: runs)")
+    group.add_argument("--device", metavar="NAME", help="auto or cpu (default: auto)")
+    group.add_argument(
+        "--checkpoint-every",
+        type=int,
+        metavar="N",
+        help="epochs that a killed run loses at most (default: 25)",
+    )
+    group.add_argument(
+        "--trackers",
+        nargs="+",
+        metavar="NAME",
+        help="tensorboard, wandb or mlflow, which must be installed",
+    )
+    group.add_argument("--quiet", action="store_true", default=None, help="no progress")
+    group.add_argument(
+        "--force", action="store_true", default=None, help="repeat what has finished"
+    )
+
+
+def add_data(command: argparse.ArgumentParser) -> None:
+    """What ``evaluate`` and ``audit`` read: a distilled set, a real dataset and teachers."""
+    data = command.add_argument_group("data")
+    data.add_argument("--data", type=Path, required=True, metavar="PATH", help="distilled set")
+    data.add_argument(
+        "--format", metavar="NAME", help="how it is stored; auto looks for itself (default: auto)"
+    )
+    data.add_argument("--labels", type=Path, metavar="DIR", help="its stored soft labels (FKD)")
+    data.add_argument(
+        "--labels-class-map",
+        type=Path,
+        metavar="FILE",
+        help="puts the classes of these labels alone in the dataset's order",
+    )
+    data.add_argument("--dataset", required=True, metavar="NAME", help="the real dataset")
+    data.add_argument(
+        "--class-map", type=Path, metavar="FILE", help="puts its classes in the dataset's order"
+    )
+    teachers = command.add_argument_group("teachers")
+    teachers.add_argument(
+        "--teacher",
+        dest="teachers",
+        nargs="*",
+        metavar="MODEL",
+        help=(
+            "label every batch; several are averaged, none takes the stored labels "
+            "(default: convnet3)"
+        ),
+    )
+    teachers.add_argument(
+        "--teacher-weights", nargs="+", type=Path, metavar="FILE", help="a file for every teacher"
+    )
+
+
+def place_of(options: argparse.Namespace) -> Place:
+    """The place that the arguments name."""
+    from gift_fast.student.job import Place
+
+    return Place(**given(options, [field.name for field in dataclasses.fields(Place)]))
+
+
+def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``evaluate``."""
+    from gift_fast.student.config import EvaluationConfig
+    from gift_fast.student.presets import preset_names
+
+    command = commands.add_parser(
+        "evaluate",
+        help="train students on a distilled set and report their accuracy",
+        description=(
+            "Trains students on a distilled dataset as its authors publish it and reports their "
+            "accuracy on the real test images: mean and std over the seeds. A finished run is read "
+            "and not repeated; a stopped one goes on from its checkpoint."
+        ),
+        epilog=(
+            "example: gift-fast evaluate --data cifar100_ipc10 --format rded --dataset cifar100 "
+            "--data-root data --student convnet3 --teacher convnet3 --loss gift --seeds 0 1 2"
+        ),
+    )
+    add_data(command)
+    command.add_argument(
+        "--no-check", dest="check_set", action="store_false", default=None, help="skip the audit"
+    )
+    training = command.add_argument_group(TRAINING)
+    training.add_argument(
+        "--preset",
+        default="paper",
+        metavar="NAME",
+        help=(
+            f"settings that the options below override: {', '.join(preset_names())}, or a YAML "
+            "file (default: paper)"
+        ),
+    )
+    names = add_fields(training, EvaluationConfig, without="seed")
+    command.add_argument(
+        "--seeds", nargs="+", type=int, metavar="N", help="a student each (default: 0 1 2)"
+    )
+    command.add_argument(
+        "--keep-weights", action="store_true", default=None, help="keep every student's weights"
+    )
+    command.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_place(command)
+    command.set_defaults(run=evaluate, fields=names)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """The subcommand ``evaluate``."""
+    from gift_fast.student.job import is_main_process, run_job
+    from gift_fast.student.report import print_results
+
+    runs = run_job(job_of(options), place_of(options))
+    if is_main_process():
+        print_results(runs, as_json=options.json)
+    return 0
+
+
+def job_of(options: argparse.Namespace) -> EvaluationJob:
+    """The evaluation that the arguments name: the preset's settings, and over them the options."""
+    from gift_fast.student.config import EvaluationConfig, paper_dataset
+    from gift_fast.student.distilled.formats import recognise
+    from gift_fast.student.job import EvaluationJob
+    from gift_fast.student.presets import load_preset
+
+    preset = load_preset(options.preset)
+    own = given(options, [*options.fields, "teachers"])
+    student = own.get("student", preset.settings.get("student", "convnet3"))
+    dataset = paper_dataset(options.dataset, student)
+    form = options.format or "auto"
+    if form == "auto":
+        form = recognise(options.data, options.labels)
+    settings = preset.settings_for(dataset=dataset, student=student, format=form)
+    config = EvaluationConfig.from_dict({**settings, **own, "dataset": dataset})
+    return EvaluationJob(
+        config=config,
+        preset=f"{preset.title} (preset {preset.name})",
+        **given(options, [*READ, "seeds", "keep_weights", "check_set"]),
+    )
+
+
+def add_train_teacher(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``train-teacher``."""
+    from gift_fast.student.config import TeacherConfig
+
+    command = commands.add_parser(
+        "train-teacher",
+        help="train a teacher on a real dataset and record its accuracy",
+        description=(
+            "Trains a network on the real training images with cross-entropy and saves its weights "
+            "with its accuracy, where `gift-fast evaluate` looks for them. A stopped run goes on "
+            "when it is called again."
+        ),
+        epilog="example: gift-fast train-teacher --dataset cifar100 --data-root data",
+    )
+    command.add_argument("--dataset", required=True, metavar="NAME", help="the real dataset")
+    training = command.add_argument_group(TRAINING)
+    names = add_fields(training, TeacherConfig)
+    add_place(command)
+    command.set_defaults(run=train_teacher, fields=names)
+
+
+def train_teacher(options: argparse.Namespace) -> int:
+    """The subcommand ``train-teacher``."""
+    from gift_fast.student.config import TeacherConfig, paper_dataset
+    from gift_fast.student.job import run_teacher
+
+    own = given(options, options.fields)
+    dataset = paper_dataset(options.dataset, own.get("model", TeacherConfig.model))
+    config = TeacherConfig(dataset=dataset, **own)
+    path, check = run_teacher(config, place_of(options))
+    print(f"{path}: top-1 {check.top1:.2f} %, top-5 {check.top5:.2f} % on the test images")
+    return 0
+
+
+def add_audit(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``audit``."""
+    command = commands.add_parser(
+        "audit",
+        help="examine a distilled set: class order, images, labels",
+        description=(
+            "Looks for what goes wrong silently between a teacher, a distilled set and the test "
+            "images: another class order, images on another scale, missing classes, labels of "
+            "other images. The exit status is 1 where it finds an error."
+        ),
+        epilog=(
+            "example: gift-fast audit --data cifar100_ipc10 --dataset cifar100 --data-root data "
+            "--teacher convnet3 --write-class-map map.json"
+        ),
+    )
+    add_data(command)
+    command.add_argument("--quick", action="store_true", help="look at a sample of the images")
+    command.add_argument(
+        "--write-class-map",
+        type=Path,
+        metavar="FILE",
+        help="write the permutation that was found, for --class-map",
+    )
+    command.add_argument("--json", action="store_true", help="print all measures as JSON")
+    add_place(command)
+    command.set_defaults(run=audit)
+
+
+def audit(options: argparse.Namespace) -> int:
+    """The subcommand ``audit``."""
+    from gift_fast.student.audit import print_audit
+    from gift_fast.student.config import EvaluationConfig, paper_dataset
+    from gift_fast.student.job import EvaluationJob, run_audit
+
+    teachers = EvaluationConfig.teachers if options.teachers is None else options.teachers
+    dataset = paper_dataset(options.dataset, teachers[0]) if teachers else options.dataset
+    config = EvaluationConfig(dataset=dataset, teachers=teachers)
+    job = EvaluationJob(config=config, **given(options, READ))
+    report = run_audit(job, place_of(options), quick=options.quick)
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        from rich.console import Console
+
+        print_audit(report, Console())
+    if options.write_class_map is not None:
+        if report.class_map is None:
+            return fail("no class map to write: the audit found no permutation of the classes")
+        report.write_class_map(options.write_class_map)
+    return 1 if report.severity == "error" else 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """The subcommand ``demo``."""
+    from gift_fast.student.demo import DemoConfig, run_demo
+
+    run_demo(DemoConfig(**given(options, [field.name for field in dataclasses.fields(DemoConfig)])))
+    return 0
+
+
+def add_demo(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """The arguments of ``demo``; a default of None leaves the choice to ``DemoConfig``."""
     command = commands.add_parser(
         "demo",
@@ -101,13 +391,14 @@ def add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument(
         "--epochs", type=int, metavar="N", help="epochs of every student (default: 300)"
     )
-    command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cpu)")
+    command.add_argument("--device", metavar="NAME", help="auto or cpu (default: auto)")
     command.add_argument(
         "--quiet", action="store_true", default=None, help="show the results only, no progress"
     )
     command.add_argument(
         "--force", action="store_true", default=None, help="repeat runs that have finished"
     )
+    command.set_defaults(run=demo)
 
 
 def package_version() -> str:

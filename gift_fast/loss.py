@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -10,18 +9,29 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gift_fast.autograd import REDUCTIONS, GiftLossFunction, GiftRowsFunction, Options
-from gift_fast.ops import CPU_LIBRARY, GPU_DEVICES, UNAVAILABLE, backends
+from gift_fast.ops import (
+    BEST_OPERATORS,
+    CPU_LIBRARY,
+    GPU_DEVICES,
+    TRITON_OPERATORS,
+    UNAVAILABLE,
+    Operators,
+    backends,
+)
 from gift_fast.reference import autocast_off, compute_dtype, reduce_rows, refine
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TARGET_TYPES = (torch.int64, torch.int32)
 SMOOTHINGS = ("uniform", "others")
 
-_OPERATOR = torch.ops.gift_fast.loss_and_gradients.default
-# The binding past the dispatcher, where this torch has what it needs; None without CPU kernels.
-_CPU_KERNEL: Callable[..., list[Tensor]] | None = (
-    None if CPU_LIBRARY is None else getattr(CPU_LIBRARY, "loss_and_gradients", _OPERATOR)
-)
+_CPU_OPERATORS: Operators | None = None  # without CPU kernels
+if CPU_LIBRARY is not None:
+    # The binding past the dispatcher, where this torch has what it needs.
+    _CPU_OPERATORS = BEST_OPERATORS._replace(
+        loss_and_gradients=getattr(
+            CPU_LIBRARY, "loss_and_gradients", BEST_OPERATORS.loss_and_gradients
+        )
+    )
 _PLAIN = (Tensor, torch.nn.Parameter)
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -160,13 +170,16 @@ def _only_vmap_and_grad() -> bool:
     return all(interpreter.key() in kinds for interpreter in stack)
 
 
-def _transformed(logits: Tensor, soft_labels: Tensor, target: Tensor, options: Options) -> Tensor:
+def _transformed(
+    logits: Tensor, soft_labels: Tensor, target: Tensor, options: Options, operators: Operators
+) -> Tensor:
     """The loss under ``torch.func``: fused rows, and a reduction that the transforms see."""
     asked = (_is_tracked(logits), _is_tracked(soft_labels))
     # Half gradients are rounded by the cast's derivative, after the upstream factor.
     dtype = compute_dtype(logits)
+    rows_options = options._replace(reduction=0)
     rows: Tensor = GiftRowsFunction.apply(
-        logits.to(dtype), soft_labels.to(dtype), target, options._replace(reduction=0), asked
+        logits.to(dtype), soft_labels.to(dtype), target, rows_options, asked, operators
     )[0]
     return reduce_rows(rows, target != options.ignore_index, options.reduction_name)
 
@@ -204,6 +217,7 @@ def _dispatch(
             _check_target_range(target, num_classes, options.ignore_index)
         return options.reference(logits, soft_labels, target)
 
+    operators = TRITON_OPERATORS if backend == "triton" else BEST_OPERATORS
     leading = target.shape
     rows = (
         logits.reshape(-1, num_classes),
@@ -213,13 +227,13 @@ def _dispatch(
     if compiling:
         grad = torch.is_grad_enabled()
         asked = (grad and logits.requires_grad, grad and soft_labels.requires_grad)
-        loss: Tensor = torch.ops.gift_fast.gift_loss.default(*rows, *options, *asked)[0]
+        loss: Tensor = operators.gift_loss(*rows, *options, *asked)[0]
     elif transformed:
-        loss = _transformed(*rows, options)
+        loss = _transformed(*rows, options, operators)
     elif torch.is_grad_enabled():
-        loss = GiftLossFunction.apply(*rows, options, _OPERATOR)
+        loss = GiftLossFunction.apply(*rows, options, operators)
     else:
-        loss = _OPERATOR(*rows, *options, False, False)[0]
+        loss = operators.loss_and_gradients(*rows, *options, False, False)[0]
     return loss.reshape(leading) if options.reduction == REDUCTIONS["none"] else loss
 
 
@@ -301,7 +315,7 @@ def gift_loss(
         # kernel makes its own, and what it rejects is put into words below.
         if (
             backend == "auto"
-            and _CPU_KERNEL is not None
+            and _CPU_OPERATORS is not None
             and type(logits) in _PLAIN
             and type(soft_labels) in _PLAIN
             and type(target) is Tensor
@@ -317,9 +331,11 @@ def gift_loss(
         ):
             try:
                 if not torch.is_grad_enabled():
-                    return _CPU_KERNEL(logits, soft_labels, target, *options, False, False)[0]
+                    return _CPU_OPERATORS.loss_and_gradients(
+                        logits, soft_labels, target, *options, False, False
+                    )[0]
                 return GiftLossFunction.apply(  # type: ignore[no-any-return]
-                    logits, soft_labels, target, options, _CPU_KERNEL
+                    logits, soft_labels, target, options, _CPU_OPERATORS
                 )
             except (TypeError, ValueError, RuntimeError):
                 _check_tensors(logits=logits, soft_labels=soft_labels, target=target)

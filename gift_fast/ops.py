@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,14 +36,37 @@ _ARGUMENTS = (
     "bool smooth_others, float? soft_label_temperature, int ignore_index, int reduction, "
     "bool logits_grad, bool soft_labels_grad) -> Tensor[]"
 )
-for _name in ("loss_and_gradients", "gift_loss"):
-    _LIBRARY.define(_name + _ARGUMENTS, tags=(torch.Tag.pt2_compliant_tag,))
 # grad (N, C) times grad_output, a scalar or (N,), and the factors (N,) above. In place; returns at
 # once where the product is one.
-_LIBRARY.define(
-    "scale_gradient_(Tensor(a!) grad, Tensor grad_output, Tensor? scale) -> ()",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+_SCALE_ARGUMENTS = "(Tensor(a!) grad, Tensor grad_output, Tensor? scale) -> ()"
+
+# Without a prefix an operator runs the best kernels that this machine has for the tensors' device,
+# and a graph that holds it may be exported on one machine and run on another. With the prefix it
+# is the Triton kernels, also where CUDA's are built.
+_PREFIXES = ("", "triton_")
+for _prefix in _PREFIXES:
+    for _schema in (
+        "loss_and_gradients" + _ARGUMENTS,
+        "gift_loss" + _ARGUMENTS,
+        "scale_gradient_" + _SCALE_ARGUMENTS,
+    ):
+        _LIBRARY.define(_prefix + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+class Operators(NamedTuple):
+    """The three operators, as what calls them needs them: of one set of kernels."""
+
+    loss_and_gradients: Callable[..., list[Tensor]]
+    gift_loss: Callable[..., list[Tensor]]
+    scale_gradient_: Callable[..., None]
+
+
+def _operators(prefix: str) -> Operators:
+    names = (prefix + name for name in Operators._fields)
+    return Operators(*(getattr(torch.ops.gift_fast, name).default for name in names))
+
+
+BEST_OPERATORS, TRITON_OPERATORS = map(_operators, _PREFIXES)
 
 
 def _load(library: str, how: str) -> tuple[ModuleType | None, str | None]:
@@ -74,9 +97,10 @@ _GPU_KEYS = ("CUDA", "XPU")
 
 
 def _register_triton() -> str | None:
-    """Puts the Triton kernels behind the operators on GPUs; why there are none, or None."""
-    if _why_not_cuda is None:
-        return "not needed: the CUDA kernels are built"
+    """Puts the Triton kernels behind the operators on GPUs; why there are none, or None.
+
+    Behind those of their name, and behind the others where no CUDA kernels are.
+    """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
 
@@ -91,10 +115,11 @@ def _register_triton() -> str | None:
 
         triton_kernels.scale_gradient_(grad, grad_output, scale)
 
-    for key in _GPU_KEYS:
-        _LIBRARY.impl("loss_and_gradients", loss_and_gradients, key)
-        _LIBRARY.impl("gift_loss", loss_and_gradients, key)
-        _LIBRARY.impl("scale_gradient_", scale_gradient_, key)
+    for prefix in _PREFIXES if _why_not_cuda is not None else ("triton_",):
+        for key in _GPU_KEYS:
+            _LIBRARY.impl(f"{prefix}loss_and_gradients", loss_and_gradients, key)
+            _LIBRARY.impl(f"{prefix}gift_loss", loss_and_gradients, key)
+            _LIBRARY.impl(f"{prefix}scale_gradient_", scale_gradient_, key)
     return None
 
 
@@ -110,13 +135,16 @@ UNAVAILABLE: dict[str, str | None] = {
 def backends() -> dict[str, str]:
     """What the loss can run on here: each backend's name, and ``"available"`` or why it is not.
 
-    ``backend="auto"`` takes ``cpu`` for CPU tensors and ``cuda``, else ``triton``, for GPU tensors;
-    ``reference`` serves every device, and whatever has no kernels.
+    In the order in which ``backend="auto"`` looks: it takes the first that is available and serves
+    the tensors' device. That is ``cpu`` for CPU tensors; ``cuda``, else ``triton``, for GPU
+    tensors; and ``reference``, which serves every device, for whatever has no kernels.
 
     Returns:
         A dictionary with the keys ``cpu``, ``cuda``, ``triton`` and ``reference``.
 
     Example:
+        >>> list(backends())
+        ['cpu', 'cuda', 'triton', 'reference']
         >>> backends()["reference"]
         'available'
     """
@@ -152,9 +180,13 @@ def _scale_gradient_fake(grad: Tensor, grad_output: Tensor, scale: Tensor | None
     return None
 
 
-for _name in ("loss_and_gradients", "gift_loss"):
-    torch.library.register_fake(f"gift_fast::{_name}", _loss_and_gradients_fake, lib=_LIBRARY)
-torch.library.register_fake("gift_fast::scale_gradient_", _scale_gradient_fake, lib=_LIBRARY)
+for _prefix in _PREFIXES:
+    for _name, _fake in (
+        ("loss_and_gradients", _loss_and_gradients_fake),
+        ("gift_loss", _loss_and_gradients_fake),
+        ("scale_gradient_", _scale_gradient_fake),
+    ):
+        torch.library.register_fake(f"gift_fast::{_prefix}{_name}", _fake, lib=_LIBRARY)
 
 
 def scaled_gradient(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> Tensor:
@@ -182,7 +214,7 @@ def unpack_gradients(
     return pairs[0], pairs[1]
 
 
-# ---- the derivative of gift_fast::gift_loss ------------------------------------------------------
+# ---- the derivative of gift_loss -----------------------------------------------------------------
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -200,6 +232,7 @@ def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Tensor | None, ...]
     return (*grads, *(None,) * 9)
 
 
-torch.library.register_autograd(
-    "gift_fast::gift_loss", _backward, setup_context=_setup_context, lib=_LIBRARY
-)
+for _prefix in _PREFIXES:
+    torch.library.register_autograd(
+        f"gift_fast::{_prefix}gift_loss", _backward, setup_context=_setup_context, lib=_LIBRARY
+    )

@@ -1,7 +1,7 @@
 """The operators as Triton kernels: NVIDIA without nvcc, AMD, Intel.
 
 Three launches, none of which waits for the host: the valid rows are counted, a program takes a row
-(or several short ones), the row losses are added up in a fixed order. The names are those of
+(or several short ones), the programs' losses are added up in a fixed order. The names are those of
 :mod:`gift_fast.reference` and ``csrc/gift_row.h``, and so is every formula.
 
 - **Held rows**, up to ``HELD_CLASSES`` classes: z and s are read once and stay in registers.
@@ -13,7 +13,7 @@ Three launches, none of which waits for the host: the valid rows are counted, a 
 A row of 1000 bfloat16 numbers begins at a multiple of 16 bytes, which Triton cannot know: it
 specialises on multiples of 16 *elements*. So the host says what divides every row's offset
 (``VECTOR``). Where the rows begin anywhere (21841 classes), the program starts at the row's first
-16-byte boundary and does the few elements before and after it apart (``REALIGN``).
+32-byte boundary and does the few elements before and after it apart (``REALIGN``).
 """
 
 import functools
@@ -43,7 +43,8 @@ of such a row need more (ptxas spilled 8 to 18 for sm_80 and sm_90), and so does
 # then one warp's up to 1024 classes, and its sums need no shared memory.
 _WARP_TILE = 1024
 _SHORT_TILE, _SHORT_ROWS = 256, 8
-_LONG_BLOCK, _LONG_WARPS = 4096, 8
+_LONG_BLOCK, _LONG_WARPS = 4096, 16
+_EXACT_TILE = 128  # a warp's, in float64
 
 # In the kernels: constants of csrc/gift_row.h and rows_kernel.h.
 _COSINE_EPS = tl.constexpr(COSINE_EPS)
@@ -71,12 +72,10 @@ def _inverse_norm(square, eps: tl.constexpr, EXACT: tl.constexpr):
 
 
 @triton.jit
-def _products(z1, s1, ss, zs, z_at, s_at, s, gamma, on_target, elsewhere):
-    """z.t, |t|^2 and s.h in closed form; s is the inverse norm."""
-    zh = elsewhere * z1 + (on_target - elsewhere) * z_at
-    sh = elsewhere * s1 + (on_target - elsewhere) * s_at
+def _products(zh, sh, ss, zs, s, gamma):
+    """z.t and |t|^2 in closed form; s is the inverse norm."""
     soft = (1.0 - gamma) * s
-    return gamma * zh + soft * zs, gamma * gamma + soft * (soft * ss + 2.0 * gamma * sh), sh
+    return gamma * zh + soft * zs, gamma * gamma + soft * (soft * ss + 2.0 * gamma * sh)
 
 
 @triton.jit
@@ -135,12 +134,21 @@ def _add(a0, a1, a2, a3, a4, b0, b1, b2, b3, b4):
 
 
 @triton.jit
-def _sums(z, s):
-    """Sum z, sum s, |z|^2, |s|^2, z.s of each row of a tile: one reduction, so one barrier."""
-    z1, s1, zz, ss, zs = tl.reduce((z, s, z * z, s * s, z * s), 1, _add)
+def _hard_label(is_target, on_target, elsewhere, dtype: tl.constexpr):
+    return tl.where(is_target, on_target.to(dtype)[:, None], elsewhere.to(dtype)[:, None])
+
+
+@triton.jit
+def _sums(z, s, h):
+    """z.h, s.h, |z|^2, |s|^2, z.s of each row of a tile: one reduction, so one barrier.
+
+    The products with h itself, not the sums that csrc/gift_row.h takes them from: those need z and
+    s at the target, and to load these once more is a third of the requests of a short row.
+    """
+    zh, sh, zz, ss, zs = tl.reduce((z * h, s * h, z * z, s * s, z * s), 1, _add)
     return (
-        z1.to(tl.float64),
-        s1.to(tl.float64),
+        zh.to(tl.float64),
+        sh.to(tl.float64),
         zz.to(tl.float64),
         ss.to(tl.float64),
         zs.to(tl.float64),
@@ -243,9 +251,9 @@ def _finish(
 
 
 @triton.jit
-def _add_block(totals, largest, z, s, mask, inverse_temperature, SOFTMAX: tl.constexpr):
+def _add_block(totals, largest, z, s, h, mask, inverse_temperature, SOFTMAX: tl.constexpr):
     """The sums with a block more; under a softmax, in units of the largest score so far."""
-    z1, s1, zz, ss, zs = totals
+    zh, sh, zz, ss, zs = totals
     if SOFTMAX:
         larger = tl.maximum(largest, tl.max(tl.where(mask, s, float("-inf")), 1))
         # Nothing but -inf so far: any finite number serves, and the sums to shrink are zero.
@@ -254,9 +262,9 @@ def _add_block(totals, largest, z, s, mask, inverse_temperature, SOFTMAX: tl.con
         s = _softmax_weights(s, base[:, None], inverse_temperature[:, None], mask)
         shrink = _softmax_weights(before, base, inverse_temperature, before == before)
         shrink = shrink.to(tl.float64)
-        s1, ss, zs, largest = s1 * shrink, ss * shrink * shrink, zs * shrink, larger
-    block_z1, block_s1, block_zz, block_ss, block_zs = _sums(z, s)
-    totals = (z1 + block_z1, s1 + block_s1, zz + block_zz, ss + block_ss, zs + block_zs)
+        sh, ss, zs, largest = sh * shrink, ss * shrink * shrink, zs * shrink, larger
+    block_zh, block_sh, block_zz, block_ss, block_zs = _sums(z, s, h)
+    totals = (zh + block_zh, sh + block_sh, zz + block_zz, ss + block_ss, zs + block_zs)
     return totals, largest
 
 
@@ -287,26 +295,23 @@ def _rows_in_blocks(
         edge_mask = todo[:, None] & edge_mask[None, :]
         edge_z = _read(logits, logits_offsets, edges, edge_mask, dtype)
         edge_s = _read(soft_labels, soft_labels_offsets, edges, edge_mask, dtype)
+        edge_h = _hard_label(edges[None, :] + begin == y[:, None], on_target, elsewhere, dtype)
         totals, largest = _add_block(
-            totals, largest, edge_z, edge_s, edge_mask, inverse_temperature, SOFTMAX
+            totals, largest, edge_z, edge_s, edge_h, edge_mask, inverse_temperature, SOFTMAX
         )
     for block in range(0, blocks):
         columns = block * BLOCK + lanes
         mask = todo[:, None] & (columns < body)[None, :]
         z = _read(logits, logits_offsets, columns, mask, dtype)
         s = _read(soft_labels, soft_labels_offsets, columns, mask, dtype)
-        totals, largest = _add_block(totals, largest, z, s, mask, inverse_temperature, SOFTMAX)
-    z1, s1, zz, ss, zs = totals
-
-    z_at = tl.load(logits + logits_offsets + (y - begin), mask=todo, other=0.0).to(dtype)
-    s_at = tl.load(soft_labels + soft_labels_offsets + (y - begin), mask=todo, other=0.0).to(dtype)
+        h = _hard_label(columns[None, :] + begin == y[:, None], on_target, elsewhere, dtype)
+        totals, largest = _add_block(totals, largest, z, s, h, mask, inverse_temperature, SOFTMAX)
+    zh, sh, zz, ss, zs = totals
     if SOFTMAX:
-        s_at = _softmax_weights(s_at, largest, inverse_temperature, todo)
         # A row of -inf alone has no softmax.
         ss = tl.where(todo & (largest == float("-inf")), float("nan"), ss)
-    z_at, s_at = z_at.to(tl.float64), s_at.to(tl.float64)
     s_inverse, s_bounded = _inverse_norm(ss, _NORMALIZE_EPS, exact)
-    zt, tt, sh = _products(z1, s1, ss, zs, z_at, s_at, s_inverse, gamma, on_target, elsewhere)
+    zt, tt = _products(zh, sh, ss, zs, s_inverse, gamma)
     if exact:
         zt, tt = zero, zero
         soft = ((1.0 - gamma) * s_inverse)[:, None]
@@ -317,9 +322,8 @@ def _rows_in_blocks(
             s = _read(soft_labels, soft_labels_offsets, columns, mask, dtype)
             if SOFTMAX:
                 s = _softmax_weights(s, largest[:, None], inverse_temperature[:, None], mask)
-            is_target = columns[None, :] == y[:, None]
-            hard = tl.where(is_target, on_target[:, None], elsewhere[:, None])
-            t = tl.where(mask, gamma[:, None] * hard + s * soft, 0.0)
+            h = _hard_label(columns[None, :] == y[:, None], on_target, elsewhere, dtype)
+            t = tl.where(mask, gamma[:, None] * h + s * soft, 0.0)
             zt += tl.sum(z * t, 1)
             tt += tl.sum(t * t, 1)
     loss, ordinary, of_logits, of_soft_labels, logits_scale, soft_labels_scale = _finish(
@@ -364,9 +368,11 @@ def _rows_in_blocks(
 
 @triton.jit
 def _store_of_row(
-    row, mask, loss, logits_scale, soft_labels_scale, losses, logits_scales, soft_labels_scales
-):
-    tl.store(losses + row, loss, mask=mask)
+    row, mask, loss, logits_scale, soft_labels_scale, losses, logits_scales, soft_labels_scales,
+    ADD: tl.constexpr,
+):  # fmt: skip
+    if not ADD:
+        tl.store(losses + row, loss, mask=mask)
     if logits_scales is not None:
         tl.store(logits_scales + row, logits_scale, mask=mask)
     if soft_labels_scales is not None:
@@ -379,7 +385,7 @@ def rows_kernel(
     soft_labels,  # [rows, classes], likewise
     target,  # [rows]
     weight,  # [1] float64: of each valid row
-    losses,  # [rows]
+    losses,  # [rows]; [programs] float64 where they are added up
     logits_grad,  # [rows, classes] contiguous, or None
     soft_labels_grad,  # [rows, classes] contiguous, or None
     logits_scales,  # [rows] float32, or None: where logits_grad is float16
@@ -394,11 +400,13 @@ def rows_kernel(
     on_target: tl.float64,
     elsewhere: tl.float64,
     inverse_temperature: tl.float64,
+    SUM: tl.constexpr,  # the losses will be added up
     SOFTMAX: tl.constexpr,
     FLOAT64: tl.constexpr,
     HELD: tl.constexpr,  # z and s stay in registers: classes <= BLOCK
     REALIGN: tl.constexpr,  # rows begin anywhere, all tensors' alike
     VECTOR: tl.constexpr,  # elements that divide all rows' offsets, or those behind their edges
+    SECTOR: tl.constexpr,  # elements at whose multiples REALIGN cuts the edges off
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK64: tl.constexpr,  # of the float64 passes
@@ -407,6 +415,8 @@ def rows_kernel(
     """Losses and gradients of ROWS rows."""
     HALF_LOGITS: tl.constexpr = logits_scales is not None
     HALF_SOFT_LABELS: tl.constexpr = soft_labels_scales is not None
+    # Losses of several rows are added up here: 8 bytes a program, not a row of perhaps 20 bytes.
+    ADD: tl.constexpr = SUM and ROWS > 1
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_batch = row < rows
     y = tl.load(target + row * target_stride, mask=in_batch, other=0).to(tl.int64)
@@ -428,24 +438,25 @@ def rows_kernel(
     z_body, s_body, grad_body = z_offsets, s_offsets, grad_offsets
     begin = 0
     if REALIGN:  # ROWS == 1
-        before = tl.program_id(0).to(tl.int64) * classes % VECTOR
-        begin = ((VECTOR - before) % VECTOR).to(tl.int32)
+        before = tl.program_id(0).to(tl.int64) * classes % SECTOR
+        begin = ((SECTOR - before) % SECTOR).to(tl.int32)
         z_body, s_body, grad_body = z_offsets + begin, s_offsets + begin, grad_offsets + begin
     z_body = tl.multiple_of(z_body, VECTOR)
     s_body = tl.multiple_of(s_body, VECTOR)
     grad_body = tl.multiple_of(grad_body, VECTOR)
-    body = (classes - begin) // VECTOR * VECTOR
+    CUT: tl.constexpr = SECTOR if REALIGN else VECTOR
+    body = (classes - begin) // CUT * CUT
 
     todo = valid
+    if FLOAT64:
+        loss = tl.full((ROWS,), 0.0, tl.float64)
     if HELD and not FLOAT64:
         lanes = tl.arange(0, BLOCK)
         mask = valid[:, None] & (lanes < body)[None, :]
         z = _read(logits, z_body, lanes, mask, tl.float32)
         s = _read(soft_labels, s_body, lanes, mask, tl.float32)
-        z_at = tl.load(logits + z_offsets + y, mask=valid, other=0.0).to(tl.float32)
-        s_at = tl.load(soft_labels + s_offsets + y, mask=valid, other=0.0).to(tl.float32)
         if REALIGN:
-            edges, edge_mask = _edges(begin, body, classes, VECTOR, EDGES)
+            edges, edge_mask = _edges(begin, body, classes, SECTOR, EDGES)
             edge_mask = valid[:, None] & edge_mask[None, :]
             edge_z = _read(logits, z_body, edges, edge_mask, tl.float32)
             edge_s = _read(soft_labels, s_body, edges, edge_mask, tl.float32)
@@ -458,17 +469,17 @@ def rows_kernel(
                     edge_s, largest[:, None], inverse_temperature[:, None], edge_mask
                 )
             s = _softmax_weights(s, largest[:, None], inverse_temperature[:, None], mask)
-            s_at = _softmax_weights(s_at, largest, inverse_temperature, valid)
-        z1, s1, zz, ss, zs = _sums(z, s)
+        is_target = lanes[None, :] + begin == y[:, None]
+        h = _hard_label(is_target, on_target, elsewhere, tl.float32)
+        zh, sh, zz, ss, zs = _sums(z, s, h)
         if REALIGN:
-            edge_z1, edge_s1, edge_zz, edge_ss, edge_zs = _sums(edge_z, edge_s)
-            z1, s1, zz = z1 + edge_z1, s1 + edge_s1, zz + edge_zz
+            edge_is_target = edges[None, :] + begin == y[:, None]
+            edge_h = _hard_label(edge_is_target, on_target, elsewhere, tl.float32)
+            edge_zh, edge_sh, edge_zz, edge_ss, edge_zs = _sums(edge_z, edge_s, edge_h)
+            zh, sh, zz = zh + edge_zh, sh + edge_sh, zz + edge_zz
             ss, zs = ss + edge_ss, zs + edge_zs
         s_inverse, s_bounded = _inverse_norm(ss, _NORMALIZE_EPS, False)
-        zt, tt, sh = _products(
-            z1, s1, ss, zs, z_at.to(tl.float64), s_at.to(tl.float64), s_inverse,
-            gamma, on_target, elsewhere,
-        )  # fmt: skip
+        zt, tt = _products(zh, sh, ss, zs, s_inverse, gamma)
         loss, ordinary, of_logits, of_soft_labels, logits_scale, soft_labels_scale = _finish(
             valid, in_range, row_weight, zz, zs, zt, tt, sh, s_inverse, s_bounded, gamma, on_target,
             elsewhere, inverse_temperature, False, SOFTMAX, HALF_LOGITS, HALF_SOFT_LABELS,
@@ -477,21 +488,19 @@ def rows_kernel(
         done = in_batch & (ordinary | ~valid)
         _write_both(
             logits_grad, soft_labels_grad, grad_body, lanes,
-            done[:, None] & (lanes < body)[None, :], z, s,
-            lanes[None, :] + begin == y[:, None], of_logits, of_soft_labels,
-            inverse_temperature, SOFTMAX,
+            done[:, None] & (lanes < body)[None, :], z, s, is_target,
+            of_logits, of_soft_labels, inverse_temperature, SOFTMAX,
         )  # fmt: skip
         if REALIGN:
-            edges, edge_mask = _edges(begin, body, classes, VECTOR, EDGES)
+            edges, edge_mask = _edges(begin, body, classes, SECTOR, EDGES)
             _write_both(
                 logits_grad, soft_labels_grad, grad_body, edges,
-                done[:, None] & edge_mask[None, :], edge_z, edge_s,
-                edges[None, :] + begin == y[:, None], of_logits, of_soft_labels,
-                inverse_temperature, SOFTMAX,
+                done[:, None] & edge_mask[None, :], edge_z, edge_s, edge_is_target,
+                of_logits, of_soft_labels, inverse_temperature, SOFTMAX,
             )  # fmt: skip
         _store_of_row(
             row, done, loss, logits_scale, soft_labels_scale,
-            losses, logits_scales, soft_labels_scales,
+            losses, logits_scales, soft_labels_scales, ADD,
         )  # fmt: skip
         todo = valid & ~ordinary
     elif not FLOAT64:
@@ -499,26 +508,32 @@ def rows_kernel(
             logits, soft_labels, logits_grad, soft_labels_grad, z_body, s_body, grad_body,
             classes, begin, body, valid, in_batch & ~valid, y, in_range, row_weight,
             gamma, on_target, elsewhere, inverse_temperature,
-            tl.float32, SOFTMAX, REALIGN, VECTOR, EDGES, ROWS, BLOCK, HALF_LOGITS, HALF_SOFT_LABELS,
+            tl.float32, SOFTMAX, REALIGN, SECTOR, EDGES, ROWS, BLOCK, HALF_LOGITS, HALF_SOFT_LABELS,
         )  # fmt: skip
+        done = in_batch & (ordinary | ~valid)
         _store_of_row(
-            row, in_batch & (ordinary | ~valid), loss, logits_scale, soft_labels_scale,
-            losses, logits_scales, soft_labels_scales,
+            row, done, loss, logits_scale, soft_labels_scale,
+            losses, logits_scales, soft_labels_scales, ADD,
         )  # fmt: skip
         todo = valid & ~ordinary
 
     zeroed = in_batch & ~valid & FLOAT64  # float32 has written them
     if FLOAT64 or tl.max((todo | zeroed).to(tl.int32), 0) > 0:
-        loss, _, logits_scale, soft_labels_scale = _rows_in_blocks(
+        exact_loss, _, logits_scale, soft_labels_scale = _rows_in_blocks(
             logits, soft_labels, logits_grad, soft_labels_grad, z_offsets, s_offsets, grad_offsets,
             classes, 0, classes if REALIGN else body, todo, zeroed, y, in_range, row_weight,
             gamma, on_target, elsewhere, inverse_temperature,
             tl.float64, SOFTMAX, False, 1, EDGES, ROWS, BLOCK64, HALF_LOGITS, HALF_SOFT_LABELS,
         )  # fmt: skip
+        done = todo | zeroed
+        if ADD:
+            loss = tl.where(done, exact_loss, loss)
         _store_of_row(
-            row, todo | zeroed, loss, logits_scale, soft_labels_scale,
-            losses, logits_scales, soft_labels_scales,
+            row, done, exact_loss, logits_scale, soft_labels_scale,
+            losses, logits_scales, soft_labels_scales, ADD,
         )  # fmt: skip
+    if ADD:
+        tl.store(losses + tl.program_id(0), tl.sum(tl.where(valid, loss, 0.0), 0))
 
 
 @triton.jit(do_not_specialize=["rows", "ignore_index"])
@@ -549,19 +564,19 @@ def targets_kernel(
     tl.store(all_in_range, tl.sum(wrong, 0) == 0)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["programs"])
 def reduce_kernel(
-    losses,  # [rows] float64
+    losses,  # [programs] float64
     weight,  # [1] float64
     loss,  # [1] float32 or float64
-    rows,
+    programs,
     BLOCK: tl.constexpr,
 ):
-    """The rows' losses added up by one program, in the same order every time."""
+    """The programs' losses added up by one more, in the same order every time."""
     total = tl.zeros((BLOCK,), tl.float64)
-    for start in range(0, rows, BLOCK):
-        row = start + tl.arange(0, BLOCK).to(tl.int64)
-        total += tl.load(losses + row, mask=row < rows, other=0.0)
+    for start in range(0, programs, BLOCK):
+        program = start + tl.arange(0, BLOCK).to(tl.int64)
+        total += tl.load(losses + program, mask=program < programs, other=0.0)
     tl.store(loss, tl.sum(total, 0) * tl.load(weight))  # the mean of nothing: 0 * inf, NaN
 
 
@@ -620,6 +635,7 @@ class _Launch(NamedTuple):
     held: bool
     realign: bool
     vector: int
+    sector: int
     rows: int
     block: int
     block64: int
@@ -645,20 +661,33 @@ def _launch(
         aligned: Whether every tensor begins at a multiple of 16 bytes.
         soft_labels_grad: Whether the gradient of the soft labels is asked for.
     """
-    wide = 16 // min(widths)  # elements in 16 bytes of the narrower type: enough for the wider
-    vector = wide
+    # Elements in 16 bytes of the wider type. As many of the narrower are 8 bytes or less: were they
+    # 16, a thread's share of the wider would be two accesses that both touch all of its sectors.
+    wide = 16 // max(widths)
+    # Where a tensor begins elsewhere, its vectors would be moved element by element, each access
+    # strewn over as many sectors as threads: then threads had better take turns.
+    vector = wide if aligned else 1
     while any(n % vector for n in (classes, *strides)):
         vector //= 2
     realign = False
     held = classes <= (HELD_CLASSES_BOTH if soft_labels_grad else HELD_CLASSES)
     block = max(8, triton.next_power_of_2(classes)) if held else _LONG_BLOCK
-    rows = min(max(1, _SHORT_TILE // block), _SHORT_ROWS)
+    # A thread meets two rows of a tile at most: it has a dozen float64 numbers of each.
+    rows = min(max(1, _SHORT_TILE // block), _SHORT_ROWS, 2 * max(1, 32 * vector // block))
     warps = max(1, block // _WARP_TILE) if held else _LONG_WARPS
     alike = all(stride % wide == classes % wide for stride in strides)
     if vector < wide and rows == 1 and alike and aligned and not float64:
         realign, vector = True, wide
-    block64 = min(block, 256 * warps) if rows == 1 else block
-    return _Launch(held, realign, vector, rows, block, block64, warps)
+    block64 = min(block, _EXACT_TILE * warps // rows)
+    # Of the narrower type, 32 bytes: body and edges then ask for no sector of memory in common.
+    sector = 32 // min(widths)
+    return _Launch(held, realign, vector, sector, rows, block, block64, warps)
+
+
+def _one_program(items: int) -> dict[str, int]:
+    """The block and warps of a program that goes over so many items by itself."""
+    block = min(max(triton.next_power_of_2(items), 128), 4096)
+    return {"BLOCK": block, "num_warps": max(1, block // 512)}
 
 
 def _on_device_of(x: Tensor) -> AbstractContextManager[Any]:
@@ -708,11 +737,9 @@ def loss_and_gradients(
 
     z_grad, z_scale = gradient(logits, logits_grad)
     s_grad, s_scale = gradient(soft_labels, soft_labels_grad)
-    row_dtype = dtype if reduction == 0 else torch.float64
-    losses = torch.empty(rows, dtype=row_dtype, device=logits.device)
     weight = torch.empty(1, dtype=torch.float64, device=logits.device)
     all_in_range = torch.empty(1, dtype=torch.bool, device=logits.device)
-    loss = losses if reduction == 0 else torch.empty((), dtype=dtype, device=logits.device)
+    loss = torch.empty(() if reduction else rows, dtype=dtype, device=logits.device)
 
     strides = (_row_stride(logits), _row_stride(soft_labels))
     plan = _launch(
@@ -723,23 +750,28 @@ def loss_and_gradients(
         all(x is None or x.data_ptr() % 16 == 0 for x in (logits, soft_labels, z_grad, s_grad)),
         soft_labels_grad,
     )
-    one_program = min(max(triton.next_power_of_2(rows), 128), 4096)
+    programs = triton.cdiv(rows, plan.rows)
+    losses = loss
+    if reduction != 0:
+        losses = torch.empty(programs, dtype=torch.float64, device=logits.device)
     with _on_device_of(logits):
         targets_kernel[(1,)](
             target, weight, all_in_range, rows, classes, target.stride(0), ignore_index,
-            MEAN=reduction == 1, BLOCK=one_program, num_warps=max(1, one_program // 512),
+            MEAN=reduction == 1, **_one_program(rows),
         )  # fmt: skip
         _assert_async(all_in_range, classes, ignore_index)
         if rows > 0:
-            rows_kernel[(triton.cdiv(rows, plan.rows),)](
+            rows_kernel[(programs,)](
                 logits, soft_labels, target, weight, losses, z_grad, s_grad, z_scale, s_scale,
                 rows, classes, *strides, target.stride(0), ignore_index,
                 gamma, on_target, elsewhere, 1.0 / (soft_label_temperature or 1.0),
+                SUM=reduction != 0,
                 SOFTMAX=soft_label_temperature is not None,
                 FLOAT64=dtype == torch.float64,
                 HELD=plan.held,
                 REALIGN=plan.realign,
                 VECTOR=plan.vector,
+                SECTOR=plan.sector,
                 ROWS=plan.rows,
                 BLOCK=plan.block,
                 BLOCK64=plan.block64,
@@ -747,10 +779,7 @@ def loss_and_gradients(
                 num_warps=plan.warps,
             )  # fmt: skip
         if reduction != 0:
-            reduce_kernel[(1,)](
-                losses, weight, loss, rows,
-                BLOCK=one_program, num_warps=max(1, one_program // 512),
-            )  # fmt: skip
+            reduce_kernel[(1,)](losses, weight, loss, programs, **_one_program(programs))
     return [x for x in (loss, z_grad, s_grad, z_scale, s_scale) if x is not None]
 
 

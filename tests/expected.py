@@ -121,6 +121,7 @@ def assert_exact(
     target: Tensor,
     options: Options = DEFAULTS,
     *,
+    function: Callable[..., Tensor] = gift_loss,
     roundings: float = 16.0,
 ) -> None:
     """The fused loss and gradients, row by row, within so many roundings of float64's answer.
@@ -128,7 +129,7 @@ def assert_exact(
     16: float32 sums over vector lanes wander by a few roundings, the coefficients add as many.
     """
     named = options._asdict()
-    got = answer(logits, soft_labels, target, reduction="none", **named)
+    got = answer(logits, soft_labels, target, function=function, reduction="none", **named)
     want = exact(logits, soft_labels, target, reduction="none", **named)
     accumulator = ROUNDING[compute_dtype(logits)]
     assert got.loss.dtype == compute_dtype(logits)

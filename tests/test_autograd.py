@@ -264,14 +264,15 @@ def test_runs_under_anomaly_detection():
 @pytest.fixture
 def kernel_calls(monkeypatch):
     """The numbers of tensors that the calls of the kernel returned."""
-    calls, kernel = [], gift_fast.loss._CPU_KERNEL
+    calls, operators = [], gift_fast.loss._CPU_OPERATORS
 
     def counting(*arguments):
-        outputs = kernel(*arguments)
+        outputs = operators.loss_and_gradients(*arguments)
         calls.append(len(outputs))
         return outputs
 
-    monkeypatch.setattr(gift_fast.loss, "_CPU_KERNEL", counting)
+    counted = operators and operators._replace(loss_and_gradients=counting)
+    monkeypatch.setattr(gift_fast.loss, "_CPU_OPERATORS", counted)
     return calls
 
 

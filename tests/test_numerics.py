@@ -151,6 +151,18 @@ def test_nan_and_infinity_stay_in_their_row(dtype, temperature, which, value, po
     assert after.logits_grad[2].isnan().all() != masked_class
 
 
+@pytest.mark.parametrize("pattern", [0x7FFFFFFF, 0x7F800001, -1])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_nan_of_any_payload_is_not_rounded_to_a_number(dtype, pattern):
+    # Rounding 0x7fffffff to sixteen bits by an addition carries into the sign: minus zero.
+    nan = torch.tensor(pattern, dtype=torch.int32).view(torch.float32)
+    logits, soft_labels, target = batch(5, 33, dtype, torch.float32)
+    soft_labels[2] = nan
+    got = answer(logits, soft_labels, target, asked=(True, False), reduction="none")
+    assert got.logits_grad[2].isnan().all()
+    assert answer(*batch(5, 33, dtype), upstream=nan.to(got.loss.dtype)).logits_grad.isnan().all()
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_a_score_of_minus_infinity_is_a_class_without_probability(dtype):
     logits, soft_labels, target = batch(5, 33, dtype)

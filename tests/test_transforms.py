@@ -29,6 +29,9 @@ TRANSFORMS = {
     "grad of grad": lambda f: grad(
         lambda z, s, y: grad(f)(z, s, y).pow(2).sum() + grad(f, 1)(z, s, y).pow(2).sum(), (0, 1)
     ),
+    "grad of grad and value": lambda f: grad(
+        lambda z, s, y: sum(x.square().sum() for x in grad_and_value(f)(z, s, y)), (0, 1)
+    ),
     "grad thrice": lambda f: grad(
         lambda z, s, y: grad(lambda z, s, y: grad(f)(z, s, y).pow(3).sum())(z, s, y).pow(2).sum()
     ),
@@ -137,6 +140,15 @@ def test_batched_gradients_are_those_of_a_loop(kept, reduction, dtype):
     for i in range(4):
         want = torch.autograd.grad(loss, (z, s), upstream[i], retain_graph=True)
         torch.testing.assert_close((got[0][i], got[1][i]), want)
+
+
+def test_vmap_runs_over_the_backward_pass_of_a_plain_loss():
+    z, s, y = batch(6, 5, torch.float64)
+    loss = gift_loss(z.requires_grad_(), s, y, reduction="none")
+    got = vmap(lambda upstream: torch.autograd.grad(loss, z, upstream)[0])(torch.eye(6).double())
+    want = torch.zeros(6, 6, 5, dtype=torch.float64)
+    want[range(6), range(6)] = answer(z, s, y, reduction="none").logits_grad
+    torch.testing.assert_close(got, want)
 
 
 def test_the_jacobian_of_row_losses_by_autograd_functional():

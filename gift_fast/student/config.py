@@ -1,7 +1,10 @@
 """What a run depends on, as two frozen dataclasses: training a teacher, evaluating a student.
 
 The defaults are the protocol of the GIFT paper (table 11), and where the paper is silent those of
-its code. Two runs with the same configuration and the same inputs are the same run.
+its code; a field that is None follows a rule of the protocol, which ``resolved`` applies. Two runs
+with the same resolved configuration and the same inputs are the same run.
+
+Every field says in its metadata what it is; the command line is made from that.
 """
 
 from __future__ import annotations
@@ -9,20 +12,24 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gift_fast.student import spec
-from gift_fast.student.augment import PAPER_STRATEGY, parse_strategy
+from gift_fast.student.augment import AUGMENTATIONS
 from gift_fast.student.datasets import DATASETS
+from gift_fast.student.mixing import MIXINGS
 from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES
-from gift_fast.student.optimizers import OPTIMIZERS, SCHEDULES
+from gift_fast.student.optimizers import OPTIMIZERS, SCHEDULES, paper_learning_rate
 
 BATCH_SIZES = ((10, 10), (500, 50), (20_000, 100))
 """(largest number of images, batch size), in rising order (table 11)."""
 
 LARGEST_BATCH_SIZE = 200
+
+PRECISIONS = ("no", "bf16", "fp16")
+"""Of autocast: none, bfloat16, or float16 with a gradient scaler."""
 
 Config = TypeVar("Config", bound="TrainingConfig")
 
@@ -38,6 +45,33 @@ def paper_batch_size(num_images: int) -> int:
         if num_images <= largest:
             return batch_size
     return LARGEST_BATCH_SIZE
+
+
+def paper_epochs(dataset: str) -> int:
+    """The paper's number of epochs: 300 on ImageNet-1K, else 1000 (table 11).
+
+    Example:
+        >>> paper_epochs("imagenet-1k:side=64"), paper_epochs("cifar100")
+        (300, 1000)
+    """
+    return 300 if spec.split_spec(dataset)[0] == "imagenet-1k" else 1000
+
+
+def paper_dataset(dataset: str, network: str) -> str:
+    """The dataset at the size that the paper's ConvNets take it, unless a size is given.
+
+    ImageNet-1K at 64 pixels, its subsets at 128; other networks take them at 224.
+
+    Example:
+        >>> paper_dataset("imagenet-1k", "convnet4"), paper_dataset("imagenet-1k", "resnet18")
+        ('imagenet-1k:side=64', 'imagenet-1k')
+    """
+    name, options = spec.split_spec(dataset)
+    convnet = spec.split_spec(network)[0].startswith("convnet")
+    if not convnet or not name.startswith("imagenet-") or "side" in options:
+        return dataset
+    side = 64 if name == "imagenet-1k" else 128
+    return f"{dataset}{',' if options else ':'}side={side}"
 
 
 def check_integer(name: str, value: object, least: int) -> None:
@@ -56,53 +90,89 @@ def check_number(name: str, value: object, low: float, high: float, expected: st
         raise ValueError(f"{name} must be {expected}, got {value}")
 
 
+def check_bool(name: str, value: object) -> None:
+    """Raises unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def option(
+    default: Any, text: str, kind: type = str, registry: Mapping[str, object] | None = None
+) -> Any:
+    """A field with a default, its explanation and the type in which the command line reads it.
+
+    Where it is a name in a registry, the explanation goes on with the names.
+    """
+    names = f": {', '.join(registry)}" if registry is not None else ""
+    return field(default=default, metadata={"help": text + names, "kind": kind})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How a network is trained, whatever its loss.
 
     Attributes:
         optimizer: a name in ``OPTIMIZERS``.
-        learning_rate: before the first milestone.
+        learning_rate: at the start. None: the paper's for the network, 1e-3, or 1e-4 for Swin-V2-T
+            and ViT-B/16; under SGD the one that came with the distilled set, if any.
         weight_decay: decoupled in AdamW; added to the gradient in Adam and SGD.
         momentum: of SGD; the others do not read it.
-        epochs: passes over the training images.
-        batch_size: None follows the paper's rule, see :func:`paper_batch_size`.
+        epochs: passes over the training images. None: the paper's, 300 on ImageNet-1K, else 1000.
+        batch_size: of all processes together. None: the paper's, see :func:`paper_batch_size`.
         schedule: a name in ``SCHEDULES``.
-        augmentation: a DSA strategy, or ``none``.
+        augmentation: a name in ``AUGMENTATIONS``.
+        mixing: a name in ``MIXINGS``.
+        mixed_precision: a name in ``PRECISIONS``.
+        channels_last: memory format of images and weights; changes rounding, and is faster.
+        compile: runs the networks through ``torch.compile``.
         seed: initialisation, order and augmentation are each seeded from it.
     """
 
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    epochs: int = 1000
-    batch_size: int | None = None
-    schedule: str = "multistep"
-    augmentation: str = PAPER_STRATEGY
-    seed: int = 0
+    optimizer: str = option("adamw", "optimizer", registry=OPTIMIZERS)
+    learning_rate: float | None = option(
+        None, "rate at the start (default: the paper's for the student)", float
+    )
+    weight_decay: float = option(1e-4, "decoupled in adamw, in the gradient in adam and sgd", float)
+    momentum: float = option(0.9, "of sgd", float)
+    epochs: int | None = option(None, "passes over the images (default: the paper's)", int)
+    batch_size: int | None = option(
+        None, "of all processes together (default: the paper's, by the number of images)", int
+    )
+    schedule: str = option("multistep", "of the learning rate", registry=SCHEDULES)
+    augmentation: str = option("dsa", "augmentation of every batch", registry=AUGMENTATIONS)
+    mixing: str = option("none", "of the images of a batch", registry=MIXINGS)
+    mixed_precision: str = option("no", "autocast: no, bf16 or fp16")
+    channels_last: bool = option(True, "memory format of images and weights", bool)
+    compile: bool = option(False, "torch.compile student and teachers", bool)
+    seed: int = option(0, "of initialisation, order and augmentation", int)
 
     def __post_init__(self) -> None:
         spec.resolve("optimizer", self.optimizer, OPTIMIZERS)
         spec.resolve("schedule", self.schedule, SCHEDULES)
-        parse_strategy(self.augmentation)
-        if self.learning_rate == 0:
-            raise ValueError("learning_rate must be positive, got 0")
-        check_number("learning_rate", self.learning_rate, 0.0, math.inf, "positive")
+        spec.build("augmentation", self.augmentation, AUGMENTATIONS)
+        spec.build("mixing", self.mixing, MIXINGS)
+        if self.learning_rate is not None:
+            if self.learning_rate == 0:
+                raise ValueError("learning_rate must be positive, got 0")
+            check_number("learning_rate", self.learning_rate, 0.0, math.inf, "positive")
         check_number("weight_decay", self.weight_decay, 0.0, math.inf, "0 or more")
         check_number("momentum", self.momentum, 0.0, 1.0, "in [0, 1)")
-        check_integer("epochs", self.epochs, 1)
-        if self.batch_size is not None:
-            check_integer("batch_size", self.batch_size, 1)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        if self.mixed_precision not in PRECISIONS:
+            raise ValueError(
+                f"mixed_precision must be one of {', '.join(PRECISIONS)}, "
+                f"got {self.mixed_precision!r}"
+            )
+        check_bool("channels_last", self.channels_last)
+        check_bool("compile", self.compile)
         check_integer("seed", self.seed, 0)
-
-    def batch_size_for(self, num_images: int) -> int:
-        """The batch size, by the paper's rule where none was given."""
-        return self.batch_size if self.batch_size is not None else paper_batch_size(num_images)
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of plain values that JSON can hold."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
@@ -134,18 +204,32 @@ class TrainingConfig:
 class TeacherConfig(TrainingConfig):
     """How a teacher is trained on the whole training split, with cross-entropy.
 
+    The defaults are usual for convolutional networks on small images; the paper says nothing of
+    its teachers.
+
     Attributes:
         dataset: a name in ``DATASETS``.
         model: a name in ``MODELS``.
     """
 
     dataset: str
-    model: str = "convnet3"
+    model: str = option("convnet3", "the network to train", registry=MODELS)
+    optimizer: str = option("sgd", "optimizer", registry=OPTIMIZERS)
+    learning_rate: float | None = option(0.05, "rate at the start", float)
+    weight_decay: float = option(5e-4, "decoupled in adamw, in the gradient in adam and sgd", float)
+    epochs: int | None = option(60, "passes over the training images", int)
+    batch_size: int | None = option(128, "of all processes together", int)
+    schedule: str = option("cosine", "of the learning rate", registry=SCHEDULES)
+    augmentation: str = option("crop-flip", "augmentation of every batch", registry=AUGMENTATIONS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         spec.resolve("dataset", self.dataset, DATASETS)
         spec.resolve("model", self.model, MODELS)
+
+    def resolved(self, num_images: int) -> TeacherConfig:
+        """The same with the protocol's value where a field is None."""
+        return resolve_training(self, self.dataset, self.model, num_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +238,13 @@ class EvaluationConfig(TrainingConfig):
 
     Attributes:
         dataset: a name in ``DATASETS``; its test split is what accuracy is measured on.
-        ipc: distilled images per class.
+        ipc: distilled images per class; None where the set has other numbers in every class.
         student: a name in ``MODELS``.
-        teacher: a name in ``MODELS``: it labels every augmented batch. None takes the soft labels
-            that are stored with the distilled set.
+        teachers: names in ``MODELS``: they label every augmented batch, and where there are several
+            their logits are averaged. Empty takes the soft labels stored with the distilled set.
         loss: a name in ``OBJECTIVES``, with options: ``kl:temperature=4,scale_t2=true``.
+        mixed_targets: on a batch mixed by mixup or cutmix, a loss that reads hard labels takes both
+            of every image, weighted; False takes the image's own, as G-VBSM's code does.
         eval_every: epochs between tests; None is a quarter of all, as the paper's code does. The
             last epoch is always tested.
 
@@ -168,29 +254,61 @@ class EvaluationConfig(TrainingConfig):
 
     Example:
         >>> config = EvaluationConfig(dataset="digits", ipc=10, loss="kl:temperature=4")
-        >>> config.epochs, config.batch_size_for(100)
-        (1000, 50)
+        >>> config = config.resolved(num_images=100)
+        >>> config.epochs, config.batch_size, config.learning_rate
+        (1000, 50, 0.001)
     """
 
     dataset: str
-    ipc: int
-    student: str = "convnet3"
-    teacher: str | None = "convnet3"
-    loss: str = "gift"
-    eval_every: int | None = None
+    ipc: int | None = None
+    student: str = option("convnet3", "the network to train", registry=MODELS)
+    teachers: tuple[str, ...] = ("convnet3",)
+    loss: str = option("gift", "loss", registry=OBJECTIVES)
+    mixed_targets: bool = option(True, "both hard labels of a mixed image, weighted", bool)
+    eval_every: int | None = option(None, "epochs between tests (default: a quarter of all)", int)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         spec.resolve("dataset", self.dataset, DATASETS)
-        check_integer("ipc", self.ipc, 1)
+        if self.ipc is not None:
+            check_integer("ipc", self.ipc, 1)
         spec.resolve("student", self.student, MODELS)
-        if self.teacher is not None:
-            spec.resolve("teacher", self.teacher, MODELS)
+        if isinstance(self.teachers, str):
+            raise TypeError(f"teachers must be a sequence of names, got {self.teachers!r}")
+        object.__setattr__(self, "teachers", tuple(self.teachers))
+        for teacher in self.teachers:
+            spec.resolve("teachers", teacher, MODELS)
         spec.build("loss", self.loss, OBJECTIVES)
+        check_bool("mixed_targets", self.mixed_targets)
         if self.eval_every is not None:
             check_integer("eval_every", self.eval_every, 1)
 
+    def resolved(self, num_images: int, learned_rate: float | None = None) -> EvaluationConfig:
+        """The same with the protocol's value where a field is None.
+
+        Args:
+            num_images: images of the distilled set, which the batch size follows.
+            learned_rate: the learning rate that came with the set; SGD takes it, for which it was
+                learned.
+        """
+        config = self
+        if config.learning_rate is None and spec.split_spec(config.optimizer)[0] == "sgd":
+            config = replace(config, learning_rate=learned_rate)
+        config = resolve_training(config, self.dataset, self.student, num_images)
+        assert config.epochs is not None
+        return replace(config, eval_every=config.eval_every or max(config.epochs // 4, 1))
+
     def is_test_epoch(self, epoch: int) -> bool:
-        """Whether the student is tested after ``epoch``, counted from 1."""
-        every = self.eval_every if self.eval_every is not None else max(self.epochs // 4, 1)
-        return epoch % every == 0 or epoch == self.epochs
+        """Whether the student of a resolved configuration is tested after ``epoch``, from 1."""
+        assert self.eval_every is not None
+        return epoch % self.eval_every == 0 or epoch == self.epochs
+
+
+def resolve_training(config: Config, dataset: str, model: str, num_images: int) -> Config:
+    """Fills in what the protocol derives from the dataset, the network and the number of images."""
+    return replace(
+        config,
+        learning_rate=config.learning_rate or paper_learning_rate(model),
+        epochs=config.epochs or paper_epochs(dataset),
+        batch_size=config.batch_size or paper_batch_size(num_images),
+    )

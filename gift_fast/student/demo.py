@@ -19,28 +19,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from gift_fast.student.atomic import replacing
-from gift_fast.student.config import EvaluationConfig, TeacherConfig, check_integer
+from gift_fast.student.config import (
+    EvaluationConfig,
+    TeacherConfig,
+    check_integer,
+    paper_batch_size,
+)
 from gift_fast.student.datasets import ImageDataset, load_dataset
-from gift_fast.student.distill import DistilledSet, select_crops
-from gift_fast.student.progress import Progress, show_progress
+from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.distilled.selection import select_crops
+from gift_fast.student.job import Inputs, Place, prepare_teacher, run_student
+from gift_fast.student.objectives import display_name
 from gift_fast.student.report import (
     accuracy_table,
     findings,
-    loss_name,
     optimizer_name,
     save_accuracies,
     save_images,
 )
-from gift_fast.student.results import RunResult, find_run, inputs_of, summarize, write_run
-from gift_fast.student.train import evaluate, new_model, top1_accuracy, train_teacher
+from gift_fast.student.results import Check, RunResult, summarize
 
 DATASET = "digits"
 NETWORK = "convnet3:width=32"
-AUGMENTATION = "crop_scale_rotate"
-TEACHER_EPOCHS = 30
+AUGMENTATION = "dsa:strategy=crop_scale_rotate"
+TEACHER = TeacherConfig(
+    dataset=DATASET,
+    model=NETWORK,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    schedule="multistep",
+    batch_size=None,
+    epochs=30,
+    augmentation=AUGMENTATION,
+)
 LOSSES = ("ce", "kl", "gift")
 OPTIMIZERS = (
     {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
@@ -58,7 +72,7 @@ class DemoConfig:
         seeds: students a loss and optimizer, with the seeds 0, 1, ...
         ipc: distilled images per class.
         epochs: epochs of every student.
-        device: where to train.
+        device: ``auto`` or ``cpu``.
         quiet: shows no progress, only the results.
         force: trains anew what has been finished.
 
@@ -72,7 +86,7 @@ class DemoConfig:
     seeds: int = 3
     ipc: int = 5
     epochs: int = 300
-    device: str = "cpu"
+    device: str = "auto"
     quiet: bool = False
     force: bool = False
 
@@ -82,16 +96,6 @@ class DemoConfig:
             raise ValueError(f"losses must differ from each other, got {' '.join(self.losses)}")
         for _ in student_configs(self):  # checks ipc, epochs and losses
             pass
-        check_device(self.device)
-
-
-def check_device(device: str) -> None:
-    """Raises ValueError unless ``device`` names one that tensors can be put on."""
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device must be usable, got {device!r}: {reason}") from error
 
 
 def student_configs(demo: DemoConfig) -> Iterator[EvaluationConfig]:
@@ -104,7 +108,7 @@ def student_configs(demo: DemoConfig) -> Iterator[EvaluationConfig]:
                         "dataset": DATASET,
                         "ipc": demo.ipc,
                         "student": NETWORK,
-                        "teacher": NETWORK,
+                        "teachers": (NETWORK,),
                         "loss": loss,
                         "epochs": demo.epochs,
                         "augmentation": AUGMENTATION,
@@ -121,49 +125,42 @@ def run_demo(demo: DemoConfig) -> list[RunResult]:
     was killed goes on where it stood.
     """
     start = time.perf_counter()
-    dataset = load_dataset(DATASET).to(demo.device)
+    dataset = load_dataset(DATASET)
     configs = list(student_configs(demo))
-
-    with show_progress(1 + len(configs), quiet=demo.quiet) as progress:
-        teacher = prepare_teacher(demo, dataset, progress)
+    place = Place(
+        out=demo.out / "runs",
+        teacher_dir=demo.out,
+        device=demo.device,
+        quiet=demo.quiet,
+        force=demo.force,
+    )
+    accelerator = place.accelerator(TEACHER)
+    with place.progress(accelerator, 1 + len(configs)) as progress:
+        teacher, check = prepare_teacher(
+            TEACHER, dataset, place, accelerator, progress, replaces=True
+        )
         distilled = select_crops(dataset, teacher, ipc=demo.ipc)
         save_distilled(demo.out / "distilled.pt", distilled)
         save_images(demo.out / "distilled.png", distilled)
-        runs = [run_student(demo, c, dataset, distilled, teacher, progress) for c in configs]
+        inputs = Inputs(dataset, distilled, (teacher,))
+        runs = [
+            run_student(
+                config.resolved(len(distilled), distilled.learning_rate),
+                inputs,
+                place,
+                accelerator,
+                progress,
+                title=(
+                    f"{display_name(config.loss)}, {optimizer_name(config.optimizer)}, "
+                    f"seed {config.seed}"
+                ),
+            )
+            for config in configs
+        ]
 
     save_accuracies(demo.out / "accuracies.png", summarize(runs), dataset.num_classes)
-    print_report(demo, dataset, teacher, distilled, runs, time.perf_counter() - start)
+    print_report(demo, dataset, check, distilled, runs, time.perf_counter() - start)
     return runs
-
-
-def prepare_teacher(demo: DemoConfig, dataset: ImageDataset, progress: Progress) -> nn.Module:
-    """The teacher from its checkpoint, or trained now where there is none of this configuration."""
-    config = TeacherConfig(
-        dataset=DATASET, model=NETWORK, epochs=TEACHER_EPOCHS, augmentation=AUGMENTATION
-    )
-    path = demo.out / "digits_convnet3.pth"
-    progress.begin("teacher", config.epochs)
-    teacher = None if demo.force else load_teacher(path, config, dataset)
-    trained = teacher is None
-    if teacher is None:
-        teacher = train_teacher(config, dataset, device=demo.device, on_epoch=progress.epoch)
-        with replacing(path) as temporary:
-            torch.save({"model": teacher.state_dict(), "config": config.to_dict()}, temporary)
-    top1 = top1_accuracy(teacher, dataset)
-    progress.end(f"{top1:.1f} %" if trained else f"{top1:.1f} %, from an earlier call")
-    return teacher
-
-
-def load_teacher(path: Path, config: TeacherConfig, dataset: ImageDataset) -> nn.Module | None:
-    """The teacher of a checkpoint, or None where there is none that was trained this way."""
-    if not path.exists():
-        return None
-    checkpoint = torch.load(path, weights_only=True, map_location=dataset.test_images.device)
-    if checkpoint["config"] != config.to_dict():
-        return None
-    teacher = new_model(config.model, dataset, config.seed)
-    teacher.load_state_dict(checkpoint["model"])
-    return teacher.to(dataset.test_images.device).eval()
 
 
 def save_distilled(path: Path, distilled: DistilledSet) -> None:
@@ -173,35 +170,10 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
         torch.save(contents, temporary)
 
 
-def run_student(
-    demo: DemoConfig,
-    config: EvaluationConfig,
-    dataset: ImageDataset,
-    distilled: DistilledSet,
-    teacher: nn.Module,
-    progress: Progress,
-) -> RunResult:
-    """The result of a run: from its file where it has finished before, else trained now."""
-    directory = demo.out / "runs"
-    title = f"{loss_name(config.loss)}, {optimizer_name(config.optimizer)}, seed {config.seed}"
-    progress.begin(title, config.epochs)
-    inputs = inputs_of(dataset, distilled, teacher)
-    finished = None if demo.force else find_run(directory, config, inputs)
-    if finished is not None:
-        progress.end(f"{finished.last_top1:.1f} %, from an earlier call")
-        return finished
-    result = evaluate(
-        config, dataset, distilled, teacher, device=demo.device, on_epoch=progress.epoch
-    )
-    write_run(directory, result)
-    progress.end(f"{result.last_top1:.1f} %")
-    return result
-
-
 def print_report(
     demo: DemoConfig,
     dataset: ImageDataset,
-    teacher: nn.Module,
+    teacher: Check,
     distilled: DistilledSet,
     runs: list[RunResult],
     seconds: float,
@@ -235,7 +207,7 @@ def print_report(
 
 
 def settings_in_words(
-    demo: DemoConfig, dataset: ImageDataset, teacher: nn.Module, distilled: DistilledSet
+    demo: DemoConfig, dataset: ImageDataset, teacher: Check, distilled: DistilledSet
 ) -> str:
     """What was run, so that the table can be read alone."""
     optimizers = "; ".join(
@@ -248,11 +220,11 @@ def settings_in_words(
         for settings in OPTIMIZERS
     )
     count = len(distilled.images)
-    batch_size = next(student_configs(demo)).batch_size_for(count)
+    batch_size = paper_batch_size(count)
     return (
-        f"Digits, {len(dataset.train_images)} training and {len(dataset.test_images)} test images "
+        f"Digits, {len(dataset.training_split)} training and {len(dataset.test)} test images "
         f"of {dataset.side} x {dataset.side}. Teacher: ConvNet-3, width 32, "
-        f"{top1_accuracy(teacher, dataset):.1f} % top-1. Distilled: {count} images, "
+        f"{teacher.top1:.1f} % top-1. Distilled: {count} images, "
         f"{distilled.source}. Students: the same network, {demo.epochs} epochs, batch size "
         f"{batch_size}, rate x 0.2 after 2/3 and 5/6 of the epochs, augmentation {AUGMENTATION}. "
         f"{optimizers}. KL has T = 20 and no factor T^2 unless said otherwise."

@@ -1,13 +1,17 @@
 """The networks that are trained as students and teachers.
 
 A new network is one class or function and one line in ``MODELS``; it is called with the number of
-channels, the side of the square images in pixels and the number of classes.
+channels, the side of the square images in pixels and the number of classes. A network of one's own
+is such a class or function too, named by its import path. torchvision and timm are imported where
+they are used.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -89,11 +93,127 @@ class ConvNet(nn.Module):
         return logits
 
 
+# ---- torchvision ---------------------------------------------------------------------------------
+
+RGB = 3
+VIT_PATCH = 16
+
+TORCHVISION = (
+    "efficientnet_b0",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet50",
+    "resnet101",
+    "swin_v2_t",
+)
+"""Networks that take images of nearly any side."""
+
+RESNETS = ("resnet18", "resnet50", "resnet101")
+"""Networks with a ``_modified`` form."""
+
+
+def from_torchvision(
+    name: str, channels: int, side: int, num_classes: int, **arguments: int
+) -> nn.Module:
+    """A network of ``torchvision.models``, untrained.
+
+    Where images have other than three channels, the first convolution is replaced by one that
+    differs in nothing else, initialised as PyTorch does by default.
+
+    Args:
+        name: its name in torchvision.
+        channels: channels of the images.
+        side: side of the square images, in pixels; these networks do not depend on it.
+        num_classes: number of logits.
+        arguments: more of the network's arguments.
+
+    Raises:
+        ImportError: torchvision is not installed.
+    """
+    models = library("torchvision.models", name, "pip install 'gift-fast[student]'")
+    network: nn.Module = models.get_model(name, num_classes=num_classes, **arguments)
+    if channels != RGB:
+        path, stem = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+        network.set_submodule(
+            path,
+            nn.Conv2d(
+                channels,
+                stem.out_channels,
+                kernel_size=stem.kernel_size,  # type: ignore[arg-type]
+                stride=stem.stride,  # type: ignore[arg-type]
+                padding=stem.padding,  # type: ignore[arg-type]
+                bias=stem.bias is not None,
+            ),
+        )
+    return network
+
+
+def modified_resnet(name: str, channels: int, side: int, num_classes: int) -> nn.Module:
+    """A ResNet of torchvision with a stem for small images, as in the code of RDED.
+
+    The first convolution is 3x3 with stride 1, initialised as PyTorch does by default, and there is
+    no max-pool. The keys of the state dict are torchvision's.
+    """
+    network = from_torchvision(name, RGB, side, num_classes)
+    network.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def vit_b_16(channels: int, side: int, num_classes: int) -> nn.Module:
+    """ViT-B/16 of torchvision, with position embeddings for images of this side.
+
+    Raises:
+        ValueError: the side is not a multiple of the patches' 16 pixels.
+    """
+    if side % VIT_PATCH:
+        raise ValueError(f"side must be a multiple of {VIT_PATCH} for vit_b_16, got {side}")
+    return from_torchvision("vit_b_16", channels, side, num_classes, image_size=side)
+
+
+def library(module: str, model: str, command: str) -> ModuleType:
+    """A module that a model needs, or an ImportError with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(f"model {model!r} needs {package}: {command}") from error
+
+
+# ---- timm ----------------------------------------------------------------------------------------
+
+
+def from_timm(channels: int, side: int, num_classes: int, *, name: str = "") -> nn.Module:
+    """A network of timm (PyTorch Image Models), untrained: ``timm:name=vit_tiny_patch16_224``.
+
+    Args:
+        channels: channels of the images.
+        side: side of the square images, in pixels; a network of a fixed size is made for it.
+        num_classes: number of logits.
+        name: its name in timm.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: timm has no such network.
+    """
+    timm = library("timm", "timm", "pip install timm")
+    if not timm.is_model(name):
+        raise ValueError(
+            "model 'timm': name must be one of timm.list_models(), such as vit_tiny_patch16_224, "
+            f"got {name!r}"
+        )
+    has_fixed_size = timm.models.get_pretrained_cfg_value(name, "fixed_input_size")
+    size = {"img_size": side} if has_fixed_size else {}
+    network: nn.Module = timm.create_model(name, in_chans=channels, num_classes=num_classes, **size)
+    return network
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "convnet3": partial(ConvNet, 3),
-    "convnet4": partial(ConvNet, 4),
-    "convnet5": partial(ConvNet, 5),
-    "convnet6": partial(ConvNet, 6),
+    **{f"convnet{depth}": partial(ConvNet, depth) for depth in (3, 4, 5, 6)},
+    **{name: partial(from_torchvision, name) for name in TORCHVISION},
+    **{f"{name}_modified": partial(modified_resnet, name) for name in RESNETS},
+    "vit_b_16": vit_b_16,
+    "timm": from_timm,
 }
 
 
@@ -101,6 +221,19 @@ def build_model(model: str, *, channels: int, side: int, num_classes: int, seed:
     """The network that a specification names, initialised from ``seed`` on the CPU.
 
     PyTorch's layers draw their weights from the global generator; its state is put back after.
+
+    Args:
+        model: a name in ``MODELS`` with options, or the import path of a class or function that is
+            called with channels, side and num_classes.
+        channels: channels of the images.
+        side: side of the square images, in pixels.
+        num_classes: number of logits.
+        seed: of the initialisation.
+
+    Raises:
+        ImportError: the network's library is not installed.
+        TypeError: the specification is not a string.
+        ValueError: no such network or option, or one that cannot be.
 
     Example:
         >>> model = build_model("convnet3:width=32", channels=1, side=8, num_classes=10, seed=0)

@@ -5,7 +5,10 @@ matplotlib and rich are imported where they are used, so that training needs nei
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,22 +17,14 @@ from torch.nn import functional as F
 
 from gift_fast.student import spec
 from gift_fast.student.atomic import replacing
-from gift_fast.student.distill import DistilledSet
-from gift_fast.student.objectives import OBJECTIVES
-from gift_fast.student.results import Cell
+from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.objectives import OBJECTIVES, display_name
+from gift_fast.student.results import Cell, RunResult, Spread, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-LOSS_NAMES = {
-    "ce": "CE",
-    "cosine": "cosine",
-    "gift": "GIFT",
-    "kl": "KL",
-    "mse": "MSE",
-    "softce": "soft CE",
-}
 OPTIMIZER_NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 
 COLLAPSED = 2.0
@@ -49,18 +44,6 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73")
 """Blue, orange and green that all common forms of colour blindness tell apart (Okabe and Ito)."""
 HATCHES = ("", "//", "..")
 PICTURE_DPI = 150
-
-
-def loss_name(loss: str) -> str:
-    """How a report calls a loss.
-
-    Example:
-        >>> loss_name("kl:temperature=4")
-        'KL (temperature=4)'
-    """
-    name, options = spec.split_spec(loss)
-    written = ", ".join(f"{key}={value}" for key, value in options.items())
-    return LOSS_NAMES.get(name, name) + (f" ({written})" if written else "")
 
 
 def optimizer_name(optimizer: str) -> str:
@@ -84,7 +67,7 @@ def accuracy_table(cells: Sequence[Cell]) -> Table:
         table.add_column(heading, justify="right")
     for cell in cells:
         table.add_row(
-            loss_name(cell.loss),
+            display_name(cell.loss),
             optimizer_name(cell.optimizer),
             f"{cell.last.mean:.1f}",
             f"{cell.last.population_std:.1f}",
@@ -93,6 +76,54 @@ def accuracy_table(cells: Sequence[Cell]) -> Table:
             f"{cell.seconds:.1f}",
         )
     return table
+
+
+def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
+    """Prints every run and their mean on the standard output, as a table or as one JSON object.
+
+    Both standard deviations are named: the population's (ddof 0), which the paper's code reports,
+    and the sample's (ddof 1).
+    """
+    last, best = (spread([getattr(run, which).top1 for run in runs]) for which in ("last", "best"))
+    if as_json:
+        means = {"last": plain(last), "best": plain(best)}
+        print(json.dumps({"runs": [run.to_dict() for run in runs], **means}, indent=2))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    title = "Accuracy on the test images, percent"
+    table = Table(title=title, title_justify="left", box=box.ASCII2)
+    for heading in ("seed", "top-1", "top-5", "best top-1", "images/s", "seconds"):
+        table.add_column(heading, justify="right")
+    for run in runs:
+        table.add_row(
+            str(run.config.seed),
+            f"{run.last.top1:.2f}",
+            f"{run.last.top5:.2f}",
+            f"{run.best.top1:.2f}",
+            f"{run.images_per_second:.0f}",
+            f"{run.seconds:.0f}",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    for name, values in (("last epoch", last), ("best check", best)):
+        sample = "" if values.n == 1 else f", sample std {values.sample_std:.2f} (ddof 1)"
+        console.print(
+            f"top-1 of the {name}: {values.mean:.2f}, population std {values.population_std:.2f} "
+            f"(ddof 0){sample}, {values.n} seed{'s' if values.n > 1 else ''}",
+            soft_wrap=True,
+        )
+    console.print(
+        "The score is the last epoch's. The best check is picked by the test images, and flatters.",
+        soft_wrap=True,
+    )
+
+
+def plain(values: Spread) -> dict[str, float | None]:
+    """A spread as JSON can hold it, which has no NaN: a single run has no sample deviation."""
+    return {name: None if math.isnan(x) else x for name, x in asdict(values).items()}
 
 
 def findings(cells: Sequence[Cell], num_classes: int) -> list[str]:
@@ -111,7 +142,7 @@ def findings(cells: Sequence[Cell], num_classes: int) -> list[str]:
 def ranking(column: Sequence[Cell]) -> str:
     """The losses under one optimizer from best to worst, and whether the seeds tell them apart."""
     ranked = sorted(column, key=lambda cell: cell.last.mean, reverse=True)
-    scores = [f"{loss_name(cell.loss)} {cell.last.mean:.1f}" for cell in ranked]
+    scores = [f"{display_name(cell.loss)} {cell.last.mean:.1f}" for cell in ranked]
     text = f"Under {optimizer_name(ranked[0].optimizer)}: {', '.join(scores)}."
     if len(ranked) == 1:
         return text
@@ -127,7 +158,7 @@ def ranking(column: Sequence[Cell]) -> str:
             f"{n} seeds do not tell them apart."
         )
     return (
-        f"{text} {loss_name(first.loss)} leads by {gap:.1f} points, more than the larger std of "
+        f"{text} {display_name(first.loss)} leads by {gap:.1f} points, more than the larger std of "
         f"the two ({noise:.1f})."
     )
 
@@ -140,7 +171,7 @@ def has_collapsed(cell: Cell, chance: float) -> bool:
 def collapse(cell: Cell, chance: float) -> str:
     """Says that a loss collapsed."""
     return (
-        f"{loss_name(cell.loss)} collapsed under {optimizer_name(cell.optimizer)}: "
+        f"{display_name(cell.loss)} collapsed under {optimizer_name(cell.optimizer)}: "
         f"{cell.last.mean:.1f} where chance is {chance:.1f}."
     )
 
@@ -149,7 +180,7 @@ def change(before: Sequence[Cell], after: Sequence[Cell]) -> str:
     """What another optimizer, with settings of its own, does to every loss."""
     old = {cell.loss: cell.last.mean for cell in before}
     moves = [
-        f"{loss_name(cell.loss)} {cell.last.mean - old[cell.loss]:+.1f}"
+        f"{display_name(cell.loss)} {cell.last.mean - old[cell.loss]:+.1f}"
         for cell in after
         if cell.loss in old
     ]
@@ -225,7 +256,7 @@ def save_accuracies(path: Path, cells: Sequence[Cell], num_classes: int) -> None
     chance = 100.0 / num_classes
     axes.axhline(chance, color="black", linewidth=1, linestyle="--", label="chance")
     axes.set_xticks(range(len(losses)))
-    axes.set_xticklabels([loss_name(loss).replace(" (", "\n(") for loss in losses])
+    axes.set_xticklabels([display_name(loss).replace(" (", "\n(") for loss in losses])
     axes.set_ylim(0, 108)  # room for a number above a bar of 100
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("top-1, %")

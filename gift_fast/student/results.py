@@ -11,37 +11,59 @@ import json
 import math
 import platform
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gift_fast import __version__
+import gift_fast
 from gift_fast.student.atomic import replacing
 from gift_fast.student.config import EvaluationConfig
 from gift_fast.student.datasets import ImageDataset
-from gift_fast.student.distill import DistilledSet
+from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.fingerprint import fingerprint
+from gift_fast.student.predict import Accuracy, Transform
+from gift_fast.student.zca import ZCA
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+FORMAT = 2
 """Raised whenever the meaning of a field changes; files of another format are not read."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One test of a student during its training.
+    """One test of a network during its training.
 
     Attributes:
         epoch: counted from 1.
         top1: accuracy on the test split, percent.
+        top5: the same, among the five largest logits.
+        test_loss: mean cross-entropy on the test split.
         loss: mean training loss of the epoch.
     """
 
     epoch: int
     top1: float
+    top5: float
+    test_loss: float
     loss: float
+
+    @classmethod
+    def of(cls, epoch: int, loss: float, accuracy: Accuracy) -> Check:
+        """The check of an epoch, from its training loss and the test."""
+        return cls(
+            epoch=epoch,
+            top1=accuracy.top1,
+            top5=accuracy.top5,
+            test_loss=accuracy.loss,
+            loss=loss,
+        )
 
 
 @dataclass(frozen=True)
@@ -49,31 +71,37 @@ class RunResult:
     """One student: what it was trained with and how accurate it became.
 
     Attributes:
-        config: the run's configuration.
-        inputs: digests of the test data with its normalisation, the distilled set, the teacher.
+        config: the run's configuration, resolved.
+        inputs: digests of the test data with its normalisation, the distilled set, the teachers.
         checks: the tests, in order; the last one is the score.
         seconds: wall time of training and tests.
+        images_per_second: of the training, tests left out, over all processes.
+        peak_memory: most bytes held at a time: of the GPU, else of this process.
         environment: versions and device, for the record.
+        source: where the distilled set is from, in words.
     """
 
     config: EvaluationConfig
     inputs: dict[str, str]
     checks: tuple[Check, ...]
     seconds: float
+    images_per_second: float
+    peak_memory: int
     environment: dict[str, str]
+    source: str = ""
 
     @property
-    def last_top1(self) -> float:
-        """Accuracy after the last epoch, percent: the score."""
-        return self.checks[-1].top1
+    def last(self) -> Check:
+        """The test after the last epoch: the score."""
+        return self.checks[-1]
 
     @property
-    def best_top1(self) -> float:
-        """The best accuracy of all checks, percent: what the paper's code reports.
+    def best(self) -> Check:
+        """The best of all tests, which is what the paper's code reports.
 
         It picks the moment by the test split, so it flatters.
         """
-        return max(check.top1 for check in self.checks)
+        return max(self.checks, key=lambda check: check.top1)
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of plain values that JSON can hold."""
@@ -81,11 +109,14 @@ class RunResult:
             "format": FORMAT,
             "config": self.config.to_dict(),
             "inputs": self.inputs,
-            "last_top1": self.last_top1,
-            "best_top1": self.best_top1,
+            "last": asdict(self.last),
+            "best": asdict(self.best),
             "checks": [asdict(check) for check in self.checks],
             "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "peak_memory": self.peak_memory,
             "environment": self.environment,
+            "source": self.source,
         }
 
     @classmethod
@@ -98,44 +129,59 @@ class RunResult:
             inputs=values["inputs"],
             checks=tuple(Check(**check) for check in values["checks"]),
             seconds=values["seconds"],
+            images_per_second=values["images_per_second"],
+            peak_memory=values["peak_memory"],
             environment=values["environment"],
+            source=values["source"],
         )
 
 
-def fingerprint(tensors: Iterable[Tensor]) -> str:
-    """A digest of shapes, dtypes and values, 16 hexadecimal digits of SHA-256."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def inputs_of(
-    dataset: ImageDataset, distilled: DistilledSet, teacher: nn.Module | None
+    dataset: ImageDataset,
+    distilled: DistilledSet,
+    teachers: Sequence[nn.Module],
+    whiten: Transform | None = None,
 ) -> dict[str, str]:
     """Digests of what a run reads beside its configuration."""
-    mean, std = torch.tensor(dataset.mean), torch.tensor(dataset.std)
-    stored = [] if distilled.soft_labels is None else [distilled.soft_labels]
+    constants = f"{dataset.mean} {dataset.std}"
     inputs = {
-        "test": fingerprint([dataset.test_images, dataset.test_labels, mean, std]),
-        "distilled": fingerprint([distilled.images, distilled.labels, *stored]),
+        "test": fingerprint([dataset.test.fingerprint(), constants]),
+        "distilled": distilled.fingerprint(),
     }
-    if teacher is not None:
-        inputs["teacher"] = fingerprint(teacher.state_dict().values())
+    if isinstance(whiten, ZCA):
+        inputs["whitening"] = whiten.fingerprint()
+    if teachers:
+        inputs["teachers"] = fingerprint(
+            value for teacher in teachers for value in teacher.state_dict().values()
+        )
     return inputs
 
 
-def environment_of(device: torch.device) -> dict[str, str]:
+def environment_of(accelerator: Accelerator) -> dict[str, str]:
     """What the run was made with; it is recorded, and two runs that differ in it are the same."""
+    device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    backends = gift_fast.backends()
+    used = "cuda triton reference" if device.type == "cuda" else "cpu reference"
     return {
-        "gift_fast": __version__,
+        "gift_fast": gift_fast.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": f"{device.type} ({name})",
+        "backend": next(b for b in used.split() if backends.get(b) == "available"),
+        "processes": str(accelerator.num_processes),
         "threads": str(torch.get_num_threads()),
     }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held at a time so far: of the GPU by torch, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else 1024 * kilobytes
 
 
 def run_path(directory: Path, config: EvaluationConfig, inputs: dict[str, str]) -> Path:
@@ -236,9 +282,9 @@ def summarize(runs: Sequence[RunResult]) -> list[Cell]:
         Cell(
             loss=loss,
             optimizer=optimizer,
-            last=spread([run.last_top1 for run in group]),
-            best=spread([run.best_top1 for run in group]),
-            values=tuple(run.last_top1 for run in group),
+            last=spread([run.last.top1 for run in group]),
+            best=spread([run.best.top1 for run in group]),
+            values=tuple(run.last.top1 for run in group),
             seconds=spread([run.seconds for run in group]).mean,
         )
         for (loss, optimizer), group in groups.items()

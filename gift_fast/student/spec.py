@@ -2,13 +2,17 @@
 
 A registry is a dictionary from a name to a plain function. What a user may set from text are the
 function's keyword-only parameters; the type of each option is the type of its default.
+
+A name with a dot is the import path of a function of the user's own, which is called like those of
+the registry: ``my_package.losses.huber:delta=2``.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 Option = bool | int | float | str
 T = TypeVar("T")
@@ -64,16 +68,35 @@ def resolve(
     if not isinstance(spec, str):
         raise TypeError(f"{argument} must be a string, got {type(spec).__name__}")
     name, texts = split_spec(spec)
-    if name not in registry:
-        raise ValueError(f"{argument} must be one of {', '.join(sorted(registry))}, got {name!r}")
-    parameters = inspect.signature(registry[name]).parameters.values()
+    if name in registry:
+        function = registry[name]
+    elif "." in name:
+        function = imported(argument, name)
+    else:
+        raise ValueError(
+            f"{argument} must be one of {', '.join(sorted(registry))}, or the import path of a "
+            f"function, package.module.name; got {name!r}"
+        )
+    parameters = inspect.signature(function).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     for key, text in texts.items():
         if key not in options:
             known = ", ".join(options) or "none"
             raise ValueError(f"{argument} {name!r} has the options: {known}; got {key!r}")
         options[key] = read_option(f"{argument} {name!r}: {key}", text, options[key])
-    return registry[name], options
+    return function, options
+
+
+def imported(argument: str, path: str) -> Callable[..., Any]:
+    """The function at an import path, ``package.module.name``."""
+    module, _, name = path.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{argument} must be importable, got {path!r}: {error}") from error
+    if not callable(function):
+        raise ValueError(f"{argument} must be a function, {path!r} is {function!r}")
+    return cast("Callable[..., Any]", function)
 
 
 def build(

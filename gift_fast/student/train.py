@@ -1,45 +1,127 @@
 """The training loop, for teachers and for students.
 
-On the CPU a run is the same bit for bit from its seed, for the same number of threads: the initial
-weights, the order of the images and the augmentation come from three generators of their own.
+On the CPU a run is the same bit for bit from its seed, for the same number of threads and
+processes: the initial weights, the order of the images and the augmentation are seeded separately.
+Device, precision and processes are Hugging Face accelerate's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_fast.student.augment import Augmentation
+from gift_fast.student.batches import (
+    Batch,
+    Batches,
+    Processes,
+    RandomBatches,
+    ReplayBatches,
+    seed_for,
+)
 from gift_fast.student.config import EvaluationConfig, TeacherConfig, TrainingConfig
-from gift_fast.student.datasets import ImageDataset
-from gift_fast.student.distill import DistilledSet
+from gift_fast.student.datasets import ImageDataset, TensorSplit
+from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.memory import keep_freed_memory
 from gift_fast.student.models import build_model
 from gift_fast.student.objectives import build_objective
 from gift_fast.student.optimizers import build_optimizer
-from gift_fast.student.results import Check, RunResult, environment_of, inputs_of
+from gift_fast.student.predict import Accuracy, Transform, count_correct
+from gift_fast.student.results import Check, RunResult, environment_of, inputs_of, peak_memory
+from gift_fast.student.resume import read_state, write_state
 
-TEST_BATCH_SIZE = 1000
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-BatchLoss = Callable[[Tensor, Tensor, int], Tensor]
-"""(augmented images, indices of these images, epoch from 1) -> scalar."""
+BatchLoss = Callable[[nn.Module, Batch, int], Tensor]
+"""(network, this process's part of a batch, epoch from 1) -> the part's mean loss, a scalar."""
 
-OnEpoch = Callable[[int], None]
-"""Called with the number of every finished epoch, to show progress."""
+
+class Observer:
+    """What a run tells while it goes on; this one does nothing with it."""
+
+    def start(self, epochs: int, done: int) -> None:
+        """The run of ``epochs`` begins, ``done`` of which an earlier one has finished."""
+
+    def epoch(self, number: int, images: int, check: Check | None) -> None:
+        """Epoch ``number``, from 1, of so many images is over; ``check`` is its test, if any."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What :func:`fit` gives beside the trained network.
+
+    Attributes:
+        checks: the tests, in order.
+        seconds: wall time, earlier parts of a resumed run included.
+        images_per_second: of the training alone, tests left out; over all processes.
+    """
+
+    checks: tuple[Check, ...]
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where and how often a run is saved, to go on from if it is stopped.
+
+    Attributes:
+        path: the checkpoint; it is read where it exists.
+        every: epochs between two checkpoints.
+    """
+
+    path: Path
+    every: int = 25
+
+
+def new_accelerator(config: TrainingConfig, *, device: str = "auto", **options: Any) -> Accelerator:
+    """An accelerator for a run: all devices and processes that it was launched with, or the CPU.
+
+    Args:
+        config: its precision is used.
+        device: ``auto`` or ``cpu``. CUDA_VISIBLE_DEVICES picks one of several GPUs.
+        options: more arguments of ``accelerate.Accelerator``: trackers, for instance.
+
+    Raises:
+        ValueError: ``device`` is neither.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    if device not in ("auto", "cpu"):
+        raise ValueError(
+            f"device must be auto or cpu (CUDA_VISIBLE_DEVICES picks a GPU), got {device!r}"
+        )
+    # accelerate keeps the first precision and device of a process; runs may differ in both.
+    AcceleratorState._reset_state()
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        PartialState._reset_state()
+    return Accelerator(
+        # Several processes on the CPU find each other only if it is asked for.
+        cpu=device == "cpu" or not torch.accelerator.is_available(),
+        mixed_precision=config.mixed_precision,
+        step_scheduler_with_optimizer=False,
+        **options,
+    )
 
 
 def evaluate(
     config: EvaluationConfig,
     dataset: ImageDataset,
     distilled: DistilledSet,
-    teacher: nn.Module | None = None,
+    teachers: Sequence[nn.Module] = (),
     *,
-    device: torch.device | str = "cpu",
-    on_epoch: OnEpoch | None = None,
+    whiten: Transform | None = None,
+    accelerator: Accelerator | None = None,
+    saving: Saving | None = None,
+    observer: Observer | None = None,
 ) -> RunResult:
     """Trains a student on a distilled set and measures its accuracy on the real test split.
 
@@ -47,50 +129,96 @@ def evaluate(
         config: what to train and how.
         dataset: its test split and its normalisation are used.
         distilled: the images that the student is trained on.
-        teacher: takes normalised images to logits. In eval mode, it labels every batch after the
-            augmentation, as GIFT's code does, and stored soft labels are not read. None when
-            ``config.teacher`` is None: then the soft labels stored with the set are used.
-        device: where to train; everything is moved there.
-        on_epoch: called with the number of every finished epoch.
+        teachers: take normalised images to logits. In eval mode, they label every batch after the
+            augmentation, as GIFT's code does, and stored soft labels are not read. Empty where
+            ``config.teachers`` is empty: then the soft labels stored with the set are used. They
+            are moved to the accelerator's device.
+        whiten: takes test images in [0, 1] to the space of a distilled set that is whitened.
+        accelerator: where to train; by default whatever this process was launched with.
+        saving: goes on from this checkpoint where it exists, and writes to it.
+        observer: told of epochs and tests.
 
     Returns:
-        The checks and what they depend on; ``result.last_top1`` is the score.
+        The checks and what they depend on; ``result.last.top1`` is the score.
 
     Raises:
-        ValueError: ``config`` and the other arguments disagree.
+        ValueError: ``config`` and the other arguments disagree, or the checkpoint is another run's.
 
     Source: Shang, Sun and Lin, ICLR 2025, section 5 and table 11, and the code that goes with it.
     """
-    check_inputs(config, dataset, distilled, teacher)
-    device = torch.device(device)
-    inputs = inputs_of(dataset, distilled, teacher)
-    start = time.perf_counter()
+    return train_student(
+        config,
+        dataset,
+        distilled,
+        teachers,
+        whiten=whiten,
+        accelerator=accelerator,
+        saving=saving,
+        observer=observer,
+    )[1]
 
-    dataset = dataset.to(device)
-    images = dataset.normalize(distilled.images.to(device))
-    labels = distilled.labels.to(device)
-    label = build_labeller(distilled, teacher, device)
+
+def train_student(
+    config: EvaluationConfig,
+    dataset: ImageDataset,
+    distilled: DistilledSet,
+    teachers: Sequence[nn.Module] = (),
+    *,
+    whiten: Transform | None = None,
+    accelerator: Accelerator | None = None,
+    saving: Saving | None = None,
+    observer: Observer | None = None,
+    inputs: dict[str, str] | None = None,
+) -> tuple[nn.Module, RunResult]:
+    """The same as :func:`evaluate`, with the student, in eval mode, beside the result.
+
+    ``inputs`` are the digests of what is read, for a caller that has them already.
+    """
+    config = settled(config, distilled)
+    check_inputs(config, dataset, distilled, teachers, whiten)
+    accelerator = accelerator or new_accelerator(config)
+    device = accelerator.device
+    inputs = inputs or inputs_of(dataset, distilled, teachers, whiten)
+    dataset, distilled = dataset.to(device), distilled.to(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+    student = new_model(config.student, dataset, config.seed)
     objective = build_objective(config.loss)
-    student = new_model(config.student, dataset, config.seed).to(device)
-    checks = []
+    label = labeller(teachers if objective.reads_soft_labels else (), config, accelerator)
 
-    def batch_loss(batch: Tensor, index: Tensor, epoch: int) -> Tensor:
-        soft_labels = label(batch, index)
-        return objective(student(batch), soft_labels, labels[index], epoch)
+    def batch_loss(student: nn.Module, batch: Batch, epoch: int) -> Tensor:
+        soft_labels = label(batch)
+        return objective(
+            student(batch.images),
+            soft_labels,
+            batch.target,
+            epoch,
+            mixed_target=batch.mixed_target if config.mixed_targets else None,
+            weight=batch.weight,
+        )
 
-    def after_epoch(epoch: int, loss: Tensor) -> None:
-        if config.is_test_epoch(epoch):
-            checks.append(Check(epoch, top1_accuracy(student, dataset), loss.item()))
-        if on_epoch is not None:
-            on_epoch(epoch)
-
-    fit(student, images, config, batch_loss, after_epoch)
-    return RunResult(
+    student, trained = fit(
+        student,
+        batches_of(config, dataset, distilled, processes_of(accelerator)),
+        config,
+        batch_loss,
+        accelerator,
+        run_test=lambda student: test_on_all(student, dataset, whiten, accelerator),
+        is_test_epoch=config.is_test_epoch,
+        identity={"config": config.to_dict(), "inputs": inputs},
+        saving=saving,
+        observer=observer,
+    )
+    return student, RunResult(
         config=config,
         inputs=inputs,
-        checks=tuple(checks),
-        seconds=time.perf_counter() - start,
-        environment=environment_of(device),
+        checks=trained.checks,
+        seconds=trained.seconds,
+        images_per_second=trained.images_per_second,
+        peak_memory=peak_memory(device),
+        environment=environment_of(accelerator),
+        source=distilled.source,
     )
 
 
@@ -98,88 +226,252 @@ def train_teacher(
     config: TeacherConfig,
     dataset: ImageDataset,
     *,
-    device: torch.device | str = "cpu",
-    on_epoch: OnEpoch | None = None,
-) -> nn.Module:
-    """Trains a network on the whole training split with cross-entropy; gives it in eval mode."""
-    dataset = dataset.to(device)
-    images = dataset.normalize(dataset.train_images)
-    labels = dataset.train_labels
-    teacher = new_model(config.model, dataset, config.seed).to(device)
+    accelerator: Accelerator | None = None,
+    saving: Saving | None = None,
+    observer: Observer | None = None,
+) -> tuple[nn.Module, tuple[Check, ...]]:
+    """Trains a network on the whole training split with cross-entropy.
 
-    def batch_loss(batch: Tensor, index: Tensor, epoch: int) -> Tensor:
-        return F.cross_entropy(teacher(batch), labels[index])
+    Returns:
+        The network in eval mode, and its tests: every tenth of the epochs, and the last.
+    """
+    split = dataset.training_split
+    config = config.resolved(len(split))
+    accelerator = accelerator or new_accelerator(config)
+    identity = {"config": config.to_dict(), "train": split.fingerprint()}
+    dataset = dataset.to(accelerator.device)
+    batches = RandomBatches(
+        dataset.training_split, dataset.normalize, config, processes_of(accelerator)
+    )
+    assert config.epochs is not None
+    epochs, every = config.epochs, max(config.epochs // 10, 1)
 
-    def after_epoch(epoch: int, loss: Tensor) -> None:
-        if on_epoch is not None:
-            on_epoch(epoch)
+    def batch_loss(teacher: nn.Module, batch: Batch, epoch: int) -> Tensor:
+        logits = teacher(batch.images)
+        loss = F.cross_entropy(logits, batch.target)
+        if batch.mixed_target is not None:
+            loss = torch.lerp(F.cross_entropy(logits, batch.mixed_target), loss, batch.weight)
+        return loss
 
-    fit(teacher, images, config, batch_loss, after_epoch)
-    return teacher.eval()
+    teacher, trained = fit(
+        new_model(config.model, dataset, config.seed),
+        batches,
+        config,
+        batch_loss,
+        accelerator,
+        run_test=lambda teacher: test_on_all(teacher, dataset, None, accelerator),
+        is_test_epoch=lambda epoch: epoch % every == 0 or epoch == epochs,
+        identity=identity,
+        saving=saving,
+        observer=observer,
+    )
+    return teacher, trained.checks
 
 
 def fit(
     model: nn.Module,
-    images: Tensor,
+    batches: Batches,
     config: TrainingConfig,
     batch_loss: BatchLoss,
-    after_epoch: Callable[[int, Tensor], None],
-) -> None:
-    """Trains a model in place on normalised images (N, C, S, S); all that ever trains runs here.
+    accelerator: Accelerator,
+    *,
+    run_test: Callable[[nn.Module], Accuracy],
+    is_test_epoch: Callable[[int], bool],
+    identity: dict[str, Any],
+    saving: Saving | None = None,
+    observer: Observer | None = None,
+) -> tuple[nn.Module, Trained]:
+    """Trains a model in place; all that ever trains runs here.
 
-    ``after_epoch`` gets the epoch and its mean loss, a scalar on the device of the images.
+    Args:
+        model: on the CPU; the trained one is the same object.
+        batches: what it is trained on.
+        config: resolved.
+        batch_loss: takes the model, a batch and the epoch to the mean loss of the batch.
+        accelerator: where to train.
+        run_test: tests the model.
+        is_test_epoch: whether to test after an epoch, counted from 1.
+        identity: says which run a checkpoint belongs to.
+        saving: where and how often to save, and what to go on from.
+        observer: told of epochs and tests.
+
+    Returns:
+        The model in eval mode, on the accelerator's device, and the tests.
     """
-    augment = Augmentation(
-        config.augmentation, seed=seed_for(config.seed, "augmentation"), device=images.device
-    )
-    order = torch.Generator().manual_seed(seed_for(config.seed, "order"))
-    batch_size = config.batch_size_for(len(images))
+    device, observer = accelerator.device, observer or Observer()
+    assert config.epochs is not None
+    if device.type == "cpu":
+        keep_freed_memory()
+    model = model.to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     optimizer, schedule = build_optimizer(model, config)
+    done, checks, seconds, training_seconds = 0, [], 0.0, 0.0
+    if accelerator.scaler is not None:  # where the run before has left it
+        fresh = {"scale": torch.amp.GradScaler(device.type).get_scale(), "_growth_tracker": 0}
+        accelerator.scaler.load_state_dict({**accelerator.scaler.state_dict(), **fresh})
+    if saving is not None and saving.path.exists():
+        state = read_state(saving.path, identity)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        done, checks = state["epoch"], [Check(**check) for check in state["checks"]]
+        seconds, training_seconds = state["seconds"], state["training_seconds"]
+    check_agreement(accelerator, "the checkpoint's epoch", done)
+    if config.compile:
+        model.compile()
+    prepared, stepper = accelerator.prepare(model, optimizer)
+    observer.start(config.epochs, done)
 
-    for epoch in range(1, config.epochs + 1):
-        model.train()
-        total = torch.zeros((), device=images.device)
-        for shuffled in torch.split(torch.randperm(len(images), generator=order), batch_size):
-            index = shuffled.to(images.device)
-            loss = batch_loss(augment(images[index]), index, epoch)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            total += loss.detach() * len(index)
-        schedule.step()
-        after_epoch(epoch, total / len(images))
+    start = time.perf_counter() - seconds
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        mark = time.perf_counter()
+        for epoch in range(done + 1, config.epochs + 1):
+            # Dropout draws from the global generator.
+            torch.manual_seed(seed_for(config.seed, f"model/{epoch}/{accelerator.process_index}"))
+            prepared.train()
+            total = torch.zeros((), device=device)
+            for batch in batches.epoch(epoch):
+                loss = batch_loss(prepared, batch, epoch)
+                # Processes average their gradients; unequal parts have to weigh as they are large.
+                weight = batch.share * accelerator.num_processes
+                accelerator.backward(loss if weight == 1.0 else weight * loss)
+                stepper.step()
+                stepper.zero_grad()
+                total += (batch.share * batch.joint_size) * loss.detach()
+            schedule.step()
+            check = None
+            if is_test_epoch(epoch):
+                mean_loss = float(accelerator.reduce(total, "sum")) / batches.images  # waits
+                training_seconds += time.perf_counter() - mark
+                share_buffers(model, accelerator)
+                check = Check.of(epoch, mean_loss, run_test(model))
+                checks.append(check)
+                mark = time.perf_counter()
+            observer.epoch(epoch, batches.images, check)
+            if saving is not None and epoch % saving.every == 0:
+                total.item()  # waits, so that the time is that of the training
+                training_seconds += time.perf_counter() - mark
+                if accelerator.is_main_process:
+                    scaler = accelerator.scaler
+                    state = {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                        "scaler": None if scaler is None else scaler.state_dict(),
+                        "epoch": epoch,
+                        "checks": [asdict(check) for check in checks],
+                        "seconds": time.perf_counter() - start,
+                        "training_seconds": training_seconds,
+                    }
+                    write_state(saving.path, identity, state)
+                mark = time.perf_counter()
+    accelerator.free_memory()  # it keeps what it has prepared
+    seconds = time.perf_counter() - start
+    rate = config.epochs * batches.images / training_seconds
+    return model.eval(), Trained(tuple(checks), seconds, rate)
 
 
-def build_labeller(
-    distilled: DistilledSet, teacher: nn.Module | None, device: torch.device
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """What gives a batch (images, indices) its soft labels: the teacher, or the stored rows."""
-    if teacher is None:
-        assert distilled.soft_labels is not None  # check_inputs has seen to it
-        stored = distilled.soft_labels.to(device)
-        return lambda batch, index: stored[index]
-    online = teacher.to(device).eval()
+def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
+    """Gives every process the main one's buffers.
 
-    def label(batch: Tensor, index: Tensor) -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = online(batch)
+    Each process has its own running statistics of batch norm; what is tested, and saved, is one
+    network.
+    """
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def check_agreement(accelerator: Accelerator, what: str, value: int) -> None:
+    """Raises ValueError unless all processes have the same value, read from files of their own."""
+    if accelerator.num_processes == 1:
+        return
+    values = accelerator.gather(torch.tensor([value], device=accelerator.device)).tolist()
+    if len(set(values)) > 1:
+        raise ValueError(
+            f"{what} must be the same for all processes, got {values}: the machines of a run must "
+            "share the folder of its results"
+        )
+
+
+def settled(config: EvaluationConfig, distilled: DistilledSet) -> EvaluationConfig:
+    """The configuration that a run on this set really has.
+
+    What follows a rule of the protocol is filled in. Where stored batches are replayed, their size
+    is that of the files, and augmentation and mixing are those they were stored with.
+    """
+    config = config.resolved(len(distilled), distilled.learning_rate)
+    if config.teachers or distilled.replay is None:
+        return config
+    size = distilled.replay.batch_size
+    return replace(config, batch_size=size, augmentation="none", mixing="none")
+
+
+def batches_of(
+    config: EvaluationConfig, dataset: ImageDataset, distilled: DistilledSet, processes: Processes
+) -> Batches:
+    """What a student is trained on: stored batches where no teacher labels them, or random ones."""
+    if not config.teachers and distilled.replay is not None:
+        return ReplayBatches(distilled, dataset.normalize, config, processes)
+    return RandomBatches(
+        TensorSplit(distilled.images, distilled.labels),
+        dataset.normalize,
+        config,
+        processes,
+        soft_labels=None if config.teachers else distilled.soft_labels,
+    )
+
+
+def labeller(
+    teachers: Sequence[nn.Module], config: EvaluationConfig, accelerator: Accelerator
+) -> Callable[[Batch], Tensor | None]:
+    """What gives a batch its soft labels (B, C): the teachers' logits, else the stored rows.
+
+    Several teachers' logits are averaged, each scaled to the mean of their norms, so that none
+    counts for more because its logits are larger. G-VBSM's code takes the norm of the whole batch;
+    row by row, it is the same for any number of processes.
+    """
+    if not teachers:
+        return lambda batch: batch.soft_labels
+    online: list[Callable[[Tensor], Tensor]] = []
+    for teacher in teachers:
+        teacher.to(accelerator.device).eval()
+        if config.channels_last:
+            teacher.to(memory_format=torch.channels_last)
+        online.append(torch.compile(teacher) if config.compile else teacher)
+
+    def label(batch: Batch) -> Tensor:
+        with torch.inference_mode(), accelerator.autocast():
+            logits = [teacher(batch.images).float() for teacher in online]
+            if len(logits) > 1:
+                logits = [average_of(torch.stack(logits))]
         # A tensor made in inference mode may not be saved for a backward pass; its copy may.
-        return logits.clone()
+        soft_labels: Tensor = logits[0].clone()
+        return soft_labels
 
     return label
 
 
-@torch.inference_mode()
-def top1_accuracy(model: nn.Module, dataset: ImageDataset) -> float:
-    """Top-1 accuracy on the test split, percent; the model is left in eval mode."""
-    model.eval()
-    batches = zip(
-        torch.split(dataset.normalize(dataset.test_images), TEST_BATCH_SIZE),
-        torch.split(dataset.test_labels, TEST_BATCH_SIZE),
-        strict=True,
-    )
-    correct = sum((model(images).argmax(1) == labels).sum() for images, labels in batches)
-    return 100.0 * int(correct) / len(dataset.test_labels)
+def average_of(logits: Tensor) -> Tensor:
+    """The mean (B, C) of several teachers' logits (K, B, C), each row scaled to the mean norm."""
+    norms = torch.linalg.vector_norm(logits, dim=-1, keepdim=True)
+    scale = norms.mean(0) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    return torch.mean(scale * logits, dim=0)
+
+
+def test_on_all(
+    student: nn.Module, dataset: ImageDataset, whiten: Transform | None, accelerator: Accelerator
+) -> Accuracy:
+    """The accuracy on the test split, of which every process takes a part."""
+    part, share = processes_of(accelerator).part_of(len(dataset.test))
+    counts = count_correct(student, dataset, transform=whiten, start=part.start, stop=part.stop)
+    if accelerator.num_processes > 1:
+        counts = (counts * (share > 0)).to(accelerator.device)
+        counts = accelerator.reduce(counts, "sum").cpu()
+    return Accuracy.from_counts(counts)
 
 
 def new_model(model: str, dataset: ImageDataset, seed: int) -> nn.Module:
@@ -193,32 +485,54 @@ def new_model(model: str, dataset: ImageDataset, seed: int) -> nn.Module:
     )
 
 
-def seed_for(seed: int, purpose: str) -> int:
-    """A seed of its own for every purpose, so that their random numbers are unrelated."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:6], "big")
+def processes_of(accelerator: Accelerator) -> Processes:
+    """Which of how many processes this is."""
+    return Processes(accelerator.process_index, accelerator.num_processes)
 
 
 def check_inputs(
     config: EvaluationConfig,
     dataset: ImageDataset,
     distilled: DistilledSet,
-    teacher: nn.Module | None,
+    teachers: Sequence[nn.Module],
+    whiten: Transform | None,
 ) -> None:
     """Raises ValueError where the configuration and what it is to be run on disagree."""
-    expected = config.ipc * dataset.num_classes
-    if len(distilled.images) != expected:
+    if config.ipc is not None and len(distilled) != config.ipc * dataset.num_classes:
         raise ValueError(
-            f"distilled must hold {expected} images, {config.ipc} for each of "
-            f"{dataset.num_classes} classes, got {len(distilled.images)}"
+            f"distilled must hold {config.ipc * dataset.num_classes} images, {config.ipc} for each "
+            f"of {dataset.num_classes} classes, got {len(distilled)}"
         )
-    if distilled.images.shape[1:] != dataset.test_images.shape[1:]:
+    if distilled.images.shape[1:] != dataset.test.shape:
         raise ValueError(
-            f"distilled must hold images of shape {tuple(dataset.test_images.shape[1:])}, "
+            f"distilled must hold images of shape {dataset.test.shape}, "
             f"got {tuple(distilled.images.shape[1:])}"
         )
-    if config.teacher is not None and teacher is None:
-        raise ValueError(f"teacher must be a network, config.teacher is {config.teacher!r}")
-    if config.teacher is None and teacher is not None:
-        raise ValueError("teacher must be None, as config.teacher is; got a network")
-    if teacher is None and distilled.soft_labels is None:
-        raise ValueError("distilled must hold soft_labels where there is no teacher, got none")
+    distilled.check_against(dataset)
+    if len(teachers) != len(config.teachers):
+        raise ValueError(
+            f"teachers must be the {len(config.teachers)} networks that config.teachers names "
+            f"({', '.join(config.teachers) or 'none'}), got {len(teachers)}"
+        )
+    stored = distilled.soft_labels is not None or distilled.replay is not None
+    if not teachers and not stored and build_objective(config.loss).reads_soft_labels:
+        raise ValueError(
+            f"distilled must hold soft labels for the loss {config.loss} where there is no "
+            "teacher, got none"
+        )
+    per_image = not teachers and distilled.replay is None and distilled.soft_labels is not None
+    if per_image and config.mixing != "none" and build_objective(config.loss).reads_soft_labels:
+        raise ValueError(
+            "mixing must be none where the soft labels are stored, one an image, since there is "
+            f"none for a mixed image; got {config.mixing!r}"
+        )
+    replay = None if teachers else distilled.replay
+    epochs = config.epochs or 0
+    if replay is not None and replay.epochs is not None and epochs > replay.epochs:
+        raise ValueError(
+            f"epochs must be at most {replay.epochs}, of which labels are stored, got {epochs}"
+        )
+    if distilled.whitened and whiten is None:
+        raise ValueError("whiten must be given, since the distilled images are whitened; got None")
+    if whiten is not None and not distilled.whitened:
+        raise ValueError("whiten must be None, since the distilled images are not whitened")

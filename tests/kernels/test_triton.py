@@ -38,7 +38,7 @@ def test_the_interpreted_kernels_are_exact():
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr
 
 
-def compiled(kernel, arguments, target, warps, multiples_of_16=()):
+def compiled(kernel, arguments, target, warps, multiples_of_16=(), aligned=True):
     """A kernel for a target: ``arguments`` are types by name, and values that are constants."""
     kinds = {name: arguments[name] for name in kernel.arg_names}
     types = {n: x if isinstance(x, str) else "constexpr" for n, x in kinds.items()}
@@ -46,19 +46,21 @@ def compiled(kernel, arguments, target, warps, multiples_of_16=()):
     divisible = {
         (i,): [["tt.divisibility", 16]]
         for i, (name, kind) in enumerate(types.items())
-        if kind.startswith("*") or name in multiples_of_16
+        if (kind.startswith("*") and aligned) or name in multiples_of_16
     }
     source = ASTSource(kernel, types, constants, divisible)
     return triton.compile(source, target=target, options={"num_warps": warps})
 
 
 def compiled_rows(
-    classes, logits, soft_labels, target, *, softmax=False, asked=(True, False), int32=False
-):
+    classes, logits, soft_labels, target, *, softmax=False, asked=(True, False), int32=False,
+    aligned=True,
+):  # fmt: skip
     """``rows_kernel`` as contiguous rows are launched, and the plan of the launch."""
     float64 = logits == F64
     widths = (logits.itemsize, soft_labels.itemsize)
-    plan = triton_kernels._launch(classes, (classes, classes), widths, float64, True, asked[1])
+    strides = (classes, classes)
+    plan = triton_kernels._launch(classes, strides, widths, float64, aligned, asked[1])
     grads = [POINTER[x] if y else None for x, y in zip((logits, soft_labels), asked, strict=True)]
     scales = ["*fp32" if x == "*fp16" else None for x in grads]
     lengths = ("classes", "logits_stride", "soft_labels_stride")
@@ -72,11 +74,13 @@ def compiled_rows(
         "target_stride": 1,
         **dict(zip(("logits_grad", "soft_labels_grad"), grads, strict=True)),
         **dict(zip(("logits_scales", "soft_labels_scales"), scales, strict=True)),
+        "SUM": True,
         "SOFTMAX": softmax,
         "FLOAT64": float64,
         "HELD": plan.held,
         "REALIGN": plan.realign,
         "VECTOR": plan.vector,
+        "SECTOR": plan.sector,
         "ROWS": plan.rows,
         "BLOCK": plan.block,
         "BLOCK64": plan.block64,
@@ -84,7 +88,7 @@ def compiled_rows(
     }
     wide = lengths if classes % 16 == 0 else ()
     kernel = triton_kernels.rows_kernel
-    return plan, compiled(kernel, arguments, target, plan.warps, wide)
+    return plan, compiled(kernel, arguments, target, plan.warps, wide, aligned)
 
 
 def memory_instructions(kernel, directory):
@@ -113,31 +117,58 @@ def memory_instructions(kernel, directory):
         (100, F32, F32, (True, False)),
         (1000, BF16, BF16, (True, False)),
         (1001, F32, F32, (True, False)),
+        (1001, F16, BF16, (True, True)),
         (8192, F16, F16, (True, True)),
+        (4096, BF16, F32, (True, True)),
         (16384, BF16, F32, (True, False)),
         (21841, F32, F32, (True, False)),
         (50257, BF16, BF16, (True, True)),
     ],
 )
-def test_rows_are_moved_16_bytes_at_a_time_and_not_spilled(
+def test_rows_are_moved_in_vectors_of_16_bytes_and_not_spilled(
     classes, logits, soft_labels, asked, arch, tmp_path
 ):
     plan, kernel = compiled_rows(classes, logits, soft_labels, SM[arch], asked=asked)
     found, stack = memory_instructions(kernel, tmp_path)
     assert stack == 0
     assert not [name for name in found if name.startswith(("LDL", "STL"))]
-    # 16 bytes of z and of s each time, and as many of a gradient: every full one of a tile.
-    threads = 32 * plan.warps
-
-    def vectors(dtype):
-        return max(1, plan.rows * plan.block * dtype.itemsize // (16 * threads))
-
-    def wide(kind):
-        return sum(n for name, n in found.items() if name.startswith(kind) and ".128" in name)
-
-    assert wide("LDG") >= vectors(logits) + vectors(soft_labels)
+    # Every full vector of a tile of z and of s is one access, and of a gradient too: 16 bytes, or
+    # as many elements of the narrower type as 16 bytes have of the wider.
+    vectors = max(1, plan.rows * plan.block // (plan.vector * 32 * plan.warps))
     written = [x for x, y in zip((logits, soft_labels), asked, strict=True) if y]
-    assert wide("STG") >= sum(map(vectors, written))
+    assert plan.vector * max(logits.itemsize, soft_labels.itemsize) == 16
+    for kind, moved in (("LDG", (logits, soft_labels)), ("STG", written)):
+        for width, count in collections.Counter(plan.vector * x.itemsize for x in moved).items():
+            wide = (
+                n for name, n in found.items() if name.startswith(kind) and f".{8 * width}" in name
+            )
+            assert sum(wide) >= count * vectors, (kind, width)
+
+
+@pytest.mark.skipif(
+    not (BINARIES / "nvdisasm").exists(), reason="needs the nvdisasm of triton's wheel"
+)
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize(
+    ("classes", "logits", "soft_labels", "asked"),
+    [(10, F16, F16, (True, True)), (33, BF16, F32, (True, False)), (33, F16, F16, (True, True))],
+)
+def test_several_rows_of_a_thread_are_not_spilled(
+    classes, logits, soft_labels, asked, arch, tmp_path
+):
+    _, kernel = compiled_rows(classes, logits, soft_labels, SM[arch], asked=asked)
+    found, stack = memory_instructions(kernel, tmp_path)
+    assert stack == 0
+    assert not [name for name in found if name.startswith(("LDL", "STL"))]
+
+
+@pytest.mark.parametrize("classes", [100, 1000, 1001, 21841])
+def test_threads_take_turns_where_vectors_cannot_be_moved(classes):
+    # A view that begins off 16 bytes: neighbours in a warp have neighbouring elements.
+    _, kernel = compiled_rows(classes, BF16, BF16, SM[90], aligned=False)
+    layouts = re.findall(r"blocked<\{sizePerThread = \[1, (\d+)\]", kernel.asm["ttgir"])
+    assert layouts
+    assert set(layouts) == {"1"}
 
 
 @pytest.mark.parametrize("target", [SM[100], GPUTarget("hip", "gfx942", 64)], ids=str)
@@ -159,7 +190,13 @@ def test_the_small_kernels_compile(target):
     assert compiled(
         triton_kernels.targets_kernel, {**counts, **targets, "MEAN": True, "BLOCK": 1024}, target, 2
     )
-    losses = {"losses": "*fp64", "weight": "*fp64", "loss": "*fp32", "rows": "i32", "BLOCK": 1024}
+    losses = {
+        "losses": "*fp64",
+        "weight": "*fp64",
+        "loss": "*fp32",
+        "programs": "i32",
+        "BLOCK": 1024,
+    }
     assert compiled(triton_kernels.reduce_kernel, losses, target, 2)
     for grad, scale, per_row, short in (("*fp16", "*fp32", True, True), ("*bf16", None, 0, 0)):
         scaling = {

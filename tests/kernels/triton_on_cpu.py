@@ -82,4 +82,6 @@ def pytest_configure(config):
     ):
         library.impl(name, kernel, "CPU", allow_override=True)
     ops.UNAVAILABLE["cpu"] = None
-    loss._CPU_KERNEL = triton_kernels.loss_and_gradients
+    loss._CPU_OPERATORS = ops.BEST_OPERATORS._replace(
+        loss_and_gradients=triton_kernels.loss_and_gradients
+    )

@@ -5,7 +5,8 @@ from torch import nn
 
 from gift_fast.student.config import TeacherConfig
 from gift_fast.student.datasets import ImageDataset, load_dataset
-from gift_fast.student.distill import DistilledSet, select_crops
+from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.distilled.selection import select_crops
 from gift_fast.student.train import train_teacher
 
 
@@ -18,9 +19,15 @@ def dataset() -> ImageDataset:
 def teacher(dataset: ImageDataset) -> nn.Module:
     """Six epochs of training: right on most of the digits, sure of few."""
     config = TeacherConfig(
-        dataset="digits", model="convnet3:width=16", epochs=6, augmentation="none", batch_size=50
+        dataset="digits",
+        model="convnet3:width=16",
+        optimizer="adamw",
+        learning_rate=1e-3,
+        epochs=6,
+        augmentation="none",
+        batch_size=50,
     )
-    return train_teacher(config, dataset)
+    return train_teacher(config, dataset)[0]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -13,10 +14,11 @@ def config(**changes: object) -> EvaluationConfig:
 
 
 def test_the_defaults_are_the_papers_protocol():
-    defaults = config()
+    defaults = config().resolved(num_images=100)
     assert (defaults.optimizer, defaults.learning_rate, defaults.epochs) == ("adamw", 1e-3, 1000)
     assert (defaults.weight_decay, defaults.schedule, defaults.loss) == (1e-4, "multistep", "gift")
-    assert defaults.augmentation == "color_crop_cutout_flip_scale_rotate"
+    assert (defaults.augmentation, defaults.mixing) == ("dsa", "none")
+    assert (defaults.batch_size, defaults.eval_every) == (50, 250)
 
 
 @pytest.mark.parametrize(
@@ -25,8 +27,8 @@ def test_the_defaults_are_the_papers_protocol():
 )
 def test_the_batch_size_follows_the_papers_rule(images, batch_size):
     assert paper_batch_size(images) == batch_size
-    assert config().batch_size_for(images) == batch_size
-    assert config(batch_size=7).batch_size_for(images) == 7
+    assert config().resolved(images).batch_size == batch_size
+    assert config(batch_size=7).resolved(images).batch_size == 7
 
 
 @pytest.mark.parametrize(
@@ -39,29 +41,34 @@ def test_the_batch_size_follows_the_papers_rule(images, batch_size):
     ],
 )
 def test_a_student_is_tested_every_quarter_and_after_the_last_epoch(changes, epochs):
-    settings = config(**changes)
+    settings = config(**changes).resolved(num_images=10)
     tested = [e for e in range(1, settings.epochs + 1) if settings.is_test_epoch(e)]
     assert tested == epochs
 
 
 def test_a_configuration_survives_json():
-    original = config(loss="kl:temperature=4", batch_size=8, seed=3)
+    original = config(loss="kl:temperature=4", batch_size=8, seed=3, teachers=("convnet3",) * 2)
     assert EvaluationConfig.from_dict(json.loads(json.dumps(original.to_dict()))) == original
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"dataset": "mnist"}, ValueError, "dataset must be one of digits, got 'mnist'"),
+        ({"dataset": "mnist"}, ValueError, "dataset must be one of cifar10, .*; got 'mnist'"),
         ({"ipc": 0}, ValueError, "ipc must be at least 1, got 0"),
         ({"ipc": 1.0}, TypeError, "ipc must be an integer, got 1.0"),
         ({"ipc": True}, TypeError, "ipc must be an integer, got True"),
-        ({"student": "vgg"}, ValueError, "student must be one of convnet3, .*, got 'vgg'"),
-        ({"teacher": "vgg"}, ValueError, "teacher must be one of convnet3, .*, got 'vgg'"),
-        ({"loss": "l1"}, ValueError, "loss must be one of ce, .*, got 'l1'"),
-        ({"loss": "kl:temperature=0"}, ValueError, "temperature must be positive, got 0.0"),
-        ({"optimizer": "lion"}, ValueError, "optimizer must be one of adam, .*, got 'lion'"),
-        ({"schedule": "step"}, ValueError, "schedule must be one of cosine, .*, got 'step'"),
+        ({"student": "vgg"}, ValueError, "student must be one of convnet3, .*; got 'vgg'"),
+        ({"teachers": ("vgg",)}, ValueError, "teachers must be one of convnet3, .*; got 'vgg'"),
+        ({"teachers": "convnet3"}, TypeError, "teachers must be a sequence of names"),
+        ({"loss": "l1"}, ValueError, "loss must be one of ce, .*; got 'l1'"),
+        (
+            {"loss": "kl:temperature=0"},
+            ValueError,
+            "temperature must be positive and finite, got 0.0",
+        ),
+        ({"optimizer": "lion"}, ValueError, "optimizer must be one of adam, .*; got 'lion'"),
+        ({"schedule": "linear"}, ValueError, "schedule must be one of constant, .*; got 'linear'"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be positive, got 0"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be positive, got nan"),
         ({"learning_rate": "1e-3"}, TypeError, "learning_rate must be a number, got '1e-3'"),
@@ -71,7 +78,11 @@ def test_a_configuration_survives_json():
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"eval_every": 0}, ValueError, "eval_every must be at least 1, got 0"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
-        ({"augmentation": "blur"}, ValueError, "augmentation must be 'none' or .*got 'blur'"),
+        ({"augmentation": "blur"}, ValueError, "augmentation must be one of .*; got 'blur'"),
+        ({"mixing": "blend"}, ValueError, "mixing must be one of .*; got 'blend'"),
+        ({"mixed_precision": "fp8"}, ValueError, "mixed_precision must be one of no, bf16, fp16"),
+        ({"compile": 1}, TypeError, "compile must be True or False, got 1"),
+        ({"mixed_targets": None}, TypeError, "mixed_targets must be True or False, got None"),
         ({"augmentation": None}, TypeError, "augmentation must be a string, got NoneType"),
     ],
 )
@@ -86,10 +97,31 @@ def test_an_unknown_field_is_refused_by_name():
 
 
 def test_a_missing_field_is_refused_by_name():
-    with pytest.raises(ValueError, match="EvaluationConfig needs the field 'ipc'"):
-        EvaluationConfig.from_dict({"dataset": "digits"})
+    with pytest.raises(ValueError, match="EvaluationConfig needs the field 'dataset'"):
+        EvaluationConfig.from_dict({"ipc": 1})
 
 
 def test_a_teachers_model_is_checked():
-    with pytest.raises(ValueError, match=r"model must be one of convnet3, .*, got 'vgg'"):
+    with pytest.raises(ValueError, match=r"model must be one of convnet3, .*; got 'vgg'"):
         TeacherConfig(dataset="digits", model="vgg")
+
+
+@pytest.mark.parametrize(
+    ("changes", "rate", "epochs"),
+    [
+        ({}, 1e-3, 1000),
+        ({"student": "swin_v2_t"}, 1e-4, 1000),
+        ({"dataset": "imagenet-1k:side=64"}, 1e-3, 300),
+        ({"dataset": "imagenet-nette"}, 1e-3, 1000),
+        ({"learning_rate": 0.5, "epochs": 7}, 0.5, 7),
+    ],
+)
+def test_what_is_left_open_follows_the_protocol(changes, rate, epochs):
+    settled = config(**changes).resolved(num_images=10)
+    assert (settled.learning_rate, settled.epochs) == (rate, epochs)
+
+
+def test_every_field_but_the_data_explains_itself_to_the_command_line():
+    for kind in (EvaluationConfig, TeacherConfig):
+        silent = {f.name for f in dataclasses.fields(kind) if not f.metadata.get("help")}
+        assert silent <= {"dataset", "ipc", "teachers"}

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from gift_fast.student.distill import DistilledSet
+from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.objectives import display_name
 from gift_fast.student.report import (
     accuracy_table,
     findings,
-    loss_name,
+    print_results,
     ranking,
     save_accuracies,
     save_images,
 )
-from gift_fast.student.results import Cell, spread
+from gift_fast.student.results import Cell, Check, RunResult, spread
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -39,7 +43,7 @@ def test_a_single_seed_settles_no_order():
 @pytest.mark.parametrize("loss", ["ce", "kl", "gift"])
 def test_a_collapse_is_told_of_any_loss(loss):
     text = "\n".join(findings([cell(loss, "sgd", 12.0, 14.0)], num_classes=10))
-    assert f"{loss_name(loss)} collapsed under SGD: 13.0 where chance is 10.0." in text
+    assert f"{display_name(loss)} collapsed under SGD: 13.0 where chance is 10.0." in text
 
 
 def test_no_collapse_is_told_where_there_is_none():
@@ -96,3 +100,36 @@ def test_accuracies_are_saved_as_a_chart(tmp_path):
     save_accuracies(path, cells, num_classes=10)
     assert path.read_bytes().startswith(PNG)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def results(*scores: float) -> list[RunResult]:
+    return [
+        RunResult(
+            config=EvaluationConfig(dataset="digits", seed=seed),
+            inputs={},
+            checks=(Check(1, score + 5, 99.0, 1.0, 0.5), Check(2, score, 98.0, 1.0, 0.25)),
+            seconds=2.0,
+            images_per_second=100.0,
+            peak_memory=1,
+            environment={},
+        )
+        for seed, score in enumerate(scores)
+    ]
+
+
+def test_results_are_printed_with_both_standard_deviations_named(capsys):
+    print_results(results(70.0, 74.0))
+    out = capsys.readouterr().out
+    assert "top-1 of the last epoch: 72.00, population std 2.00 (ddof 0)" in out
+    assert "sample std 2.83 (ddof 1), 2 seeds" in out
+    assert "top-1 of the best check: 77.00" in out
+
+
+def test_a_single_seed_has_no_sample_std_in_words_nor_in_json(capsys):
+    print_results(results(70.0))
+    assert "ddof 1" not in capsys.readouterr().out
+    print_results(results(70.0), as_json=True)
+    written = json.loads(capsys.readouterr().out)
+    assert written["last"] == {"mean": 70.0, "population_std": 0.0, "sample_std": None, "n": 1}
+    assert written["best"]["mean"] == 75.0
+    assert written["runs"][0]["last"]["top5"] == 98.0

@@ -12,7 +12,6 @@ from gift_fast.student.results import (
     Check,
     RunResult,
     find_run,
-    fingerprint,
     inputs_of,
     read_run,
     run_path,
@@ -22,23 +21,32 @@ from gift_fast.student.results import (
 )
 
 CONFIG = EvaluationConfig(dataset="digits", ipc=1, loss="kl:temperature=4,scale_t2=true")
-INPUTS = {"test": "a", "distilled": "b", "teacher": "c"}
+INPUTS = {"test": "a", "distilled": "b", "teachers": "c"}
 
 
 def run(loss: str = "kl", optimizer: str = "sgd", last: float = 70.0, best: float = 80.0):
     return RunResult(
         config=replace(CONFIG, loss=loss, optimizer=optimizer),
         inputs=INPUTS,
-        checks=(Check(1, best, 0.5), Check(2, last, 0.25)),
+        checks=(Check(1, best, 99.0, 1.0, 0.5), Check(2, last, 98.0, 1.5, 0.25)),
         seconds=1.5,
+        images_per_second=100.0,
+        peak_memory=2**20,
         environment={"torch": "2"},
+        source="a folder",
     )
 
 
 def test_the_score_is_the_last_check_and_the_best_is_recorded_beside_it(tmp_path):
     written = json.loads(write_run(tmp_path, run()).read_text())
-    assert written["last_top1"] == 70.0
-    assert written["best_top1"] == 80.0
+    assert written["last"] == {
+        "epoch": 2,
+        "top1": 70.0,
+        "top5": 98.0,
+        "test_loss": 1.5,
+        "loss": 0.25,
+    }
+    assert written["best"]["top1"] == 80.0
 
 
 def test_a_result_is_found_again_as_it_was_written(tmp_path):
@@ -54,7 +62,7 @@ def test_another_configuration_is_another_run(tmp_path, changes):
 
 def test_other_inputs_are_another_run(tmp_path):
     write_run(tmp_path, run())
-    assert find_run(tmp_path, run().config, {**INPUTS, "teacher": "d"}) is None
+    assert find_run(tmp_path, run().config, {**INPUTS, "teachers": "d"}) is None
 
 
 def test_a_file_name_is_readable_and_safe(tmp_path):
@@ -71,26 +79,15 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, text):
         read_run(path)
 
 
-def test_a_fingerprint_tells_values_shapes_and_dtypes_apart():
-    tensors = [
-        torch.zeros(4),
-        torch.ones(4),
-        torch.zeros(2, 2),
-        torch.zeros(4, dtype=torch.int32),
-        torch.tensor([0.0, 0.0, 0.0, -0.0]),
-    ]
-    assert len({fingerprint([tensor]) for tensor in tensors}) == len(tensors)
-    assert fingerprint([torch.zeros(4)]) == fingerprint([torch.zeros(4)])
-
-
 def test_the_inputs_change_with_data_normalisation_set_and_teacher(dataset, distilled, teacher):
-    whole = inputs_of(dataset, distilled, teacher)
-    assert set(whole) == {"test", "distilled", "teacher"}
-    assert "teacher" not in inputs_of(dataset, distilled, None)
-    shifted = inputs_of(replace(dataset, mean=(0.5,)), distilled, teacher)
+    whole = inputs_of(dataset, distilled, [teacher])
+    assert set(whole) == {"test", "distilled", "teachers"}
+    assert "teachers" not in inputs_of(dataset, distilled, [])
+    assert inputs_of(dataset, distilled, [teacher, teacher])["teachers"] != whole["teachers"]
+    shifted = inputs_of(replace(dataset, mean=(0.5,)), distilled, [teacher])
     assert shifted["test"] != whole["test"]
     labelled = replace(distilled, soft_labels=torch.zeros(20, 10))
-    assert inputs_of(dataset, labelled, teacher)["distilled"] != whole["distilled"]
+    assert inputs_of(dataset, labelled, [teacher])["distilled"] != whole["distilled"]
 
 
 def test_a_spread_names_both_conventions():

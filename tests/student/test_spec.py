@@ -29,7 +29,10 @@ def test_a_positional_argument_cannot_be_set_from_text():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("other", "thing must be one of make, got 'other'"),
+        ("other", "thing must be one of make, or the import path of a function.*; got 'other'"),
+        ("no_module.f", "thing must be importable, got 'no_module.f': No module named"),
+        ("math.no_function", "thing must be importable, got 'math.no_function': module 'math'"),
+        ("math.pi", "thing must be a function, 'math.pi' is 3.14"),
         ("make:speed=1", "rate, steps, on, mode; got 'speed'"),
         ("make:rate=fast", "thing 'make': rate must be of type float, got 'fast'"),
         ("make:steps=1.5", "thing 'make': steps must be of type int, got '1.5'"),
@@ -45,3 +48,9 @@ def test_the_error_names_what_came_and_what_was_expected(text, message):
 def test_anything_but_a_string_is_refused():
     with pytest.raises(TypeError, match="thing must be a string, got int"):
         spec.resolve("thing", 3, REGISTRY)
+
+
+def test_a_function_of_the_users_own_is_found_by_its_import_path_with_its_options():
+    function, options = spec.resolve("network", "tests.student.networks.dropout:rate=0.25", {})
+    assert function.__name__ == "dropout"
+    assert options == {"rate": 0.25}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,15 +10,27 @@ from torch import nn
 
 from gift_fast.student import EvaluationConfig, evaluate
 from gift_fast.student.config import TeacherConfig
-from gift_fast.student.train import fit, new_model, top1_accuracy, train_teacher
+from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.distilled.fkd import FkdLabels
+from gift_fast.student.predict import measure_accuracy
+from gift_fast.student.results import Check
+from gift_fast.student.train import (
+    Observer,
+    Saving,
+    average_of,
+    new_accelerator,
+    new_model,
+    train_student,
+    train_teacher,
+)
 
 CONFIG = EvaluationConfig(
     dataset="digits",
     ipc=2,
     student="convnet3:width=16",
-    teacher="convnet3:width=16",
+    teachers=("convnet3:width=16",),
     epochs=4,
-    augmentation="crop_scale_rotate",
+    augmentation="dsa:strategy=crop_scale_rotate",
     batch_size=8,
 )
 
@@ -34,45 +48,97 @@ class Recorder(nn.Module):
         return self.teacher(images)
 
 
+class Stopper(Observer):
+    """Stops a run after an epoch, as a signal would."""
+
+    def __init__(self, epoch: int) -> None:
+        self.last = epoch
+        self.seen: list[int] = []
+
+    def epoch(self, number: int, images: int, check: Check | None) -> None:
+        self.seen.append(number)
+        if number == self.last:
+            raise KeyboardInterrupt
+
+
+def weights(student: nn.Module) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in student.state_dict().values()])
+
+
+# ---- what a run is -------------------------------------------------------------------------------
+
+
 def test_a_run_is_the_same_bit_for_bit_from_its_seed(dataset, distilled, teacher):
-    first = evaluate(CONFIG, dataset, distilled, teacher)
+    first = train_student(CONFIG, dataset, distilled, [teacher])
     torch.manual_seed(123)
-    again = evaluate(CONFIG, dataset, distilled, teacher)
-    other = evaluate(replace(CONFIG, seed=1), dataset, distilled, teacher)
-    assert first.checks == again.checks
-    assert first.inputs == again.inputs
-    assert [c.loss for c in other.checks] != [c.loss for c in first.checks]
+    again = train_student(CONFIG, dataset, distilled, [teacher])
+    other = evaluate(replace(CONFIG, seed=1), dataset, distilled, [teacher])
+    assert torch.equal(weights(first[0]), weights(again[0]))
+    assert first[1].checks == again[1].checks
+    assert first[1].inputs == again[1].inputs
+    assert [c.loss for c in other.checks] != [c.loss for c in first[1].checks]
 
 
-def test_a_teacher_is_the_same_bit_for_bit_from_its_seed(dataset):
-    config = TeacherConfig(
-        dataset="digits", model="convnet3:width=8", epochs=1, augmentation="crop_scale_rotate"
-    )
-    first, again = (train_teacher(config, dataset).state_dict() for _ in range(2))
-    assert all(torch.equal(first[key], again[key]) for key in first)
+def test_a_run_leaves_the_global_random_numbers_as_they_were(dataset, distilled, teacher):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    evaluate(replace(CONFIG, epochs=1), dataset, distilled, [teacher])
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_dropout_too_is_the_same_from_the_seed(dataset, distilled, teacher):
+    config = replace(CONFIG, student="tests.student.networks.dropout", epochs=2)
+    first, again = (train_student(config, dataset, distilled, [teacher])[0] for _ in range(2))
+    other = train_student(replace(config, seed=1), dataset, distilled, [teacher])[0]
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
 
 
 def test_checks_come_when_the_configuration_says(dataset, distilled, teacher):
-    epochs = []
     config = replace(CONFIG, epochs=5, eval_every=2)
-    result = evaluate(config, dataset, distilled, teacher, on_epoch=epochs.append)
+    observer = Stopper(99)
+    result = evaluate(config, dataset, distilled, [teacher], observer=observer)
     assert [check.epoch for check in result.checks] == [2, 4, 5]
-    assert epochs == [1, 2, 3, 4, 5]
-    assert result.last_top1 == result.checks[-1].top1
-    assert result.best_top1 == max(check.top1 for check in result.checks)
+    assert observer.seen == [1, 2, 3, 4, 5]
+    assert result.last == result.checks[-1]
+    assert result.best.top1 == max(check.top1 for check in result.checks)
 
 
-@pytest.mark.parametrize("loss", ["ce", "cosine", "gift", "kl:scale_t2=true", "mse", "softce"])
-def test_a_student_learns_under_every_loss(dataset, distilled, teacher, loss):
+def test_a_check_is_the_accuracy_of_the_student_on_the_test_split(dataset, distilled, teacher):
+    student, result = train_student(CONFIG, dataset, distilled, [teacher])
+    found = measure_accuracy(student, dataset)
+    assert (result.last.top1, result.last.top5) == (found.top1, found.top5)
+    assert result.last.test_loss == pytest.approx(found.loss)
+    assert result.last.top5 > result.last.top1
+
+
+def test_a_result_records_what_it_was_made_with(dataset, distilled, teacher):
+    result = evaluate(CONFIG, dataset, distilled, [teacher])
+    assert result.config.learning_rate == 1e-3  # settled
+    assert result.images_per_second > 0
+    assert result.seconds > 0
+    assert result.peak_memory > 2**20
+    assert result.source == distilled.source
+    assert {"gift_fast", "torch", "device", "backend", "processes", "threads"} <= set(
+        result.environment
+    )
+
+
+@pytest.mark.parametrize("loss", ["ce", "gift", "kl:scale_t2=true", "mse+ce", "refine+softce"])
+def test_a_student_learns_under_every_kind_of_loss(dataset, distilled, teacher, loss):
     config = replace(CONFIG, loss=loss, epochs=25, augmentation="none")
-    assert evaluate(config, dataset, distilled, teacher).last_top1 > 35.0  # chance is 10
+    assert evaluate(config, dataset, distilled, [teacher]).last.top1 > 35.0  # chance is 10
+
+
+# ---- labels --------------------------------------------------------------------------------------
 
 
 def test_the_teacher_labels_the_augmented_batch_in_eval_and_inference_mode(
     dataset, distilled, teacher
 ):
     recorder = Recorder(teacher).train()
-    evaluate(CONFIG, dataset, distilled, recorder)
+    evaluate(CONFIG, dataset, distilled, [recorder])
     assert len(recorder.calls) == 4 * 3  # epochs of 8 + 8 + 4 images
     originals = {tuple(i.flatten().tolist()) for i in dataset.normalize(distilled.images)}
     for training, inference, images in recorder.calls:
@@ -83,102 +149,270 @@ def test_the_teacher_labels_the_augmented_batch_in_eval_and_inference_mode(
 
 def test_the_teacher_is_not_trained(dataset, distilled, teacher):
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    evaluate(CONFIG, dataset, distilled, teacher)
+    evaluate(CONFIG, dataset, distilled, [teacher])
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+def test_a_loss_that_reads_no_soft_label_asks_no_teacher(dataset, distilled, teacher):
+    recorder = Recorder(teacher)
+    evaluate(replace(CONFIG, loss="ce"), dataset, distilled, [recorder])
+    assert recorder.calls == []
 
 
 def test_stored_soft_labels_do_what_the_teacher_would_on_unchanged_images(
     dataset, distilled, teacher
 ):
     config = replace(CONFIG, augmentation="none")
-    online = evaluate(config, dataset, distilled, teacher)
+    online = evaluate(config, dataset, distilled, [teacher])
     with torch.no_grad():
         labels = teacher(dataset.normalize(distilled.images))
     labelled = replace(distilled, soft_labels=labels)
-    stored = evaluate(replace(config, teacher=None), dataset, labelled)
+    stored = evaluate(replace(config, teachers=()), dataset, labelled)
     losses = [[check.loss for check in result.checks] for result in (online, stored)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_an_epoch_takes_every_image_once_in_an_order_of_its_own():
-    images = torch.zeros(20, 1, 8, 8)
-    model = nn.Linear(1, 1)
-    orders: dict[int, list[int]] = {}
-    sizes = []
-
-    def batch_loss(batch: torch.Tensor, index: torch.Tensor, epoch: int) -> torch.Tensor:
-        orders.setdefault(epoch, []).extend(index.tolist())
-        sizes.append(len(batch))
-        return model.weight.sum()
-
-    fit(model, images, replace(CONFIG, epochs=2), batch_loss, lambda epoch, loss: None)
-    assert sizes == [8, 8, 4] * 2
-    assert sorted(orders[1]) == sorted(orders[2]) == list(range(20))
-    assert orders[1] != orders[2]
+def test_several_teachers_are_averaged_at_their_mean_norm():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 5, 7, dtype=torch.float64) * torch.tensor([1.0, 10.0, 100.0]).view(
+        -1, 1, 1
+    )
+    expected = torch.zeros(5, 7, dtype=torch.float64)
+    for row in range(5):
+        norms = [logits[k, row].square().sum().sqrt() for k in range(3)]
+        for k in range(3):
+            expected[row] += logits[k, row] / norms[k] * sum(norms) / 3 / 3
+    torch.testing.assert_close(average_of(logits), expected)
+    assert average_of(torch.zeros(2, 1, 3)).isfinite().all()
 
 
-def test_the_seed_sets_the_initial_weights(dataset):
-    def weights(seed: int) -> torch.Tensor:
-        return new_model("convnet3:width=8", dataset, seed).classifier.weight
-
-    assert torch.equal(weights(0), weights(0))
-    assert not torch.equal(weights(0), weights(1))
+def test_two_equal_teachers_are_as_good_as_one(dataset, distilled, teacher):
+    one = evaluate(CONFIG, dataset, distilled, [teacher])
+    two = evaluate(replace(CONFIG, teachers=CONFIG.teachers * 2), dataset, distilled, [teacher] * 2)
+    assert two.last.loss == pytest.approx(one.last.loss, rel=1e-4)
 
 
-def test_the_order_does_not_depend_on_the_augmentation():
-    def order(augmentation: str) -> list[int]:
-        model = nn.Linear(1, 1)
-        seen: list[int] = []
-
-        def batch_loss(batch: torch.Tensor, index: torch.Tensor, epoch: int) -> torch.Tensor:
-            seen.extend(index.tolist())
-            return model.weight.sum()
-
-        config = replace(CONFIG, augmentation=augmentation, epochs=2)
-        fit(model, torch.zeros(20, 1, 8, 8), config, batch_loss, lambda epoch, loss: None)
-        return seen
-
-    assert order("none") == order("crop_scale_rotate")
+def test_mixed_batches_take_both_hard_labels_unless_told_otherwise(dataset, distilled):
+    config = replace(CONFIG, teachers=(), loss="ce", mixing="mixup", augmentation="none")
+    both, own = (
+        evaluate(replace(config, mixed_targets=flag), dataset, distilled) for flag in (True, False)
+    )
+    assert both.last.loss != own.last.loss
 
 
-def test_the_reported_loss_is_the_mean_over_images():
-    model = nn.Linear(1, 1)
-    losses = []
+def test_stored_labels_of_single_images_are_not_mixed(dataset, distilled):
+    labelled = replace(distilled, soft_labels=torch.zeros(20, 10))
+    config = replace(CONFIG, teachers=(), mixing="mixup")
+    with pytest.raises(ValueError, match="mixing must be none where the soft labels are stored"):
+        evaluate(config, dataset, labelled)
+    evaluate(replace(config, loss="ce", epochs=1), dataset, labelled)  # reads no soft label
 
-    def batch_loss(batch: torch.Tensor, index: torch.Tensor, epoch: int) -> torch.Tensor:
-        return 0.0 * model.weight.sum() + index.float().mean()
 
+@pytest.fixture
+def replayed(distilled, teacher, dataset, tmp_path) -> DistilledSet:
+    """The distilled set with labels of three epochs, as G-VBSM stores them, on whole images."""
+    with torch.no_grad():
+        logits = teacher(dataset.normalize(distilled.images))
+    for epoch in range(3):
+        (tmp_path / f"epoch_{epoch}").mkdir()
+        for number, index in enumerate(torch.randperm(20).split(5)):
+            coords = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(len(index), 1)
+            flip = torch.zeros(len(index), dtype=torch.bool)
+            items = [coords, flip, None, None, None, logits[index], index]
+            torch.save(items, tmp_path / f"epoch_{epoch}" / f"batch_{number}.tar")
+    return replace(distilled, replay=FkdLabels(tmp_path, distilled.labels, 10))
+
+
+def test_a_student_is_trained_on_stored_batches_and_records_their_settings(
+    dataset, replayed, teacher, tmp_path
+):
+    config = replace(CONFIG, teachers=(), epochs=3, eval_every=1, batch_size=7)
+    student, result = train_student(config, dataset, replayed)
+    settings = result.config
+    assert (settings.batch_size, settings.augmentation, settings.mixing) == (5, "none", "none")
+
+    saving = Saving(tmp_path / "run.ckpt", every=1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, dataset, replayed, saving=saving, observer=Stopper(2))
+    resumed, again = train_student(config, dataset, replayed, saving=saving)
+    assert torch.equal(weights(resumed), weights(student))
+    assert again.checks == result.checks
+
+    with pytest.raises(ValueError, match="epochs must be at most 3, of which labels are stored"):
+        evaluate(replace(config, epochs=4), dataset, replayed)
+    online = evaluate(replace(CONFIG, epochs=1), dataset, replayed, [teacher])
+    assert online.config.batch_size == 8  # a teacher labels the images as any others
+
+
+# ---- precision and layout ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{"channels_last": False}, {"mixed_precision": "bf16"}])
+def test_layout_and_precision_change_the_rounding_alone(dataset, distilled, teacher, changes):
     config = replace(CONFIG, epochs=1)
-    fit(model, torch.zeros(20, 1, 8, 8), config, batch_loss, lambda e, loss: losses.append(loss))
-    assert losses[0].item() == pytest.approx(9.5)
+    plain = evaluate(config, dataset, distilled, [teacher]).last.loss
+    tolerance = 1e-4 if "channels_last" in changes else 2e-2
+    changed = evaluate(replace(config, **changes), dataset, distilled, [teacher]).last.loss
+    assert changed == pytest.approx(plain, rel=tolerance)
+    assert changed != plain
 
 
-def test_accuracy_is_the_percentage_of_right_answers(dataset):
-    class Constant(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.eye(10)[3].expand(len(images), -1)
+def test_a_compiled_run_agrees_with_an_eager_one(dataset, distilled, teacher):
+    config = replace(CONFIG, epochs=1)
+    eager = evaluate(config, dataset, distilled, [teacher]).last.loss
+    compiled = evaluate(replace(config, compile=True), dataset, distilled, [teacher]).last.loss
+    assert compiled == pytest.approx(eager, rel=1e-4)
 
-    threes = (dataset.test_labels == 3).sum().item()
-    assert top1_accuracy(Constant(), dataset) == pytest.approx(100 * threes / 500)
+
+def test_a_device_that_is_neither_auto_nor_cpu_is_refused():
+    with pytest.raises(ValueError, match=r"device must be auto or cpu .*, got 'abacus'"):
+        new_accelerator(CONFIG, device="abacus")
+
+
+# ---- stopping and going on -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "has_teacher", "message"),
+    "changes",
+    [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"student": "tests.student.networks.dropout"}],
+)
+def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
+    dataset, distilled, teacher, tmp_path, changes
+):
+    config = replace(CONFIG, epochs=7, mixing="cutmix", eval_every=2, **changes)
+    unbroken = train_student(config, dataset, distilled, [teacher])
+    saving = Saving(tmp_path / "run.ckpt", every=3)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, dataset, distilled, [teacher], saving=saving, observer=Stopper(5))
+    observer = Stopper(99)
+    resumed = train_student(config, dataset, distilled, [teacher], saving=saving, observer=observer)
+    assert observer.seen == [4, 5, 6, 7]  # no more than `every` epochs were lost
+    assert torch.equal(weights(resumed[0]), weights(unbroken[0]))
+    assert resumed[1].checks == unbroken[1].checks
+
+
+def with_scaler():
+    """An accelerator for the CPU that scales its gradients, as one for float16 does on a GPU."""
+    accelerator = new_accelerator(CONFIG)
+    accelerator.scaler = torch.amp.GradScaler("cpu", growth_interval=5)
+    return accelerator
+
+
+def test_the_gradient_scaler_starts_afresh_in_every_run_and_goes_on_with_a_resumed_one(
+    dataset, distilled, teacher, tmp_path
+):
+    def scale_after(accelerator, **options) -> float:
+        config = replace(CONFIG, epochs=7)
+        with contextlib.suppress(KeyboardInterrupt):
+            evaluate(config, dataset, distilled, [teacher], accelerator=accelerator, **options)
+        return accelerator.scaler.get_scale()
+
+    shared = with_scaler()
+    first = scale_after(shared)
+    assert first > 2.0**16  # 21 steps have let it grow
+    assert scale_after(shared) == first
+    saving = Saving(tmp_path / "run.ckpt", every=3)
+    scale_after(with_scaler(), saving=saving, observer=Stopper(5))
+    assert scale_after(with_scaler(), saving=saving) == first
+
+
+def test_a_checkpoint_of_another_run_is_refused(dataset, distilled, teacher, tmp_path):
+    saving = Saving(tmp_path / "run.ckpt", every=1)
+    evaluate(replace(CONFIG, epochs=2), dataset, distilled, [teacher], saving=saving)
+    with pytest.raises(ValueError, match=r"run\.ckpt must be a checkpoint of the same config"):
+        evaluate(replace(CONFIG, epochs=3), dataset, distilled, [teacher], saving=saving)
+
+
+@pytest.mark.parametrize("contents", [b"", b"no checkpoint", "half"])
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(
+    dataset, distilled, teacher, tmp_path, contents
+):
+    path = tmp_path / "run.ckpt"
+    config = replace(CONFIG, epochs=1)
+    evaluate(config, dataset, distilled, [teacher], saving=Saving(path, every=1))
+    path.write_bytes(path.read_bytes()[:5000] if contents == "half" else contents)
+    with pytest.raises(ValueError, match=r"run\.ckpt must be a checkpoint of a run, got"):
+        evaluate(config, dataset, distilled, [teacher], saving=Saving(path, every=1))
+
+
+# ---- teachers ------------------------------------------------------------------------------------
+
+
+TEACHER = TeacherConfig(dataset="digits", model="convnet3:width=8", epochs=2, batch_size=100)
+
+
+def test_a_teacher_is_the_same_bit_for_bit_from_its_seed(dataset):
+    first, again = (train_teacher(TEACHER, dataset)[0] for _ in range(2))
+    assert torch.equal(weights(first), weights(again))
+
+
+def test_a_teacher_is_tested_and_records_its_accuracy(dataset):
+    teacher, checks = train_teacher(TEACHER, dataset)
+    assert [check.epoch for check in checks] == [1, 2]
+    assert checks[-1].top1 == measure_accuracy(teacher, dataset).top1
+    assert not teacher.training
+
+
+def test_a_stopped_teacher_goes_on_to_the_weights_of_an_unbroken_one(dataset, tmp_path: Path):
+    unbroken = train_teacher(TEACHER, dataset)[0]
+    saving = Saving(tmp_path / "teacher.ckpt", every=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_teacher(TEACHER, dataset, saving=saving, observer=Stopper(1))
+    with pytest.raises(KeyboardInterrupt):  # killed before it had saved
+        train_teacher(TEACHER, dataset, saving=saving, observer=Stopper(1))
+    resumed = train_teacher(TEACHER, dataset, saving=saving)[0]
+    assert torch.equal(weights(resumed), weights(unbroken))
+
+
+def test_the_seed_sets_the_initial_weights(dataset):
+    def initial(seed: int) -> torch.Tensor:
+        return new_model("convnet3:width=8", dataset, seed).classifier.weight
+
+    assert torch.equal(initial(0), initial(0))
+    assert not torch.equal(initial(0), initial(1))
+
+
+# ---- arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "message"),
     [
-        ({"ipc": 3}, True, "distilled must hold 30 images, 3 for each of 10 classes, got 20"),
-        ({}, False, "teacher must be a network, config.teacher is 'convnet3:width=16'"),
-        ({"teacher": None}, True, "teacher must be None, as config.teacher is; got a network"),
-        ({"teacher": None}, False, "distilled must hold soft_labels where there is no teacher"),
+        ({"ipc": 3}, 1, "distilled must hold 30 images, 3 for each of 10 classes, got 20"),
+        ({}, 0, "teachers must be the 1 networks that config.teachers names .*, got 0"),
+        ({"teachers": ()}, 1, r"config.teachers names \(none\), got 1"),
+        ({"teachers": ()}, 0, "distilled must hold soft labels for the loss gift"),
     ],
 )
-def test_arguments_that_disagree_are_refused(
-    dataset, distilled, teacher, changes, has_teacher, message
-):
+def test_arguments_that_disagree_are_refused(dataset, distilled, teacher, changes, count, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(replace(CONFIG, **changes), dataset, distilled, teacher if has_teacher else None)
+        evaluate(replace(CONFIG, **changes), dataset, distilled, [teacher] * count)
 
 
 def test_images_of_another_size_are_refused(dataset, distilled, teacher):
     larger = replace(distilled, images=torch.zeros(20, 1, 16, 16))
     with pytest.raises(ValueError, match=r"images of shape \(1, 8, 8\), got \(1, 16, 16\)"):
-        evaluate(CONFIG, dataset, larger, teacher)
+        evaluate(CONFIG, dataset, larger, [teacher])
+
+
+def test_whitened_images_and_whitened_tests_go_together(dataset, distilled, teacher):
+    whitened = replace(distilled, whitened=True)
+    with pytest.raises(ValueError, match="whiten must be given"):
+        evaluate(CONFIG, dataset, whitened, [teacher])
+    with pytest.raises(ValueError, match="whiten must be None"):
+        evaluate(CONFIG, dataset, distilled, [teacher], whiten=lambda images: images)
+
+
+def test_the_test_images_of_a_whitened_set_are_whitened_and_not_normalised(dataset, distilled):
+    fed = []
+
+    def whiten(images: torch.Tensor) -> torch.Tensor:
+        fed.append(images)
+        return images - 0.5
+
+    config = replace(CONFIG, epochs=1, loss="ce", teachers=())
+    whitened = replace(distilled, whitened=True)
+    student, result = train_student(config, dataset, whitened, whiten=whiten)
+    assert torch.equal(torch.cat(fed), dataset.test.images)
+    found = measure_accuracy(student, dataset, transform=lambda images: images - 0.5)
+    assert result.last.top1 == found.top1

@@ -1,24 +1,71 @@
-"""The datasets that a student is tested on.
+"""The datasets that a student is tested on, and that teachers are trained on.
 
 A new dataset is one file with a function that returns an :class:`ImageDataset`, and one line in
-``DATASETS``.
+``DATASETS``. The function takes the folder that holds the data (or None) and whether to load the
+training split, ``function(root, train)``; its keyword-only parameters are the options that a
+specification sets: ``imagenet-1k:side=64``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from gift_fast.student import spec
+from gift_fast.student.datasets.cifar import cifar10, cifar100
 from gift_fast.student.datasets.digits import digits
-from gift_fast.student.datasets.images import ImageDataset
+from gift_fast.student.datasets.fashion_mnist import fashion_mnist
+from gift_fast.student.datasets.files import FileSplit
+from gift_fast.student.datasets.folder import folder
+from gift_fast.student.datasets.imagenet import (
+    imagenet_1k,
+    imagenet_10,
+    imagenet_100,
+    imagenet_nette,
+    imagenet_subset,
+    imagenet_woof,
+)
+from gift_fast.student.datasets.images import ImageDataset, Split, TensorSplit
+from gift_fast.student.datasets.tinyimagenet import tinyimagenet
 
-__all__ = ["DATASETS", "ImageDataset", "load_dataset"]
+__all__ = ["DATASETS", "FileSplit", "ImageDataset", "Split", "TensorSplit", "load_dataset"]
 
 DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "tinyimagenet": tinyimagenet,
+    "imagenet-1k": imagenet_1k,
+    "imagenet-nette": imagenet_nette,
+    "imagenet-woof": imagenet_woof,
+    "imagenet-10": imagenet_10,
+    "imagenet-100": imagenet_100,
+    "imagenet-subset": imagenet_subset,
+    "folder": folder,
 }
 
 
-def load_dataset(dataset: str) -> ImageDataset:
-    """The dataset that a specification names, on the CPU."""
-    return spec.build("dataset", dataset, DATASETS)
+def load_dataset(
+    dataset: str, root: Path | str | None = None, *, train: bool = True
+) -> ImageDataset:
+    """Loads the dataset that a specification names, for the CPU.
+
+    Args:
+        dataset: a name in ``DATASETS`` with its options, or the import path of a function of the
+            user's own, which is called with ``root`` and ``train``.
+        root: the folder that holds the data; each dataset says what it must hold.
+        train: whether to load the training split too; a student's test needs the test split alone.
+
+    Raises:
+        FileNotFoundError: the data is missing; the error says what was looked for, where, and how
+            to get it.
+        ValueError: no such dataset or option, or the data is not as published.
+
+    Example:
+        >>> digits = load_dataset("digits", train=False)
+        >>> digits.num_classes, len(digits.test), digits.train
+        (10, 500, None)
+    """
+    data_root = None if root is None else Path(root).expanduser()
+    return spec.build("dataset", dataset, DATASETS, data_root, train)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gift_fast.student.distill import DistilledSet, random_crops, select_crops
+from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.distilled.selection import random_crops, select_crops
 
 
 def test_the_set_is_class_blocked_with_ipc_images_a_class(distilled):
@@ -20,7 +21,7 @@ def test_the_teacher_is_surer_of_the_set_than_of_the_training_images(dataset, te
             return F.cross_entropy(teacher(dataset.normalize(images)), labels)
 
     chosen = loss(distilled.images, distilled.labels)
-    assert chosen < 0.7 * loss(dataset.train_images, dataset.train_labels)
+    assert chosen < 0.7 * loss(dataset.train.images, dataset.train.labels)
 
 
 def test_a_classs_images_come_with_the_surest_first(dataset, teacher, distilled):

@@ -1,0 +1,59 @@
+"""Image files that are decoded once, and read from one cache file ever after."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from gift_fast.student.atomic import replacing
+from gift_fast.student.datasets.files import FileSplit
+from gift_fast.student.datasets.images import TensorSplit
+
+logger = logging.getLogger(__name__)
+
+IMAGES_AT_ONCE = 500
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: ``$GIFT_FAST_CACHE``, else ``gift-fast`` in the user's cache.
+
+    The user's cache is ``$XDG_CACHE_HOME`` or ``~/.cache``, as the XDG Base Directory Specification
+    has it; a dataset's own folder is often shared and read-only.
+    """
+    own = os.environ.get("GIFT_FAST_CACHE")
+    if own:
+        return Path(own)
+    users = os.environ.get("XDG_CACHE_HOME")
+    return (Path(users) if users else Path.home() / ".cache") / "gift-fast"
+
+
+def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> TensorSplit:
+    """The images of a split as one uint8 tensor, mapped from a cache file that is made if missing.
+
+    The file is keyed by the split's fingerprint, so that it is made anew when the files change. It
+    is mapped, not read: pages come in as they are used, and processes share them. Processes that
+    start together without it each decode for themselves, and the last one's file stays.
+
+    Args:
+        split: N files.
+        name: what the cache file's name starts with.
+        cache: the folder of cache files; :func:`cache_folder` when None.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        ValueError: a file cannot be decoded; it is named, and no cache file is left.
+    """
+    folder = cache_folder() if cache is None else cache
+    path = folder / f"{name}-{split.fingerprint()}.pt"
+    if not path.exists():
+        logger.info("decoding %d images of %s once, into %s", len(split), split.root, path)
+        images = torch.empty(len(split), *split.shape, dtype=torch.uint8)
+        for index, pixels in split.decoded(torch.arange(len(split)).split(IMAGES_AT_ONCE)):
+            images[index] = pixels
+        with replacing(path) as temporary:
+            torch.save({"images": images}, temporary)
+    contents = torch.load(path, weights_only=True, mmap=True)
+    return TensorSplit(contents["images"], split.labels)

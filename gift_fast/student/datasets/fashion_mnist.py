@@ -1,0 +1,127 @@
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): grey images of clothes, padded to 32 x 32."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gift_fast.student.datasets.images import ImageDataset, TensorSplit
+from gift_fast.student.datasets.locate import locate
+from gift_fast.student.datasets.normalization import NORMALIZATIONS
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts the published files."""
+
+PADDING = 2
+"""Black pixels on each side, which take 28 x 28 to the 32 x 32 that three poolings divide."""
+
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+IDX_UINT8 = 0x08
+"""The code of unsigned bytes in the header of an IDX file."""
+
+
+def fashion_mnist(root: Path | None = None, train: bool = True) -> ImageDataset:
+    """Loads Fashion-MNIST: 60,000 training and 10,000 test images, uint8 (N, 1, 32, 32).
+
+    Args:
+        root: a folder with the four published files (``train-images-idx3-ubyte.gz`` and so on), or
+            torchvision's, with ``FashionMNIST/raw`` in it. None: where Debian's package puts it.
+        train: whether to load the training split too.
+
+    Raises:
+        FileNotFoundError: it is not there; the error says how to get it.
+        ValueError: a file is not as published.
+
+    Source: https://github.com/zalandoresearch/fashion-mnist
+    """
+    advice = (
+        "To get it: apt-get install dataset-fashion-mnist (Debian, Ubuntu), or run\n"
+        '  python -c "from torchvision.datasets import FashionMNIST; '
+        f"FashionMNIST('{root or 'ROOT'}', download=True)\""
+    )
+    raw = "FashionMNIST/raw"
+    if root is not None and (root / raw).is_dir():
+        read = read_torchvision
+    else:
+        needed = [file for split in (True, False) for file in files_of(split)]
+        root, read = locate("fashion-mnist", root or DEBIAN, needed, advice), read_published
+    return ImageDataset(
+        name="fashion-mnist",
+        train=read(root, True) if train else None,
+        test=read(root, False),
+        mean=NORMALIZATIONS["fashion-mnist"].mean,
+        std=NORMALIZATIONS["fashion-mnist"].std,
+        class_names=CLASS_NAMES,
+    )
+
+
+def files_of(train: bool) -> tuple[str, str]:
+    """The published files of a split: its images and its labels."""
+    prefix = "train" if train else "t10k"
+    return f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz"
+
+
+def read_torchvision(root: Path, train: bool) -> TensorSplit:
+    """A split as torchvision's own class reads it."""
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        dataset = FashionMNIST(str(root), train=train, download=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{root / 'FashionMNIST' / 'raw'} must hold four files of the IDX format, as "
+            "torchvision's FashionMNIST(root, download=True) puts them there"
+        ) from error
+    return padded(dataset.data, dataset.targets)
+
+
+def read_published(root: Path, train: bool) -> TensorSplit:
+    """A split from the compressed files as they are published."""
+    images, labels = (read_idx(root / file) for file in files_of(train))
+    return padded(images, labels)
+
+
+def padded(images: Tensor, labels: Tensor) -> TensorSplit:
+    """Images (N, 28, 28) and labels (N) as a split of (N, 1, 32, 32)."""
+    return TensorSplit(F.pad(images, (PADDING,) * 4).unsqueeze(1), labels.long())
+
+
+def read_idx(path: Path) -> Tensor:
+    """The unsigned bytes of a compressed IDX file, in the shape that its header gives.
+
+    Raises:
+        ValueError: the file is not compressed, is damaged, or does not hold what its header says.
+
+    Source: https://yann.lecun.com/exdb/mnist, "The IDX file format".
+    """
+    try:
+        with gzip.open(path) as file:
+            data = bytearray(file.read())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} must be a whole file of gzip: {error}") from error
+    dimensions = data[3] if len(data) >= 4 else 0
+    start = 4 + 4 * dimensions
+    shape = [int.from_bytes(data[4 * i + 4 : 4 * i + 8], "big") for i in range(dimensions)]
+    if data[:3] != bytes([0, 0, IDX_UINT8]) or len(data) != start + prod(shape):
+        raise ValueError(
+            f"{path} must be an IDX file of unsigned bytes, and as long as its header says"
+        )
+    return torch.frombuffer(data, dtype=torch.uint8, offset=start).view(shape)

@@ -1,0 +1,89 @@
+"""Files of ``torch.save``, read without running what they hold.
+
+A pickle is a program. Distilled sets and their labels come from strangers' servers, so every one of
+their files is read by :func:`load_tensors`: PyTorch's restricted unpickler, which builds tensors,
+numbers, strings, lists and dictionaries and refuses every function that is not on a list.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
+"""What a file may name: a function or class, or one under the name that the file gives it."""
+
+SCALAR_TYPES = "?bhilqBHILQefd"
+"""NumPy's codes of the numbers a scalar may be: bool, integers, and floats of up to 64 bits."""
+
+# torch.serialization keeps one list for the process, which safe_globals changes and puts back.
+_safe_globals = threading.Lock()
+
+
+@functools.cache
+def numpy_scalars() -> tuple[Allowed, ...]:
+    """What a file that holds NumPy numbers may name, whichever version of NumPy wrote it.
+
+    The boxes of FKD's cutmix are such numbers (``numpy.int64``).
+    """
+    import numpy as np
+
+    scalar = np.float64(0.0).__reduce__()[0]
+    assert callable(scalar)
+    return (
+        np.dtype,
+        *(type(np.dtype(code)) for code in SCALAR_TYPES),
+        (scalar, "numpy.core.multiarray.scalar"),  # up to NumPy 1.26
+        (scalar, "numpy._core.multiarray.scalar"),
+    )
+
+
+def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
+    """Reads a file of ``torch.save`` onto the CPU; nothing that it holds is run.
+
+    Threads may call it at the same time, and take turns.
+
+    Args:
+        path: the file, whatever its name ends in.
+        allowed: what the file may name beyond tensors and plain Python values, such as
+            :func:`numpy_scalars`.
+
+    Returns:
+        What was saved, with every tensor on the CPU.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: the file names a function or class that is not allowed, is damaged, or is not
+            one of ``torch.save``.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "lr_best.pt"
+        >>> torch.save(torch.tensor(0.25), path)
+        >>> load_tensors(path)
+        tensor(0.2500)
+    """
+    with path.open("rb"):  # so that whatever torch raises below is about what the file holds
+        pass
+    try:
+        with _safe_globals, torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged file, nearly anything
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is not None:
+            raise ValueError(
+                f"{path} must hold tensors and plain values alone, but it names {refused[1]}; "
+                "nothing of it was run: a pickle may do anything"
+            ) from error
+        unpickler = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        reason = unpickler[1] if unpickler else str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path} must be a whole file of torch.save; reading it raised "
+            f"{type(error).__name__}: {reason}"
+        ) from error

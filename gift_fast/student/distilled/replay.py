@@ -1,0 +1,259 @@
+"""One batch of FKD labels, and the images that it was made on: crops, flips and mixing as stored.
+
+Everything is batched on the device; there is no loop over images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LARGEST_BYTE = 255.0
+
+Box = tuple[int, int, int, int]
+"""First row, first column, end row, end column, in pixels."""
+
+
+@dataclass(frozen=True)
+class FkdBatch:
+    """One stored batch: which images, how they were augmented, and what the teacher said.
+
+    Attributes:
+        index: (B) int64, the images in the order of the distilled set.
+        coords: (B, 4) float32 in [0, 1], top, left, height and width of the crops; on the CPU.
+        flip: (B) bool, the crops that are mirrored left to right.
+        logits: (B, C) soft labels in the dtype of the file.
+        mix_index: (B) int64, rows of this batch that are mixed in, or None.
+        lam: what is kept under mixup; under cutmix it was drawn before the box was clipped.
+        bbox: what cutmix replaces, or None.
+        cutout: (B, 7) float32, row and column of the centre, height and width as parts of the
+            crop's sides, red, green and blue in [0, 255]; or None.
+
+    Example:
+        >>> batch = FkdBatch(
+        ...     index=torch.tensor([4, 7]),
+        ...     coords=torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(2, 1),
+        ...     flip=torch.tensor([False, True]),
+        ...     logits=torch.zeros(2, 10),
+        ...     mix_index=torch.tensor([1, 0]),
+        ...     lam=0.7,
+        ...     bbox=(0, 0, 2, 2),
+        ... )
+        >>> batch.mix_weight(side=4)
+        0.75
+    """
+
+    index: Tensor
+    coords: Tensor
+    flip: Tensor
+    logits: Tensor
+    mix_index: Tensor | None = None
+    lam: float | None = None
+    bbox: Box | None = None
+    cutout: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> FkdBatch:
+        """The same batch with its tensors on ``device``, except ``coords``.
+
+        They become whole pixels on the CPU, in float64, which not every device has.
+        """
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "coords"
+        }
+        return replace(self, **moved)
+
+    def mix_weight(self, side: int) -> float:
+        """Weight w of an image's own hard label in w L(y) + (1 - w) L(y[mix_index]).
+
+        Under mixup it is ``lam``; under cutmix the part that is left of the ``side`` x ``side``
+        crop, which is more than ``lam`` where the box was clipped; 1 without mixing.
+
+        Raises:
+            ValueError: the box leaves the crop.
+        """
+        if self.mix_index is None or self.lam is None:
+            return 1.0
+        if self.bbox is None:
+            return self.lam
+        row, column, end_row, end_column = _within(self.bbox, side)
+        return 1.0 - (end_row - row) * (end_column - column) / side**2
+
+
+def replay(
+    images: Tensor, batch: FkdBatch, side: int, part: tuple[int, int] | None = None
+) -> Tensor:
+    """The images that the labels of a batch were made on, up to the normalisation.
+
+    Crop, resize, mirror, cut out, then mixup or cutmix, as they are stored. The projects normalise
+    before they mix; mixing is a weighted mean or a choice between pixels, so that normalising
+    afterwards gives the same images.
+
+    Crops are resized like torchvision's ``resized_crop`` of PIL images: bilinear, antialiased where
+    a crop is larger than ``side``, reading no pixel outside the crop. The projects do so on 8-bit
+    images; so uint8 images, and no others, are rounded after each of Pillow's two passes. Of noise
+    of 224 pixels, 0.2 % of the values then differ from Pillow's, by 1/255: sums that end in a half,
+    which Pillow's fixed-point weights round either way.
+
+    Args:
+        images: (B, C, H, W), the images that ``batch.index`` names, all of them whatever the part;
+            uint8 in [0, 255], or floating (in [0, 1] where the batch has a cutout).
+        batch: on the device of ``images``; see :meth:`FkdBatch.to`.
+        side: of the crops, in pixels, as when the labels were made.
+        part: (start, stop), the rows to give, for a process that trains on a part of the batch.
+
+    Returns:
+        (stop - start, C, side, side), float64 from float64 images, else float32; in [0, 1] from
+        uint8 images, else on the scale of ``images``.
+
+    Raises:
+        ValueError: images and batch disagree in number, the part is empty or leaves the batch, or a
+            box leaves the image or the crop.
+
+    Sources: ``relabel/utils_fkd.py`` of VILA-Lab/SRe2L; cutout: ``utils_fkd.py`` of
+    he-y/soft-label-pruning-for-dataset-distillation.
+
+    Example:
+        >>> right_half_mirrored = FkdBatch(
+        ...     index=torch.tensor([0]),
+        ...     coords=torch.tensor([[0.0, 0.5, 1.0, 0.5]]),
+        ...     flip=torch.tensor([True]),
+        ...     logits=torch.zeros(1, 10),
+        ... )
+        >>> replay(torch.tensor([[[[0.0, 1.0, 2.0, 3.0]] * 4]]), right_half_mirrored, side=2)
+        tensor([[[[3., 2.],
+                  [3., 2.]]]])
+    """
+    n = len(batch)
+    if images.dim() != 4 or len(images) != n:
+        raise ValueError(f"images must be ({n}, C, H, W), got {tuple(images.shape)}")
+    start, stop = part or (0, n)
+    if not 0 <= start < stop <= n:
+        raise ValueError(f"part must lie within (0, {n}) and not be empty, got {part}")
+    device = images.device
+    height, width = images.shape[2:]
+    boxes = _pixel_boxes(batch.coords, height, width).to(device, non_blocking=True)
+    flip, cutout, partners = batch.flip, batch.cutout, batch.mix_index
+
+    own = stop - start
+    if own < n:
+        rows = torch.arange(start, stop, device=device)
+        if partners is not None:  # they may lie in another part: they are cropped here too
+            rows = torch.cat([rows, partners[start:stop]])
+            partners = torch.arange(own, 2 * own, device=device)
+        images, boxes, flip = images[rows], boxes[rows], flip[rows]
+        cutout = None if cutout is None else cutout[rows]
+
+    # Autocast would crop in 16 bits.
+    with torch.autocast(device.type, enabled=False):
+        crops = _resized_crops(images, boxes, flip, side)
+    if cutout is not None:
+        crops = _cut_out(crops, cutout)
+    if partners is None or batch.lam is None:
+        return crops
+    mixed = crops[:own]
+    if batch.bbox is None:
+        return batch.lam * mixed + (1.0 - batch.lam) * crops[partners]
+    row, column, end_row, end_column = _within(batch.bbox, side)
+    # Indexing by a tensor copies, so no row is read after it has been written to.
+    replacement = crops[:, :, row:end_row, column:end_column][partners]
+    mixed[:, :, row:end_row, column:end_column] = replacement
+    return mixed
+
+
+def _within(bbox: Box, side: int) -> Box:
+    if max(bbox) > side:
+        raise ValueError(
+            f"side must be that of the crops the labels were made on, at least {max(bbox)} pixels "
+            f"for the box {bbox} that cutmix replaces, got {side}"
+        )
+    return bbox
+
+
+def _pixel_boxes(coords: Tensor, height: int, width: int) -> Tensor:
+    """(B, 4) int64 on the CPU: top, bottom, left and right edge, rounded as PIL's crop does."""
+    sides = torch.tensor([height, width, height, width], dtype=torch.float64)
+    top, left, tall, wide = (coords.to("cpu", torch.float64) * sides).unbind(1)
+    boxes = torch.stack([top, top + tall, left, left + wide], 1).round().long()
+    lower, upper = boxes[:, 0::2], boxes[:, 1::2]
+    bad = (lower < 0) | (upper <= lower) | (upper > torch.tensor([height, width]))
+    if bad.any():
+        row = int(bad.any(1).nonzero()[0])
+        raise ValueError(
+            f"coords of row {row} must be a box of at least one pixel within {height} x {width}, "
+            f"got {coords[row].tolist()}"
+        )
+    return boxes
+
+
+def _resized_crops(images: Tensor, boxes: Tensor, flip: Tensor, side: int) -> Tensor:
+    """(B, C, side, side): each image's box, resized and mirrored; see :func:`replay`."""
+    height, width = images.shape[2:]
+    top, bottom, left, right = boxes.unbind(1)
+    eight_bit = images.dtype == torch.uint8
+    pixels = images if images.dtype == torch.float64 else images.float()
+    across = _resize_weights(left, right, width, side, pixels.dtype, flip)
+    down = _resize_weights(top, bottom, height, side, pixels.dtype)
+    # Pillow's order of the passes, and its rounding: half up, to 8 bits after each.
+    crops = torch.einsum("bchw,bxw->bchx", pixels, across)
+    if eight_bit:
+        crops = crops.add_(0.5).floor_()
+    crops = torch.einsum("bchx,byh->bcyx", crops, down).contiguous()
+    if eight_bit:
+        crops = crops.add_(0.5).floor_().div_(LARGEST_BYTE)
+    return crops
+
+
+def _resize_weights(
+    start: Tensor,
+    stop: Tensor,
+    size: int,
+    side: int,
+    dtype: torch.dtype,
+    flip: Tensor | None = None,
+) -> Tensor:
+    """(B, side, size): what each pixel of an axis gives to each pixel of the resized crop.
+
+    In pixels of the image, the crop's pixel p has its centre at p + 1/2 and the result's pixel o at
+    (o + 1/2) length / side. A weight falls linearly with the distance of the two, to zero at one
+    pixel of the image or of the result, whichever is larger: interpolation between neighbours when
+    enlarging, Pillow's antialiasing when reducing. Distances are kept as whole numbers, times
+    2 side, which float32 holds exactly for images of up to 2,896 pixels a side.
+    """
+    length = (stop - start).unsqueeze(1)
+    pixel = torch.arange(size, device=start.device) - start.unsqueeze(1)
+    inside = (pixel >= 0) & (pixel < length)
+    output = torch.arange(side, device=start.device).expand(len(start), -1)
+    if flip is not None:
+        output = torch.where(flip.unsqueeze(1), side - 1 - output, output)
+    given = ((2 * pixel + 1) * side).to(dtype).unsqueeze(1)
+    wanted = ((2 * output + 1) * length).to(dtype).unsqueeze(2)
+    reach = (2 * length.clamp_min(side)).to(dtype).unsqueeze(2)
+    weights = (given - wanted).abs_().div_(reach).neg_().add_(1.0).clamp_min_(0.0)
+    weights.mul_(inside.unsqueeze(1))
+    return weights.div_(weights.sum(2, keepdim=True))
+
+
+def _cut_out(crops: Tensor, cutout: Tensor) -> Tensor:
+    """The crops, each with a rectangle of one colour, as LPLD draws it with PIL.
+
+    PIL's rectangle includes its last row and column: it is a pixel larger than its sides say.
+    """
+    side = crops.shape[2]
+    row, column, tall, wide = (cutout[:, :4] * side).round().unbind(1)
+    pixel = torch.arange(side, device=crops.device)
+
+    def covered(centre: Tensor, length: Tensor) -> Tensor:
+        half = (length / 2).floor()
+        return (pixel >= (centre - half).unsqueeze(1)) & (pixel <= (centre + half).unsqueeze(1))
+
+    inside = covered(row, tall).unsqueeze(2) & covered(column, wide).unsqueeze(1)
+    colour = (cutout[:, 4:] / LARGEST_BYTE).to(crops.dtype)
+    return torch.where(inside.unsqueeze(1), colour[:, :, None, None], crops)

@@ -1,0 +1,29 @@
+"""Digests of what a run reads: a result is found again exactly when its inputs are the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+DIGITS = 16
+"""Hexadecimal digits that are kept of a SHA-256."""
+
+
+def fingerprint(parts: Iterable[Tensor | str]) -> str:
+    """A digest of tensors (shape, dtype, values) and texts, 16 hexadecimal digits of SHA-256.
+
+    Example:
+        >>> fingerprint(["a", "b"]) == fingerprint(["ab"])
+        False
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(f"{len(part)} {part}".encode())
+            continue
+        digest.update(f"{tuple(part.shape)} {part.dtype}".encode())
+        digest.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:DIGITS]

@@ -1,0 +1,465 @@
+"""An evaluation from folders to a table: what ``gift-fast evaluate`` and ``train-teacher`` do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gift_fast.student.checkpoints import checkpoint_name, load_weights, save_weights
+from gift_fast.student.config import (
+    EvaluationConfig,
+    TeacherConfig,
+    TrainingConfig,
+    check_integer,
+)
+from gift_fast.student.datasets import ImageDataset, load_dataset
+from gift_fast.student.distilled import DistilledSet, read_distilled
+from gift_fast.student.predict import Transform
+from gift_fast.student.progress import Progress, show_progress
+from gift_fast.student.results import Check, RunResult, find_run, inputs_of, run_path, write_run
+from gift_fast.student.train import (
+    Observer,
+    Saving,
+    check_agreement,
+    new_accelerator,
+    new_model,
+    settled,
+    train_student,
+    train_teacher,
+)
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from gift_fast.student.audit import AuditReport
+
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a command runs and what it shows; no result depends on it.
+
+    Attributes:
+        out: folder for everything that is written; made where it is missing.
+        data_root: folder that holds the real datasets.
+        teacher_dir: folder of the teachers' weights, ``{dataset}_{model}.pth``.
+        device: ``auto`` or ``cpu``.
+        checkpoint_every: epochs between checkpoints.
+        trackers: names in ``TRACKERS``, to which every test is reported.
+        quiet: shows no progress.
+        force: trains anew what has been finished.
+    """
+
+    out: Path = Path("runs")
+    data_root: Path | None = None
+    teacher_dir: Path = Path("teachers")
+    device: str = "auto"
+    checkpoint_every: int = 25
+    trackers: tuple[str, ...] = ()
+    quiet: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("checkpoint_every", self.checkpoint_every, 1)
+        for tracker in self.trackers:
+            if tracker not in TRACKERS:
+                raise ValueError(f"trackers must be of {', '.join(TRACKERS)}, got {tracker!r}")
+
+    def accelerator(self, config: TrainingConfig) -> Accelerator:
+        """The accelerator of runs at this place, with its trackers."""
+        return new_accelerator(config, device=self.device, log_with=list(self.trackers) or None)
+
+    def progress(self, accelerator: Accelerator, stages: int) -> Progress:
+        """What is shown, by one of the processes."""
+        return show_progress(stages, quiet=self.quiet or not accelerator.is_main_process)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob:
+    """Students of one configuration and several seeds, on a distilled set in files.
+
+    Attributes:
+        config: of every student; its seed is replaced.
+        data: the distilled set.
+        format: a name in ``FORMATS``, or ``auto``.
+        labels: folder of stored soft labels, where the format keeps them apart.
+        labels_class_map: a file that puts the classes of these labels alone in the dataset's order.
+        teacher_weights: a file for every teacher; by default those in the teachers' folder.
+        class_map: a file that puts the distilled set's classes in the dataset's order.
+        seeds: one student each.
+        keep_weights: leaves every student's weights beside its result.
+        check_set: runs the quick form of the audit first, and warns.
+        preset: where the settings are from, in words.
+    """
+
+    config: EvaluationConfig
+    data: Path
+    format: str = "auto"
+    labels: Path | None = None
+    labels_class_map: Path | None = None
+    teacher_weights: tuple[Path, ...] = ()
+    class_map: Path | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    keep_weights: bool = False
+    check_set: bool = True
+    preset: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be one or more that differ, got {list(self.seeds)}")
+        for seed in self.seeds:
+            check_integer("seeds", seed, 0)
+        if self.teacher_weights and len(self.teacher_weights) != len(self.config.teachers):
+            raise ValueError(
+                f"teacher_weights must be {len(self.config.teachers)} files, one for each teacher, "
+                f"got {len(self.teacher_weights)}"
+            )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job reads, loaded.
+
+    Attributes:
+        dataset: its test split.
+        distilled: the distilled set.
+        teachers: in eval mode.
+        whiten: takes test images to the space of a whitened set, else None.
+    """
+
+    dataset: ImageDataset
+    distilled: DistilledSet
+    teachers: tuple[nn.Module, ...] = ()
+    whiten: Transform | None = None
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests of all of it, which tell one run from another."""
+        return inputs_of(self.dataset, self.distilled, self.teachers, self.whiten)
+
+
+def load_inputs(
+    job: EvaluationJob, place: Place, device: torch.device, *, verify: bool = True
+) -> Inputs:
+    """Reads the test images, the distilled set and the teachers.
+
+    Args:
+        job: says what to read.
+        place: where the real images and the teachers are.
+        device: where whitening, if any, is applied; all else is on the CPU.
+        verify: refuses stored soft labels that are not those of the images; an audit reports them.
+
+    Raises:
+        OSError: a file is missing; the message says which, and how to get it.
+        ValueError: a file holds something else than was expected.
+    """
+    config = job.config
+    dataset = load_dataset(config.dataset, place.data_root, train=False)
+    distilled = read_distilled(
+        job.format,
+        job.data,
+        dataset,
+        labels=job.labels,
+        class_map=job.class_map,
+        labels_class_map=job.labels_class_map,
+        verify=verify,
+    )
+    whiten = None
+    if distilled.whitened:
+        from gift_fast.student.zca import fit_zca
+
+        training = load_dataset(config.dataset, place.data_root).training_split
+        whiten = fit_zca(training, place.out / "zca").to(device)
+    paths = job.teacher_weights or tuple(
+        teacher_path(place, config.dataset, teacher) for teacher in config.teachers
+    )
+    teachers = tuple(
+        load_teacher(teacher, path, dataset, advice=advice_for(config.dataset, teacher))[0]
+        for teacher, path in zip(config.teachers, paths, strict=True)
+    )
+    return Inputs(dataset, distilled, teachers, whiten)
+
+
+def advice_for(dataset: str, teacher: str) -> str:
+    """What to do where there are no weights of a teacher."""
+    return (
+        f"train it with `gift-fast train-teacher --dataset {dataset} --model {teacher}`, or name a "
+        "file with --teacher-weights"
+    )
+
+
+def load_teacher(
+    teacher: str, path: Path, dataset: ImageDataset, *, advice: str = ""
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A teacher with the weights of a file, in eval mode, and what the file says of it.
+
+    Args:
+        teacher: a name in ``MODELS``.
+        path: a checkpoint: see :func:`~gift_fast.student.checkpoints.load_weights`.
+        dataset: whose images and classes it takes.
+        advice: ends the error where there is no such file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no weights of the teacher {teacher} for {dataset.name}; {advice}"
+        )
+    model = new_model(teacher, dataset, seed=0)
+    record = load_weights(path, model)
+    return model.eval(), record
+
+
+def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
+    """Trains every student of a job, or reads what has been finished, and gives the results.
+
+    A finished student has a JSON file under ``place.out``; one that was stopped has a checkpoint
+    there and goes on from it.
+    """
+    accelerator = place.accelerator(job.config)
+    inputs = load_inputs(job, place, accelerator.device)
+    config = settled(job.config, inputs.distilled)
+    configs = [replace(config, seed=seed) for seed in job.seeds]
+    if accelerator.is_main_process and not place.quiet:
+        print(settings_in_words(config, inputs, job.preset), file=sys.stderr)
+    if accelerator.is_main_process and job.check_set:
+        warn_of(audit_of(inputs, accelerator.device, quick=True))
+    with place.progress(accelerator, len(configs)) as progress:
+        return [
+            run_student(
+                config,
+                inputs,
+                place,
+                accelerator,
+                progress,
+                title=f"seed {config.seed}",
+                keep_weights=job.keep_weights,
+            )
+            for config in configs
+        ]
+
+
+def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> str:
+    """Everything that a run depends on, a line each."""
+    lines = [
+        f"distilled set: {len(inputs.distilled)} images, {inputs.distilled.source}",
+        f"test set: {len(inputs.dataset.test)} images of {inputs.dataset.name}",
+        f"settings: {preset or 'given one by one'}",
+    ]
+    values = config.to_dict()
+    del values["seed"]
+    if inputs.distilled.replay is not None and not config.teachers:
+        values.update(dict.fromkeys(("batch_size", "augmentation", "mixing"), "as stored"))
+    width = max(map(len, values))
+    lines += [f"  {name:<{width}}  {value}" for name, value in values.items()]
+    return "\n".join(lines)
+
+
+def warn_of(report: AuditReport) -> None:
+    """Says on the standard error what an audit has found wrong."""
+    for finding in report.findings:
+        if finding.severity in ("warning", "error"):
+            print(f"{finding.severity}: {finding.text}", file=sys.stderr)
+
+
+def run_audit(job: EvaluationJob, place: Place, *, quick: bool = False) -> AuditReport:
+    """Examines what a job reads, and trains nothing."""
+    device = place.accelerator(job.config).device
+    return audit_of(load_inputs(job, place, device, verify=False), device, quick=quick)
+
+
+def audit_of(inputs: Inputs, device: torch.device, *, quick: bool) -> AuditReport:
+    """The audit of what has been read, on a device."""
+    from gift_fast.student.audit import audit
+
+    return audit(
+        inputs.dataset.to(device),
+        inputs.distilled.to(device),
+        [teacher.to(device) for teacher in inputs.teachers],
+        quick=quick,
+        whiten=inputs.whiten,
+    )
+
+
+def run_student(
+    config: EvaluationConfig,
+    inputs: Inputs,
+    place: Place,
+    accelerator: Accelerator,
+    progress: Progress,
+    *,
+    title: str,
+    keep_weights: bool = False,
+) -> RunResult:
+    """One student: from its file where it has finished before, else trained now.
+
+    Args:
+        config: settled.
+        inputs: what it is trained and tested on.
+        place: where its result is kept.
+        accelerator: where it is trained.
+        progress: follows it as one stage.
+        title: of the stage.
+        keep_weights: writes the student's weights beside its result.
+    """
+    path = run_path(place.out, config, inputs.digests)
+    checkpoint = path.with_suffix(".ckpt")
+    assert config.epochs is not None
+    finished = None if place.force else find_run(place.out, config, inputs.digests)
+    check_agreement(accelerator, "whether a run has finished", int(finished is not None))
+    if finished is not None:
+        progress.begin(title, config.epochs, done=config.epochs)
+        progress.end(f"top-1 {finished.last.top1:.1f} %, from an earlier call")
+        return finished
+    if place.force and accelerator.is_main_process:
+        checkpoint.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    with tracked(accelerator, place, path.stem, config):
+        student, result = train_student(
+            config,
+            inputs.dataset,
+            inputs.distilled,
+            inputs.teachers,
+            whiten=inputs.whiten,
+            accelerator=accelerator,
+            saving=Saving(checkpoint, place.checkpoint_every),
+            observer=RunObserver(title, progress, accelerator),
+            inputs=inputs.digests,
+        )
+    if accelerator.is_main_process:
+        if keep_weights:
+            weights = path.with_suffix(".pth")
+            save_weights(weights, student, top1=result.last.top1, config=config.to_dict())
+        write_run(place.out, result)
+        checkpoint.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    progress.end(f"top-1 {result.last.top1:.1f} %")
+    return result
+
+
+@contextmanager
+def tracked(
+    accelerator: Accelerator, place: Place, name: str, config: TrainingConfig
+) -> Iterator[None]:
+    """Opens the accelerator's trackers for one run of this name, and closes them after it."""
+    accelerator.project_configuration.logging_dir = str(place.out / "logs" / name)
+    settings = {k: str(v) for k, v in config.to_dict().items()}
+    accelerator.init_trackers(
+        "gift-fast",
+        config=settings,
+        init_kwargs={"wandb": {"name": name}, "mlflow": {"run_name": name}},
+    )
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def run_teacher(config: TeacherConfig, place: Place) -> tuple[Path, Check]:
+    """Trains a teacher, or reads the one that was finished; gives its file and its last test."""
+    dataset = load_dataset(config.dataset, place.data_root)
+    accelerator = place.accelerator(config)
+    with place.progress(accelerator, 1) as progress:
+        _, check = prepare_teacher(config, dataset, place, accelerator, progress)
+    return teacher_path(place, config.dataset, config.model), check
+
+
+def prepare_teacher(
+    config: TeacherConfig,
+    dataset: ImageDataset,
+    place: Place,
+    accelerator: Accelerator,
+    progress: Progress,
+    *,
+    replaces: bool = False,
+) -> tuple[nn.Module, Check]:
+    """A teacher in eval mode and its last test: from its file, or trained now.
+
+    The file holds the tests and the configuration beside the weights.
+
+    Args:
+        config: how it is trained.
+        dataset: with its training split.
+        place: where its file is.
+        accelerator: where it is trained.
+        progress: follows it as one stage.
+        replaces: whether other weights in its file may be lost.
+
+    Raises:
+        ValueError: the file holds other weights, and nothing allows to replace them.
+    """
+    config = config.resolved(len(dataset.training_split))
+    path = teacher_path(place, config.dataset, config.model)
+    checkpoint = path.with_suffix(".ckpt")
+    assert config.epochs is not None
+    if path.exists() and not place.force:
+        teacher, record = load_teacher(config.model, path, dataset)
+        if record.get("config") == config.to_dict():
+            check = Check(**record["checks"][-1])
+            progress.begin("teacher", config.epochs, done=config.epochs)
+            progress.end(f"top-1 {check.top1:.1f} %, from an earlier call")
+            return teacher, check
+        if not replaces:
+            raise ValueError(
+                f"{path} must be a teacher of this configuration, it holds other weights; --force "
+                "replaces them"
+            )
+    if place.force and accelerator.is_main_process:
+        checkpoint.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    with tracked(accelerator, place, path.stem, config):
+        teacher, checks = train_teacher(
+            config,
+            dataset,
+            accelerator=accelerator,
+            saving=Saving(checkpoint, place.checkpoint_every),
+            observer=RunObserver("teacher", progress, accelerator),
+        )
+    if accelerator.is_main_process:
+        tests = [asdict(check) for check in checks]
+        save_weights(path, teacher, config=config.to_dict(), checks=tests)
+        checkpoint.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    progress.end(f"top-1 {checks[-1].top1:.1f} %")
+    return teacher, checks[-1]
+
+
+def teacher_path(place: Place, dataset: str, model: str) -> Path:
+    """Where a teacher's weights are kept."""
+    return place.teacher_dir / checkpoint_name(dataset, model)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that reports."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+class RunObserver(Observer):
+    """Shows a run's progress, and reports its tests to the trackers."""
+
+    def __init__(self, title: str, progress: Progress, accelerator: Accelerator) -> None:
+        self.title = title
+        self.progress = progress
+        self.accelerator = accelerator
+
+    def start(self, epochs: int, done: int) -> None:
+        """See :class:`Observer`."""
+        self.progress.begin(self.title, epochs, done)
+
+    def epoch(self, number: int, images: int, check: Check | None) -> None:
+        """See :class:`Observer`."""
+        if check is None:
+            self.progress.epoch(number, images=images)
+            return
+        self.progress.epoch(number, images=images, loss=check.loss, top1=check.top1)
+        self.accelerator.log({k: v for k, v in asdict(check).items() if k != "epoch"}, step=number)

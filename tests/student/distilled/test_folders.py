@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor, resize
+
+from gift_fast.student.distilled import read_distilled
+from gift_fast.student.distilled.folders import decode_images
+
+
+def noise(side, seed, channels=3):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (side, side, channels), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(pixels.squeeze(2).numpy())
+
+
+def write_sre2l(root, ids, *, classes=3, side=8, digits=3, suffix="jpg"):
+    """As SRe2L, CDA (five digits) and G-VBSM (png) save their images."""
+    for label in range(classes):
+        folder = root / f"new{label:0{digits}d}"
+        folder.mkdir(parents=True)
+        for number in ids:
+            name = f"class{label:0{digits}d}_id{number:0{digits}d}.{suffix}"
+            noise(side, 10_000 * label + number).save(folder / name)
+
+
+def write_rded(root, ipc, *, classes=3, side=8):
+    for label in range(classes):
+        folder = root / "syn_data" / f"{label:05d}"
+        folder.mkdir(parents=True)
+        for number in range(ipc):
+            noise(side, 10_000 * label + number).save(
+                folder / f"class{label:05d}_id{number:05d}.jpg"
+            )
+
+
+def image_folder(root):
+    """Images and labels as torchvision's ImageFolder gives them, which FKD labels count by."""
+    pairs = list(ImageFolder(root))
+    return torch.stack([pil_to_tensor(image) for image, _ in pairs]), [label for _, label in pairs]
+
+
+@pytest.mark.parametrize("name", ["sre2l", "cda", "gvbsm", "lpld", "auto"])
+def test_images_labels_and_order_are_those_of_an_image_folder(tmp_path, animals, name):
+    write_sre2l(tmp_path, [0, 1, 2, 10, 999, 1000])  # 1000 sorts between 010 and 999
+    images, labels = image_folder(tmp_path)
+    distilled = read_distilled(name, tmp_path, animals)
+    assert distilled.images.dtype == torch.uint8
+    assert torch.equal(distilled.images, images)
+    assert distilled.labels.tolist() == labels
+    assert distilled.soft_labels is None
+    assert distilled.replay is None
+
+
+@pytest.mark.parametrize("name", ["rded", "auto"])
+def test_rdeds_folder_is_taken_with_or_without_syn_data(tmp_path, animals, name):
+    write_rded(tmp_path, ipc=2)
+    images, labels = image_folder(tmp_path / "syn_data")
+    for path in (tmp_path, tmp_path / "syn_data"):
+        distilled = read_distilled(name, path, animals)
+        assert torch.equal(distilled.images, images)
+        assert distilled.labels.tolist() == labels
+
+
+def test_five_digits_and_png_files_are_taken(tmp_path, animals):
+    write_sre2l(tmp_path, [0, 1], digits=5, suffix="png")
+    distilled = read_distilled("cda", tmp_path, animals)
+    original = pil_to_tensor(noise(8, 10_001))  # PNG loses nothing
+    assert torch.equal(distilled.images[3], original)
+    assert distilled.ipc(3).tolist() == [2, 2, 2]
+
+
+def test_colour_images_turn_grey_for_a_grey_dataset(tmp_path, grey_animals):
+    write_sre2l(tmp_path, [0], suffix="png")
+    distilled = read_distilled("sre2l", tmp_path, grey_animals)
+    assert distilled.images.shape == (3, 1, 8, 8)
+    assert torch.equal(distilled.images[0], pil_to_tensor(noise(8, 0).convert("L")))
+
+
+def test_images_of_another_side_are_resized_as_torchvision_does_and_it_is_said(tmp_path, animals):
+    write_sre2l(tmp_path, [0], side=20, suffix="png")
+    distilled = read_distilled("sre2l", tmp_path, animals)
+    expected = pil_to_tensor(resize(noise(20, 20_000), [8, 8]))
+    assert torch.equal(distilled.images[2], expected)
+    assert "3 images of 20 x 20 resized to 8 x 8" in distilled.source
+
+
+def test_files_that_systems_leave_behind_are_passed_over(tmp_path, animals):
+    write_sre2l(tmp_path, [0])
+    for left in (".DS_Store", "new001/.DS_Store", "README.md"):
+        (tmp_path / left).write_text("left behind")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert len(read_distilled("sre2l", tmp_path, animals)) == 3
+
+
+FIRST = "new001/class001_id000.jpg"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+BROKEN = {
+    "class missing": (
+        lambda root: shutil.rmtree(root / "new001"),
+        r"a folder for each of the 3 classes of animals, new000 to new002; new001 is missing",
+    ),
+    "class too many": (
+        lambda root: shutil.copytree(root / "new001", root / "new003"),
+        r"new000 to new002; new003 is one too many",
+    ),
+    "folder of another name": (
+        lambda root: (root / "old001").mkdir(),
+        r"old001 must be named by its class, like new000",
+    ),
+    "numbers of two lengths": (
+        lambda root: (root / "new001").rename(root / "new01"),
+        r"numbers of one length",
+    ),
+    "class twice": (
+        lambda root: shutil.copytree(root / "new001", root / "new0001"),
+        r"each once",
+    ),
+    "file of another name": (
+        lambda root: (root / FIRST).rename(root / "new001/image.jpg"),
+        r"new001/image\.jpg must be an image of class 1, named like class001_id000\.jpg",
+    ),
+    "file of another class": (
+        lambda root: (root / FIRST).rename(root / "new001/class002_id000.jpg"),
+        r"new001/class002_id000\.jpg must be an image of class 1",
+    ),
+    "folder without images": (
+        lambda root: (root / FIRST).unlink(),
+        r"new001 must hold images like class001_id000\.jpg, it is empty",
+    ),
+    "truncated image": (
+        lambda root: cut(root / FIRST),
+        r"new001/class001_id000\.jpg must be an image, reading it raised",
+    ),
+    "no image": (
+        lambda root: (root / "new000/class000_id000.jpg").write_text("404"),
+        r"new000/class000_id000\.jpg must be an image, reading it raised",
+    ),
+    "another size": (
+        lambda root: noise(9, 0).save(root / FIRST),
+        r"class001_id000\.jpg must have the size of .*class000_id000\.jpg, 8 x 8, got 9 x 9",
+    ),
+    "not square": (
+        lambda root: noise(8, 0).crop((0, 0, 8, 6)).save(root / "new000/class000_id000.jpg"),
+        r"new000/class000_id000\.jpg must be square, got 8 x 6",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_does_not_fit_is_named(tmp_path, animals, case):
+    write_sre2l(tmp_path, [0])
+    damage, message = BROKEN[case]
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        read_distilled("sre2l", tmp_path, animals)
+
+
+def test_a_missing_folder_is_named(tmp_path, animals):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_distilled("sre2l", tmp_path / "nowhere", animals)
+
+
+def test_after_the_first_bad_image_the_rest_is_not_decoded(tmp_path, monkeypatch):
+    write_sre2l(tmp_path, range(20), classes=1)
+    files = sorted((tmp_path / "new000").iterdir())
+    files[3].write_text("404")
+    opened = []
+    original = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or original(file))
+    with pytest.raises(ValueError, match="id003"):
+        decode_images(files * 200, channels=3, side=8)
+    assert len(opened) < len(files) * 100

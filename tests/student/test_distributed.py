@@ -1,0 +1,66 @@
+"""Several processes train as one would: real processes, over gloo."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gift_fast.student.checkpoints import checkpoint_name, save_weights
+from gift_fast.student.distilled import write_distilled
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+LAUNCHER = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+
+
+def train(out: Path, norm: str, *launcher: str) -> dict[str, object]:
+    command = [sys.executable, *launcher, str(SCRIPT), str(out), norm]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return torch.load(out, weights_only=True)
+
+
+def test_two_processes_end_with_the_weights_of_one(tmp_path):
+    one = train(tmp_path / "one.pt", "instance")
+    two = train(tmp_path / "two.pt", "instance", *LAUNCHER)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-12)
+    for key, weight in one["weights"].items():
+        torch.testing.assert_close(two["weights"][key], weight, rtol=1e-10, atol=1e-12)
+    assert two["test_loss"] == pytest.approx(one["test_loss"], rel=1e-6)
+
+
+def test_what_two_processes_test_together_is_the_network_that_is_saved(tmp_path):
+    two = train(tmp_path / "two.pt", "batch", *LAUNCHER)
+    assert two["test_loss"] == pytest.approx(two["test_loss of the saved network"], rel=1e-6)
+
+
+def test_a_whole_evaluation_by_two_processes_is_as_good_as_by_one_and_reported_once(
+    dataset, distilled, teacher, tmp_path
+):
+    write_distilled(tmp_path / "digits", distilled, dataset)
+    network = "convnet3:width=16"
+    save_weights(tmp_path / "teachers" / checkpoint_name("digits", network), teacher)
+    arguments = ["evaluate", "--data", "digits.safetensors", "--dataset", "digits", "--json"]
+    arguments += ["--student", network, "--teacher", network, "--quiet", "--no-check"]
+    arguments += ["--epochs", "40", "--augmentation", "none", "--seeds", "0", "1", "2"]
+
+    def run(out: str, *launcher: str) -> dict:
+        command = [sys.executable, *launcher, "-m", "gift_fast.cli", *arguments, "--out", out]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    one, two = run("one"), run("two", *LAUNCHER)
+    assert {run["environment"]["processes"] for run in two["runs"]} == {"2"}
+    assert {run["environment"]["processes"] for run in one["runs"]} == {"1"}
+    assert len(list((tmp_path / "two").glob("*.json"))) == 3
+    # Batch norm sees half batches, so the runs differ, by less than seeds of one process do.
+    spread = 3 * max(one["last"]["sample_std"], two["last"]["sample_std"], 1.0)
+    assert abs(one["last"]["mean"] - two["last"]["mean"]) < spread
+    assert two["last"]["mean"] > 25  # chance is 10

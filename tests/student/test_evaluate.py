@@ -1,0 +1,220 @@
+"""The commands as a user calls them, on digits distilled to a folder like RDED's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from gift_fast.cli import main
+from gift_fast.student import job, train
+from gift_fast.student.distilled import DistilledSet
+
+DATASET, NETWORK = "digits", "convnet3:width=8"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, distilled: DistilledSet) -> Path:
+    """A folder with a distilled set as RDED publishes it, and a teacher."""
+    root = tmp_path_factory.mktemp("place")
+    for number, (image, label) in enumerate(zip(distilled.images, distilled.labels, strict=True)):
+        folder = root / "rded" / "syn_data" / f"{label:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = (255 * image[0]).byte().numpy()
+        Image.fromarray(pixels).save(folder / f"class{label:05d}_id{number:05d}.jpg", quality=95)
+    arguments = ["--epochs", "15", "--learning-rate", "0.05", "--augmentation", "none", "--quiet"]
+    assert call(root, "train-teacher", "--model", NETWORK, *arguments) == 0
+    return root
+
+
+def call(root: Path, command: str, *arguments: str) -> int:
+    folders = ["--teacher-dir", str(root / "teachers"), "--out", str(root / "runs")]
+    return main([command, "--dataset", DATASET, *folders, *arguments])
+
+
+def evaluate(root: Path, *arguments: str) -> int:
+    data = ["--data", str(root / "rded"), "--student", NETWORK, "--teacher", NETWORK]
+    return call(root, "evaluate", *data, "--epochs", "2", *arguments)
+
+
+@pytest.fixture
+def fresh(place, tmp_path) -> Path:
+    """The same place with no results."""
+    for name in ("rded", "teachers"):
+        (tmp_path / name).symlink_to(place / name)
+    return tmp_path
+
+
+def written(root: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((root / "runs").glob("*.json"))]
+
+
+def test_a_teachers_accuracy_is_printed_and_kept_with_its_weights(place, tmp_path, capsys):
+    (tmp_path / "teachers").mkdir()
+    arguments = ["--model", NETWORK, "--epochs", "1", "--quiet"]
+    assert call(tmp_path, "train-teacher", *arguments) == 0
+    path = tmp_path / "teachers" / "digits_convnet3-width=8.pth"
+    assert f"{path}: top-1 " in capsys.readouterr().out
+    contents = torch.load(path, weights_only=True)
+    assert contents["checks"][-1]["top1"] > 0
+    assert contents["config"]["epochs"] == 1
+    assert call(tmp_path, "train-teacher", *arguments, "--force") == 0
+
+
+def test_a_downloaded_folder_becomes_a_table(fresh, capsys):
+    assert evaluate(fresh, "--seeds", "0", "1") == 0
+    printed = capsys.readouterr()
+    assert "settings: The protocol of the GIFT paper (preset paper)" in printed.err
+    assert "learning_rate    0.001" in printed.err
+    assert "recognised as rded" in printed.err
+    assert "[2/2] seed 1: top-1 " in printed.err
+    assert "top-1 of the last epoch: " in printed.out
+    assert "ddof 0" in printed.out
+    runs = written(fresh)
+    assert sorted(run["config"]["seed"] for run in runs) == [0, 1]
+    assert not list((fresh / "runs").glob("*.ckpt"))
+
+
+def test_a_preset_is_taken_and_options_override_it(fresh, capsys):
+    assert evaluate(fresh, "--preset", "official", "--weight-decay", "0.5", "--seeds", "0") == 0
+    config = written(fresh)[0]["config"]
+    assert config["loss"] == "gift:gamma=0.1,label_smoothing=0.1,smoothing=others,blend=added"
+    assert config["weight_decay"] == 0.5
+    assert config["batch_size"] == 50
+
+
+def test_json_is_all_that_is_printed_on_request(fresh, capsys):
+    assert evaluate(fresh, "--seeds", "3", "--json", "--quiet", "--no-check") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["runs"][0]["config"]["seed"] == 3
+    assert printed.err == ""
+
+
+def test_a_finished_run_is_not_repeated_unless_asked(fresh, monkeypatch, capsys):
+    assert evaluate(fresh, "--seeds", "0") == 0
+    trained = []
+    train_student = job.train_student
+    monkeypatch.setattr(
+        job, "train_student", lambda *a, **k: trained.append(1) or train_student(*a, **k)
+    )
+    assert evaluate(fresh, "--seeds", "0") == 0
+    assert trained == []
+    assert "from an earlier call" in capsys.readouterr().err
+    assert evaluate(fresh, "--seeds", "0", "--force") == 0
+    assert trained == [1]
+
+
+def test_losses_and_networks_of_the_users_own_are_named_by_import_path(fresh):
+    own = ["--student", "tests.student.networks.dropout:rate=0.25"]
+    own += ["--loss", "tests.student.networks.huber:delta=2"]
+    assert evaluate(fresh, *own, "--seeds", "0") == 0
+    assert written(fresh)[0]["config"]["student"] == own[1]
+
+
+def test_weights_are_kept_on_request(fresh):
+    assert evaluate(fresh, "--seeds", "0", "--keep-weights") == 0
+    (path,) = (fresh / "runs").glob("*.pth")
+    assert torch.load(path, weights_only=True)["top1"] == written(fresh)[0]["last"]["top1"]
+
+
+def test_tests_are_reported_to_a_tracker(fresh):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    assert evaluate(fresh, "--seeds", "0", "--trackers", "tensorboard") == 0
+    assert list((fresh / "runs" / "logs").rglob("events.out.tfevents.*"))
+
+
+KILLED = """
+import sys
+from gift_fast.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on_to_the_result_of_an_unbroken_one(fresh, place, how):
+    long = ["--seeds", "0", "--epochs", "100", "--checkpoint-every", "5", "--eval-every", "50"]
+    long += ["--augmentation", "none", "--keep-weights", "--no-check", "--quiet"]
+    folders = ["--teacher-dir", str(fresh / "teachers"), "--out", str(fresh / "runs")]
+    data = ["--data", str(fresh / "rded"), "--student", NETWORK, "--teacher", NETWORK]
+    command = ["evaluate", "--dataset", DATASET, *folders, *data, *long]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *command], cwd=os.getcwd())
+    deadline = time.monotonic() + 120
+    while not list((fresh / "runs").glob("*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(how)
+    assert process.wait(60) in (-signal.SIGKILL, 130)
+    (checkpoint,) = (fresh / "runs").glob("*.ckpt")
+    assert not written(fresh)
+    done = torch.load(checkpoint, weights_only=True)["state"]["epoch"]
+
+    seen = []
+    original = train.RandomBatches.epoch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            train.RandomBatches, "epoch", lambda self, e: seen.append(e) or original(self, e)
+        )
+        assert main(command) == 0
+    assert seen[0] == done + 1
+
+    (resumed,) = (torch.load(p, weights_only=True) for p in (fresh / "runs").glob("*.pth"))
+    assert main([*command, "--force"]) == 0
+    (unbroken,) = (torch.load(p, weights_only=True) for p in (fresh / "runs").glob("*.pth"))
+    for key, value in unbroken["model"].items():
+        assert torch.equal(resumed["model"][key], value)
+
+
+def test_the_audit_says_what_it_sees_and_nothing_is_trained(place, capsys):
+    data = ["--data", str(place / "rded"), "--teacher", NETWORK]
+    assert call(place, "audit", *data) == 0
+    assert "top-1" in capsys.readouterr().out
+    assert call(place, "audit", *data, "--json", "--quick") == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
+    swapped = tmp_path / "rded" / "syn_data"
+    swapped.mkdir(parents=True)
+    order = [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    for new, old in enumerate(order):
+        (swapped / f"{new:05d}").mkdir()
+        for number, file in enumerate((place / "rded/syn_data" / f"{old:05d}").iterdir()):
+            target = swapped / f"{new:05d}" / f"class{new:05d}_id{number:05d}.jpg"
+            target.write_bytes(file.read_bytes())
+    data = ["--data", str(tmp_path / "rded"), "--teacher", NETWORK]
+    class_map = tmp_path / "map.json"
+    call(place, "audit", *data, "--write-class-map", str(class_map))
+    assert "the distilled set's classes are permuted" in capsys.readouterr().out
+    assert json.loads(class_map.read_text()) == order
+    assert call(place, "audit", *data, "--class-map", str(class_map)) == 0
+
+    capsys.readouterr()
+    assert evaluate(tmp_path, *["--teacher-dir", str(place / "teachers"), "--seeds", "0"]) == 0
+    assert "classes are permuted" in capsys.readouterr().err  # it warned, and the run went on
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0", "0"], "seeds must be one or more that differ, got [0, 0]"),
+        (["--teacher", "convnet4"], "gift-fast train-teacher --dataset digits --model convnet4"),
+        (["--format", "datm"], "images_best.pt"),
+        (["--format", "zip"], "format must be one of auto, "),
+        (["--preset", "best"], "preset must be one of datm, "),
+        (["--trackers", "paper"], "trackers must be of tensorboard, wandb, mlflow, got 'paper'"),
+        (["--checkpoint-every", "0"], "checkpoint_every must be at least 1, got 0"),
+        (["--dataset", "cifar10"], "root must be the folder that holds cifar10, got None"),
+        (["--teacher"], "distilled must hold soft labels for the loss gift"),
+    ],
+)
+def test_what_the_user_has_to_mend_is_said_in_one_line(fresh, capsys, arguments, message):
+    assert evaluate(fresh, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not written(fresh)

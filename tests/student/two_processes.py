@@ -1,0 +1,71 @@
+"""Trains in every process that it is launched in; test_distributed.py compares them with one.
+
+Run as ``python two_processes.py OUT NORM`` or under ``torchrun``; the main process writes what came
+out. The test split has 7 images, so that processes test parts of different sizes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from accelerate import Accelerator
+from torch.nn import functional as F
+
+from gift_fast.student.batches import Batch, RandomBatches
+from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.datasets import ImageDataset, TensorSplit
+from gift_fast.student.models import build_model
+from gift_fast.student.predict import measure_accuracy
+from gift_fast.student.train import fit, processes_of, test_on_all
+
+
+def main(out: str, norm: str) -> None:
+    config = EvaluationConfig(
+        dataset="digits",
+        optimizer="sgd",
+        learning_rate=0.1,
+        epochs=1,
+        batch_size=7,  # 3 and 4 images in two processes, and one in the last batch
+        augmentation="dsa",
+        mixing="mixup",
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(15, 3, 8, 8, generator=generator)
+    split = TensorSplit(images, torch.arange(15) % 10)
+    test = TensorSplit(images[:7] + 1, torch.arange(7))
+    dataset = ImageDataset("images", None, test, (0.5,) * 3, (0.5,) * 3, tuple("abcdefghij"))
+    model = build_model(
+        f"convnet3:width=8,norm={norm}", channels=3, side=8, num_classes=10, seed=0
+    ).double()
+    accelerator = Accelerator(cpu=True, step_scheduler_with_optimizer=False)
+
+    def batch_loss(model: torch.nn.Module, batch: Batch, epoch: int) -> torch.Tensor:
+        logits = model(batch.images)
+        own, other = (F.cross_entropy(logits, y) for y in (batch.target, batch.mixed_target))
+        return batch.weight * own + (1 - batch.weight) * other
+
+    batches = RandomBatches(split, lambda x: x.double(), config, processes_of(accelerator))
+    model, trained = fit(
+        model,
+        batches,
+        config,
+        batch_loss,
+        accelerator,
+        run_test=lambda model: test_on_all(model, dataset, None, accelerator),
+        is_test_epoch=lambda epoch: True,
+        identity={},
+    )
+    if accelerator.is_main_process:
+        alone = measure_accuracy(model, dataset)
+        state = {
+            "weights": model.state_dict(),
+            "loss": trained.checks[-1].loss,
+            "test_loss": trained.checks[-1].test_loss,
+            "test_loss of the saved network": alone.loss,
+        }
+        torch.save(state, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
