@@ -837,7 +837,7 @@ __device__ __forceinline__ int64_t integer_at(const void* array, bool is_int64, 
 }
 
 // Before the rows: how many of them are valid, and no block is done.
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 1)  // without the 1, ptxas of CUDA 13.0 spills for sm_100
     count_kernel(int64_t rows,
                  const void* __restrict__ target,  // [N] of int64_t or int32_t
                  int64_t target_stride, bool target_is_int64, int64_t ignore_index,

@@ -2,7 +2,8 @@
 // one fiber for each thread of a block, one block after the other.
 //
 // A fiber runs until it waits for others: at __syncthreads() for its block, at a shuffle for its
-// warp. Waiting for a thread that has returned is reported, and so is a block that cannot go on.
+// warp. Waiting for a thread that has returned is reported, and so are lanes that meet at different
+// shuffles and a block that cannot go on.
 // GIFT_FIBER_SEED shuffles the order of the fibers, where a missing barrier shows as a wrong
 // result.
 #pragma once
@@ -57,6 +58,7 @@ struct Fiber {
   ucontext_t context;
   dim3 index;
   State state;
+  const void* shuffle;  // which one it waits at: where the code goes on behind it
   unsigned char value[8], received[8];
   int from;
 };
@@ -94,6 +96,7 @@ inline bool exchange(Fiber* lanes) {
     return false;
   }
   for (int i = 0; i < kWarp; ++i) {
+    if (lanes[i].shuffle != lanes[0].shuffle) fail("lanes of a warp meet at different shuffles");
     std::memcpy(lanes[i].received, lanes[lanes[i].from].value, 8);
     lanes[i].state = State::kReady;
   }
@@ -161,12 +164,14 @@ inline void launch(dim3 grid, dim3 block, std::function<void()> body) {
 inline void __syncthreads() { fibers::wait(fibers::State::kAtBarrier); }
 inline void __threadfence() {}
 
-// `from`: the lane whose value this one gets.
+// `from`: the lane whose value this one gets. Its callers are not inlined: `shuffle` is the address
+// that they return to.
 template <class T>
-T exchanged(unsigned mask, T value, int from) {
+T exchanged(const void* shuffle, unsigned mask, T value, int from) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
   if (mask != 0xffffffffu) fibers::fail("a shuffle of a part of a warp");
   fibers::Fiber* self = fibers::current;
+  self->shuffle = shuffle;
   std::memcpy(self->value, &value, sizeof(value));
   self->from = from;
   fibers::wait(fibers::State::kAtShuffle);
@@ -175,16 +180,19 @@ T exchanged(unsigned mask, T value, int from) {
 }
 inline int own_lane() { return int(fibers::current - fibers::all.data()) % fibers::kWarp; }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int other) {
-  return exchanged(mask, value, own_lane() ^ other);
+[[gnu::noinline]] T __shfl_xor_sync(unsigned mask, T value, int other) {
+  return exchanged(__builtin_return_address(0), mask, value, own_lane() ^ other);
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, int lanes) {
+[[gnu::noinline]] T __shfl_down_sync(unsigned mask, T value, int lanes) {
   const int from = own_lane() + lanes;
-  return exchanged(mask, value, from < fibers::kWarp ? from : own_lane());
+  return exchanged(__builtin_return_address(0), mask, value,
+                   from < fibers::kWarp ? from : own_lane());
 }
 
-inline void __syncwarp() { exchanged(0xffffffffu, 0, own_lane()); }
+[[gnu::noinline]] inline void __syncwarp() {
+  exchanged(__builtin_return_address(0), 0xffffffffu, 0, own_lane());
+}
 
 inline int atomicAdd(int* address, int value) {
   const int before = *address;
