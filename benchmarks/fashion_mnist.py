@@ -6,7 +6,7 @@ Two parts, both fixed before any result was seen. ``full``: the paper's protocol
 128, AdamW, 1000 epochs) at one image a class for all losses, and at ten for GIFT and KL, one seed.
 ``reduced``: width 32, 100 epochs, three seeds, at 10 and 50 images a class, all losses. Every run
 is a file, and a stopped call goes on when it is called again. The tables go to the standard output,
-as Markdown.
+as Markdown, and with ``--write docs/results.md`` there, with a picture beside it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tables import insert_report
 from gift_fast.student import EvaluationConfig, TeacherConfig, load_dataset
 from gift_fast.student.distilled.selection import select_crops
 from gift_fast.student.job import Inputs, Place, prepare_teacher, run_student
 from gift_fast.student.objectives import display_name
+from gift_fast.student.report import save_figure
 from gift_fast.student.results import RunResult, summarize
 
 DATASET = "fashion-mnist"
+MARKERS = "<!-- fashion_mnist: begin -->", "<!-- fashion_mnist: end -->"
 
 REFINED = tuple(f"refine+{loss}" for loss in ("cosine", "kl", "mse", "softce"))
 LOSSES = (
@@ -105,6 +108,31 @@ def run_part(part: Part, place: Place) -> list[RunResult]:
         ]
 
 
+def save_picture(path: Path, results: dict[str, list[RunResult]]) -> None:
+    """Saves a PNG: a panel for every number of images a class that all losses ran at."""
+    from matplotlib.figure import Figure
+
+    panels = [
+        (f"{PARTS[name].title}\nIPC {ipc}", [run for run in runs if run.config.ipc == ipc])
+        for name, runs in results.items()
+        for ipc, losses in PARTS[name].cells.items()
+        if losses == LOSSES
+    ]
+    figure = Figure(figsize=(4.0 * len(panels), 4.8), layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, runs) in zip(row, panels, strict=True):
+        cells = sorted(summarize(runs), key=lambda cell: cell.last.mean)
+        for place, cell in enumerate(cells):
+            axes.plot(cell.values, [place] * len(cell.values), "o", color="#56B4E9", markersize=4)
+            axes.plot(cell.last.mean, place, "D", color="#0072B2", markersize=6)
+        axes.set_yticks(range(len(cells)), [display_name(cell.loss) for cell in cells])
+        axes.grid(axis="x", linewidth=0.3)
+        axes.set_xlabel("top-1 after the last epoch, %")
+        axes.set_title(title.replace("`", ""), fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(path, figure)
+
+
 def table(part: Part, runs: list[RunResult]) -> str:
     """The results as Markdown: a row a loss, top-1 of the last epoch and of the best check."""
     lines = []
@@ -129,12 +157,17 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="default: Debian's package")
     parser.add_argument("--out", type=Path, default=Path("runs/fashion-mnist"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--write", type=Path, metavar="FILE", help="puts the tables into this file")
     options = parser.parse_args()
     place = Place(
         out=options.out, data_root=options.data_root, teacher_dir=options.out / "teachers"
     )
-    for name in options.parts:
-        print(table(PARTS[name], run_part(PARTS[name], place)))
+    results = {name: run_part(PARTS[name], place) for name in options.parts}
+    tables = "\n".join(table(PARTS[name], runs) for name, runs in results.items())
+    print(tables)
+    if options.write:
+        insert_report(options.write, tables.strip(), MARKERS)
+        save_picture(options.write.with_suffix(".png"), results)
 
 
 if __name__ == "__main__":

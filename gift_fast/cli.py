@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -40,7 +41,7 @@ Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; gives the exit status, 2 for what the user has to mend."""
     # A user's own losses and networks are named by import path, from where the command is called.
-    sys.path.insert(0, "")
+    sys.path.append("")
     options = build_parser().parse_args(arguments)
     missing = [
         package
@@ -54,10 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
+    except BrokenPipeError:  # the reader of the output has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ImportError, OSError, ValueError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where this one stood", file=sys.stderr)
+        same = "the same command without --force" if options.force else "the same command"
+        print(f"\nstopped; {same} goes on from the last checkpoint", file=sys.stderr)
         return 130
 
 

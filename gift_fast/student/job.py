@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +24,23 @@ from gift_fast.student.config import (
 )
 from gift_fast.student.datasets import ImageDataset, load_dataset
 from gift_fast.student.distilled import DistilledSet, read_distilled
+from gift_fast.student.objectives import build_objective
 from gift_fast.student.predict import Transform
 from gift_fast.student.progress import Progress, show_progress
-from gift_fast.student.results import Check, RunResult, find_run, inputs_of, run_path, write_run
+from gift_fast.student.results import (
+    Check,
+    RunResult,
+    code_of,
+    find_run,
+    inputs_of,
+    run_path,
+    write_run,
+)
 from gift_fast.student.train import (
     Observer,
     Saving,
     check_agreement,
+    check_inputs,
     new_accelerator,
     new_model,
     settled,
@@ -41,7 +53,12 @@ if TYPE_CHECKING:
 
     from gift_fast.student.audit import AuditReport
 
-TRACKERS = ("tensorboard", "wandb", "mlflow")
+TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+}
+"""Names of trackers, and the packages of which each needs one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +90,18 @@ class Place:
         for tracker in self.trackers:
             if tracker not in TRACKERS:
                 raise ValueError(f"trackers must be of {', '.join(TRACKERS)}, got {tracker!r}")
+            if not any(map(importlib.util.find_spec, TRACKERS[tracker])):
+                package = TRACKERS[tracker][0]
+                raise ValueError(
+                    f"trackers must be installed, {tracker} is not: pip install {package}"
+                )
 
     def accelerator(self, config: TrainingConfig) -> Accelerator:
         """The accelerator of runs at this place, with its trackers."""
-        return new_accelerator(config, device=self.device, log_with=list(self.trackers) or None)
+        trackers = list(self.trackers) or None
+        return new_accelerator(
+            config, device=self.device, log_with=trackers, project_dir=self.out / "logs"
+        )
 
     def progress(self, accelerator: Accelerator, stages: int) -> Progress:
         """What is shown, by one of the processes."""
@@ -192,8 +217,9 @@ def load_inputs(
 def advice_for(dataset: str, teacher: str) -> str:
     """What to do where there are no weights of a teacher."""
     return (
-        f"train it with `gift-fast train-teacher --dataset {dataset} --model {teacher}`, or name a "
-        "file with --teacher-weights"
+        f"train it with `gift-fast train-teacher --dataset {dataset} --model {teacher}`, name a "
+        "file with --teacher-weights, or read the soft labels stored with the set, if it has any, "
+        "with `--teacher` and no name"
     )
 
 
@@ -224,8 +250,11 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     there and goes on from it.
     """
     accelerator = place.accelerator(job.config)
+    check_writable(place.out, accelerator)
     inputs = load_inputs(job, place, accelerator.device)
     config = settled(job.config, inputs.distilled)
+    check_inputs(config, inputs.dataset, inputs.distilled, inputs.teachers, inputs.whiten)
+    new_model(config.student, inputs.dataset, seed=0)  # raises where it cannot be made
     configs = [replace(config, seed=seed) for seed in job.seeds]
     if accelerator.is_main_process and not place.quiet:
         print(settings_in_words(config, inputs, job.preset), file=sys.stderr)
@@ -246,10 +275,19 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
         ]
 
 
+def check_writable(folder: Path, accelerator: Accelerator) -> None:
+    """Makes a folder, and raises OSError now where nothing could be written to it in the end."""
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> str:
     """Everything that a run depends on, a line each."""
     lines = [
         f"distilled set: {len(inputs.distilled)} images, {inputs.distilled.source}",
+        f"soft labels: {labels_in_words(config, inputs.distilled)}",
         f"test set: {len(inputs.dataset.test)} images of {inputs.dataset.name}",
         f"settings: {preset or 'given one by one'}",
     ]
@@ -260,6 +298,17 @@ def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> 
     width = max(map(len, values))
     lines += [f"  {name:<{width}}  {value}" for name, value in values.items()]
     return "\n".join(lines)
+
+
+def labels_in_words(config: EvaluationConfig, distilled: DistilledSet) -> str:
+    """Where the soft labels of a run come from."""
+    stored = distilled.soft_labels is not None or distilled.replay is not None
+    if not build_objective(config.loss).reads_soft_labels:
+        return f"not read by the loss {config.loss}"
+    if not config.teachers:
+        return "stored with the set"
+    unread = "; those stored with the set are not read, `--teacher` without a name reads them"
+    return f"{', '.join(config.teachers)}, for every batch{unread if stored else ''}"
 
 
 def warn_of(report: AuditReport) -> None:
@@ -309,10 +358,11 @@ def run_student(
         title: of the stage.
         keep_weights: writes the student's weights beside its result.
     """
-    path = run_path(place.out, config, inputs.digests)
+    digests = {**inputs.digests, **code_of(config)}
+    path = run_path(place.out, config, digests)
     checkpoint = path.with_suffix(".ckpt")
     assert config.epochs is not None
-    finished = None if place.force else find_run(place.out, config, inputs.digests)
+    finished = None if place.force else find_run(place.out, config, digests)
     check_agreement(accelerator, "whether a run has finished", int(finished is not None))
     if finished is not None:
         progress.begin(title, config.epochs, done=config.epochs)
@@ -331,7 +381,7 @@ def run_student(
             accelerator=accelerator,
             saving=Saving(checkpoint, place.checkpoint_every),
             observer=RunObserver(title, progress, accelerator),
-            inputs=inputs.digests,
+            inputs=digests,
         )
     if accelerator.is_main_process:
         if keep_weights:
@@ -365,8 +415,9 @@ def tracked(
 
 def run_teacher(config: TeacherConfig, place: Place) -> tuple[Path, Check]:
     """Trains a teacher, or reads the one that was finished; gives its file and its last test."""
-    dataset = load_dataset(config.dataset, place.data_root)
     accelerator = place.accelerator(config)
+    check_writable(place.teacher_dir, accelerator)
+    dataset = load_dataset(config.dataset, place.data_root)
     with place.progress(accelerator, 1) as progress:
         _, check = prepare_teacher(config, dataset, place, accelerator, progress)
     return teacher_path(place, config.dataset, config.model), check
@@ -403,7 +454,7 @@ def prepare_teacher(
     if path.exists() and not place.force:
         teacher, record = load_teacher(config.model, path, dataset)
         if record.get("config") == config.to_dict():
-            check = Check(**record["checks"][-1])
+            check = Check.from_dict(record["checks"][-1])
             progress.begin("teacher", config.epochs, done=config.epochs)
             progress.end(f"top-1 {check.top1:.1f} %, from an earlier call")
             return teacher, check
@@ -424,7 +475,7 @@ def prepare_teacher(
             observer=RunObserver("teacher", progress, accelerator),
         )
     if accelerator.is_main_process:
-        tests = [asdict(check) for check in checks]
+        tests = [check.to_dict() for check in checks]
         save_weights(path, teacher, config=config.to_dict(), checks=tests)
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -462,4 +513,5 @@ class RunObserver(Observer):
             self.progress.epoch(number, images=images)
             return
         self.progress.epoch(number, images=images, loss=check.loss, top1=check.top1)
-        self.accelerator.log({k: v for k, v in asdict(check).items() if k != "epoch"}, step=number)
+        values = {name: x for name, x in check.to_dict().items() if name != "epoch"}
+        self.accelerator.log(values, step=number)

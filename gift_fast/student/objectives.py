@@ -74,7 +74,8 @@ class Objective:
             weight: of ``target``: mixup's lambda, or the part of the image that cutmix has left.
 
         Raises:
-            ValueError: the soft labels are missing, or of another shape than the logits.
+            ValueError: the soft labels are missing or of another shape than the logits, or the
+                formula's loss is no scalar.
         """
         if not self.reads_soft_labels:
             soft_labels = logits  # any tensor would do
@@ -90,6 +91,10 @@ class Objective:
             logits, soft_labels = logits.to(dtype), soft_labels.to(dtype)
         with autocast_off(logits.device.type):
             loss = self.formula(logits, soft_labels, target, epoch)
+            if loss.ndim:
+                raise ValueError(
+                    f"the loss must give a scalar, got a tensor of shape {tuple(loss.shape)}"
+                )
             if mixed_target is None or not self.reads_target:
                 return loss
             mixed_in = self.formula(logits, soft_labels, mixed_target, epoch)

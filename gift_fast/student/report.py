@@ -87,7 +87,8 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
     last, best = (spread([getattr(run, which).top1 for run in runs]) for which in ("last", "best"))
     if as_json:
         means = {"last": plain(last), "best": plain(best)}
-        print(json.dumps({"runs": [run.to_dict() for run in runs], **means}, indent=2))
+        contents = {"runs": [run.to_dict() for run in runs], **means}
+        print(json.dumps(contents, indent=2, allow_nan=False))
         return
     from rich import box
     from rich.console import Console

@@ -7,6 +7,7 @@ depends on, so a run is found again exactly when configuration and inputs are th
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import platform
@@ -15,12 +16,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 import gift_fast
+from gift_fast.student import spec
 from gift_fast.student.atomic import replacing
 from gift_fast.student.config import EvaluationConfig
 from gift_fast.student.datasets import ImageDataset
@@ -64,6 +67,17 @@ class Check:
             test_loss=accuracy.loss,
             loss=loss,
         )
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain values that JSON can hold: None for a loss that is not finite."""
+        values: dict[str, float] = asdict(self)
+        return {name: x if math.isfinite(x) else None for name, x in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Check:
+        """The check that ``to_dict`` was called on; what was not finite is NaN."""
+        known: dict[str, Any] = {k: math.nan if x is None else x for k, x in values.items()}
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -109,9 +123,9 @@ class RunResult:
             "format": FORMAT,
             "config": self.config.to_dict(),
             "inputs": self.inputs,
-            "last": asdict(self.last),
-            "best": asdict(self.best),
-            "checks": [asdict(check) for check in self.checks],
+            "last": self.last.to_dict(),
+            "best": self.best.to_dict(),
+            "checks": [check.to_dict() for check in self.checks],
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
             "peak_memory": self.peak_memory,
@@ -124,10 +138,12 @@ class RunResult:
         """The result that ``to_dict`` was called on."""
         if values["format"] != FORMAT:
             raise ValueError(f"format must be {FORMAT}, got {values['format']!r}")
+        if not values["checks"]:
+            raise ValueError("checks must hold at least one test, got none")
         return cls(
             config=EvaluationConfig.from_dict(values["config"]),
             inputs=values["inputs"],
-            checks=tuple(Check(**check) for check in values["checks"]),
+            checks=tuple(Check.from_dict(check) for check in values["checks"]),
             seconds=values["seconds"],
             images_per_second=values["images_per_second"],
             peak_memory=values["peak_memory"],
@@ -155,6 +171,30 @@ def inputs_of(
             value for teacher in teachers for value in teacher.state_dict().values()
         )
     return inputs
+
+
+def code_of(config: EvaluationConfig) -> dict[str, str]:
+    """A digest of the modules with functions of the user's own, where a configuration names any.
+
+    Two runs that call ``my_losses.huber`` are the same only where ``my_losses`` is.
+    """
+    specs = (
+        *(config.dataset, config.student, *config.teachers, config.loss, config.optimizer),
+        *(config.schedule, config.augmentation, config.mixing),
+    )
+    names = sorted({name for name, _ in map(spec.split_spec, specs) if "." in name})
+    if not names:
+        return {}
+    modules = [inspect.getmodule(spec.imported("config", name)) for name in names]
+    return {"code": fingerprint(source_of(module) for module in modules)}
+
+
+def source_of(module: ModuleType | None) -> str:
+    """The text of a module; of one without a text, its name."""
+    try:
+        return "" if module is None else inspect.getsource(module)
+    except (OSError, TypeError):
+        return str(module)
 
 
 def environment_of(accelerator: Accelerator) -> dict[str, str]:
@@ -196,7 +236,8 @@ def write_run(directory: Path, result: RunResult) -> Path:
     """Writes a result under its name, whole or not at all, and gives the path."""
     path = run_path(directory, result.config, result.inputs)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
     return path
 
 
@@ -207,9 +248,9 @@ def read_run(path: Path) -> RunResult:
         FileNotFoundError: there is none.
         ValueError: the file is not such a result; the message names it.
     """
-    text = path.read_text(encoding="utf-8")
+    contents = path.read_bytes()
     try:
-        return RunResult.from_dict(json.loads(text))
+        return RunResult.from_dict(json.loads(contents))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} must hold the result of a run, got: {error!r}") from error
 

@@ -7,9 +7,11 @@ Device, precision and processes are Hugging Face accelerate's.
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gift_fast.student import spec
 from gift_fast.student.batches import (
     Batch,
     Batches,
@@ -25,15 +28,27 @@ from gift_fast.student.batches import (
     ReplayBatches,
     seed_for,
 )
-from gift_fast.student.config import EvaluationConfig, TeacherConfig, TrainingConfig
-from gift_fast.student.datasets import ImageDataset, TensorSplit
+from gift_fast.student.config import (
+    EvaluationConfig,
+    TeacherConfig,
+    TrainingConfig,
+    check_integer,
+)
+from gift_fast.student.datasets import DATASETS, ImageDataset, TensorSplit
 from gift_fast.student.distilled import DistilledSet
 from gift_fast.student.memory import keep_freed_memory
 from gift_fast.student.models import build_model
 from gift_fast.student.objectives import build_objective
 from gift_fast.student.optimizers import build_optimizer
 from gift_fast.student.predict import Accuracy, Transform, count_correct
-from gift_fast.student.results import Check, RunResult, environment_of, inputs_of, peak_memory
+from gift_fast.student.results import (
+    Check,
+    RunResult,
+    code_of,
+    environment_of,
+    inputs_of,
+    peak_memory,
+)
 from gift_fast.student.resume import read_state, write_state
 
 if TYPE_CHECKING:
@@ -79,6 +94,9 @@ class Saving:
 
     path: Path
     every: int = 25
+
+    def __post_init__(self) -> None:
+        check_integer("every", self.every, 1)
 
 
 def new_accelerator(config: TrainingConfig, *, device: str = "auto", **options: Any) -> Accelerator:
@@ -177,8 +195,13 @@ def train_student(
     config = settled(config, distilled)
     check_inputs(config, dataset, distilled, teachers, whiten)
     accelerator = accelerator or new_accelerator(config)
+    if accelerator.mixed_precision != config.mixed_precision:
+        raise ValueError(
+            f"accelerator must have config's mixed_precision {config.mixed_precision!r}, "
+            f"got {accelerator.mixed_precision!r}"
+        )
     device = accelerator.device
-    inputs = inputs or inputs_of(dataset, distilled, teachers, whiten)
+    inputs = {**(inputs or inputs_of(dataset, distilled, teachers, whiten)), **code_of(config)}
     dataset, distilled = dataset.to(device), distilled.to(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -190,7 +213,7 @@ def train_student(
     def batch_loss(student: nn.Module, batch: Batch, epoch: int) -> Tensor:
         soft_labels = label(batch)
         return objective(
-            student(batch.images),
+            logits_of(config.student, student, batch.images, dataset.num_classes),
             soft_labels,
             batch.target,
             epoch,
@@ -317,7 +340,7 @@ def fit(
         schedule.load_state_dict(state["schedule"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
-        done, checks = state["epoch"], [Check(**check) for check in state["checks"]]
+        done, checks = state["epoch"], [Check.from_dict(check) for check in state["checks"]]
         seconds, training_seconds = state["seconds"], state["training_seconds"]
     check_agreement(accelerator, "the checkpoint's epoch", done)
     if config.compile:
@@ -348,6 +371,8 @@ def fit(
                 training_seconds += time.perf_counter() - mark
                 share_buffers(model, accelerator)
                 check = Check.of(epoch, mean_loss, run_test(model))
+                if not math.isfinite(mean_loss) and all(math.isfinite(c.loss) for c in checks):
+                    warn_of_divergence(epoch, mean_loss)
                 checks.append(check)
                 mark = time.perf_counter()
             observer.epoch(epoch, batches.images, check)
@@ -362,7 +387,7 @@ def fit(
                         "schedule": schedule.state_dict(),
                         "scaler": None if scaler is None else scaler.state_dict(),
                         "epoch": epoch,
-                        "checks": [asdict(check) for check in checks],
+                        "checks": [check.to_dict() for check in checks],
                         "seconds": time.perf_counter() - start,
                         "training_seconds": training_seconds,
                     }
@@ -372,6 +397,16 @@ def fit(
     seconds = time.perf_counter() - start
     rate = config.epochs * batches.images / training_seconds
     return model.eval(), Trained(tuple(checks), seconds, rate)
+
+
+def warn_of_divergence(epoch: int, loss: float) -> None:
+    """Says that a run is lost; it goes on, so that a table of many runs is not."""
+    warnings.warn(
+        f"the training loss of epoch {epoch} is {loss}: the student has diverged, and its accuracy "
+        "says nothing of the loss; a smaller learning rate may help",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
@@ -455,6 +490,20 @@ def labeller(
     return label
 
 
+def logits_of(name: str, network: nn.Module, images: Tensor, num_classes: int) -> Tensor:
+    """What a network gives for a batch of images: (B, C).
+
+    Raises:
+        ValueError: it gives something else; ``name`` says which network.
+    """
+    logits: Tensor = network(images)
+    expected = (len(images), num_classes)
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"{name} must give logits of shape {expected}, got {got}")
+    return logits
+
+
 def average_of(logits: Tensor) -> Tensor:
     """The mean (B, C) of several teachers' logits (K, B, C), each row scaled to the mean norm."""
     norms = torch.linalg.vector_norm(logits, dim=-1, keepdim=True)
@@ -498,6 +547,8 @@ def check_inputs(
     whiten: Transform | None,
 ) -> None:
     """Raises ValueError where the configuration and what it is to be run on disagree."""
+    if dataset.name in DATASETS and dataset.name != spec.split_spec(config.dataset)[0]:
+        raise ValueError(f"dataset must be config's, {config.dataset}; got {dataset.name}")
     if config.ipc is not None and len(distilled) != config.ipc * dataset.num_classes:
         raise ValueError(
             f"distilled must hold {config.ipc * dataset.num_classes} images, {config.ipc} for each "

@@ -125,6 +125,32 @@ def test_weights_are_kept_on_request(fresh):
     assert torch.load(path, weights_only=True)["top1"] == written(fresh)[0]["last"]["top1"]
 
 
+def test_where_the_soft_labels_come_from_is_said(fresh, capsys):
+    assert evaluate(fresh, "--seeds", "0") == 0
+    assert f"soft labels: {NETWORK}, for every batch\n" in capsys.readouterr().err
+    assert evaluate(fresh, "--seeds", "0", "--loss", "ce", "--teacher") == 0
+    assert "soft labels: not read by the loss ce\n" in capsys.readouterr().err
+
+
+def test_nothing_is_read_where_nothing_could_be_written(fresh, capsys, monkeypatch):
+    (fresh / "runs").write_text("a file, where a folder should be")
+    monkeypatch.setattr(job, "load_inputs", lambda *a, **k: pytest.fail("has read"))
+    assert evaluate(fresh, "--seeds", "0") == 2
+    assert str(fresh / "runs") in capsys.readouterr().err
+
+
+def test_the_student_is_built_before_the_set_is_examined(fresh, capsys, monkeypatch):
+    monkeypatch.setattr(job, "audit_of", lambda *a, **k: pytest.fail("has examined"))
+    assert evaluate(fresh, "--student", "convnet6", "--seeds", "0") == 2
+    assert "side must be at least 64 pixels for ConvNet-6, got 8" in capsys.readouterr().err
+
+
+def test_a_tracker_that_is_not_installed_is_named(fresh, capsys, monkeypatch):
+    monkeypatch.setitem(job.TRACKERS, "wandb", ("no_such_package",))
+    assert evaluate(fresh, "--trackers", "wandb") == 2
+    assert "wandb is not: pip install no_such_package" in capsys.readouterr().err
+
+
 def test_tests_are_reported_to_a_tracker(fresh):
     pytest.importorskip("tensorboard", reason="needs tensorboard")
     assert evaluate(fresh, "--seeds", "0", "--trackers", "tensorboard") == 0
@@ -212,6 +238,9 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
         (["--checkpoint-every", "0"], "checkpoint_every must be at least 1, got 0"),
         (["--dataset", "cifar10"], "root must be the folder that holds cifar10, got None"),
         (["--teacher"], "distilled must hold soft labels for the loss gift"),
+        (["--teacher", "convnet4"], "soft labels stored with the set, if it has any, with `--teac"),
+        (["--student", "tests.student.networks.headless"], "headless must give logits of shape"),
+        (["--loss", "tests.student.networks.unreduced"], "must give a scalar, got a tensor of sha"),
     ],
 )
 def test_what_the_user_has_to_mend_is_said_in_one_line(fresh, capsys, arguments, message):

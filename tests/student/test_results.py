@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import importlib
 import json
+import linecache
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +14,7 @@ from gift_fast.student import EvaluationConfig
 from gift_fast.student.results import (
     Check,
     RunResult,
+    code_of,
     find_run,
     inputs_of,
     read_run,
@@ -54,6 +58,36 @@ def test_a_result_is_found_again_as_it_was_written(tmp_path):
     assert find_run(tmp_path, run().config, INPUTS) == run()
 
 
+def test_a_loss_that_is_not_finite_is_null_in_the_file_which_any_reader_of_json_takes(tmp_path):
+    checks = (Check(1, 10.0, 50.0, math.inf, math.nan),)
+    path = write_run(tmp_path, replace(run(), checks=checks))
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    written = json.loads(path.read_text(), parse_constant=refuse)
+    assert written["last"]["loss"] is None
+    assert written["last"]["test_loss"] is None
+    assert math.isnan(read_run(path).last.test_loss)
+
+
+def test_a_loss_of_the_users_own_is_another_one_once_its_module_has_changed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "own_losses.py"
+
+    def digest(text: str) -> dict[str, str]:
+        module.write_text(text)
+        sys.modules.pop("own_losses", None)
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        return code_of(replace(CONFIG, loss="own_losses.l1:weight=2"))
+
+    first = digest("def l1(*, weight=1.0): return abs")
+    assert digest("def l1(*, weight=1.0): return abs") == first
+    assert digest("def l1(*, weight=1.0): return max") != first
+    assert code_of(CONFIG) == {}
+
+
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"ipc": 2}, {"loss": "ce"}, {"epochs": 5}])
 def test_another_configuration_is_another_run(tmp_path, changes):
     write_run(tmp_path, run())
@@ -71,10 +105,12 @@ def test_a_file_name_is_readable_and_safe(tmp_path):
     assert name.endswith(".json")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 0}'])
-def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, text):
+@pytest.mark.parametrize(
+    "contents", [b"", b"{}", b"[]", b'{"format": 0}', b'{"format": 2, "checks": []}', b"\xff\xfe"]
+)
+def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, contents):
     path = tmp_path / "run.json"
-    path.write_text(text)
+    path.write_bytes(contents)
     with pytest.raises(ValueError, match=r"run\.json must hold the result of a run, got: "):
         read_run(path)
 

@@ -389,6 +389,29 @@ def test_arguments_that_disagree_are_refused(dataset, distilled, teacher, change
         evaluate(replace(CONFIG, **changes), dataset, distilled, [teacher] * count)
 
 
+def test_a_dataset_or_a_precision_other_than_the_configurations_is_refused(
+    dataset, distilled, teacher
+):
+    with pytest.raises(ValueError, match="dataset must be config's, cifar10; got digits"):
+        evaluate(replace(CONFIG, dataset="cifar10"), dataset, distilled, [teacher])
+    accelerator = new_accelerator(replace(CONFIG, mixed_precision="bf16"))
+    with pytest.raises(ValueError, match="mixed_precision 'no', got 'bf16'"):
+        evaluate(CONFIG, dataset, distilled, [teacher], accelerator=accelerator)
+
+
+def test_a_checkpoint_every_no_epochs_is_refused():
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        Saving(Path("run.ckpt"), every=0)
+
+
+def test_a_student_that_diverges_is_reported_once_and_goes_on(dataset, distilled, teacher):
+    config = replace(CONFIG, optimizer="sgd", learning_rate=1e30, loss="mse", eval_every=1)
+    with pytest.warns(RuntimeWarning, match="the training loss of epoch . is nan") as warned:
+        result = evaluate(config, dataset, distilled, [teacher])
+    assert len(warned) == 1
+    assert [check.epoch for check in result.checks] == [1, 2, 3, 4]
+
+
 def test_images_of_another_size_are_refused(dataset, distilled, teacher):
     larger = replace(distilled, images=torch.zeros(20, 1, 16, 16))
     with pytest.raises(ValueError, match=r"images of shape \(1, 8, 8\), got \(1, 16, 16\)"):

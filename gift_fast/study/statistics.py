@@ -1,0 +1,338 @@
+"""How two losses are compared: intervals of a difference, corrected within a table, and in words.
+
+The unit of replication is the distilled set. Students of different seeds on one set share what is
+peculiar to the set, so their scores are averaged first; the sets' means are what is counted. Two
+losses are compared on the same sets and seeds, and the differences are what varies.
+
+All scores are accuracies in percent and all differences in percentage points. Student's t is
+scipy's.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from scipy import stats
+
+Scores = Mapping[str, Mapping[int, float]]
+"""The scores of a loss: the name of a distilled set -> the seed of a student -> top-1, percent."""
+
+ALPHA = 0.05
+"""The chance of naming any wrong winner in a table."""
+
+PRACTICAL = 0.5
+"""A difference below this many points is none in practice."""
+
+FEWEST_SETS = 4
+"""With fewer sets there is an interval and no winner."""
+
+Outcome = Literal["winner", "none in practice", "undecided", "too few sets"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Runs in three numbers.
+
+    Attributes:
+        mean: of the scores, percent.
+        std: the sample's standard deviation (ddof 1), percentage points.
+        n: number of scores, at least 2.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    mean: float
+    std: float
+    n: int
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean must be finite, got {self.mean}")
+        if not 0.0 <= self.std < math.inf:
+            raise ValueError(f"std must be 0 or more and finite, got {self.std}")
+        if self.n < 2:
+            raise ValueError(f"n must be at least 2, got {self.n}")
+
+
+def sample_of(values: Sequence[float]) -> Sample:
+    """Mean and standard deviation (ddof 1) of at least two values.
+
+    Example:
+        >>> sample_of([61.0, 63.0, 62.0])
+        Sample(mean=62.0, std=1.0, n=3)
+    """
+    if len(values) < 2:
+        raise ValueError(f"values must hold at least 2 numbers, got {len(values)}")
+    return Sample(statistics.fmean(values), statistics.stdev(values), len(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A difference with its confidence interval.
+
+    Attributes:
+        difference: the first minus the second, percentage points.
+        low: lower end of the interval.
+        high: upper end.
+        confidence: of the interval, in (0, 1).
+        p: two-sided p-value of no difference.
+    """
+
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    p: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside; an end at 0 is inside."""
+        return self.low > 0.0 or self.high < 0.0
+
+    def lies_within(self, bound: float) -> bool:
+        """Whether the whole interval lies in [-bound, bound]."""
+        return -bound <= self.low and self.high <= bound
+
+
+def t_interval(
+    difference: float, standard_error: float, degrees: float, confidence: float
+) -> Interval:
+    """The interval of Student's t with ``degrees`` of freedom around a difference.
+
+    Without any spread it is the difference alone, and p is 0, or 1 where there is no difference.
+
+    Raises:
+        ValueError: the confidence is not in (0, 1).
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    if standard_error == 0.0:
+        half_width, p = 0.0, float(difference == 0.0)
+    else:
+        half_width = float(stats.t.isf((1.0 - confidence) / 2.0, degrees)) * standard_error
+        p = 2.0 * float(stats.t.sf(abs(difference) / standard_error, degrees))
+    return Interval(
+        difference=difference,
+        low=difference - half_width,
+        high=difference + half_width,
+        confidence=confidence,
+        p=p,
+    )
+
+
+def paired_interval(first: Scores, second: Scores, *, confidence: float = 0.95) -> Interval:
+    """The paired t interval, over sets, of the first loss's scores minus the second's.
+
+    Args:
+        first: scores of one loss, on at least two sets.
+        second: scores of the other, on the same sets with the same seeds.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: sets or seeds differ, or are too few; a score is not finite. The message names
+            the set.
+
+    Example:
+        >>> gift = {"a": {0: 61.0, 1: 63.0}, "b": {0: 64.0, 1: 64.0}}
+        >>> kl = {"a": {0: 60.0, 1: 60.0}, "b": {0: 61.0, 1: 61.0}}
+        >>> interval = paired_interval(gift, kl, confidence=0.5)
+        >>> interval.difference, round(interval.low, 6), round(interval.high, 6)
+        (2.5, 2.0, 3.0)
+    """
+    check_pairs(first, second)
+    differences = [
+        statistics.fmean(first[name].values()) - statistics.fmean(second[name].values())
+        for name in first
+    ]
+    sample = sample_of(differences)
+    return t_interval(sample.mean, sample.std / math.sqrt(sample.n), sample.n - 1, confidence)
+
+
+def check_pairs(first: Scores, second: Scores) -> None:
+    """Raises ValueError unless both losses have finite scores on the same two or more sets."""
+    for name in [*first, *second]:
+        if name not in first or name not in second:
+            missing = "first" if name not in first else "second"
+            raise ValueError(
+                f"first and second must be on the same sets, got {name!r}, which {missing} lacks"
+            )
+        seeds = sorted(first[name]), sorted(second[name])
+        if seeds[0] != seeds[1]:
+            raise ValueError(
+                f"first and second must have the same seeds on every set, "
+                f"got {seeds[0]} and {seeds[1]} on {name!r}"
+            )
+        if not seeds[0]:
+            raise ValueError(f"every set must have at least one seed, got none on {name!r}")
+        for scores in (first, second):
+            for seed, score in scores[name].items():
+                if not math.isfinite(score):
+                    raise ValueError(
+                        f"scores must be finite, got {score} on {name!r} with seed {seed}"
+                    )
+    if len(first) < 2:
+        raise ValueError(f"first and second must be on at least 2 sets, got {len(first)}")
+
+
+def welch_interval(first: Sample, second: Sample, *, confidence: float = 0.95) -> Interval:
+    """Welch's t interval of the first mean minus the second, whatever their spreads (1947).
+
+    Raises:
+        ValueError: neither sample has any spread.
+
+    Example:
+        >>> interval = welch_interval(Sample(62.0, 1.0, 3), Sample(60.0, 1.0, 3), confidence=0.9)
+        >>> round(interval.low, 2), round(interval.high, 2)
+        (0.26, 3.74)
+    """
+    errors = first.std**2 / first.n, second.std**2 / second.n
+    variance = sum(errors)
+    if variance == 0.0:
+        raise ValueError("std must be positive in one sample at least, got 0 in both")
+    degrees = variance**2 / (errors[0] ** 2 / (first.n - 1) + errors[1] ** 2 / (second.n - 1))
+    return t_interval(first.mean - second.mean, math.sqrt(variance), degrees, confidence)
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's adjustment: reject where the result is below alpha, and any error has chance alpha.
+
+    The k-th smallest of m p-values, k from 0, is multiplied by m - k; none becomes smaller than one
+    before it, or greater than 1 (Holm, Scandinavian Journal of Statistics, 1979).
+
+    Args:
+        p_values: each in [0, 1], of one table.
+
+    Returns:
+        The adjusted p-values, in the order of ``p_values``.
+
+    Raises:
+        ValueError: a p-value out of range.
+
+    Example:
+        >>> holm([0.25, 0.125, 0.5])
+        (0.5, 0.375, 0.5)
+    """
+    for p in p_values:
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p_values must be in [0, 1], got {p}")
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for k, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - k) * p_values[index]))
+        adjusted[index] = largest
+    return tuple(adjusted)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two losses to be compared in a table.
+
+    Attributes:
+        first: what a reader calls the one.
+        second: what a reader calls the other.
+        first_scores: of the one.
+        second_scores: of the other, on the same sets with the same seeds.
+    """
+
+    first: str
+    second: str
+    first_scores: Scores
+    second_scores: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Interval):
+    """Two losses, compared over distilled sets, and what may be said of them.
+
+    The rules, the first that applies:
+
+    1. fewer than four sets: an interval, and no winner;
+    2. less than half a point: no difference in practice, whatever p;
+    3. p below 0.05 after Holm's adjustment: a winner;
+    4. otherwise undecided.
+
+    The interval is of this comparison alone and is not adjusted, so that it may leave out 0 where
+    the comparison is undecided.
+
+    Attributes:
+        first: what a reader calls the one loss.
+        second: what a reader calls the other.
+        n: number of distilled sets.
+        p_holm: ``p`` after Holm's adjustment within the table.
+    """
+
+    first: str
+    second: str
+    n: int
+    p_holm: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """What may be said, by the rules above."""
+        if self.n < FEWEST_SETS:
+            return "too few sets"
+        if abs(self.difference) < PRACTICAL:
+            return "none in practice"
+        return "winner" if self.p_holm < ALPHA else "undecided"
+
+    @property
+    def winner(self) -> str | None:
+        """The better loss where there is one."""
+        if self.outcome != "winner":
+            return None
+        return self.first if self.difference > 0.0 else self.second
+
+    @property
+    def in_words(self) -> str:
+        """The comparison as a sentence."""
+        measured = (
+            f"{self.first} minus {self.second}: {self.difference:+.2f} points, "
+            f"{100.0 * self.confidence:g} % interval {self.low:+.2f} to {self.high:+.2f}, "
+            f"{self.n} distilled sets"
+        )
+        p = f"p = {self.p_holm:.2g} after Holm"
+        said = {
+            "winner": f"{p}; {self.winner} is ahead.",
+            "none in practice": "no difference in practice.",
+            "undecided": f"{p}; undecided.",
+            "too few sets": "too few to name a winner.",
+        }
+        return f"{measured}; {said[self.outcome]}"
+
+
+def compare(table: Sequence[Pair], *, confidence: float = 0.95) -> tuple[Comparison, ...]:
+    """Compares the pairs of a table, all at once, since Holm's adjustment is within the table.
+
+    Raises:
+        ValueError: as :func:`paired_interval`; the message names the pair too.
+
+    Example:
+        >>> gift = {"a": {0: 62.0}, "b": {0: 64.0}, "c": {0: 63.0}, "d": {0: 65.0}}
+        >>> kl = {"a": {0: 60.0}, "b": {0: 61.5}, "c": {0: 60.0}, "d": {0: 62.5}}
+        >>> comparison, = compare([Pair("GIFT", "KL", gift, kl)])
+        >>> comparison.winner, comparison.difference, round(comparison.p_holm, 4)
+        ('GIFT', 2.5, 0.0012)
+    """
+    intervals = []
+    for pair in table:
+        try:
+            interval = paired_interval(pair.first_scores, pair.second_scores, confidence=confidence)
+        except ValueError as error:
+            raise ValueError(f"{pair.first} and {pair.second}: {error}") from error
+        intervals.append(interval)
+    adjusted = holm([interval.p for interval in intervals])
+    return tuple(
+        Comparison(
+            **asdict(interval),
+            first=pair.first,
+            second=pair.second,
+            n=len(pair.first_scores),
+            p_holm=p_holm,
+        )
+        for pair, interval, p_holm in zip(table, intervals, adjusted, strict=True)
+    )
