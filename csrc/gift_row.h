@@ -20,6 +20,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 
 #if defined(__CUDACC__)
 #define GIFT_HOST_DEVICE __host__ __device__ __forceinline__
@@ -140,11 +142,17 @@ GIFT_HOST_DEVICE GradientCoefficients soft_labels_gradient(const RowSums& sums, 
 // element: the row then lies below 2^14, well inside float16, and keeps 28 binary orders below.
 GIFT_HOST_DEVICE double half_gradient_factor(double largest) {
   if (!(largest > 0.0) || !(largest < 1e300)) return 1.0;
-  int exponent;
-  frexp(largest, &exponent);
+  // frexp and ldexp by hand, which on a GPU cost registers that the row needs: largest <
+  // 2^exponent. A subnormal's exponent comes out wrong, and so far down that it makes no
+  // difference.
+  uint64_t bits;
+  memcpy(&bits, &largest, sizeof(bits));
+  const int exponent = int(bits >> 52) - 1022;
   const int shift = 14 - exponent;
   // The factor is handed on in float32: both it and its inverse must be normal there.
-  return ldexp(1.0, shift > 120 ? 120 : (shift < -120 ? -120 : shift));
+  bits = uint64_t(1023 + (shift > 120 ? 120 : (shift < -120 ? -120 : shift))) << 52;
+  memcpy(&largest, &bits, sizeof(bits));
+  return largest;
 }
 
 }  // namespace gift

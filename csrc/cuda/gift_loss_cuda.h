@@ -17,9 +17,9 @@ constexpr int kLossBlocks = 4096;
 // On the device, allocated for each call: two streams, or two replays of a graph, must not share
 // it.
 struct Workspace {
-  int64_t valid[kCountBlocks];  // valid rows that each block of the prologue counted
-  double losses[kLossBlocks];   // each block's share of the total
-  int done;                     // blocks that have written theirs
+  int64_t valid[kCountBlocks];             // valid rows that each block of the prologue counted
+  unsigned long long losses[kLossBlocks];  // each block's share of the total: a double's bits
+  int done;                                // blocks that have written theirs
 };
 
 // `workspace` may be null for reduction "none". Nothing here waits for the device.

@@ -2,7 +2,8 @@
 // one fiber for each thread of a block, one block after the other.
 //
 // A fiber runs until it waits for others: at __syncthreads() for its block, at a shuffle for its
-// warp. Waiting for a thread that has returned is reported, and so is a block that cannot go on.
+// warp. Waiting for a thread that has returned is reported, and so are lanes that meet at different
+// shuffles and a block that cannot go on.
 // GIFT_FIBER_SEED shuffles the order of the fibers, where a missing barrier shows as a wrong
 // result.
 #pragma once
@@ -26,6 +27,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__
 #define __launch_bounds__(...)
 // One copy for the block that runs, and `extern` works with it.
 #define __shared__ thread_local
@@ -48,7 +50,7 @@ using std::isfinite;
 namespace fibers {
 
 constexpr int kWarp = 32;
-constexpr size_t kStack = 256 << 10;
+constexpr size_t kStack = 64 << 10;  // cleared by AddressSanitizer at every switch
 
 enum class State { kReady, kAtBarrier, kAtShuffle, kReturned };
 
@@ -56,6 +58,7 @@ struct Fiber {
   ucontext_t context;
   dim3 index;
   State state;
+  const void* shuffle;  // which one it waits at: where the code goes on behind it
   unsigned char value[8], received[8];
   int from;
 };
@@ -93,6 +96,7 @@ inline bool exchange(Fiber* lanes) {
     return false;
   }
   for (int i = 0; i < kWarp; ++i) {
+    if (lanes[i].shuffle != lanes[0].shuffle) fail("lanes of a warp meet at different shuffles");
     std::memcpy(lanes[i].received, lanes[lanes[i].from].value, 8);
     lanes[i].state = State::kReady;
   }
@@ -160,21 +164,44 @@ inline void launch(dim3 grid, dim3 block, std::function<void()> body) {
 inline void __syncthreads() { fibers::wait(fibers::State::kAtBarrier); }
 inline void __threadfence() {}
 
+// `from`: the lane whose value this one gets. Its callers are not inlined: `shuffle` is the address
+// that they return to.
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int other) {
+T exchanged(const void* shuffle, unsigned mask, T value, int from) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
   if (mask != 0xffffffffu) fibers::fail("a shuffle of a part of a warp");
   fibers::Fiber* self = fibers::current;
+  self->shuffle = shuffle;
   std::memcpy(self->value, &value, sizeof(value));
-  self->from = int(self - fibers::all.data()) % fibers::kWarp ^ other;
+  self->from = from;
   fibers::wait(fibers::State::kAtShuffle);
   std::memcpy(&value, self->received, sizeof(value));
   return value;
+}
+inline int own_lane() { return int(fibers::current - fibers::all.data()) % fibers::kWarp; }
+template <class T>
+[[gnu::noinline]] T __shfl_xor_sync(unsigned mask, T value, int other) {
+  return exchanged(__builtin_return_address(0), mask, value, own_lane() ^ other);
+}
+template <class T>
+[[gnu::noinline]] T __shfl_down_sync(unsigned mask, T value, int lanes) {
+  const int from = own_lane() + lanes;
+  return exchanged(__builtin_return_address(0), mask, value,
+                   from < fibers::kWarp ? from : own_lane());
+}
+
+[[gnu::noinline]] inline void __syncwarp() {
+  exchanged(__builtin_return_address(0), 0xffffffffu, 0, own_lane());
 }
 
 inline int atomicAdd(int* address, int value) {
   const int before = *address;
   *address += value;
   return before;
+}
+inline unsigned long long atomicExch(unsigned long long* address, unsigned long long value) {
+  std::swap(*address, value);
+  return value;
 }
 
 inline float __uint_as_float(unsigned bits) {
@@ -188,8 +215,34 @@ inline unsigned __float_as_uint(float x) {
   return bits;
 }
 
-// ---- the runtime, as far as the launchers call it
-// ------------------------------------------------
+inline double __hiloint2double(int high, int low) {
+  const uint64_t bits = uint64_t(uint32_t(high)) << 32 | uint32_t(low);
+  double x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+inline long long __double_as_longlong(double x) {
+  long long bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+inline double __longlong_as_double(long long bits) {
+  double x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+inline int __double2loint(double x) { return int(__double_as_longlong(x) & 0xffffffff); }
+inline int __double2hiint(double x) { return int(__double_as_longlong(x) >> 32); }
+// Four bytes out of eight, by the lower three bits of each of the selector's four digits.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t bytes = uint64_t(high) << 32 | low;
+  unsigned picked = 0;
+  for (int i = 0; i < 4; ++i)
+    picked |= unsigned(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  return picked;
+}
+
+// ---- the runtime, as far as the launchers call it ----------------------------------------------
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess };
