@@ -235,8 +235,10 @@ def load_teacher(
         advice: ends the error where there is no such file.
     """
     if not path.exists():
+        others = sorted(other.name for other in path.parent.glob("*.pth"))
+        there = f" ({path.parent} holds {', '.join(others)})" if others else ""
         raise FileNotFoundError(
-            f"{path}: no weights of the teacher {teacher} for {dataset.name}; {advice}"
+            f"{path}: no weights of the teacher {teacher} for {dataset.name}{there}; {advice}"
         )
     model = new_model(teacher, dataset, seed=0)
     record = load_weights(path, model)

@@ -231,6 +231,7 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
     [
         (["--seeds", "0", "0"], "seeds must be one or more that differ, got [0, 0]"),
         (["--teacher", "convnet4"], "gift-fast train-teacher --dataset digits --model convnet4"),
+        (["--teacher", "convnet3"], "teachers holds digits_convnet3-width=8.pth)"),
         (["--format", "datm"], "images_best.pt"),
         (["--format", "zip"], "format must be one of auto, "),
         (["--preset", "best"], "preset must be one of datm, "),
