@@ -1023,8 +1023,8 @@ int threads_for(int64_t packs, int held, int most) {
 
 // The boundaries, in classes:                                               float64 and
 //                         two 16-bit  two float32  one of each  two float64  float32  16-bit
-//   one warp a row              1024          512          512          256      256     256
-//   registers of a block       16384         8192         8192         2048     2048    2048
+//   one warp a row              1031          515          519          257      259     263
+//   registers of a block       16391         8195         8199         2049     2051    2055
 //   shared memory              25095        12547        16647         6209     8323    9991
 //   streamed              beyond
 //
