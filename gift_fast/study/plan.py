@@ -34,7 +34,7 @@ from gift_fast.student.config import (
     check_integer,
     paper_dataset,
 )
-from gift_fast.student.datasets import DATASETS
+from gift_fast.student.datasets import check_dataset
 from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES
 from gift_fast.student.presets import FIELDS, check_keys, load_preset
@@ -247,7 +247,7 @@ def narrowed(
     """
     sets = list(study.sets)
     if dataset is not None:
-        spec.resolve("dataset", dataset, DATASETS)
+        check_dataset(dataset)
         known = [source.dataset for source, _ in sets]
         kept = dataset if dataset in known else known[0]
         sets = [
