@@ -35,6 +35,15 @@ READ = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_we
 
 TRAINING = "training (a name may have options: kl:temperature=20,scale_t2=true)"
 
+ARGUMENTS = {"root": "data_root", "path": "data"}
+"""Arguments of the package by the name that they have in a command's options."""
+
+OPTIONS = {"teachers": "teacher"}
+"""The options that are not called as what they set."""
+
+POSITIONAL = ("study", "run")
+"""What has no option."""
+
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
@@ -59,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ImportError, OSError, ValueError) as error:
-        return fail(str(error))
+        return fail(in_options(str(error), options))
     except KeyboardInterrupt:
         same = "the same command without --force" if options.force else "the same command"
         print(f"\nstopped; {same} goes on from the last checkpoint", file=sys.stderr)
@@ -70,6 +79,22 @@ def fail(message: str) -> int:
     """Says on the standard error what is wrong."""
     print(f"gift-fast: error: {message}", file=sys.stderr)
     return 2
+
+
+def in_options(message: str, options: argparse.Namespace) -> str:
+    """A message that begins with the name of an argument, with the command's option in its place.
+
+    Example:
+        >>> in_options("epochs must be at least 1, got 0", argparse.Namespace(epochs=0))
+        '--epochs must be at least 1, got 0'
+        >>> in_options("root must hold cifar10", argparse.Namespace(data_root=None))
+        '--data-root must hold cifar10'
+    """
+    name, space, rest = message.partition(" ")
+    argument = ARGUMENTS.get(name, name)
+    if not hasattr(options, argument) or argument in POSITIONAL or not rest.startswith("must"):
+        return message
+    return f"--{OPTIONS.get(argument, argument).replace('_', '-')}{space}{rest}"
 
 
 def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
