@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from gift_fast.student.checkpoints import checkpoint_name, load_weights, save_weights
+from gift_fast.student.classes import ALL, narrow
 from gift_fast.student.config import (
     EvaluationConfig,
     TeacherConfig,
@@ -171,6 +172,11 @@ class Inputs:
         """Digests of all of it, which tell one run from another."""
         return inputs_of(self.dataset, self.distilled, self.teachers, self.whiten)
 
+    def narrowed(self, classes: str) -> Inputs:
+        """The same for a student of some classes, see :func:`gift_fast.student.classes.narrow`."""
+        narrowed = narrow(classes, self.dataset, self.distilled, self.teachers)
+        return self if classes == ALL else Inputs(*narrowed, whiten=self.whiten)
+
 
 def load_inputs(
     job: EvaluationJob, place: Place, device: torch.device, *, verify: bool = True
@@ -262,7 +268,8 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     """
     accelerator = place.accelerator(job.config)
     check_writable(place.out, accelerator)
-    inputs = load_inputs(job, place, accelerator.device)
+    loaded = load_inputs(job, place, accelerator.device)
+    inputs = loaded.narrowed(job.config.classes)
     config = settled(job.config, inputs.distilled)
     check_inputs(config, inputs.dataset, inputs.distilled, inputs.teachers, inputs.whiten)
     new_model(config.student, inputs.dataset, seed=0)  # raises where it cannot be made
@@ -270,7 +277,7 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     if accelerator.is_main_process and not place.quiet:
         print(settings_in_words(config, inputs, job.preset), file=sys.stderr)
     if accelerator.is_main_process and job.check_set:
-        warn_of(audit_of(inputs, accelerator.device, quick=True))
+        warn_of(audit_of(loaded, accelerator.device, quick=True))
     with place.progress(accelerator, len(configs)) as progress:
         return [
             run_student(

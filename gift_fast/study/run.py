@@ -175,6 +175,7 @@ def run_group(
     inputs = load_inputs(job, place, accelerator.device)
     if not group[0].source.made_here and accelerator.is_main_process:
         warn_of(audit_of(inputs, accelerator.device, quick=True))
+    inputs = inputs.narrowed(group[0].config.classes)
     configs = {experiment: settled_for(experiment, inputs) for experiment in group}
     if record is not None and accelerator.is_main_process:
         record.add(
