@@ -126,23 +126,23 @@ def build_classes(classes: str) -> Seen:
 
 
 def canonical_classes(classes: str) -> str:
-    """The one specification of what has been seen: in lowest terms, ``all`` at the end.
+    """The one way to write what has been seen: step and steps in lowest terms, ``all`` at the end.
+
+    So what two numbers of steps share is one run.
 
     Example:
         >>> canonical_classes("seen:steps=10,step=4,order=0"), canonical_classes("seen:step=5")
         ('seen:step=2,order=0', 'all')
     """
-    name, _ = spec.split_spec(classes)
-    if name != "seen":
-        return spec.canonical("classes", classes, CLASSES)
     seen = build_classes(classes)
+    if spec.split_spec(classes)[0] != "seen":
+        return spec.canonical("classes", classes, CLASSES)
     if seen.step == seen.steps:
         return ALL
     divisor = math.gcd(seen.steps, seen.step)
-    options = {"steps": seen.steps // divisor, "step": seen.step // divisor}
-    options |= {"order": seen.order, "head": seen.head}
-    text = ",".join(f"{key}={value}" for key, value in options.items())
-    return spec.canonical("classes", f"{name}:{text}", CLASSES)
+    steps, step = seen.steps // divisor, seen.step // divisor
+    text = f"seen:steps={steps},step={step},order={seen.order},head={seen.head}"
+    return spec.canonical("classes", text, CLASSES)
 
 
 def narrow(
@@ -166,6 +166,7 @@ def narrow(
             is not one of the dataset's classes, or its soft labels are to be replayed, and the
             stored batches hold images of all classes.
     """
+    classes = canonical_classes(classes)
     if classes == ALL:
         return dataset, distilled, tuple(teachers)
     if dataset.classes != ALL:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from gift_fast.student import spec
 from gift_fast.student.augment import AUGMENTATIONS
-from gift_fast.student.classes import ALL, CLASSES, build_classes
+from gift_fast.student.classes import ALL, CLASSES, canonical_classes
 from gift_fast.student.datasets import check_dataset
 from gift_fast.student.datasets.heldout import HELDOUT, split_heldout
 from gift_fast.student.mixing import MIXINGS
@@ -290,7 +290,7 @@ class EvaluationConfig(TrainingConfig):
                 f"dataset must have held-out images for tested_on={HELDOUT!r}, as in "
                 f"{self.dataset}:{HELDOUT}=5000; got {self.dataset!r}"
             )
-        build_classes(self.classes)
+        object.__setattr__(self, "classes", canonical_classes(self.classes))
         if self.ipc is not None:
             check_integer("ipc", self.ipc, 1)
         spec.resolve("student", self.student, MODELS)
