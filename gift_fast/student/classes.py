@@ -125,6 +125,21 @@ def build_classes(classes: str) -> Seen:
     return spec.build("classes", classes, CLASSES)
 
 
+def classes_in_words(classes: str) -> str:
+    """A specification as a table has it.
+
+    Example:
+        >>> classes_in_words("all"), classes_in_words("seen:steps=10,step=3,order=0")
+        ('all classes', '30 % of the classes, order 0')
+    """
+    seen = build_classes(classes)
+    if seen.share == 1.0:
+        return "all classes"
+    order = "" if seen.order == IN_ORDER else f", order {seen.order}"
+    head = "" if seen.head == "seen" else ", a logit for every class"
+    return f"{100.0 * seen.share:.3g} % of the classes{order}{head}"
+
+
 def canonical_classes(classes: str) -> str:
     """The one way to write what has been seen: step and steps in lowest terms, ``all`` at the end.
 
@@ -132,7 +147,7 @@ def canonical_classes(classes: str) -> str:
 
     Example:
         >>> canonical_classes("seen:steps=10,step=4,order=0"), canonical_classes("seen:step=5")
-        ('seen:step=2,order=0', 'all')
+        ('seen:steps=5,step=2,order=0', 'all')
     """
     seen = build_classes(classes)
     if spec.split_spec(classes)[0] != "seen":
@@ -141,8 +156,9 @@ def canonical_classes(classes: str) -> str:
         return ALL
     divisor = math.gcd(seen.steps, seen.step)
     steps, step = seen.steps // divisor, seen.step // divisor
-    text = f"seen:steps={steps},step={step},order={seen.order},head={seen.head}"
-    return spec.canonical("classes", text, CLASSES)
+    order = "" if seen.order == IN_ORDER else f",order={seen.order}"
+    head = "" if seen.head == "seen" else f",head={seen.head}"
+    return f"seen:steps={steps},step={step}{order}{head}"
 
 
 def narrow(

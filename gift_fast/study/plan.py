@@ -9,6 +9,9 @@
     sets        distilled sets: dataset, method, ipc, the network they were distilled on, and the
                 students if not that network alone; method and ipc may be lists
     losses      specifications; in them, native stands for the method's own loss
+    classes     that a student has seen (default: all): specifications, or steps, orders and heads
+                of continual learning, each one or a list, for every step of them; see
+                gift_fast.student.classes
     optimizers  each with its learning rate, weight decay and momentum (default: the preset's)
     seeds       one student each (default: 0 1 2)
     set_seeds   one set each, where sets are made here (default: 0 1 2 3 4)
@@ -16,8 +19,8 @@
     tuning      runs every loss again at the learning rate and weight decay that trials choose:
                 weight_decays, and the trials' own seeds and set_seeds
 
-The runs are the product of sets, students, losses, optimizers and seeds. A run has no identity
-beside its configuration and inputs, so what two studies share is trained once.
+The runs are the product of sets, students, losses, optimizers, classes and seeds. A run has no
+identity beside its configuration and inputs, so what two studies share is trained once.
 """
 
 from __future__ import annotations
@@ -28,9 +31,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from gift_fast.student import spec
+from gift_fast.student.classes import ALL, IN_ORDER, build_classes, canonical_classes
 from gift_fast.student.config import (
     EvaluationConfig,
     TeacherConfig,
@@ -181,6 +186,7 @@ class Study:
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sets: tuple[tuple[SetSource, tuple[str, ...]], ...]
     losses: tuple[str, ...]
+    classes: tuple[str, ...] = (ALL,)
     optimizers: tuple[Mapping[str, Any], ...] = ({},)
     seeds: tuple[int, ...] = (0, 1, 2)
     set_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -218,7 +224,7 @@ class Study:
                     settings = preset.settings_for(
                         dataset=source.dataset, student=student, format=source.method
                     )
-                    for optimizer in self.optimizers:
+                    for classes, optimizer in product(self.classes, self.optimizers):
                         for loss in self.losses:
                             values = {
                                 **settings,
@@ -229,6 +235,7 @@ class Study:
                                 "student": student,
                                 "teachers": source.teachers,
                                 "loss": loss_of(loss, source.method),
+                                "classes": classes,
                                 "seed": seed,
                             }
                             found.append(Experiment(source, EvaluationConfig.from_dict(values)))
@@ -448,6 +455,26 @@ def read_optimizers(key: str, value: Any) -> tuple[Mapping[str, Any], ...]:
     return optimizers
 
 
+def read_classes(key: str, value: Any) -> tuple[str, ...]:
+    """Specifications, or every step of some numbers of steps; those of fewer classes first."""
+    if not isinstance(value, dict):
+        return tuple(dict.fromkeys(map(canonical_classes, read_texts(key, value))))
+    read_mapping(key, value, {"steps", "orders", "heads"})
+    if "steps" not in value:
+        raise ValueError(f"{key} must hold 'steps', got {value!r}")
+    counts = read_numbers(f"{key}: steps", value["steps"])
+    check_counts(f"{key}: steps", counts, 2)
+    orders = value.get("orders", IN_ORDER)
+    orders = [str(order) for order in (orders if isinstance(orders, list) else [orders])]
+    heads = read_texts(f"{key}: heads", value.get("heads", "seen"))
+    every = [
+        canonical_classes(f"seen:steps={steps},step={step},order={order},head={head}")
+        for order, head, steps in product(orders, heads, counts)
+        for step in range(1, steps + 1)
+    ]
+    return tuple(sorted(dict.fromkeys(every), key=lambda classes: build_classes(classes).share))
+
+
 def read_sets(key: str, value: Any) -> tuple[tuple[SetSource, tuple[str, ...]], ...]:
     """A list of sets, each entry one for every method and number of images that it names."""
     if not isinstance(value, list) or not value:
@@ -503,6 +530,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "teacher": lambda key, value: read_mapping(key, value, TEACHER_SETTINGS),
     "sets": read_sets,
     "losses": read_texts,
+    "classes": read_classes,
     "optimizers": read_optimizers,
     "seeds": read_seeds,
     "set_seeds": read_seeds,
