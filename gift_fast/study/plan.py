@@ -8,6 +8,8 @@
     teacher     fields of the teachers' configuration, where teachers are trained here
     sets        distilled sets: dataset, method, ipc, the network they were distilled on, and the
                 students if not that network alone; method and ipc may be lists
+    labelled_by the network that a set was distilled on (default: network), or the student's, as in
+                the paper's code (student)
     losses      specifications; in them, native stands for the method's own loss
     classes     that a student has seen (default: all): specifications, or steps, orders and heads
                 of continual learning, each one or a list, for every step of them; see
@@ -66,6 +68,9 @@ NATIVE_LOSSES = {
 
 LEARNED_LABELS = ("datm",)
 """Methods whose sets hold their own soft labels; the others' sets are labelled by a teacher."""
+
+LABELLED_BY = ("network", "student")
+"""Whose labels a set has that holds none: the network that it was distilled on, or the student."""
 
 OPTIMIZER_FIELDS = ("optimizer", "learning_rate", "weight_decay", "momentum")
 
@@ -185,6 +190,7 @@ class Study:
     settings: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sets: tuple[tuple[SetSource, tuple[str, ...]], ...]
+    labelled_by: str = "network"
     losses: tuple[str, ...]
     classes: tuple[str, ...] = (ALL,)
     optimizers: tuple[Mapping[str, Any], ...] = ({},)
@@ -233,13 +239,28 @@ class Study:
                                 "dataset": source.sized_dataset,
                                 "ipc": source.ipc,
                                 "student": student,
-                                "teachers": source.teachers,
+                                "teachers": self.labellers(source, student),
                                 "loss": loss_of(loss, source.method),
                                 "classes": classes,
                                 "seed": seed,
                             }
                             found.append(Experiment(source, EvaluationConfig.from_dict(values)))
         return tuple(dict.fromkeys(found))
+
+    def labellers(self, source: SetSource, student: str) -> tuple[str, ...]:
+        """The networks that label a set's images for a student: none where it has its labels."""
+        by_student = self.labelled_by == "student" and source.teachers
+        return (student,) if by_student else source.teachers
+
+    def teachers_of(self, source: SetSource) -> tuple[str, ...]:
+        """The networks that a set needs: those that label it, and the one that it is made with."""
+        needed = [source.network] if source.made_here else []
+        alike = replace(source, seed=None)
+        for published in (True, False):
+            for each, students in self.available(published=published):
+                if replace(each, seed=None) == alike:
+                    needed += [n for s in students for n in self.labellers(source, s)]
+        return tuple(dict.fromkeys(needed))
 
     def available(self, *, published: bool) -> list[tuple[SetSource, tuple[str, ...]]]:
         """The sets with their students: those of the file, or those made in their place."""
@@ -455,6 +476,13 @@ def read_optimizers(key: str, value: Any) -> tuple[Mapping[str, Any], ...]:
     return optimizers
 
 
+def read_labelled_by(key: str, value: Any) -> str:
+    """One of ``LABELLED_BY``."""
+    if value not in LABELLED_BY:
+        raise ValueError(f"{key} must be one of {', '.join(LABELLED_BY)}, got {value!r}")
+    return str(value)
+
+
 def read_classes(key: str, value: Any) -> tuple[str, ...]:
     """Specifications, or every step of some numbers of steps; those of fewer classes first."""
     if not isinstance(value, dict):
@@ -529,6 +557,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "settings": lambda key, value: read_mapping(key, value, SETTINGS),
     "teacher": lambda key, value: read_mapping(key, value, TEACHER_SETTINGS),
     "sets": read_sets,
+    "labelled_by": read_labelled_by,
     "losses": read_texts,
     "classes": read_classes,
     "optimizers": read_optimizers,
