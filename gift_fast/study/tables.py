@@ -123,12 +123,13 @@ def markdown_table(study: Study, cells: Sequence[Cell]) -> str:
     }
     answers = f" (the question of {', '.join(study.answers)})" if study.answers else ""
     epochs = ", ".join(dict.fromkeys(f"{cell.config.epochs} epochs" for cell in cells))
+    part = "" if all(cell.config.classes == ALL for cell in cells) else " of the classes seen"
     n = f"n = {counts.pop()}" if len(counts) == 1 else "n in brackets"
     lines = [
         f"## {study.title}{answers}",
         "",
-        f"{', '.join([*shared, epochs])}, preset {study.preset}. Top-1 on the test images after "
-        f"the last epoch, percent: mean ± sample std (ddof 1), {n}; {replicates}.",
+        f"{', '.join([*shared, epochs])}, preset {study.preset}. Top-1 on the test images{part} "
+        f"after the last epoch, percent: mean ± sample std (ddof 1), {n}; {replicates}.",
         "",
         f"| loss | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
@@ -215,7 +216,7 @@ def save_curves(path: Path, study: Study, cells: Sequence[Cell]) -> None:
         way = [f"order {order}", f"head {head}"] if len(ways) > 1 else []
         heading = ", ".join([*(cell.column[part] for part in varying), *way])
         panels.setdefault(heading, {}).setdefault(cell.config.loss, []).append(cell)
-    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 4.0 * len(panels)), 3.5), layout="constrained")
     figure.suptitle(study.title, fontsize=11)
     row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     colours = dict(zip(dict.fromkeys(c.config.loss for c in cells), cycle(OKABE_ITO)))
