@@ -396,6 +396,22 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parts.add_argument(
         "--set-seeds", nargs="+", type=int, metavar="N", help="a set each, where they are made here"
     )
+    parts.add_argument(
+        "--heldout",
+        type=int,
+        metavar="N",
+        help="training images taken away before teacher and sets are made here",
+    )
+    parts.add_argument(
+        "--tuning-seeds", nargs="+", type=int, metavar="N", help="a student each in every trial"
+    )
+    parts.add_argument(
+        "--no-tuning",
+        dest="tuned",
+        action="store_false",
+        default=None,
+        help="run at the study's own learning rates alone",
+    )
     add_place(command)
     command.set_defaults(run=study)
 
@@ -405,10 +421,12 @@ def study(options: argparse.Namespace) -> int:
     from gift_fast.student.job import is_main_process
     from gift_fast.study.manifest import describe, state_of
     from gift_fast.study.plan import load_study, narrowed
-    from gift_fast.study.run import run_study, split_by_presence
+    from gift_fast.study.run import LocalRunner, run_study, split_by_presence
     from gift_fast.study.tables import cells_of, markdown_table, write_tables
+    from gift_fast.study.tuning import foreseen
 
-    names = ("dataset", "ipc", "student", "epochs", "seeds", "set_seeds")
+    parts = ("dataset", "ipc", "student", "epochs", "seeds", "set_seeds")
+    names = (*parts, "heldout", "tuning_seeds", "tuned")
     plan = narrowed(load_study(options.study), **given(options, names))
     planned = plan.experiments(published=options.sets is not None)
     experiments, missing = split_by_presence(planned, options.sets)
@@ -416,9 +434,10 @@ def study(options: argparse.Namespace) -> int:
     if missing:
         print(f"left out, not in {options.sets}: {', '.join(missing)}", file=sys.stderr)
     if options.dry_run:
-        print(describe(plan, state_of(experiments, place.out)))
+        print(describe(plan, state_of(foreseen(plan, experiments, place.out), place.out)))
         return 0
-    cells = cells_of(run_study(plan, experiments, place, options.sets))
+    finished = run_study(plan, experiments, LocalRunner(plan, place, options.sets))
+    cells = cells_of([each for each in finished if each.experiment.purpose != "trial"])
     if is_main_process():
         paths = write_tables(place.out, plan, cells)
         print(markdown_table(plan, cells))

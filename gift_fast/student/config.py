@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from gift_fast.student import spec
 from gift_fast.student.augment import AUGMENTATIONS
-from gift_fast.student.datasets import DATASETS
+from gift_fast.student.datasets import check_dataset
+from gift_fast.student.datasets.heldout import HELDOUT, split_heldout
 from gift_fast.student.mixing import MIXINGS
 from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES
@@ -30,6 +31,9 @@ LARGEST_BATCH_SIZE = 200
 
 PRECISIONS = ("no", "bf16", "fp16")
 """Of autocast: none, bfloat16, or float16 with a gradient scaler."""
+
+TESTED_ON = ("test", "heldout")
+"""What accuracy may be measured on: the test split, or held-out training images."""
 
 Config = TypeVar("Config", bound="TrainingConfig")
 
@@ -208,7 +212,7 @@ class TeacherConfig(TrainingConfig):
     its teachers.
 
     Attributes:
-        dataset: a name in ``DATASETS``.
+        dataset: a name in ``DATASETS``, with options; held-out images are not trained on.
         model: a name in ``MODELS``.
     """
 
@@ -224,7 +228,7 @@ class TeacherConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        spec.resolve("dataset", self.dataset, DATASETS)
+        check_dataset(self.dataset)
         spec.resolve("model", self.model, MODELS)
 
     def resolved(self, num_images: int) -> TeacherConfig:
@@ -237,7 +241,9 @@ class EvaluationConfig(TrainingConfig):
     """One student, trained on a distilled dataset and tested on the real test split.
 
     Attributes:
-        dataset: a name in ``DATASETS``; its test split is what accuracy is measured on.
+        dataset: a name in ``DATASETS``.
+        tested_on: what accuracy is measured on: ``test``, or ``heldout``, for which the dataset
+            must have the option: ``fashion-mnist:heldout=5000``.
         ipc: distilled images per class; None where the set has other numbers in every class.
         student: a name in ``MODELS``.
         teachers: names in ``MODELS``: they label every augmented batch, and where there are several
@@ -247,6 +253,8 @@ class EvaluationConfig(TrainingConfig):
             of every image, weighted; False takes the image's own, as G-VBSM's code does.
         eval_every: epochs between tests; None is a quarter of all, as the paper's code does. The
             last epoch is always tested.
+
+        classes: of the dataset, that the student learns: ``all``.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -266,10 +274,23 @@ class EvaluationConfig(TrainingConfig):
     loss: str = option("gift", "loss", registry=OBJECTIVES)
     mixed_targets: bool = option(True, "both hard labels of a mixed image, weighted", bool)
     eval_every: int | None = option(None, "epochs between tests (default: a quarter of all)", int)
+    tested_on: str = option("test", "split that accuracy is measured on: test or heldout")
+    classes: str = option("all", "of the dataset, that the student learns")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        spec.resolve("dataset", self.dataset, DATASETS)
+        check_dataset(self.dataset)
+        if self.tested_on not in TESTED_ON:
+            raise ValueError(
+                f"tested_on must be one of {', '.join(TESTED_ON)}, got {self.tested_on!r}"
+            )
+        if self.tested_on == HELDOUT and not split_heldout(self.dataset)[1]:
+            raise ValueError(
+                f"dataset must have held-out images for tested_on={HELDOUT!r}, as in "
+                f"{self.dataset}:{HELDOUT}=5000; got {self.dataset!r}"
+            )
+        if self.classes != "all":
+            raise ValueError(f"classes must be all, got {self.classes!r}")
         if self.ipc is not None:
             check_integer("ipc", self.ipc, 1)
         spec.resolve("student", self.student, MODELS)

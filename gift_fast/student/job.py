@@ -188,7 +188,7 @@ def load_inputs(
         ValueError: a file holds something else than was expected.
     """
     config = job.config
-    dataset = load_dataset(config.dataset, place.data_root, train=False)
+    dataset = load_tested(config, place.data_root)
     distilled = read_distilled(
         job.format,
         job.data,
@@ -212,6 +212,15 @@ def load_inputs(
         for teacher, path in zip(config.teachers, paths, strict=True)
     )
     return Inputs(dataset, distilled, teachers, whiten)
+
+
+def load_tested(config: EvaluationConfig, data_root: Path | None) -> ImageDataset:
+    """The dataset of a run, without its training split; its test split is what accuracy is of."""
+    if config.tested_on == "test":
+        return load_dataset(config.dataset, data_root, train=False)
+    dataset = load_dataset(config.dataset, data_root)
+    assert dataset.heldout is not None
+    return replace(dataset, train=None, test=dataset.heldout, heldout=None)
 
 
 def advice_for(dataset: str, teacher: str) -> str:
@@ -287,10 +296,11 @@ def check_writable(folder: Path, accelerator: Accelerator) -> None:
 
 def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> str:
     """Everything that a run depends on, a line each."""
+    tested = "test" if config.tested_on == "test" else "held-out"
     lines = [
         f"distilled set: {len(inputs.distilled)} images, {inputs.distilled.source}",
         f"soft labels: {labels_in_words(config, inputs.distilled)}",
-        f"test set: {len(inputs.dataset.test)} images of {inputs.dataset.name}",
+        f"test set: {len(inputs.dataset.test)} {tested} images of {inputs.dataset.name}",
         f"settings: {preset or 'given one by one'}",
     ]
     values = config.to_dict()
@@ -515,5 +525,5 @@ class RunObserver(Observer):
             self.progress.epoch(number, images=images)
             return
         self.progress.epoch(number, images=images, loss=check.loss, top1=check.top1)
-        values = {name: x for name, x in check.to_dict().items() if name != "epoch"}
+        values = {n: x for n, x in check.to_dict().items() if n not in ("epoch", "halves")}
         self.accelerator.log(values, step=number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,22 +30,30 @@ class Accuracy:
         top1: percent of the images whose label has the largest logit.
         top5: percent of the images whose label has one of the five largest logits.
         loss: mean cross-entropy with the labels, in nats.
+        halves: ``top1`` of either half of the images, see :func:`second_half`; NaN of no image.
     """
 
     top1: float
     top5: float
     loss: float
+    halves: tuple[float, float] = (math.nan, math.nan)
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> Accuracy:
         """The accuracy behind the counts of :func:`count_correct`, or behind a sum of them.
 
         Example:
-            >>> Accuracy.from_counts(torch.tensor([4.0, 2.0, 3.0, 6.0]))
-            Accuracy(top1=50.0, top5=75.0, loss=1.5)
+            >>> Accuracy.from_counts(torch.tensor([[2.0, 2.0, 2.0, 1.0], [2.0, 0.0, 1.0, 5.0]]))
+            Accuracy(top1=50.0, top5=75.0, loss=1.5, halves=(100.0, 0.0))
         """
-        images, top1, top5, loss = counts.tolist()
-        return cls(top1=100.0 * top1 / images, top5=100.0 * top5 / images, loss=loss / images)
+        images, top1, top5, loss = counts.sum(0).tolist()
+        first, second = (100.0 * counts[:, 1] / counts[:, 0]).tolist()
+        return cls(
+            top1=100.0 * top1 / images,
+            top5=100.0 * top5 / images,
+            loss=loss / images,
+            halves=(first, second),
+        )
 
 
 def measure_accuracy(
@@ -94,20 +103,49 @@ def count_correct(
         stop: end of the part, exclusive; None is the number of images.
 
     Returns:
-        Float64 (4), on the CPU: images, right by top-1, right by top-5, sum of the cross-entropy.
-        The label of an image is among the top k as ``torch.topk`` breaks ties.
+        Float64 (2, 4), on the CPU, a row for either half of the images (:func:`second_half`):
+        images, right by top-1, right by top-5, sum of the cross-entropy. The label of an image is
+        among the top k as ``torch.topk`` breaks ties.
     """
     split = dataset.test if split is None else split
     part = torch.arange(start, len(split) if stop is None else stop)
+    halves = second_half(split.labels).to(split.labels.device)[start:stop].split(batch_size)
     # The CPU adds, in float64: float32 loses digits of long sums, and not every device has more.
     counts = []
     with evaluating(model):
-        for logits, target in run(model, split, transform or dataset.normalize, part, batch_size):
+        batches = run(model, split, transform or dataset.normalize, part, batch_size)
+        for (logits, target), half in zip(batches, halves, strict=True):
             hits = logits.topk(min(TOP, logits.shape[1])).indices == target.unsqueeze(1)
-            loss = F.cross_entropy(logits.float(), target, reduction="sum")
-            counts.append(torch.stack([hits[:, 0].sum(), hits.sum(), loss]))
-    right = torch.stack(counts).cpu().double().sum(0) if counts else torch.zeros(3).double()
-    return torch.cat([right.new_tensor([len(part)]), right])
+            loss = F.cross_entropy(logits.float(), target, reduction="none")
+            each = torch.stack([torch.ones_like(loss), hits[:, 0], hits.sum(1), loss])
+            rows = torch.stack([~half, half]).to(each)
+            counts.append(rows @ each.T)
+    return torch.stack(counts).cpu().double().sum(0) if counts else torch.zeros(2, 4).double()
+
+
+def second_half(labels: Tensor) -> Tensor:
+    """Which images are of the second half of a split: of each class, every other one.
+
+    Two fixed halves with equal shares of every class, for choosing settings on one and reporting
+    on the other.
+
+    Args:
+        labels: (N) int64, of the whole split.
+
+    Returns:
+        Bool (N), on the CPU.
+
+    Example:
+        >>> second_half(torch.tensor([7, 7, 3, 7, 3]))
+        tensor([False,  True, False, False,  True])
+    """
+    labels = labels.cpu()
+    order = labels.argsort(stable=True)
+    _, counts = torch.unique_consecutive(labels[order], return_counts=True)
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    half = torch.empty(len(labels), dtype=torch.bool)
+    half[order] = (torch.arange(len(labels)) - first) % 2 == 1
+    return half
 
 
 def predict(

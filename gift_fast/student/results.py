@@ -35,7 +35,7 @@ from gift_fast.student.zca import ZCA
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the meaning of a field changes; files of another format are not read."""
 
 
@@ -49,6 +49,8 @@ class Check:
         top5: the same, among the five largest logits.
         test_loss: mean cross-entropy on the test split.
         loss: mean training loss of the epoch.
+        halves: ``top1`` of either half of the split, see
+            :func:`gift_fast.student.predict.second_half`.
     """
 
     epoch: int
@@ -56,6 +58,7 @@ class Check:
     top5: float
     test_loss: float
     loss: float
+    halves: tuple[float, float] = (math.nan, math.nan)
 
     @classmethod
     def of(cls, epoch: int, loss: float, accuracy: Accuracy) -> Check:
@@ -66,18 +69,25 @@ class Check:
             top5=accuracy.top5,
             test_loss=accuracy.loss,
             loss=loss,
+            halves=accuracy.halves,
         )
 
-    def to_dict(self) -> dict[str, float | None]:
-        """Plain values that JSON can hold: None for a loss that is not finite."""
-        values: dict[str, float] = asdict(self)
-        return {name: x if math.isfinite(x) else None for name, x in values.items()}
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold: None for what is not finite."""
+        values: dict[str, Any] = {
+            name: x if math.isfinite(x) else None
+            for name, x in asdict(self).items()
+            if name != "halves"
+        }
+        values["halves"] = [x if math.isfinite(x) else None for x in self.halves]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Check:
         """The check that ``to_dict`` was called on; what was not finite is NaN."""
         known: dict[str, Any] = {k: math.nan if x is None else x for k, x in values.items()}
-        return cls(**known)
+        first, second = (math.nan if x is None else x for x in known.pop("halves"))
+        return cls(**known, halves=(first, second))
 
 
 @dataclass(frozen=True)

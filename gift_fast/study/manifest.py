@@ -8,8 +8,8 @@ inputs, see :func:`gift_fast.student.results.run_path`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gift_fast.student.report import optimizer_name
 from gift_fast.student.results import RunResult, read_run, spread
 from gift_fast.study.plan import Experiment, Study
 
-FORMAT = 1
+FORMAT = 2
 """Of the manifest; raised whenever the meaning of a field changes."""
 
 
@@ -35,9 +35,14 @@ def title_of(experiment: Experiment) -> str:
     """An experiment in words."""
     source, config = experiment.source, experiment.config
     made = "" if source.seed is None else f" set {source.seed}"
+    settings = ""
+    if experiment.purpose != "protocol":
+        rate, decay = config.learning_rate, config.weight_decay
+        settings = f", {experiment.purpose}: learning rate {rate:g}, weight decay {decay:g}"
     return (
         f"{source.dataset} {source.method} IPC {source.ipc}{made}, {config.student}, "
         f"{display_name(config.loss)}, {optimizer_name(config.optimizer)}, seed {config.seed}"
+        f"{settings}"
     )
 
 
@@ -48,11 +53,18 @@ def manifest_path(out: Path, name: str) -> Path:
 
 def key_of(experiment: dict[str, Any]) -> str:
     """What tells one experiment of a manifest from another."""
+    return json.dumps([experiment["purpose"], run_key_of(experiment)])
+
+
+def run_key_of(experiment: dict[str, Any]) -> str:
+    """What tells the run of one experiment from another's; its purpose changes nothing."""
     return json.dumps([experiment["set"], experiment["config"]], sort_keys=True)
 
 
 def read_manifest(path: Path) -> list[dict[str, Any]]:
-    """The runs of a manifest: ``set``, ``config`` and ``file``, None where it has not been begun.
+    """The runs of a manifest: ``purpose``, ``set``, ``config`` and ``file``.
+
+    The file is None where the run has not been begun.
 
     Raises:
         OSError: the file cannot be read.
@@ -70,44 +82,54 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def write_manifest(out: Path, study: Study, runs: Iterable[dict[str, Any]]) -> None:
-    """Writes which file holds which run, whole or not at all."""
-    contents = {
-        "format": FORMAT,
-        "name": study.name,
-        "title": study.title,
-        "answers": study.answers,
-        "notes": study.notes,
-        "preset": study.preset,
-        "runs": list(runs),
-    }
-    with replacing(manifest_path(out, study.name)) as temporary:
-        temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
-
-
 def known_files(out: Path) -> dict[str, str]:
-    """The file of every experiment that a study in this folder has begun, by :func:`key_of`."""
+    """The file of every run that a study in this folder has begun, by :func:`run_key_of`."""
     return {
-        key_of(run): run["file"]
+        run_key_of(run): run["file"]
         for path in sorted(out.glob("study-*.json"))
         for run in read_manifest(path)
         if run["file"] is not None
     }
 
 
-def runs_of(
-    out: Path, study: Study, experiments: Sequence[Experiment]
-) -> dict[str, dict[str, Any]]:
-    """The manifest's runs, by :func:`key_of`: the experiments, with their files where known.
+class Record:
+    """The manifest of a study while it is run.
 
-    Runs that earlier calls of the study with other options have begun stay among them.
+    Runs that earlier calls of the study with other options have begun stay in it.
+
+    Args:
+        out: folder of the runs.
+        study: that is run.
+        experiments: of this call.
     """
-    path = manifest_path(out, study.name)
-    earlier = read_manifest(path) if path.exists() else []
-    known = known_files(out)
-    runs = [experiment.to_dict() for experiment in experiments]
-    runs += [run for run in earlier if run["file"] is not None]
-    return {key_of(run): {**run, "file": known.get(key_of(run))} for run in runs}
+
+    def __init__(self, out: Path, study: Study, experiments: Sequence[Experiment]) -> None:
+        self.out = out
+        self.study = study
+        path = manifest_path(out, study.name)
+        earlier = read_manifest(path) if path.exists() else []
+        known = known_files(out)
+        runs = [experiment.to_dict() for experiment in experiments]
+        runs += [run for run in earlier if run["file"] is not None]
+        self.runs = {key_of(run): {**run, "file": known.get(run_key_of(run))} for run in runs}
+
+    def add(self, files: Mapping[Experiment, Path]) -> None:
+        """Writes which file holds which run, whole or not at all."""
+        for experiment, file in files.items():
+            self.runs[key_of(experiment.to_dict())]["file"] = file.name
+        study = self.study
+        contents = {
+            "format": FORMAT,
+            "name": study.name,
+            "title": study.title,
+            "answers": study.answers,
+            "notes": study.notes,
+            "preset": study.preset,
+            "tuning": None if study.tuning is None else asdict(study.tuning),
+            "runs": list(self.runs.values()),
+        }
+        with replacing(manifest_path(self.out, study.name)) as temporary:
+            temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
 # ---- what is done --------------------------------------------------------------------------------
@@ -133,14 +155,9 @@ class State:
 
 def state_of(experiments: Sequence[Experiment], out: Path) -> State:
     """How far the experiments are; nothing but the record is read, so no data is needed."""
-    known = known_files(out)
-    done, left = [], []
-    for experiment in experiments:
-        file = known.get(key_of(experiment.to_dict()))
-        if file is not None and (out / file).exists():
-            done.append(Finished(experiment, read_run(out / file)))
-        else:
-            left.append(experiment)
+    results = results_in(experiments, out)
+    done = [Finished(experiment, result) for experiment, result in results.items()]
+    left = [experiment for experiment in experiments if experiment not in results]
     times: dict[tuple[object, ...], list[float]] = {}
     for finished in done:
         times.setdefault(cost_of(finished.experiment), []).append(finished.result.seconds)
@@ -152,10 +169,22 @@ def state_of(experiments: Sequence[Experiment], out: Path) -> State:
     return State(tuple(done), tuple(left), sum(estimates), len(left) - len(estimates))
 
 
+def results_in(experiments: Sequence[Experiment], out: Path) -> dict[Experiment, RunResult]:
+    """The results of those experiments that have finished in a folder."""
+    known = known_files(out)
+    files = {e: known.get(run_key_of(e.to_dict())) for e in experiments}
+    return {
+        experiment: read_run(out / file)
+        for experiment, file in files.items()
+        if file is not None and (out / file).exists()
+    }
+
+
 def cost_of(experiment: Experiment) -> tuple[object, ...]:
     """What the time of a run depends on most."""
     config = experiment.config
-    return config.dataset, config.ipc, config.student, config.epochs
+    tests = (config.tested_on, config.eval_every)
+    return config.dataset, config.ipc, config.student, config.epochs, *tests
 
 
 def describe(study: Study, state: State) -> str:

@@ -12,6 +12,9 @@
     optimizers  each with its learning rate, weight decay and momentum (default: the preset's)
     seeds       one student each (default: 0 1 2)
     set_seeds   one set each, where sets are made here (default: 0 1 2 3 4)
+    heldout     training images taken away before teacher and sets are made here (default: none)
+    tuning      runs every loss again at the learning rate and weight decay that trials choose:
+                weight_decays, and the trials' own seeds and set_seeds
 
 The runs are the product of sets, students, losses, optimizers and seeds. A run has no identity
 beside its configuration and inputs, so what two studies share is trained once.
@@ -20,6 +23,7 @@ beside its configuration and inputs, so what two studies share is trained once.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,9 +36,11 @@ from gift_fast.student.config import (
     EvaluationConfig,
     TeacherConfig,
     check_integer,
+    check_number,
     paper_dataset,
 )
-from gift_fast.student.datasets import DATASETS
+from gift_fast.student.datasets import check_dataset
+from gift_fast.student.datasets.heldout import with_heldout
 from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES
 from gift_fast.student.presets import FIELDS, check_keys, load_preset
@@ -80,6 +86,11 @@ class SetSource:
     seed: int | None = None
 
     @property
+    def made_here(self) -> bool:
+        """Whether it is made here, and not read."""
+        return self.method == SELECTED
+
+    @property
     def name(self) -> str:
         """Its folder's name: ``{dataset}_{method}_ipc{ipc}``, ``_{network}`` if not a ConvNet.
 
@@ -111,14 +122,42 @@ class Experiment:
     Attributes:
         source: the set that the student is trained on.
         config: of the run, before what follows from the set is filled in.
+        purpose: ``protocol``, at the study's settings; ``trial`` of a learning rate and a weight
+            decay; or ``tuned``, with those that the trials have chosen.
     """
 
     source: SetSource
     config: EvaluationConfig
+    purpose: str = "protocol"
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of plain values that JSON can hold."""
-        return {"set": dataclasses.asdict(self.source), "config": self.config.to_dict()}
+        source = dataclasses.asdict(self.source)
+        return {"purpose": self.purpose, "set": source, "config": self.config.to_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How learning rate and weight decay are chosen; see :mod:`gift_fast.study.tuning`.
+
+    Attributes:
+        weight_decays: that are tried with every learning rate.
+        seeds: one student each, none of them a reported one's.
+        set_seeds: of the sets for the trials, where sets are made here; none is a reported one's.
+    """
+
+    weight_decays: tuple[float, ...] = (0.0, 5e-4)
+    seeds: tuple[int, ...] = (1000, 1001)
+    set_seeds: tuple[int, ...] = (1000,)
+
+    def check_against(self, study: Study) -> None:
+        """Raises ValueError where a seed is a reported run's too, or nothing is held out."""
+        for name in ("seeds", "set_seeds"):
+            both = sorted(set(getattr(self, name)) & set(getattr(study, name)))
+            if both:
+                raise ValueError(f"tuning: {name} must not be the study's own, got {both} in both")
+        if not study.heldout:
+            raise ValueError("heldout must be a number of images for tuning, got 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +181,17 @@ class Study:
     optimizers: tuple[Mapping[str, Any], ...] = ({},)
     seeds: tuple[int, ...] = (0, 1, 2)
     set_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    heldout: int = 0
+    tuning: Tuning | None = None
+
+    def __post_init__(self) -> None:
+        if self.tuning is not None:
+            self.tuning.check_against(self)
 
     def experiments(self, *, published: bool) -> tuple[Experiment, ...]:
-        """Every run once: set by set, and in a set seed by seed, so that losses grow together.
+        """Every run at the study's settings once.
+
+        They come set by set, and in a set seed by seed, so that losses grow together.
 
         Args:
             published: whether the methods' own sets are there. If not, one set for each of
@@ -189,10 +236,12 @@ class Study:
         students_of: dict[SetSource, tuple[str, ...]] = {}
         for source, students in self.sets:
             sources = [source]
-            if source.method == SELECTED or not published:
+            if source.made_here or not published:
                 if source.method in LEARNED_LABELS:
                     continue
-                sources = [replace(source, method=SELECTED, seed=seed) for seed in self.set_seeds]
+                dataset = with_heldout(source.dataset, self.heldout)
+                made = replace(source, dataset=dataset, method=SELECTED)
+                sources = [replace(made, seed=seed) for seed in self.set_seeds]
             for each in sources:
                 before = students_of.get(each, ())
                 students_of[each] = tuple(dict.fromkeys(before + students))
@@ -229,6 +278,9 @@ def narrowed(
     epochs: int | None = None,
     seeds: Sequence[int] | None = None,
     set_seeds: Sequence[int] | None = None,
+    heldout: int | None = None,
+    tuning_seeds: Sequence[int] | None = None,
+    tuned: bool = True,
 ) -> Study:
     """A study on other data, or smaller; what is None stays.
 
@@ -241,13 +293,16 @@ def narrowed(
         epochs: of every student.
         seeds: of the students.
         set_seeds: of the sets that are made here.
+        heldout: training images taken away before teacher and sets are made here.
+        tuning_seeds: of the students of the trials, where the study has any.
+        tuned: whether to keep the study's tuning, if it has any.
 
     Raises:
         TypeError, ValueError: a value is not one that the study's file could hold.
     """
     sets = list(study.sets)
     if dataset is not None:
-        spec.resolve("dataset", dataset, DATASETS)
+        check_dataset(dataset)
         known = [source.dataset for source, _ in sets]
         kept = dataset if dataset in known else known[0]
         sets = [
@@ -268,7 +323,14 @@ def narrowed(
         if values is not None:
             check_counts(name, values, 0)
             changes[name] = tuple(values)
-    return replace(study, **changes)
+    if heldout is not None:
+        check_integer("heldout", heldout, 0)
+        changes["heldout"] = heldout
+    tuning = study.tuning if tuned else None
+    if tuning is not None and tuning_seeds is not None:
+        check_counts("tuning_seeds", tuning_seeds, 0)
+        tuning = replace(tuning, seeds=tuple(tuning_seeds))
+    return replace(study, **changes, tuning=tuning)
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -325,8 +387,8 @@ def parse_study(name: str, text: str) -> Study:
     missing = [key for key in ("title", "sets", "losses") if key not in contents]
     if missing:
         raise ValueError(f"a study must hold {missing[0]!r}, got {list(contents)}")
-    study = Study(name=name, **{key: READERS[key](key, contents[key]) for key in contents})
     try:
+        study = Study(name=name, **{key: READERS[key](key, contents[key]) for key in contents})
         load_preset(study.preset)
         study.experiments(published=True)
         study.experiments(published=False)
@@ -415,6 +477,30 @@ def read_sets(key: str, value: Any) -> tuple[tuple[SetSource, tuple[str, ...]], 
     return tuple(sets)
 
 
+def read_heldout(key: str, value: Any) -> int:
+    """A number of images."""
+    check_integer(key, value, 0)
+    return int(value)
+
+
+def read_tuning(key: str, value: Any) -> Tuning:
+    """What is tried; an empty mapping takes all defaults."""
+    read_mapping(key, value, {field.name for field in dataclasses.fields(Tuning)})
+    settings: dict[str, Any] = {
+        name: read_seeds(f"{key}: {name}", value[name])
+        for name in ("seeds", "set_seeds")
+        if name in value
+    }
+    if "weight_decays" in value:
+        decays = value["weight_decays"]
+        for decay in decays if isinstance(decays, list) else [decays]:
+            check_number(f"{key}: weight_decays", decay, 0.0, math.inf, "0 or more")
+        settings["weight_decays"] = tuple(
+            map(float, decays if isinstance(decays, list) else [decays])
+        )
+    return Tuning(**settings)
+
+
 READERS: dict[str, Callable[[str, Any], Any]] = {
     "title": read_text,
     "answers": read_texts,
@@ -427,6 +513,8 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "optimizers": read_optimizers,
     "seeds": read_seeds,
     "set_seeds": read_seeds,
+    "heldout": read_heldout,
+    "tuning": read_tuning,
 }
 """How the value of every key of a study is read."""
 

@@ -1,4 +1,4 @@
-"""Runs a study in this process: teachers, sets made here, students.
+"""Runs a study: teachers, sets made here, students.
 
 Everything that has finished is read and not repeated, so a study that was stopped goes on when it
 is called again.
@@ -6,7 +6,7 @@ is called again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +30,11 @@ from gift_fast.student.job import (
     teacher_path,
     warn_of,
 )
-from gift_fast.student.results import code_of, run_path
+from gift_fast.student.results import RunResult, code_of, run_path
 from gift_fast.student.train import check_inputs, settled
-from gift_fast.study.manifest import Finished, key_of, runs_of, title_of, write_manifest
-from gift_fast.study.plan import SELECTED, Experiment, SetSource, Study
+from gift_fast.study.manifest import Finished, Record, title_of
+from gift_fast.study.plan import Experiment, SetSource, Study
+from gift_fast.study.tuning import Runner, tune, tuned
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,12 +54,12 @@ def split_by_presence(
     missing = [
         source.name
         for source in dict.fromkeys(experiment.source for experiment in experiments)
-        if source.method != SELECTED and not (sets is not None and holds(sets / source.name))
+        if not source.made_here and not (sets is not None and holds(sets / source.name))
     ]
     present = [
         experiment
         for experiment in experiments
-        if experiment.source.method == SELECTED or experiment.source.name not in missing
+        if experiment.source.made_here or experiment.source.name not in missing
     ]
     return present, missing
 
@@ -68,17 +69,17 @@ def holds(path: Path) -> bool:
     return path.exists() or is_pair(path)
 
 
-def run_study(
-    study: Study, experiments: Sequence[Experiment], place: Place, sets: Path | None = None
-) -> list[Finished]:
-    """Runs what has not been run, and gives all results in the order of the experiments.
+def run_study(study: Study, experiments: Sequence[Experiment], run: Runner) -> list[Finished]:
+    """Runs a study: at its own settings and, where it is tuned, the trials and what they choose.
 
     Args:
         study: that the experiments are of.
-        experiments: whose sets are there or can be made, see :func:`split_by_presence`.
-        place: where teachers and results are. The sets that are made here lie in ``sets`` under
-            its folder of results.
-        sets: folder of the published sets, or None where all are made here.
+        experiments: at the study's settings, whose sets are there or can be made, see
+            :func:`split_by_presence`.
+        run: runs what has not been run, such as :class:`LocalRunner`.
+
+    Returns:
+        All results: of the experiments in their order, of the trials, of the tuned experiments.
 
     Raises:
         OSError: the real dataset is missing, or something cannot be written.
@@ -86,48 +87,114 @@ def run_study(
     """
     if not experiments:
         raise ValueError(f"the study {study.name} must have a run, got none")
-    groups: dict[SetSource, list[Experiment]] = {}
-    for experiment in experiments:
-        groups.setdefault(experiment.source, []).append(experiment)
-    accelerator = place.accelerator(experiments[0].config)
-    check_writable(place.out, accelerator)
-    runs = runs_of(place.out, study, experiments)
-    results = {}
-    made = sum(source.method == SELECTED for source in groups)
-    stages = missing_teachers(groups, place) + made + len(experiments)
-    with place.progress(accelerator, stages) as progress:
-        for source, group in groups.items():
-            for teacher in source.teachers:
-                train_missing_teacher(study, source, teacher, place, progress)
-            accelerator = place.accelerator(group[0].config)
-            if source.method == SELECTED:
-                path = made_set(source, place, accelerator, progress)
-            else:
-                assert sets is not None
-                path = sets / source.name
-            job = EvaluationJob(config=group[0].config, data=path)
-            inputs = load_inputs(job, place, accelerator.device)
-            if source.method != SELECTED and accelerator.is_main_process:
-                warn_of(audit_of(inputs, accelerator.device, quick=True))
-            configs = [settled_for(experiment, inputs) for experiment in group]
-            for experiment, config in zip(group, configs, strict=True):
-                digests = {**inputs.digests, **code_of(config)}
-                file = run_path(place.out, config, digests).name
-                runs[key_of(experiment.to_dict())]["file"] = file
-            if accelerator.is_main_process:
-                write_manifest(place.out, study, runs.values())
-            for experiment, config in zip(group, configs, strict=True):
-                results[experiment] = run_student(
-                    config, inputs, place, accelerator, progress, title=title_of(experiment)
-                )
-    return [Finished(experiment, results[experiment]) for experiment in experiments]
+    finished = run(experiments)
+    if study.tuning is None:
+        return finished
+    trials, choices = tune(experiments, study.tuning, run)
+    return [*finished, *trials, *run(tuned(experiments, choices))]
 
 
-def missing_teachers(groups: dict[SetSource, list[Experiment]], place: Place) -> int:
+class LocalRunner:
+    """Runs experiments in this process, or in all that `accelerate launch` has started.
+
+    Args:
+        study: that the experiments are of.
+        place: where teachers and results are. The sets that are made here lie in ``sets`` under
+            its folder of results.
+        sets: folder of the published sets, or None where all are made here.
+    """
+
+    def __init__(self, study: Study, place: Place, sets: Path | None = None) -> None:
+        self.study = study
+        self.place = place
+        self.sets = sets
+
+    def __call__(self, experiments: Sequence[Experiment]) -> list[Finished]:
+        """Runs what has not been run, and gives all results in the order of the experiments."""
+        place = self.place
+        groups: dict[Hashable, list[Experiment]] = {}
+        for experiment in dict.fromkeys(experiments):
+            groups.setdefault(reads_of(experiment), []).append(experiment)
+        accelerator = place.accelerator(experiments[0].config)
+        check_writable(place.out, accelerator)
+        record = Record(place.out, self.study, experiments)
+        sources = {experiment.source for experiment in experiments}
+        made = sum(source.made_here for source in sources)
+        stages = missing_teachers(sources, place) + made + len(experiments)
+        results: dict[Experiment, RunResult] = {}
+        with place.progress(accelerator, stages) as progress:
+            paths: dict[SetSource, Path] = {}
+            for group in groups.values():
+                source = group[0].source
+                if source not in paths:
+                    paths[source] = prepare(self.study, source, place, self.sets, progress)
+                results.update(run_group(group, paths[source], place, progress, record))
+        return [Finished(experiment, results[experiment]) for experiment in experiments]
+
+
+def reads_of(experiment: Experiment) -> Hashable:
+    """What an experiment reads: experiments with the same are run on the same loaded inputs."""
+    config = experiment.config
+    return (experiment.source, config.dataset, config.tested_on, config.teachers, config.classes)
+
+
+def prepare(
+    study: Study, source: SetSource, place: Place, sets: Path | None, progress: Progress
+) -> Path:
+    """Trains the teachers of a set that are missing, makes it if it is made here; where it lies."""
+    for teacher in source.teachers:
+        train_missing_teacher(study, source, teacher, place, progress)
+    if not source.made_here:
+        assert sets is not None
+        return sets / source.name
+    config = TeacherConfig.from_dict(
+        {**study.teacher, "dataset": source.sized_dataset, "model": source.network}
+    )
+    return made_set(source, place, place.accelerator(config), progress)
+
+
+def run_group(
+    group: Sequence[Experiment],
+    path: Path,
+    place: Place,
+    progress: Progress,
+    record: Record | None = None,
+) -> dict[Experiment, RunResult]:
+    """Runs experiments that read the same, see :func:`reads_of`, one after the other.
+
+    Args:
+        group: one experiment or more.
+        path: of their set.
+        place: where teachers and results are.
+        progress: follows every experiment as a stage.
+        record: is told of the file of every run before the first begins.
+    """
+    accelerator = place.accelerator(group[0].config)
+    job = EvaluationJob(config=group[0].config, data=path)
+    inputs = load_inputs(job, place, accelerator.device)
+    if not group[0].source.made_here and accelerator.is_main_process:
+        warn_of(audit_of(inputs, accelerator.device, quick=True))
+    configs = {experiment: settled_for(experiment, inputs) for experiment in group}
+    if record is not None and accelerator.is_main_process:
+        record.add(
+            {
+                experiment: run_path(place.out, config, {**inputs.digests, **code_of(config)})
+                for experiment, config in configs.items()
+            }
+        )
+    return {
+        experiment: run_student(
+            config, inputs, place, accelerator, progress, title=title_of(experiment)
+        )
+        for experiment, config in configs.items()
+    }
+
+
+def missing_teachers(sources: Iterable[SetSource], place: Place) -> int:
     """How many teachers have to be trained."""
     paths = {
         teacher_path(place, source.sized_dataset, teacher)
-        for source in groups
+        for source in sources
         for teacher in source.teachers
     }
     return sum(not path.exists() for path in paths)

@@ -7,7 +7,7 @@ from torch import nn
 
 from gift_fast.student import predict as subject
 from gift_fast.student.datasets import ImageDataset, TensorSplit
-from gift_fast.student.predict import Accuracy, count_correct, predict
+from gift_fast.student.predict import Accuracy, count_correct, predict, second_half
 
 
 def dataset_of(images: torch.Tensor, labels: torch.Tensor, classes: int) -> ImageDataset:
@@ -67,9 +67,9 @@ def test_counts_of_parts_add_up_to_those_of_the_whole(logits_as_images):
 
     whole = count(0, None)
     parts = [count(0, 70), count(70, 70), count(70, 150), count(150, None)]
-    assert whole[0] == 203
+    assert whole[:, 0].sum() == 203
     torch.testing.assert_close(sum(parts), whole)
-    assert parts[1].tolist() == [0, 0, 0, 0]
+    assert not parts[1].any()
 
 
 def test_with_fewer_than_five_classes_the_top_five_hold_every_label():
@@ -80,7 +80,22 @@ def test_with_fewer_than_five_classes_the_top_five_hold_every_label():
 def test_a_network_that_says_the_same_of_every_class_is_right_by_chance():
     dataset = dataset_of(torch.full((100, 10, 1, 1), 0.5), torch.arange(100) % 10, 10)
     found = subject.measure_accuracy(nn.Flatten(), dataset)
-    assert found == Accuracy(top1=10, top5=50, loss=pytest.approx(torch.tensor(10.0).log().item()))
+    loss = pytest.approx(torch.tensor(10.0).log().item())
+    assert found == Accuracy(top1=10, top5=50, loss=loss, halves=(10, 10))
+
+
+def test_the_halves_have_equal_shares_of_every_class_and_their_own_accuracy(logits_as_images):
+    labels = logits_as_images.test.labels
+    half = second_half(labels)
+    for label in range(10):
+        shares = [(half[labels == label] == part).sum().item() for part in (False, True)]
+        assert shares[0] - shares[1] in (0, 1)
+    right = predict(nn.Flatten(), logits_as_images.test, logits_as_images.normalize).argmax(1)
+    hits = (right == labels).double()
+    expected = [100 * hits[half == part].mean().item() for part in (False, True)]
+    found = subject.measure_accuracy(nn.Flatten(), logits_as_images, batch_size=30)
+    assert found.halves == pytest.approx(expected)
+    assert found.halves[0] != found.halves[1]
 
 
 def network() -> nn.Sequential:

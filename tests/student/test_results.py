@@ -32,7 +32,7 @@ def run(loss: str = "kl", optimizer: str = "sgd", last: float = 70.0, best: floa
     return RunResult(
         config=replace(CONFIG, loss=loss, optimizer=optimizer),
         inputs=INPUTS,
-        checks=(Check(1, best, 99.0, 1.0, 0.5), Check(2, last, 98.0, 1.5, 0.25)),
+        checks=(Check(1, best, 99.0, 1.0, 0.5), Check(2, last, 98.0, 1.5, 0.25, (last, 60.0))),
         seconds=1.5,
         images_per_second=100.0,
         peak_memory=2**20,
@@ -49,6 +49,7 @@ def test_the_score_is_the_last_check_and_the_best_is_recorded_beside_it(tmp_path
         "top5": 98.0,
         "test_loss": 1.5,
         "loss": 0.25,
+        "halves": [70.0, 60.0],
     }
     assert written["best"]["top1"] == 80.0
 

@@ -3,7 +3,8 @@
 A new dataset is one file with a function that returns an :class:`ImageDataset`, and one line in
 ``DATASETS``. The function takes the folder that holds the data (or None) and whether to load the
 training split, ``function(root, train)``; its keyword-only parameters are the options that a
-specification sets: ``imagenet-1k:side=64``.
+specification sets: ``imagenet-1k:side=64``. Every dataset has the option ``heldout``, see
+:mod:`gift_fast.student.datasets.heldout`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gift_fast.student.datasets.digits import digits
 from gift_fast.student.datasets.fashion_mnist import fashion_mnist
 from gift_fast.student.datasets.files import FileSplit
 from gift_fast.student.datasets.folder import folder
+from gift_fast.student.datasets.heldout import hold_out, split_heldout
 from gift_fast.student.datasets.imagenet import (
     imagenet_1k,
     imagenet_10,
@@ -28,7 +30,15 @@ from gift_fast.student.datasets.imagenet import (
 from gift_fast.student.datasets.images import ImageDataset, Split, TensorSplit
 from gift_fast.student.datasets.tinyimagenet import tinyimagenet
 
-__all__ = ["DATASETS", "FileSplit", "ImageDataset", "Split", "TensorSplit", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "FileSplit",
+    "ImageDataset",
+    "Split",
+    "TensorSplit",
+    "check_dataset",
+    "load_dataset",
+]
 
 DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "digits": digits,
@@ -44,6 +54,11 @@ DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "imagenet-subset": imagenet_subset,
     "folder": folder,
 }
+
+
+def check_dataset(dataset: str) -> None:
+    """Raises ValueError unless a specification names a dataset and options that it has."""
+    spec.resolve("dataset", split_heldout(dataset)[0], DATASETS)
 
 
 def load_dataset(
@@ -68,4 +83,6 @@ def load_dataset(
         (10, 500, None)
     """
     data_root = None if root is None else Path(root).expanduser()
-    return spec.build("dataset", dataset, DATASETS, data_root, train)
+    name, heldout = split_heldout(dataset)
+    loaded = spec.build("dataset", name, DATASETS, data_root, train)
+    return hold_out(loaded, heldout) if train and heldout else loaded

@@ -126,6 +126,7 @@ class ImageDataset:
         name: its name in the registry.
         train: the training split; None where only the test split was asked for.
         test: the test split.
+        heldout: training images that were taken away from the training split, if any were.
         mean: one number a channel, on the scale of [0, 1].
         std: one number a channel.
         class_names: one a class, in the order of the labels.
@@ -137,6 +138,7 @@ class ImageDataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
+    heldout: Split | None = None
 
     @property
     def num_classes(self) -> int:
