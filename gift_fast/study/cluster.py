@@ -7,10 +7,10 @@ that it leaves behind is in the folder of the runs, which the machines share:
 - What an experiment needs, its teachers and its set, is made by tasks of its own, each once.
 - A task whose worker dies, with its machine or without, is run again on another (``RETRIES``), and
   goes on from the run's checkpoint.
-- A run with a result is not begun. A worker that was given up but lives on, behind a broken network,
-  may train a run for a second time; as every file is replaced whole, under a name that follows from
-  configuration and inputs, what is left is the result of one of the two, and either is right. On
-  CPUs with the same number of threads they are the same to the bit.
+- A run with a result is not begun. A worker that was given up but lives on, behind a network that
+  broke, may train a run that another has taken over. Every file is replaced whole, and its name
+  follows from configuration and inputs: what is left is the result of one of the two, and either is
+  right. On CPUs with the same number of threads they are the same to the bit.
 - A run that raises stops no other.
 """
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,26 +30,18 @@ from typing import Any
 import torch
 
 from gift_fast.student.config import EvaluationConfig, check_integer, check_number
-from gift_fast.student.job import (
-    EvaluationJob,
-    Inputs,
-    Place,
-    check_writable,
-    load_inputs,
-    run_student,
-    teacher_path,
-)
+from gift_fast.student.job import Inputs, Place, check_writable, run_student, teacher_path
 from gift_fast.student.results import RunResult, code_of, read_run, run_path
 from gift_fast.study.board import Board, Overview, Reporter, show_overview
 from gift_fast.study.failures import Failure, RunsFailed
 from gift_fast.study.manifest import Finished, Record, title_of
 from gift_fast.study.plan import Experiment, SetSource, Study
 from gift_fast.study.run import (
-    Opened,
+    PlannedRun,
     groups_of,
-    open_group,
+    plan_group,
     prepare,
-    settled_for,
+    read_inputs,
     train_missing_teacher,
 )
 
@@ -169,6 +162,15 @@ def runs_on(machine: dict[str, float], cpus: int, gpus: float) -> int:
     return min(by_cpu, int(machine.get("GPU", 0.0)) * int(1.0 / gpus)) if gpus else by_cpu
 
 
+def board_of(cluster: Cluster) -> Any:
+    """A new board, in an actor beside the driver: it takes no core, and dies with the driver."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = cluster.ray.get_runtime_context().get_node_id()
+    beside = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
+    return cluster.ray.remote(num_cpus=0, scheduling_strategy=beside)(Board).remote()
+
+
 class RayRunner:
     """Runs experiments as tasks of a cluster.
 
@@ -195,56 +197,247 @@ class RayRunner:
             teacher_dir=place.teacher_dir.absolute(),
             force=False,
         )
-        self.sets = None if sets is None else sets.absolute()
-        self.board = self.actor(Board)
-        self.prepared: dict[SetSource, Any] = {}
+        self.folder = None if sets is None else sets.absolute()
+        self.site = Site(cluster.cpus, os.getcwd(), board_of(cluster))
+        # The tasks that make what runs need, each given to the cluster once.
         self.teachers: dict[Path, Any] = {}
+        self.sets: dict[SetSource, Any] = {}
         self.begun: set[str] = set()
-
-    def actor(self, kind: type) -> Any:
-        """A board beside the driver: it takes no core, and is lost with the driver only."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        ray = self.cluster.ray
-        here = ray.get_runtime_context().get_node_id()
-        beside = NodeAffinitySchedulingStrategy(node_id=here, soft=True)
-        return ray.remote(num_cpus=0, scheduling_strategy=beside)(kind).remote()
-
-    def task(self, function: Callable[..., Any], name: str, *arguments: Any) -> Any:
-        """Gives a function to the cluster, with the share of a machine that a run has."""
-        cluster = self.cluster
-        remote = cluster.ray.remote(
-            num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=RETRIES
-        )(function)
-        surroundings = Surroundings(cluster.cpus, os.getcwd(), self.board)
-        return remote.options(name=name).remote(surroundings, *arguments)
 
     def __call__(self, experiments: Sequence[Experiment]) -> list[Finished]:
         """Runs what has not been run, and gives all results in the order of the experiments.
 
         Raises:
-            RunsFailed: some runs have failed, after all others have finished.
+            OSError: the folder of the results cannot be written.
+            RunsFailed: some runs have failed, after all others have ended.
         """
-        check_writable(self.place.out)
+        driver = replace(self.place, device="cpu")  # the GPUs are for the tasks
+        check_writable(self.place.out, driver.accelerator(experiments[0].config))
         with show_overview(len(experiments), quiet=self.quiet) as overview:
-            call = Call(self, experiments, overview)
-            call.wait()
-        if call.failures:
-            raise RunsFailed(call.failures, overview.done)
-        return [
-            Finished(experiment, call.results[call.files[experiment]]) for experiment in experiments
-        ]
+            batch = Batch(self, experiments, overview)
+            while batch.goes_on:
+                batch.take_next()
+        if batch.failures:
+            raise RunsFailed(batch.failures, done=overview.done)
+        return [Finished(each, batch.results[batch.files[each]]) for each in experiments]
 
-    def set_of(self, source: SetSource) -> Any:
-        """The task that gives the path of a set, after those of its teachers."""
-        if source not in self.prepared:
+    def submit(self, function: Callable[..., Any], name: str, *arguments: Any) -> Any:
+        """Gives a function to the cluster, with the share of a machine that a run has."""
+        cluster = self.cluster
+        share = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
+        task = cluster.ray.remote(max_retries=RETRIES, **share)(function)
+        return task.options(name=name).remote(self.site, *arguments)
+
+    def submit_set(self, source: SetSource) -> Any:
+        """The task that gives where a set lies; it follows those that make its teachers."""
+        if source not in self.sets:
             teachers = []
             for teacher in source.teachers:
                 path = teacher_path(self.place, source.sized_dataset, teacher)
                 if path not in self.teachers:
-                    arguments = (self.study, source, teacher, self.place)
-                    self.teachers[path] = self.task(make_teacher, path.stem, *arguments)
+                    made = (self.study, source, teacher, self.place)
+                    self.teachers[path] = self.submit(make_teacher, path.stem, *made)
                 teachers.append(self.teachers[path])
-            arguments = (self.study, source, self.place, self.sets)
-            self.prepared[source] = self.task(make_set, source.name, *arguments, *teachers)
-        return self.prepared[source]
+            read = (self.study, source, self.place, self.folder)
+            self.sets[source] = self.submit(make_set, source.name, *read, *teachers)
+        return self.sets[source]
+
+
+class Batch:
+    """The experiments of one call of a runner, until the last has ended.
+
+    Args:
+        runner: that was called.
+        experiments: with which it was.
+        overview: shows how far they are.
+    """
+
+    def __init__(
+        self, runner: RayRunner, experiments: Sequence[Experiment], overview: Overview
+    ) -> None:
+        self.runner = runner
+        self.overview = overview
+        self.record = Record(runner.place.out, runner.study, experiments)
+        self.files: dict[Experiment, str] = {}
+        self.results: dict[str, RunResult] = {}
+        self.failures: list[Failure] = []
+        # What the cluster has been given, by the task's reference.
+        self.groups: dict[Any, list[Experiment]] = {}
+        self.runs: dict[Any, Experiment] = {}
+        self.left: dict[str, tuple[int, int]] = {}
+        for group in groups_of(experiments):
+            path = runner.submit_set(group[0].source)
+            name = f"read {group[0].source.name}"
+            self.groups[runner.submit(look_over, name, group, runner.place, path)] = group
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether something has not ended."""
+        return bool(self.groups or self.runs)
+
+    def take_next(self) -> None:
+        """Waits for a task to end, for a moment, and takes in what has come."""
+        ray, board = self.runner.cluster.ray, self.runner.site.board
+        ended, _ = ray.wait([*self.groups, *self.runs], timeout=REFRESH)
+        for task in ended:
+            group = self.groups.pop(task, None) or [self.runs.pop(task)]
+            try:
+                value = ray.get(task)
+            except ray.exceptions.RayError as error:
+                self.fail(group, error)
+                continue
+            if isinstance(value, RunResult):
+                self.finish(group[0], value)
+            else:
+                self.begin(group[0].config, *value)
+        self.overview.update(ray.get(board.read.remote()), self.left, known=not self.groups)
+
+    def begin(
+        self,
+        reads: EvaluationConfig,
+        path: Path,
+        images: int,
+        planned: dict[Experiment, PlannedRun],
+    ) -> None:
+        """Gives the cluster the runs on a set that was looked over, unless they have finished."""
+        runner = self.runner
+        self.record.add({experiment: run.path for experiment, run in planned.items()})
+        for experiment, run in planned.items():
+            file = run.path.name
+            again = file in self.files.values()  # under other names, the same run
+            self.files[experiment] = file
+            if runner.force and file not in runner.begun:
+                run.path.unlink(missing_ok=True)
+                run.path.with_suffix(".ckpt").unlink(missing_ok=True)
+            runner.begun.add(file)
+            if again:
+                self.overview.count(done=1)
+            elif run.path.exists():
+                self.finish(experiment, read_run(run.path), ", from an earlier call")
+            else:
+                title = title_of(experiment)
+                task = runner.submit(train, title, title, run, reads, path, runner.place)
+                self.runs[task] = experiment
+                assert run.config.epochs is not None
+                self.left[file] = (run.config.epochs, images)
+
+    def finish(self, experiment: Experiment, result: RunResult, remark: str = "") -> None:
+        """Keeps the result of a run."""
+        file = self.files[experiment]
+        self.results[file] = result
+        self.left.pop(file, None)
+        seconds = "" if remark else f" ({result.seconds:.1f} s)"
+        line = f"{title_of(experiment)}: top-1 {result.last.top1:.1f} %{remark}{seconds}"
+        self.overview.count(done=1, line=line)
+
+    def fail(self, group: Sequence[Experiment], error: Exception) -> None:
+        """Keeps why experiments have no result, and tells the board, since no worker will."""
+        for experiment in group:
+            failure = failure_of(title_of(experiment), error)
+            self.failures.append(failure)
+            file = self.files.get(experiment)
+            if file is not None:
+                self.left.pop(file, None)
+                self.runner.site.board.end.remote(file)
+            self.overview.count(failed=1, line=f"{failure.title}: failed: {failure.reason}")
+
+
+def failure_of(title: str, error: Exception) -> Failure:
+    """Why a task has no result: what it raised, or the end of its worker."""
+    cause = getattr(error, "cause", None)
+    if cause is None:  # of Ray: the worker or its machine was lost, again and again
+        return Failure(title, str(error).strip().splitlines()[0])
+    while getattr(cause, "cause", None) is not None:  # the error of a task that it followed
+        error, cause = cause, cause.cause
+    failure = Failure.of(title, cause)
+    trace = getattr(error, "traceback_str", "")
+    return replace(failure, trace=trace) if failure.trace else failure
+
+
+# ---- what a worker does --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a worker has to know of the driver.
+
+    Attributes:
+        threads: of torch.
+        folder: from which the command was called; the user's own losses are imported from there.
+        board: where it tells of its run.
+    """
+
+    threads: int
+    folder: str
+    board: Any
+
+    def enter(self) -> None:
+        """Makes the worker's process like the driver's."""
+        torch.set_num_threads(self.threads)
+        if self.folder not in sys.path:
+            sys.path.append(self.folder)
+
+
+@lru_cache(maxsize=1)
+def kept_inputs(config: EvaluationConfig, path: Path, place: Place) -> Inputs:
+    """What :func:`read_inputs` gives, kept while a worker trains on the same set."""
+    return read_inputs(config, path, place)
+
+
+def make_teacher(site: Site, study: Study, source: SetSource, teacher: str, place: Place) -> None:
+    """A task: trains a teacher where there are no weights of it."""
+    site.enter()
+    path = teacher_path(place, source.sized_dataset, teacher)
+    train_missing_teacher(study, source, teacher, place, Reporter(site.board, path.stem))
+
+
+def make_set(
+    site: Site, study: Study, source: SetSource, place: Place, sets: Path | None, *_: None
+) -> Path:
+    """A task: gives where a set lies, and makes it before if it is made here.
+
+    What follows ``sets`` is nothing: the tasks of the teachers, for which Ray waits.
+    """
+    site.enter()
+    key = f"{source.name} {source.seed}"
+    return prepare(study, source, place, sets, Reporter(site.board, key))
+
+
+def look_over(
+    site: Site, group: Sequence[Experiment], place: Place, path: Path
+) -> tuple[Path, int, dict[Experiment, PlannedRun]]:
+    """A task: reads a set, and gives its path, its number of images, and the runs on it."""
+    site.enter()
+    if not place.out.is_dir():
+        raise OSError(
+            f"{place.out} must be a folder that all machines share, {platform.node()} has none"
+        )
+    inputs = kept_inputs(group[0].config, path, place)
+    return path, len(inputs.distilled), plan_group(group, inputs, place)
+
+
+def train(
+    site: Site, title: str, run: PlannedRun, reads: EvaluationConfig, path: Path, place: Place
+) -> RunResult:
+    """A task: one student, from its file or its checkpoint where another worker has left one.
+
+    Args:
+        site: of the driver.
+        title: of the run.
+        run: what to train.
+        reads: a configuration with the same inputs, by which they were read before.
+        path: of the set.
+        place: where everything else is.
+    """
+    site.enter()
+    inputs = kept_inputs(reads, path, place)
+    digests = {**inputs.digests, **code_of(run.config)}
+    found = run_path(place.out, run.config, digests)
+    if found != run.path:
+        raise OSError(
+            f"{path}, the teachers and the dataset must be the same for all machines and as long "
+            f"as the study runs; {platform.node()} reads others than were looked over"
+        )
+    progress = Reporter(site.board, run.path.name)
+    accelerator = place.accelerator(run.config)
+    return run_student(run.config, inputs, place, accelerator, progress, title=title)
