@@ -30,6 +30,7 @@ from gift_fast.student.job import (
     teacher_path,
     warn_of,
 )
+from gift_fast.student.memory import keep_freed_memory
 from gift_fast.student.results import RunResult, code_of, run_path
 from gift_fast.student.train import check_inputs, settled
 from gift_fast.study.failures import Failure, RunsFailed
@@ -276,6 +277,8 @@ def made_set(source: SetSource, place: Place, accelerator: Accelerator, progress
     outcome = "from an earlier call"
     if accelerator.is_main_process and not is_pair(path):
         outcome = "made"
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         dataset = load_dataset(source.sized_dataset, place.data_root)
         teacher = teacher.to(accelerator.device)
         distilled = select_crops(dataset, teacher, ipc=source.ipc, seed=source.seed)

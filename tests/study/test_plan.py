@@ -114,12 +114,17 @@ def test_a_study_is_moved_to_other_data_and_made_smaller():
     )
     found = study.experiments(published=False)
     source = SetSource(
-        dataset="fashion-mnist", method="selected", ipc=10, network="convnet3:width=32", seed=0
+        dataset="fashion-mnist:heldout=5000",
+        method="selected",
+        ipc=10,
+        network="convnet3:width=32",
+        seed=0,
     )
     assert {e.source for e in found} == {source}
     assert len(found) == 9 * 2
     first = found[0].config
-    assert (first.dataset, first.student, first.ipc) == ("fashion-mnist", "convnet3:width=32", 10)
+    assert (first.dataset, first.ipc) == ("fashion-mnist:heldout=5000", 10)
+    assert first.student == "convnet3:width=32"
     assert (first.epochs, first.teachers) == (100, ("convnet3:width=32",))
 
 
