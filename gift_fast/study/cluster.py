@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,11 +70,33 @@ class ClusterOptions:
     gpus_per_run: float | None = None
 
     def __post_init__(self) -> None:
+        if self.address not in ("local", "auto") and self.host_and_port is None:
+            raise ValueError(
+                "--ray must be local, auto, HOST:PORT or ray://HOST:PORT, of Ray's own port or its "
+                f"client's; got {self.address!r}"
+            )
         check_integer("cpus_per_run", self.cpus_per_run, 1)
         if self.gpus_per_run is not None:
             if self.gpus_per_run > 1:
                 raise ValueError(f"gpus_per_run must be at most 1, got {self.gpus_per_run}")
             check_number("gpus_per_run", self.gpus_per_run, 1e-4, math.inf, "1e-4 or more")
+
+    @property
+    def host_and_port(self) -> tuple[str, int] | None:
+        """Where the cluster is, if it is named.
+
+        Example:
+            >>> ClusterOptions(address="ray://10.0.0.1:10001").host_and_port
+            ('10.0.0.1', 10001)
+        """
+        host, _, port = self.address.removeprefix("ray://").rpartition(":")
+        return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
+
+    def check_answer(self) -> None:
+        """Raises OSError where nothing listens at a named address; Ray would try for minutes."""
+        if self.host_and_port is not None:
+            with socket.create_connection(self.host_and_port, timeout=10.0):
+                pass
 
 
 @dataclass(frozen=True)
@@ -118,8 +141,9 @@ def connected(options: ClusterOptions, *, device: str, quiet: bool) -> Iterator[
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         settings["include_dashboard"] = False
     try:
+        options.check_answer()
         ray.init(address=options.address, **settings)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise OSError(
             f"--ray {options.address}: no Ray cluster answers there ({error}); `ray start --head` "
             "starts one, and --ray local takes this machine alone"
