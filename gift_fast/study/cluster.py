@@ -370,7 +370,8 @@ def failure_of(title: str, error: Exception) -> Failure:
     """Why a task has no result: what it raised, or the end of its worker."""
     cause = getattr(error, "cause", None)
     if cause is None:  # of Ray: the worker or its machine was lost, again and again
-        return Failure(title, str(error).strip().splitlines()[0])
+        reason = str(error).strip().splitlines()[0]
+        return Failure(title, f"{reason} (tried {1 + RETRIES} times)")
     while getattr(cause, "cause", None) is not None:  # the error of a task that it followed
         error, cause = cause, cause.cause
     failure = Failure.of(title, cause)
