@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,8 @@ from gift_fast.study.run import (
 RETRIES = 3
 """How often a task is run again when its worker has died. An exception is not a reason: it would
 be raised again."""
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 REFRESH = 1.0
 """Seconds between two looks at the board."""
@@ -373,10 +376,10 @@ def failure_of(title: str, error: Exception) -> Failure:
         reason = str(error).strip().splitlines()[0]
         return Failure(title, f"{reason} (tried {1 + RETRIES} times)")
     while getattr(cause, "cause", None) is not None:  # the error of a task that it followed
-        error, cause = cause, cause.cause
+        cause = cause.cause
     failure = Failure.of(title, cause)
-    trace = getattr(error, "traceback_str", "")
-    return replace(failure, trace=trace) if failure.trace else failure
+    # The error has travelled without its traceback; Ray's message holds it, in colours.
+    return replace(failure, trace=COLOUR.sub("", str(error))) if failure.trace else failure
 
 
 # ---- what a worker does --------------------------------------------------------------------------
