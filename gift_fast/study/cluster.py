@@ -51,6 +51,9 @@ RETRIES = 3
 """How often a task is run again when its worker has died. An exception is not a reason: it would
 be raised again."""
 
+PATIENCE = 10.0
+"""Seconds that the board has to answer; it takes some to start on a busy machine."""
+
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 REFRESH = 1.0
@@ -317,7 +320,11 @@ class Batch:
                 self.finish(group[0], value)
             else:
                 self.begin(group[0].config, *value)
-        self.overview.update(ray.get(board.read.remote()), self.left, known=not self.groups)
+        try:
+            reading = ray.get(board.read.remote(), timeout=PATIENCE)
+        except ray.exceptions.RayError:  # no run depends on what is shown
+            return
+        self.overview.update(reading, self.left, known=not self.groups)
 
     def begin(
         self,
