@@ -346,6 +346,8 @@ def fit(
     if config.compile:
         model.compile()
     prepared, stepper = accelerator.prepare(model, optimizer)
+    if steps_alone(accelerator):
+        stepper = stepper.optimizer
     observer.start(config.epochs, done)
 
     start = time.perf_counter() - seconds
@@ -397,6 +399,18 @@ def fit(
     seconds = time.perf_counter() - start
     rate = config.epochs * batches.images / training_seconds
     return model.eval(), Trained(tuple(checks), seconds, rate)
+
+
+def steps_alone(accelerator: Accelerator) -> bool:
+    """Whether a prepared optimizer does no more in a step than the optimizer in it.
+
+    accelerate's looks for packages in every step, which takes 0.2 ms; it is left out where there is
+    no scaler, and gradients are averaged by DDP or not at all.
+    """
+    from accelerate import DistributedType
+
+    plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    return accelerator.scaler is None and accelerator.distributed_type in plain
 
 
 def warn_of_divergence(epoch: int, loss: float) -> None:
