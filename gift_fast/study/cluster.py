@@ -51,13 +51,14 @@ RETRIES = 3
 """How often a task is run again when its worker has died. An exception is not a reason: it would
 be raised again."""
 
+REFRESH = 1.0
+"""Seconds between two looks at the board."""
+
 PATIENCE = 10.0
 """Seconds that the board has to answer; it takes some to start on a busy machine."""
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-REFRESH = 1.0
-"""Seconds between two looks at the board."""
+"""What a terminal takes for a colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
