@@ -77,7 +77,7 @@ def command(root: Path, losses: str, *arguments: str, epochs: int, out: str = "r
     return ["study", str(path), *folders, "--device", "cpu", *arguments]
 
 
-def wait_for(what, process: subprocess.Popen[str], seconds: float = 120.0):
+def wait_for(what, process: subprocess.Popen[str], seconds: float = 240.0):
     """The first thing that ``what()`` gives; the process must not have ended before."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
@@ -122,7 +122,7 @@ def test_a_killed_workers_run_goes_on_from_its_checkpoint_and_every_result_comes
     wait_for(lambda: list(runs.glob("ce-*.ckpt")), process)
     (worker,) = wait_for(lambda: workers_of(cluster, "CE, AdamW, seed 0"), process)
     os.kill(worker, signal.SIGKILL)
-    printed, log = process.communicate(timeout=120)
+    printed, log = process.communicate(timeout=300)
     assert process.returncode == 0, log
 
     resumed = re.findall(r"\] (.*): goes on after epoch (\d+)/(\d+)", log)
