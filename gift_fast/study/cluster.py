@@ -33,7 +33,7 @@ import torch
 
 from gift_fast.student.config import EvaluationConfig, check_integer, check_number
 from gift_fast.student.job import Inputs, Place, check_writable, run_student, teacher_path
-from gift_fast.student.results import RunResult, code_of, read_run, run_path
+from gift_fast.student.results import RunResult, read_run, run_path
 from gift_fast.study.board import Board, Overview, Reporter, show_overview
 from gift_fast.study.failures import Failure, RunsFailed
 from gift_fast.study.manifest import Finished, Record, title_of
@@ -263,7 +263,7 @@ class RayRunner:
         """The task that gives where a set lies; it follows those that make its teachers."""
         if source not in self.sets:
             teachers = []
-            for teacher in source.teachers:
+            for teacher in self.study.teachers_of(source):
                 path = teacher_path(self.place, source.sized_dataset, teacher)
                 if path not in self.teachers:
                     made = (self.study, source, teacher, self.place)
@@ -331,7 +331,6 @@ class Batch:
         self,
         reads: EvaluationConfig,
         path: Path,
-        images: int,
         planned: dict[Experiment, PlannedRun],
     ) -> None:
         """Gives the cluster the runs on a set that was looked over, unless they have finished."""
@@ -354,7 +353,7 @@ class Batch:
                 task = runner.submit(train, title, title, run, reads, path, runner.place)
                 self.runs[task] = experiment
                 assert run.config.epochs is not None
-                self.left[file] = (run.config.epochs, images)
+                self.left[file] = (run.config.epochs, run.images)
 
     def finish(self, experiment: Experiment, result: RunResult, remark: str = "") -> None:
         """Keeps the result of a run."""
@@ -441,15 +440,15 @@ def make_set(
 
 def look_over(
     site: Site, group: Sequence[Experiment], place: Place, path: Path
-) -> tuple[Path, int, dict[Experiment, PlannedRun]]:
-    """A task: reads a set, and gives its path, its number of images, and the runs on it."""
+) -> tuple[Path, dict[Experiment, PlannedRun]]:
+    """A task: reads a set, and gives its path and the runs on it."""
     site.enter()
     if not place.out.is_dir():
         raise OSError(
             f"{place.out} must be a folder that all machines share, {platform.node()} has none"
         )
     inputs = kept_inputs(group[0].config, path, place)
-    return path, len(inputs.distilled), plan_group(group, inputs, place)
+    return path, plan_group(group, inputs, place)
 
 
 def train(
@@ -467,9 +466,7 @@ def train(
     """
     site.enter()
     inputs = kept_inputs(reads, path, place)
-    digests = {**inputs.digests, **code_of(run.config)}
-    found = run_path(place.out, run.config, digests)
-    if found != run.path:
+    if run_path(place.out, run.config, inputs.digests_of(run.config)) != run.path:
         raise OSError(
             f"{path}, the teachers and the dataset must be the same for all machines and as long "
             f"as the study runs; {platform.node()} reads others than were looked over"

@@ -31,8 +31,7 @@ from gift_fast.student.job import (
     warn_of,
 )
 from gift_fast.student.memory import keep_freed_memory
-from gift_fast.student.results import RunResult, code_of, run_path
-from gift_fast.student.train import check_inputs, settled
+from gift_fast.student.results import RunResult, run_path
 from gift_fast.study.failures import Failure, RunsFailed
 from gift_fast.study.manifest import Finished, Record, title_of
 from gift_fast.study.plan import Experiment, SetSource, Study
@@ -131,7 +130,7 @@ class LocalRunner:
         record = Record(place.out, self.study, experiments)
         sources = {experiment.source for experiment in experiments}
         made = sum(source.made_here for source in sources)
-        stages = missing_teachers(sources, place) + made + len(experiments)
+        stages = missing_teachers(self.study, sources, place) + made + len(experiments)
         results: dict[Experiment, RunResult] = {}
         failures: list[Failure] = []
         paths: dict[SetSource, Path] = {}
@@ -148,8 +147,8 @@ class LocalRunner:
                     continue
                 if accelerator.is_main_process:
                     record.add({experiment: run.path for experiment, run in planned.items()})
+                accelerator = place.accelerator(group[0].config)
                 for experiment, run in planned.items():
-                    accelerator = place.accelerator(run.config)
                     title = title_of(experiment)
                     try:
                         results[experiment] = run_student(
@@ -184,14 +183,14 @@ def groups_of(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
 def reads_of(experiment: Experiment) -> Hashable:
     """What an experiment reads: experiments with the same are run on the same loaded inputs."""
     config = experiment.config
-    return (experiment.source, config.dataset, config.tested_on, config.teachers, config.classes)
+    return (experiment.source, config.dataset, config.tested_on, config.teachers)
 
 
 def prepare(
     study: Study, source: SetSource, place: Place, sets: Path | None, progress: Progress
 ) -> Path:
     """Trains the teachers of a set that are missing, makes it if it is made here; where it lies."""
-    for teacher in source.teachers:
+    for teacher in study.teachers_of(source):
         train_missing_teacher(study, source, teacher, place, progress)
     if not source.made_here:
         assert sets is not None
@@ -214,10 +213,12 @@ class PlannedRun:
 
     Attributes:
         config: settled on its set.
+        images: of an epoch.
         path: of its result.
     """
 
     config: EvaluationConfig
+    images: int
     path: Path
 
 
@@ -234,18 +235,19 @@ def plan_group(
         warn_of(audit_of(inputs, accelerator.device, quick=True))
     planned = {}
     for experiment in group:
-        config = settled_for(experiment, inputs)
-        digests = {**inputs.digests, **code_of(config)}
-        planned[experiment] = PlannedRun(config, run_path(place.out, config, digests))
+        config = inputs.settle(experiment.config)
+        path = run_path(place.out, config, inputs.digests_of(config))
+        images = len(inputs.narrowed(config.classes).distilled)
+        planned[experiment] = PlannedRun(config, images, path)
     return planned
 
 
-def missing_teachers(sources: Iterable[SetSource], place: Place) -> int:
+def missing_teachers(study: Study, sources: Iterable[SetSource], place: Place) -> int:
     """How many teachers have to be trained."""
     paths = {
         teacher_path(place, source.sized_dataset, teacher)
         for source in sources
-        for teacher in source.teachers
+        for teacher in study.teachers_of(source)
     }
     return sum(not path.exists() for path in paths)
 
@@ -287,10 +289,3 @@ def made_set(source: SetSource, place: Place, accelerator: Accelerator, progress
     accelerator.wait_for_everyone()
     progress.end(outcome)
     return path
-
-
-def settled_for(experiment: Experiment, inputs: Inputs) -> EvaluationConfig:
-    """The configuration that a run has on its set; raises ValueError where they disagree."""
-    config = settled(experiment.config, inputs.distilled)
-    check_inputs(config, inputs.dataset, inputs.distilled, inputs.teachers, inputs.whiten)
-    return config
