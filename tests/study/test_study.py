@@ -219,6 +219,49 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path, capsys):
     assert "study-old.json must hold the record of a study" in capsys.readouterr().err
 
 
+def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
+    tmp_path, trained, monkeypatch, capsys
+):
+    counted = job.train_student
+
+    def hungry(config, *arguments, **options):
+        if config.loss == "ce" and config.seed == 0:
+            raise MemoryError("there is no more")
+        return counted(config, *arguments, **options)
+
+    few = ("--seeds", "0", "1", "--set-seeds", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "train_student", hungry)
+        assert study(tmp_path, "ce, gift", *few) == 1
+    log = capsys.readouterr().err
+    report = log[log.index("1 of 4 runs failed:") :]
+    assert 'raise MemoryError("there is no more")' in report
+    assert "  digits selected IPC 1 set 0, convnet3:width=8, CE, AdamW, seed 0\n" in report
+    assert len(trained) == 3
+    assert study(tmp_path, "ce, gift", *few) == 0
+    assert trained[3:] == [("ce", 0)]
+
+
+def test_a_set_that_cannot_be_read_stops_no_run_on_another(finished, tmp_path, capsys):
+    made = next((finished / "runs" / "sets").glob("*seed0*.safetensors"))
+    for method in ("rded", "sre2l"):
+        folder = tmp_path / "sets" / f"digits_{method}_ipc1"
+        folder.mkdir(parents=True)
+        for suffix in (".safetensors", ".json"):
+            (folder / f"set{suffix}").write_bytes(made.with_suffix(suffix).read_bytes())
+    broken = tmp_path / "sets" / "digits_rded_ipc1" / "set.safetensors"
+    broken.write_bytes(broken.read_bytes()[:100])
+    text = (STUDY % "native").replace("selected, ipc: 1", "[rded, sre2l], ipc: 1")
+    (tmp_path / "published.yaml").write_text(text)
+    arguments = ["study", str(tmp_path / "published.yaml"), "--sets", str(tmp_path / "sets")]
+    folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(finished / "teachers")]
+    assert main([*arguments, *folders, "--quiet", "--seeds", "0"]) == 1
+    log = capsys.readouterr().err
+    assert "1 of 2 runs failed:" in log
+    assert "set.safetensors" in log
+    assert len(list((tmp_path / "runs").glob("kl-*.json"))) == 1
+
+
 TUNED = "heldout: 300\ntuning: {weight_decays: 0.0, seeds: 100, set_seeds: 100}\n"
 
 
