@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STUDENT_PACKAGES = {
     "accelerate": "accelerate",
+    "jinja2": "jinja2",
     "kornia": "kornia",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
@@ -90,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_audit(commands)
     add_study(commands)
+    add_report(commands)
     return parser
 
 
@@ -443,6 +445,42 @@ def study(options: argparse.Namespace) -> int:
         print(markdown_table(plan, cells))
         print(*paths)
     return 0
+
+
+def add_report(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``report``."""
+    command = commands.add_parser(
+        "report",
+        help="show what studies have found, beside what is published",
+        description=(
+            "Writes every study of a folder as one HTML page that needs no network, and its tables "
+            "as Markdown, LaTeX and CSV beside it. Unfinished studies are shown as far as they are."
+        ),
+        epilog="example: gift-fast report runs --open",
+    )
+    command.add_argument(
+        "folder", type=Path, metavar="DIR", help="that `gift-fast study --out` has written to"
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="the HTML page (default: report.html in DIR)"
+    )
+    command.add_argument("--open", action="store_true", help="show it in the browser")
+    command.set_defaults(run=report, force=None)
+
+
+def report(options: argparse.Namespace) -> int:
+    """The subcommand ``report``; the exit status is 1 where a file could not be read."""
+    import webbrowser
+
+    from gift_fast.study.report import write_report
+
+    page, damaged = write_report(options.folder, options.out)
+    for message in damaged:
+        print(f"gift-fast: not in the report: {message}", file=sys.stderr)
+    print(*(page.with_suffix(suffix) for suffix in (page.suffix, ".md", ".tex", ".csv")))
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 1 if damaged else 0
 
 
 def demo(options: argparse.Namespace) -> int:

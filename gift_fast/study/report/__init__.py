@@ -1,0 +1,77 @@
+"""``gift-fast report``: every study of a folder as one HTML page, and as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gift_fast.student.atomic import replacing
+from gift_fast.study.report.contents import Contents, contents_of
+from gift_fast.study.report.page import as_page
+from gift_fast.study.report.reading import read_folder
+from gift_fast.study.report.tables import as_csv, as_latex, as_markdown
+
+
+def write_report(folder: Path, page: Path | None = None) -> tuple[Path, tuple[str, ...]]:
+    """Writes the report of a folder: the page, and beside it ``.md``, ``.tex`` and ``.csv``.
+
+    Args:
+        folder: that ``gift-fast study --out`` has written to.
+        page: of the HTML file; None is ``report.html`` in the folder.
+
+    Returns:
+        The page, and what could not be read, a message a file.
+
+    Raises:
+        OSError: a file cannot be written.
+        ValueError: there is no study in the folder, or ``page`` is no name of an HTML file.
+    """
+    page = folder / "report.html" if page is None else page
+    if page.suffix not in (".html", ".htm"):
+        raise ValueError(f"out must be the name of an HTML file, got {page}")
+    contents = contents_of(read_folder(folder))
+    rows = [row for section in contents.sections for part in section.parts for row in part.rows]
+    texts = {
+        page: as_page(contents),
+        page.with_suffix(".md"): markdown_of(contents),
+        page.with_suffix(".tex"): latex_of(contents),
+        page.with_suffix(".csv"): as_csv(rows),
+    }
+    for path, text in texts.items():
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return page, contents.damaged
+
+
+def markdown_of(contents: Contents) -> str:
+    """Sentences and tables in Markdown."""
+    lines = [f"# {contents.title}", "", contents.summary, ""]
+    lines += [f"- could not be read: {each}" for each in contents.damaged]
+    for section in contents.sections:
+        lines += [f"## {section.title}", "", section.settings, ""]
+        lines += [text + "\n" for text in (section.unfinished, section.notes) if text]
+        if section.overview is not None:
+            lines += [as_markdown(section.overview)]
+        for part in section.parts:
+            if len(section.parts) > 1:
+                lines += [f"### {part.heading}", ""]
+            lines += [f"- {sentence}" for sentence in part.findings]
+            lines += ["", as_markdown(part.table)]
+            if part.trials is not None:
+                lines += [f"{part.trials.caption}:", "", as_markdown(part.trials)]
+    lines += ["## Published against measured", "", contents.published.summary, ""]
+    for table in (contents.published.table, contents.published.signs):
+        if table is not None:
+            lines += [as_markdown(table)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def latex_of(contents: Contents) -> str:
+    """The tables in LaTeX."""
+    tables = []
+    for section in contents.sections:
+        tables += [section.overview] if section.overview is not None else []
+        for part in section.parts:
+            tables += [table for table in (part.table, part.trials) if table is not None]
+    published = contents.published
+    tables += [table for table in (published.table, published.signs) if table is not None]
+    return "\n".join(["% \\usepackage{booktabs}", *map(as_latex, tables)])

@@ -1,0 +1,356 @@
+"""A study's runs put in order: conditions, in them settings and losses, and in a cell replicates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from gift_fast.student import spec
+from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.objectives import display_name
+from gift_fast.student.report import optimizer_name
+from gift_fast.student.results import Spread, spread
+from gift_fast.study.plan import NATIVE_LOSSES, SetSource
+from gift_fast.study.report.reading import Run, StudyRecord
+from gift_fast.study.statistics import Comparison, Pair, compare
+from gift_fast.study.tuning import trial_score
+
+REFERENCE = "gift"
+"""The loss that the others are compared with, where a study has it."""
+
+AXES = {"loss", "seed", "learning_rate", "weight_decay", "tested_on", "eval_every"}
+"""Fields of a configuration that may differ within a condition."""
+
+REPLICATES = {"step", "order"}
+"""Options of ``classes`` that may differ within a condition: the step, and the order of classes."""
+
+Place = tuple[str, int]
+"""Of a score: the name of the set, which is what is counted, and the student's seed."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What all losses of a comparison have in common.
+
+    Attributes:
+        source: the distilled set, without its seed.
+        settings: name and value of every field of the configuration that does not vary.
+    """
+
+    source: SetSource
+    settings: tuple[tuple[str, Any], ...]
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self.settings)[name]
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """What tells it from others, in words, by what the words are about."""
+        optimizer = optimizer_name(self["optimizer"])
+        if self["optimizer"].startswith("sgd"):
+            optimizer += f", momentum {self['momentum']:g}"
+        epochs = "the protocol's epochs" if self["epochs"] is None else f"{self['epochs']} epochs"
+        teachers = ", ".join(self["teachers"]) or "labels of the set"
+        words = {
+            "dataset": self.source.dataset,
+            "method": f"{self.source.method} sets",
+            "ipc": f"IPC {self.source.ipc}",
+            "network": f"distilled on {self.source.network}",
+            "student": f"student {self['student']}",
+            "teachers": f"teacher {teachers}",
+            "optimizer": optimizer,
+            "epochs": epochs,
+        }
+        if self["classes"] != "all":
+            words["classes"] = f"classes {self['classes']}"
+        for name in ("schedule", "augmentation", "mixing", "batch_size", "mixed_precision"):
+            words[name] = f"{name.replace('_', ' ')} {self[name]}"
+        return words
+
+    @property
+    def native(self) -> str | None:
+        """The loss that the method's authors train with."""
+        return NATIVE_LOSSES.get(self.source.method)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """At which learning rate and weight decay the losses of a comparison are run.
+
+    Attributes:
+        purpose: ``protocol``, with one of each for all; or ``tuned``, with each loss's own.
+        learning_rate: the protocol's; None where it follows from the student, or for ``tuned``.
+        weight_decay: likewise.
+    """
+
+    purpose: str
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+
+
+TUNED = Setting("tuned")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """All runs that differ only in the seeds of set and student, and over steps in the order.
+
+    Attributes:
+        condition: what they share with the other losses.
+        setting: at which they are run.
+        loss: the specification of the loss.
+        step: of continual learning, None elsewhere.
+        runs: in the order of the manifest; at least one.
+        halved: whether the score is on the second half of the test images, since the first has
+            chosen the learning rate.
+    """
+
+    condition: Condition
+    setting: Setting
+    loss: str
+    step: int | None
+    runs: tuple[Run, ...]
+    halved: bool = False
+
+    @cached_property
+    def scores(self) -> dict[str, dict[int, float]]:
+        """Top-1 after the last epoch, percent: the set -> the student's seed -> the score."""
+        scores: dict[str, dict[int, float]] = {}
+        for run in self.runs:
+            name, seed = place_of(run)
+            scores.setdefault(name, {})[seed] = self.score_of(run)
+        return scores
+
+    def score_of(self, run: Run) -> float:
+        """The score of one of its runs, percent."""
+        last = run.result.last
+        return last.halves[1] if self.halved else last.top1
+
+    @cached_property
+    def replicates(self) -> tuple[float, ...]:
+        """What is counted: the means of the sets where there are several, else the students."""
+        if len(self.scores) > 1:
+            return tuple(math.fsum(s.values()) / len(s) for s in self.scores.values())
+        return tuple(score for seeds in self.scores.values() for score in seeds.values())
+
+    @property
+    def over(self) -> str:
+        """What ``replicates`` are: ``sets`` or ``seeds``."""
+        return "sets" if len(self.scores) > 1 else "seeds"
+
+    @cached_property
+    def top1(self) -> Spread:
+        """Of the replicates, percent."""
+        return spread(self.replicates)
+
+    @property
+    def best_mean(self) -> float:
+        """Mean top-1 of each run's best check, which the paper's code reports, percent."""
+        return spread([run.result.best.top1 for run in self.runs]).mean
+
+    @property
+    def config(self) -> EvaluationConfig:
+        """Of the first run, with everything filled in."""
+        return self.runs[0].result.config
+
+    @property
+    def loss_name(self) -> str:
+        """How a table calls the loss."""
+        return display_name(self.loss)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """The trials of one loss at one learning rate and weight decay.
+
+    Attributes:
+        loss: the specification of the loss.
+        learning_rate: that was tried.
+        weight_decay: that was tried.
+        top1: mean of what chooses, percent.
+        runs: at least one.
+    """
+
+    loss: str
+    learning_rate: float
+    weight_decay: float
+    top1: float
+    runs: tuple[Run, ...]
+
+    def score_of(self, run: Run) -> float:
+        """What one of its runs is judged by, percent."""
+        return trial_score(run.result)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One condition of a study with everything that was run in it.
+
+    Attributes:
+        condition: what all of it has in common.
+        settings: at which losses were run, ``TUNED`` last.
+        losses: their specifications, in the order of the study.
+        cells: by setting and loss; of several steps the last.
+        steps: the cells of every step, by setting and loss; empty outside continual learning.
+        trials: of every loss; empty where nothing was tuned.
+        reference: the loss that the others are compared with.
+        comparisons: the reference compared with another loss, by setting and the other; absent
+            where there are fewer than two sets in common.
+    """
+
+    condition: Condition
+    settings: tuple[Setting, ...]
+    losses: tuple[str, ...]
+    cells: Mapping[tuple[Setting, str], Cell]
+    steps: Mapping[tuple[Setting, str], tuple[Cell, ...]]
+    trials: tuple[Trial, ...]
+    reference: str
+    comparisons: Mapping[tuple[Setting, str], Comparison]
+
+    def column(self, setting: Setting) -> list[Cell]:
+        """The cells of a setting, in the order of the losses."""
+        found = (self.cells.get((setting, loss)) for loss in self.losses)
+        return [cell for cell in found if cell is not None]
+
+    def of_purpose(self, purpose: str) -> list[Setting]:
+        """The settings of a purpose."""
+        return [setting for setting in self.settings if setting.purpose == purpose]
+
+
+def place_of(run: Run) -> Place:
+    """Where a run's score stands among the replicates of its cell."""
+    source, config = run.experiment.source, run.experiment.config
+    name = source.name if source.seed is None else f"set {source.seed}"
+    _, options = spec.split_spec(config.classes)
+    if "order" in options:
+        name += f", order {options['order']}"
+    return name, config.seed
+
+
+def condition_of(run: Run) -> Condition:
+    """The condition that a run belongs to."""
+    config = run.experiment.config
+    values = {k: v for k, v in config.to_dict().items() if k not in AXES}
+    values["classes"] = without_options(config.classes, REPLICATES)
+    settings = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items())
+    return Condition(replace(run.experiment.source, seed=None), settings)
+
+
+def without_options(specification: str, names: Iterable[str]) -> str:
+    """A specification without some of its options.
+
+    Example:
+        >>> without_options("seen:steps=5,step=2,order=0,head=all", {"step", "order"})
+        'seen:steps=5,head=all'
+    """
+    name, options = spec.split_spec(specification)
+    kept = ",".join(f"{key}={value}" for key, value in options.items() if key not in names)
+    return f"{name}:{kept}" if kept else name
+
+
+def step_of(run: Run) -> int | None:
+    """The step of continual learning that a run is of, or None."""
+    _, options = spec.split_spec(run.experiment.config.classes)
+    return int(options["step"]) if "step" in options else None
+
+
+def setting_of(run: Run) -> Setting:
+    """The setting that a run is of."""
+    if run.experiment.purpose == "tuned":
+        return TUNED
+    config = run.experiment.config
+    return Setting("protocol", config.learning_rate, config.weight_decay)
+
+
+def panels_of(study: StudyRecord) -> tuple[Panel, ...]:
+    """The conditions of a study, in the order of its manifest, compared within all of it.
+
+    Holm's adjustment is over every comparison of the study, which is one table.
+    """
+    groups: dict[Condition, list[Run]] = {}
+    for run in study.runs:
+        groups.setdefault(condition_of(run), []).append(run)
+    panels = [panel_of(condition, runs) for condition, runs in groups.items()]
+    panels = [panel for panel in panels if panel.cells]
+    keys, pairs = [], []
+    for index, panel in enumerate(panels):
+        for (setting, loss), cell in panel.cells.items():
+            reference = panel.cells.get((setting, panel.reference))
+            pair = None if reference is None or reference is cell else paired(reference, cell)
+            if pair is not None:
+                keys.append((index, (setting, loss)))
+                pairs.append(pair)
+    found: list[dict[tuple[Setting, str], Comparison]] = [{} for _ in panels]
+    for (index, key), comparison in zip(keys, compare(pairs), strict=True):
+        found[index][key] = comparison
+    return tuple(
+        replace(panel, comparisons=comparisons)
+        for panel, comparisons in zip(panels, found, strict=True)
+    )
+
+
+def paired(first: Cell, second: Cell) -> Pair | None:
+    """Two cells on the sets and seeds that both have; None where these are fewer than two sets."""
+    scores: tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]] = ({}, {})
+    for name in first.scores:
+        seeds = first.scores[name].keys() & second.scores.get(name, {}).keys()
+        if seeds:
+            for own, cell in zip(scores, (first, second), strict=True):
+                own[name] = {seed: cell.scores[name][seed] for seed in sorted(seeds)}
+    if len(scores[0]) < 2:
+        return None
+    return Pair(first.loss_name, second.loss_name, *scores)
+
+
+def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
+    """A condition with its runs, nothing compared yet."""
+    tuned = any(run.experiment.purpose == "tuned" for run in runs)
+    halved = tuned and not condition.source.made_here
+    groups: dict[tuple[Setting, str, int | None], list[Run]] = {}
+    tried: dict[tuple[str, float, float], list[Run]] = {}
+    for run in runs:
+        config = run.experiment.config
+        if run.experiment.purpose == "trial":
+            assert config.learning_rate is not None
+            key = config.loss, config.learning_rate, config.weight_decay
+            tried.setdefault(key, []).append(run)
+        else:
+            groups.setdefault((setting_of(run), config.loss, step_of(run)), []).append(run)
+    by_step: dict[tuple[Setting, str], list[Cell]] = {}
+    for (setting, loss, step), group in groups.items():
+        cell = Cell(condition, setting, loss, step, tuple(group), halved)
+        by_step.setdefault((setting, loss), []).append(cell)
+    for cells in by_step.values():
+        cells.sort(key=lambda cell: -1 if cell.step is None else cell.step)
+    settings = sorted({setting for setting, _ in by_step}, key=lambda setting: setting == TUNED)
+    losses = tuple(dict.fromkeys(run.experiment.config.loss for run in runs))
+    reference = next((x for x in (REFERENCE, condition.native) if x in losses), losses[0])
+    return Panel(
+        condition=condition,
+        settings=tuple(settings),
+        losses=losses,
+        cells={key: cells[-1] for key, cells in by_step.items()},
+        steps={key: tuple(cells) for key, cells in by_step.items() if cells[0].step is not None},
+        trials=tuple(
+            Trial(*key, spread([trial_score(run.result) for run in group]).mean, tuple(group))
+            for key, group in sorted(tried.items(), key=lambda item: item[0][1:])
+        ),
+        reference=reference or losses[0],
+        comparisons={},
+    )
+
+
+def varying_parts(panels: Sequence[Panel]) -> list[str]:
+    """What conditions differ in, by the keys of ``Condition.parts``."""
+    names = dict.fromkeys(name for panel in panels for name in panel.condition.parts)
+    return [name for name in names if len({p.condition.parts.get(name) for p in panels}) > 1]
+
+
+def headings_of(panels: Sequence[Panel]) -> list[str]:
+    """What each condition does not share with the others, in words."""
+    varying = varying_parts(panels)
+    found = [[panel.condition.parts.get(part, "") for part in varying] for panel in panels]
+    return [", ".join(filter(None, words)) for words in found]

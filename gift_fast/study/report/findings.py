@@ -1,0 +1,205 @@
+"""What a study shows, in plain sentences that follow from its numbers by fixed rules.
+
+Whichever loss is ahead: the rules name none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gift_fast.student.objectives import display_name
+from gift_fast.student.report import COLLAPSED, FAR_BEHIND
+from gift_fast.study.report.cells import TUNED, Cell, Panel, Setting
+from gift_fast.study.report.charts import gamma_of
+from gift_fast.study.report.tables import setting_name
+from gift_fast.study.statistics import FEWEST_SETS, PRACTICAL, Comparison
+
+GAIN = 5.0
+"""Points that tuning must bring before a sentence is due."""
+
+FLATTERY = 3.0
+"""Points by which the best check must exceed the last before a sentence is due."""
+
+
+def findings(panel: Panel) -> list[str]:
+    """What a condition shows."""
+    sentences: list[str] = []
+    for setting in panel.settings:
+        sentences += standing(panel, setting)
+    sentences += gammas(panel)
+    sentences += collapses(panel)
+    sentences += gains(panel)
+    sentences += edges(panel)
+    sentences += flattery(panel)
+    return sentences
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a sentence lists them.
+
+    Example:
+        >>> listed(["KL", "CE", "MSE"]), listed(["KL"])
+        ('KL, CE and MSE', 'KL')
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def opening(panel: Panel, setting: Setting) -> str:
+    """How a sentence on a setting begins."""
+    name = setting_name(setting, panel)
+    return name[:1].upper() + name[1:]
+
+
+def standing(panel: Panel, setting: Setting) -> list[str]:
+    """The best and the worst loss, and how the reference stands against the others."""
+    cells = sorted(panel.column(setting), key=lambda cell: -cell.top1.mean)
+    if len(cells) < 2:
+        return []
+    first, last = cells[0], cells[-1]
+    text = (
+        f"{opening(panel, setting)}, {first.loss_name} has the highest mean, {first.top1.mean:.1f} %, "
+        f"and {last.loss_name} the lowest, {last.top1.mean:.1f} %."
+    )
+    comparisons = [c for (s, _), c in panel.comparisons.items() if s == setting]
+    return [f"{text} {against(display_name(panel.reference), comparisons)}".strip()]
+
+
+def against(reference: str, comparisons: Sequence[Comparison]) -> str:
+    """How a loss stands against the others, by the outcomes of the comparisons."""
+    if not comparisons:
+        return ""
+    few = [c.n for c in comparisons if c.n < FEWEST_SETS]
+    if len(few) == len(comparisons):
+        sets = f"{min(few)} set{'s' * (min(few) > 1)}"
+        return f"With {sets} no winner is named; the intervals are in the table."
+    groups = {
+        "is ahead of": [c.second for c in comparisons if c.winner == reference],
+        "is behind": [c.second for c in comparisons if c.winner == c.second],
+        "does not differ in practice from": [
+            c.second for c in comparisons if c.outcome == "none in practice"
+        ],
+        "is not told apart from": [c.second for c in comparisons if c.outcome == "undecided"],
+    }
+    parts = [f"{verb} {listed(names)}" for verb, names in groups.items() if names]
+    return f"{reference} {'; it '.join(parts)}." if parts else ""
+
+
+def gammas(panel: Panel) -> list[str]:
+    """The best gamma and where the default one is."""
+    sentences = []
+    for setting in panel.settings:
+        cells = [cell for cell in panel.column(setting) if gamma_of(cell.loss) is not None]
+        if len(cells) < 3:
+            continue
+        best = max(cells, key=lambda cell: cell.top1.mean)
+        text = f"The best gamma is {gamma_of(best.loss):g}, with {best.top1.mean:.1f} %"
+        default = panel.cells.get((setting, "gift"))
+        if default is not None and default is not best:
+            text += f"; the paper's, {gamma_of('gift'):g}, has {default.top1.mean:.1f} %"
+        near = [c for c in cells if best.top1.mean - c.top1.mean < PRACTICAL and c is not best]
+        if near:
+            text += f". Within half a point: {listed(f'{gamma_of(c.loss):g}' for c in near)}"
+        sentences.append(text + ".")
+    return sentences
+
+
+def chance_of(panel: Panel) -> float | None:
+    """Percent that guessing has right, by the number of distilled images; None if not known."""
+    from gift_fast.student import spec
+
+    classes = {"cifar10": 10, "cifar100": 100, "digits": 10, "fashion-mnist": 10, "mnist": 10}
+    classes |= {"tinyimagenet": 200, "imagenet-1k": 1000}
+    name, _ = spec.split_spec(panel.condition.source.dataset)
+    if panel.condition["classes"] != "all" or name not in classes:
+        return None
+    return 100.0 / classes[name]
+
+
+def has_collapsed(cell: Cell, panel: Panel) -> bool:
+    """Whether students learned next to nothing."""
+    chance = chance_of(panel)
+    return chance is not None and cell.top1.mean <= COLLAPSED * chance
+
+
+def collapses(panel: Panel) -> list[str]:
+    """The losses that learned next to nothing, at every setting."""
+    sentences = []
+    for setting in panel.settings:
+        names = [f"{c.loss_name} ({c.top1.mean:.1f} %)" for c in panel.column(setting) if has_collapsed(c, panel)]
+        if names:
+            verb = "collapses" if len(names) == 1 else "collapse"
+            sentences.append(
+                f"{opening(panel, setting)}, {listed(names)} {verb}: chance is {chance_of(panel):.3g} %."
+            )
+    return sentences
+
+
+def gains(panel: Panel) -> list[str]:
+    """What tuning brings a loss, and whether it explains that it was behind."""
+    before = panel.of_purpose("protocol")
+    if TUNED not in panel.settings or len(before) != 1:
+        return []
+    starts = {cell.loss: cell for cell in panel.column(before[0])}
+    pairs = [(starts[c.loss], c) for c in panel.column(TUNED) if c.loss in starts]
+    if not pairs:
+        return []
+    best_before = max(start.top1.mean for start, _ in pairs)
+    best_after = max(cell.top1.mean for _, cell in pairs)
+    sentences = []
+    for start, cell in sorted(pairs, key=lambda pair: pair[0].top1.mean - pair[1].top1.mean):
+        gain = cell.top1.mean - start.top1.mean
+        if gain < GAIN:
+            continue
+        text = (
+            f"Tuned, {cell.loss_name} gains {gain:.1f} points "
+            f"(learning rate {start.config.learning_rate:g} to {cell.config.learning_rate:g}, "
+            f"weight decay {start.config.weight_decay:g} to {cell.config.weight_decay:g})"
+        )
+        behind, left = best_before - start.top1.mean, best_after - cell.top1.mean
+        if has_collapsed(start, panel) and not has_collapsed(cell, panel):
+            text += ": its collapse at the protocol's settings is a matter of these, not of the loss"
+        elif behind >= FAR_BEHIND and left < behind / 2:
+            text += f": it lay {behind:.1f} points behind the best, and lies {left:.1f} behind when all are tuned"
+        sentences.append(text + ".")
+    ranges = (best_before - min(s.top1.mean for s, _ in pairs), best_after - min(c.top1.mean for _, c in pairs))
+    sentences.append(
+        f"Between the best and the worst loss lie {ranges[0]:.1f} points at the protocol's settings "
+        f"and {ranges[1]:.1f} when every loss is tuned with equal trials."
+    )
+    return sentences
+
+
+def edges(panel: Panel) -> list[str]:
+    """The losses whose chosen learning rate lies at an end of the grid."""
+    names = []
+    for cell in panel.column(TUNED):
+        rates = [trial.learning_rate for trial in panel.trials if trial.loss == cell.loss]
+        if rates and cell.config.learning_rate in (min(rates), max(rates)):
+            names.append(cell.loss_name)
+    if not names:
+        return []
+    return [
+        f"The learning rate of {listed(names)} lies at an end of the grid: a better one may lie beyond."
+    ]
+
+
+def flattery(panel: Panel) -> list[str]:
+    """By how much the best check exceeds the last epoch, which is the score."""
+    cells = [c for c in panel.cells.values() if not c.halved]
+    if not cells:
+        return []
+    most = max(cells, key=lambda cell: cell.best_mean - last_mean(cell))
+    gap = most.best_mean - last_mean(most)
+    if gap < FLATTERY:
+        return []
+    return [
+        f"The best check, which picks its moment by the test images, flatters by up to {gap:.1f} points "
+        f"({most.loss_name}); scores here are the last epoch's."
+    ]
+
+
+def last_mean(cell: Cell) -> float:
+    """Mean top-1 over all runs of a cell, each counted once, percent."""
+    tops = [run.result.last.top1 for run in cell.runs]
+    return sum(tops) / len(tops)
