@@ -55,7 +55,9 @@ def markdown_of(contents: Contents) -> str:
             if len(section.parts) > 1:
                 lines += [f"### {part.heading}", ""]
             lines += [f"- {sentence}" for sentence in part.findings]
-            lines += ["", as_markdown(part.table)]
+            if part.shares is not None:
+                lines += ["", f"{part.shares.caption}:", "", as_markdown(part.shares)]
+            lines += ["", as_markdown(part.table), *part.table.notes, ""]
             if part.trials is not None:
                 lines += [f"{part.trials.caption}:", "", as_markdown(part.trials)]
     lines += ["## Published against measured", "", contents.published.summary, ""]
@@ -71,7 +73,8 @@ def latex_of(contents: Contents) -> str:
     for section in contents.sections:
         tables += [section.overview] if section.overview is not None else []
         for part in section.parts:
-            tables += [table for table in (part.table, part.trials) if table is not None]
+            of_part = (part.shares, part.table, part.trials)
+            tables += [table for table in of_part if table is not None]
     published = contents.published
     tables += [table for table in (published.table, published.signs) if table is not None]
     return "\n".join(["% \\usepackage{booktabs}", *map(as_latex, tables)])

@@ -25,15 +25,12 @@ from gift_fast.study.published import (
     Reading,
     read_published,
 )
-from gift_fast.study.report.cells import Cell, Panel, Setting
+from gift_fast.study.report.cells import NUM_CLASSES, Cell, Panel, Setting
 from gift_fast.study.statistics import sample_of
 from gift_fast.study.verdicts import NumberVerdict, SignVerdict, judge_number, judge_sign
 
 METHODS = {**{ours: theirs for theirs, ours in FORMATS.items()}, SELECTED: "RDED"}
 """The paper's name of a method; sets that are made here stand beside RDED's."""
-
-CLASSES = {"cifar100": 100, "tinyimagenet": 200, "imagenet-1k": 1000}
-"""Of the paper's datasets: the batch size follows the number of images."""
 
 PROTOCOL = (
     *("optimizer", "learning_rate", "weight_decay", "epochs", "batch_size", "schedule"),
@@ -199,7 +196,7 @@ def protocol_of(cell: Cell, published: Published) -> EvaluationConfig:
         "student": config.student,
         "optimizer": config.optimizer,
     }
-    images = published.ipc * CLASSES[published.dataset]
+    images = published.ipc * NUM_CLASSES[published.dataset]
     return EvaluationConfig.from_dict(values).resolved(images)
 
 
@@ -244,4 +241,3 @@ def sign_of(panel: Panel, setting: Setting, found: Sequence[Beside]) -> Sign | N
         verdict = judge_sign(comparison, difference)
         return Sign(native.cell, difference, measured, verdict)
     return None
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,14 +18,21 @@ from gift_fast.study.report.reading import Run, StudyRecord
 from gift_fast.study.statistics import Comparison, Pair, compare
 from gift_fast.study.tuning import trial_score
 
+ALL = "all"
+"""Of ``EvaluationConfig.classes``: those of the dataset."""
+
 REFERENCE = "gift"
 """The loss that the others are compared with, where a study has it."""
 
 AXES = {"loss", "seed", "learning_rate", "weight_decay", "tested_on", "eval_every"}
 """Fields of a configuration that may differ within a condition."""
 
-REPLICATES = {"step", "order"}
-"""Options of ``classes`` that may differ within a condition: the step, and the order of classes."""
+NUM_CLASSES = {
+    **dict.fromkeys(("digits", "fashion-mnist", "cifar10", "imagenet-nette"), 10),
+    **dict.fromkeys(("imagenet-woof", "imagenet-10"), 10),
+    **{"cifar100": 100, "imagenet-100": 100, "tinyimagenet": 200, "imagenet-1k": 1000},
+}
+"""Of the datasets with a fixed number: what chance is, and the protocol's batch size, follow."""
 
 Place = tuple[str, int]
 """Of a score: the name of the set, which is what is counted, and the student's seed."""
@@ -64,11 +71,17 @@ class Condition:
             "optimizer": optimizer,
             "epochs": epochs,
         }
-        if self["classes"] != "all":
-            words["classes"] = f"classes {self['classes']}"
+        if self["classes"] != ALL:
+            words["classes"] = self["classes"]
         for name in ("schedule", "augmentation", "mixing", "batch_size", "mixed_precision"):
             words[name] = f"{name.replace('_', ' ')} {self[name]}"
         return words
+
+    @property
+    def chance(self) -> float | None:
+        """Top-1 of guessing, percent; None where the number of classes is not known."""
+        classes = NUM_CLASSES.get(spec.split_spec(self.source.dataset)[0])
+        return None if classes is None or self["classes"] != ALL else 100.0 / classes
 
     @property
     def native(self) -> str | None:
@@ -96,13 +109,13 @@ TUNED = Setting("tuned")
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """All runs that differ only in the seeds of set and student, and over steps in the order.
+    """All runs that differ only in the seeds of set and student.
 
     Attributes:
         condition: what they share with the other losses.
         setting: at which they are run.
         loss: the specification of the loss.
-        step: of continual learning, None elsewhere.
+        share: of the classes that the student has seen, 1 but in continual learning.
         runs: in the order of the manifest; at least one.
         halved: whether the score is on the second half of the test images, since the first has
             chosen the learning rate.
@@ -111,7 +124,7 @@ class Cell:
     condition: Condition
     setting: Setting
     loss: str
-    step: int | None
+    share: float
     runs: tuple[Run, ...]
     halved: bool = False
 
@@ -193,8 +206,8 @@ class Panel:
         condition: what all of it has in common.
         settings: at which losses were run, ``TUNED`` last.
         losses: their specifications, in the order of the study.
-        cells: by setting and loss; of several steps the last.
-        steps: the cells of every step, by setting and loss; empty outside continual learning.
+        cells: by setting and loss; in continual learning of the greatest share of the classes.
+        shares: all of them in continual learning, in rising order; elsewhere empty.
         trials: of every loss; empty where nothing was tuned.
         reference: the loss that the others are compared with.
         comparisons: the reference compared with another loss, by setting and the other; absent
@@ -205,10 +218,16 @@ class Panel:
     settings: tuple[Setting, ...]
     losses: tuple[str, ...]
     cells: Mapping[tuple[Setting, str], Cell]
-    steps: Mapping[tuple[Setting, str], tuple[Cell, ...]]
+    shares: Mapping[tuple[Setting, str], tuple[Cell, ...]]
     trials: tuple[Trial, ...]
     reference: str
     comparisons: Mapping[tuple[Setting, str], Comparison]
+
+    @property
+    def series(self) -> dict[str, int]:
+        """The number by which every chart draws a loss; the reference has the first."""
+        others = [loss for loss in self.losses if loss != self.reference]
+        return {loss: index for index, loss in enumerate((self.reference, *others))}
 
     def column(self, setting: Setting) -> list[Cell]:
         """The cells of a setting, in the order of the losses."""
@@ -222,39 +241,44 @@ class Panel:
 
 def place_of(run: Run) -> Place:
     """Where a run's score stands among the replicates of its cell."""
-    source, config = run.experiment.source, run.experiment.config
-    name = source.name if source.seed is None else f"set {source.seed}"
-    _, options = spec.split_spec(config.classes)
-    if "order" in options:
-        name += f", order {options['order']}"
-    return name, config.seed
+    source = run.experiment.source
+    return source.name if source.seed is None else f"set {source.seed}", run.experiment.config.seed
 
 
 def condition_of(run: Run) -> Condition:
     """The condition that a run belongs to."""
     config = run.experiment.config
     values = {k: v for k, v in config.to_dict().items() if k not in AXES}
-    values["classes"] = without_options(config.classes, REPLICATES)
+    values["classes"] = way_of(config.classes)
     settings = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items())
     return Condition(replace(run.experiment.source, seed=None), settings)
 
 
-def without_options(specification: str, names: Iterable[str]) -> str:
-    """A specification without some of its options.
+def way_of(classes: str) -> str:
+    """In what way the classes come, whichever share of them has come.
 
     Example:
-        >>> without_options("seen:steps=5,step=2,order=0,head=all", {"step", "order"})
-        'seen:steps=5,head=all'
+        >>> way_of("seen:steps=5,step=2,order=0"), way_of("all")
+        ('classes in order 0, a logit for every class seen', 'all')
     """
-    name, options = spec.split_spec(specification)
-    kept = ",".join(f"{key}={value}" for key, value in options.items() if key not in names)
-    return f"{name}:{kept}" if kept else name
+    if classes == ALL:
+        return ALL
+    _, options = spec.split_spec(classes)
+    order = options.get("order", "dataset")
+    order = "the order of the labels" if order == "dataset" else f"order {order}"
+    head = "every class" if options.get("head") == "all" else "every class seen"
+    return f"classes in {order}, a logit for {head}"
 
 
-def step_of(run: Run) -> int | None:
-    """The step of continual learning that a run is of, or None."""
-    _, options = spec.split_spec(run.experiment.config.classes)
-    return int(options["step"]) if "step" in options else None
+def share_of(classes: str) -> float:
+    """The share of the classes that has been seen.
+
+    Example:
+        >>> share_of("seen:steps=5,step=2"), share_of("all")
+        (0.4, 1.0)
+    """
+    _, options = spec.split_spec(classes)
+    return 1.0 if classes == ALL else int(options.get("step", 1)) / int(options.get("steps", 5))
 
 
 def setting_of(run: Run) -> Setting:
@@ -273,6 +297,7 @@ def panels_of(study: StudyRecord) -> tuple[Panel, ...]:
     groups: dict[Condition, list[Run]] = {}
     for run in study.runs:
         groups.setdefault(condition_of(run), []).append(run)
+    groups = with_ends(groups)
     panels = [panel_of(condition, runs) for condition, runs in groups.items()]
     panels = [panel for panel in panels if panel.cells]
     keys, pairs = [], []
@@ -292,6 +317,24 @@ def panels_of(study: StudyRecord) -> tuple[Panel, ...]:
     )
 
 
+def with_ends(groups: dict[Condition, list[Run]]) -> dict[Condition, list[Run]]:
+    """The runs on all classes are the end of every way in which classes come."""
+    ends = set()
+    found = {condition: list(runs) for condition, runs in groups.items()}
+    for condition, runs in found.items():
+        end = at_end(condition)
+        if end != condition and end in groups:
+            runs += groups[end]
+            ends.add(end)
+    return {condition: runs for condition, runs in found.items() if condition not in ends}
+
+
+def at_end(condition: Condition) -> Condition:
+    """A condition when all classes have come."""
+    settings = tuple((k, ALL if k == "classes" else v) for k, v in condition.settings)
+    return replace(condition, settings=settings)
+
+
 def paired(first: Cell, second: Cell) -> Pair | None:
     """Two cells on the sets and seeds that both have; None where these are fewer than two sets."""
     scores: tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]] = ({}, {})
@@ -309,7 +352,7 @@ def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
     """A condition with its runs, nothing compared yet."""
     tuned = any(run.experiment.purpose == "tuned" for run in runs)
     halved = tuned and not condition.source.made_here
-    groups: dict[tuple[Setting, str, int | None], list[Run]] = {}
+    groups: dict[tuple[Setting, str, float], list[Run]] = {}
     tried: dict[tuple[str, float, float], list[Run]] = {}
     for run in runs:
         config = run.experiment.config
@@ -318,22 +361,24 @@ def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
             key = config.loss, config.learning_rate, config.weight_decay
             tried.setdefault(key, []).append(run)
         else:
-            groups.setdefault((setting_of(run), config.loss, step_of(run)), []).append(run)
-    by_step: dict[tuple[Setting, str], list[Cell]] = {}
-    for (setting, loss, step), group in groups.items():
-        cell = Cell(condition, setting, loss, step, tuple(group), halved)
-        by_step.setdefault((setting, loss), []).append(cell)
-    for cells in by_step.values():
-        cells.sort(key=lambda cell: -1 if cell.step is None else cell.step)
-    settings = sorted({setting for setting, _ in by_step}, key=lambda setting: setting == TUNED)
+            share = share_of(config.classes)
+            groups.setdefault((setting_of(run), config.loss, share), []).append(run)
+    by_share: dict[tuple[Setting, str], list[Cell]] = {}
+    for (setting, loss, share), group in groups.items():
+        cell = Cell(condition, setting, loss, share, tuple(group), halved)
+        by_share.setdefault((setting, loss), []).append(cell)
+    for cells in by_share.values():
+        cells.sort(key=lambda cell: cell.share)
+    continual = condition["classes"] != ALL
+    settings = sorted({setting for setting, _ in by_share}, key=lambda setting: setting == TUNED)
     losses = tuple(dict.fromkeys(run.experiment.config.loss for run in runs))
     reference = next((x for x in (REFERENCE, condition.native) if x in losses), losses[0])
     return Panel(
         condition=condition,
         settings=tuple(settings),
         losses=losses,
-        cells={key: cells[-1] for key, cells in by_step.items()},
-        steps={key: tuple(cells) for key, cells in by_step.items() if cells[0].step is not None},
+        cells={key: cells[-1] for key, cells in by_share.items()},
+        shares={key: tuple(cells) for key, cells in by_share.items() if continual},
         trials=tuple(
             Trial(*key, spread([trial_score(run.result) for run in group]).mean, tuple(group))
             for key, group in sorted(tried.items(), key=lambda item: item[0][1:])

@@ -36,19 +36,21 @@ class Figure:
     Attributes:
         caption: what they show.
         charts: side by side.
-        legend: names of the series with their marks, SVG; empty for none.
+        legend: number, name and mark, SVG, of every series; empty for none.
         wide: whether a picture takes the whole width.
     """
 
     caption: str
     charts: tuple[Chart, ...]
-    legend: tuple[tuple[str, str], ...] = ()
+    legend: tuple[tuple[int, str, str], ...] = ()
     wide: bool = False
 
 
-def legend_of(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """The legend of series in their order."""
-    return tuple((name, svg.legend_mark(index)) for index, name in enumerate(names))
+def legend_of(panel: Panel) -> tuple[tuple[int, str, str], ...]:
+    """The legend of the losses of a condition."""
+    return tuple(
+        (index, display_name(loss), svg.legend_mark(index)) for loss, index in panel.series.items()
+    )
 
 
 def sentence(words: str) -> str:
@@ -73,13 +75,12 @@ def bars_figure(panel: Panel) -> Figure:
         for name, setting in zip(names, panel.settings, strict=True)
     )
     over = {"sets": "sets", "seeds": "students on one set"}[next(iter(panel.cells.values())).over]
-    keys = [f'<svg viewBox="0 0 26 14" class="key" aria-hidden="true"><g class="bar b{k}">'
-            f'<rect x="1" y="1" width="24" height="12"/></g></svg>' for k in range(len(names))]
+    keys = [svg.bar_key(k) for k in range(len(names))]
     return Figure(
         f"Top-1 of every loss: mean, sample standard deviation, and the "
         f"{' or '.join(map(str, counts))} {over} as dots.",
         (Chart("", svg.bar_chart(groups, label=f"Bar chart of top-1. {label}")),),
-        tuple(zip(names, keys, strict=True)) if len(names) > 1 else (),
+        tuple(zip(range(len(names)), names, keys, strict=True)) if len(names) > 1 else (),
         wide=True,
     )
 
@@ -93,11 +94,11 @@ def curves_figure(panel: Panel) -> Figure | None:
         cells = [cell for cell in panel.column(setting) if cell in every]
         if not cells:
             continue
-        series = [svg.Series(display_name(loss), ()) for loss in panel.losses]
+        series = []
         for cell in cells:
             points = curve_of(cell)
             titles = tuple(f"{cell.loss_name}, epoch {x:g}: {y:.1f} %" for x, y in points)
-            series[panel.losses.index(cell.loss)] = svg.Series(cell.loss_name, points, titles)
+            series.append(svg.Series(panel.series[cell.loss], points, titles))
         name = sentence(setting_name(setting, panel))
         picture = svg.line_chart(
             series, label=f"Training curves, {name}", x_label="epoch", y_label=TOP1, y_values=values
@@ -106,7 +107,7 @@ def curves_figure(panel: Panel) -> Figure | None:
     if not charts:
         return None
     caption = "Training curves: top-1 at every test, the mean of all runs."
-    return Figure(caption, tuple(charts), legend_of([display_name(x) for x in panel.losses]))
+    return Figure(caption, tuple(charts), legend_of(panel))
 
 
 def curve_of(cell: Cell) -> tuple[tuple[float, float], ...]:
@@ -152,7 +153,8 @@ def tuning_figure(panel: Panel) -> Figure | None:
             name = display_name(loss)
             points = tuple((t.learning_rate, t.top1) for t in trials)
             titles = tuple(f"{name}, learning rate {x:g}: {y:.1f} %" for x, y in points)
-            series.append(svg.Series(name, points, titles, rings))
+            if points:
+                series.append(svg.Series(panel.series[loss], points, titles, rings))
         picture = svg.line_chart(
             series,
             label=f"Top-1 of the trials over the learning rate at weight decay {decay:g}",
@@ -168,31 +170,26 @@ def tuning_figure(panel: Panel) -> Figure | None:
         "was chosen"
     )
     caption += "." if marker is None else "; the dashed line is the protocol's learning rate."
-    return Figure(caption, tuple(charts), legend_of([display_name(loss) for loss in losses]))
+    return Figure(caption, tuple(charts), legend_of(panel))
 
 
 def gamma_figure(panel: Panel) -> Figure | None:
     """Top-1 over GIFT's gamma; None for fewer than three gammas."""
-    series = []
-    for setting in panel.settings:
-        points = [(gamma, cell) for cell in panel.column(setting) if (gamma := gamma_of(cell.loss)) is not None]
-        points.sort(key=lambda point: point[0])
+    series, legend = [], []
+    for index, setting in enumerate(panel.settings):
+        cells = [cell for cell in panel.column(setting) if gamma_of(cell.loss) is not None]
+        points = tuple(sorted((gamma_of(cell.loss) or 0.0, cell.top1.mean) for cell in cells))
         if len(points) < 3:
             continue
-        titles = tuple(f"gamma {g:g}: {cell.top1.mean:.1f} %" for g, cell in points)
-        values = tuple((g, cell.top1.mean) for g, cell in points)
-        series.append(svg.Series(sentence(setting_name(setting, panel)), values, titles))
+        titles = tuple(f"gamma {x:g}: {y:.1f} %" for x, y in points)
+        series.append(svg.Series(index, points, titles))
+        name = sentence(setting_name(setting, panel))
+        legend.append((index, name, svg.legend_mark(index)))
     if not series:
         return None
-    picture = svg.line_chart(
-        series, label="Top-1 over gamma", x_label="gamma", y_label=TOP1
-    )
-    names = [each.name for each in series]
-    return Figure(
-        "Top-1 over gamma, the share of the hard label in the refined one.",
-        (Chart("", picture),),
-        legend_of(names) if len(names) > 1 else (),
-    )
+    picture = svg.line_chart(series, label="Top-1 over gamma", x_label="gamma", y_label=TOP1)
+    caption = "Top-1 over gamma, the share of the hard label in the refined one."
+    return Figure(caption, (Chart("", picture),), tuple(legend) if len(legend) > 1 else ())
 
 
 def gamma_of(loss: str) -> float | None:
@@ -209,27 +206,33 @@ def gamma_of(loss: str) -> float | None:
     return float(options["gamma"])
 
 
-def steps_figure(panel: Panel) -> Figure | None:
-    """Top-1 over the steps of continual learning; None outside it."""
+def shares_figure(panel: Panel) -> Figure | None:
+    """Top-1 over the share of the classes that has been seen; None outside continual learning."""
     charts = []
-    values = [cell.top1.mean for cells in panel.steps.values() for cell in cells]
+    values = [cell.top1.mean for cells in panel.shares.values() for cell in cells]
     for setting in panel.settings:
         series = []
         for loss in panel.losses:
-            cells = panel.steps.get((setting, loss), ())
-            points = tuple((float(c.step or 0), c.top1.mean) for c in cells)
-            titles = tuple(f"{display_name(loss)}, step {x:g}: {y:.1f} %" for x, y in points)
-            series.append(svg.Series(display_name(loss), points, titles))
-        if any(each.points for each in series):
+            cells = panel.shares.get((setting, loss), ())
+            points = tuple((100.0 * cell.share, cell.top1.mean) for cell in cells)
+            name = display_name(loss)
+            titles = tuple(f"{name}, {x:.3g} % of the classes: {y:.1f} %" for x, y in points)
+            if points:
+                series.append(svg.Series(panel.series[loss], points, titles))
+        if series:
             name = sentence(setting_name(setting, panel))
             picture = svg.line_chart(
-                series, label=f"Top-1 over steps, {name}", x_label="step", y_label=TOP1, y_values=values
+                series,
+                label=f"Top-1 over the classes seen, {name}",
+                x_label="classes seen, %",
+                y_label=TOP1,
+                y_values=values,
             )
-            charts.append(Chart(name, picture))
+            charts.append(Chart(name if len(panel.settings) > 1 else "", picture))
     if not charts:
         return None
-    caption = "Top-1 on the classes seen so far, after every step."
-    return Figure(caption, tuple(charts), legend_of([display_name(x) for x in panel.losses]))
+    caption = "Top-1 on the test images of the classes seen so far."
+    return Figure(caption, tuple(charts), legend_of(panel))
 
 
 def scatter_figure(found: Sequence[Beside]) -> Figure | None:
@@ -239,24 +242,24 @@ def scatter_figure(found: Sequence[Beside]) -> Figure | None:
         groups.setdefault(kind_of(each), []).append(each)
     if not groups:
         return None
-    names = [kind for kind in KINDS if kind in groups]
+    kinds = {kind: index for index, kind in enumerate(KINDS) if kind in groups}
     series = []
-    for name in KINDS:
-        members = groups.get(name, [])
+    for kind, index in kinds.items():
+        members = groups[kind]
         points = tuple((b.published.mean, whole(b.cell).top1.mean) for b in members)
         titles = tuple(
             f"{b.published.dataset}, {b.published.method}, IPC {b.published.ipc}, "
             f"{b.cell.loss_name}: published {x:g}, measured {y:.1f}"
             for b, (x, y) in zip(members, points, strict=True)
         )
-        series.append(svg.Series(name, points, titles))
+        series.append(svg.Series(index, points, titles))
     picture = svg.scatter_chart(
         series,
         label="Measured against published top-1",
         x_label="published top-1, %",
         y_label="measured top-1, %",
     )
-    legend = tuple((n, svg.legend_mark(KINDS.index(n))) for n in names)
+    legend = tuple((index, kind, svg.legend_mark(index)) for kind, index in kinds.items())
     caption = "Measured against published top-1; on the dashed line they are equal."
     return Figure(caption, (Chart("", picture),), legend)
 
@@ -269,4 +272,3 @@ def kind_of(each: Beside) -> str:
     if not each.identical:
         return "another configuration"
     return each.verdicts[0][1].verdict if each.verdicts else "inconclusive"
-

@@ -15,7 +15,7 @@ from gift_fast.study.report.charts import (
     curves_figure,
     gamma_figure,
     scatter_figure,
-    steps_figure,
+    shares_figure,
     tuning_figure,
 )
 from gift_fast.study.report.findings import findings
@@ -30,6 +30,7 @@ from gift_fast.study.report.tables import (
     overview_table,
     published_items,
     score,
+    shares_table,
     trials_table,
 )
 
@@ -78,6 +79,7 @@ class Part:
         anchor: by which it is linked to.
         heading: what it does not share with the study's other conditions.
         findings: what it shows, in sentences.
+        shares: continual learning at every share of the classes, or None.
         table: of the losses.
         figures: of the same runs.
         trials: the tuning in numbers, or None.
@@ -88,6 +90,7 @@ class Part:
     anchor: str
     heading: str
     findings: tuple[str, ...]
+    shares: Table | None
     table: Table
     figures: tuple[Figure, ...]
     trials: Table | None
@@ -274,13 +277,14 @@ def part_of(
     folder: Folder,
 ) -> Part:
     """A condition in the report."""
-    figures = [steps_figure(panel), gamma_figure(panel), bars_figure(panel)]
+    figures = [shares_figure(panel), gamma_figure(panel), bars_figure(panel)]
     figures += [tuning_figure(panel), curves_figure(panel)]
     caption = f"{study.title}: {heading}" if heading else study.title
     return Part(
         anchor=anchor_of(study.name, str(index)),
         heading=heading,
         findings=tuple(findings(panel)),
+        shares=shares_table(panel, "Top-1 on the classes seen so far, %") if panel.shares else None,
         table=losses_table(panel, caption, found),
         figures=tuple(figure for figure in figures if figure is not None),
         trials=trials_table(panel, "Mean top-1 of the trials, %") if panel.trials else None,
@@ -313,7 +317,12 @@ def against_of(
             "None of the configurations is identical, so there is no verdict on any of them; the "
             "table says what differs."
         )
-    return Against(summary, scatter_figure(list(found.values())), pairs_table(found), signs_table(studies, found))
+    return Against(
+        summary,
+        scatter_figure(list(found.values())),
+        pairs_table(found),
+        signs_table(studies, found),
+    )
 
 
 def pairs_table(found: dict[Cell, Beside]) -> Table:

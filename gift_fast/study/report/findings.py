@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gift_fast.student.objectives import display_name
-from gift_fast.student.report import COLLAPSED, FAR_BEHIND
+from gift_fast.student.report import COLLAPSED
 from gift_fast.study.report.cells import TUNED, Cell, Panel, Setting
 from gift_fast.study.report.charts import gamma_of
 from gift_fast.study.report.tables import setting_name
@@ -104,21 +104,9 @@ def gammas(panel: Panel) -> list[str]:
     return sentences
 
 
-def chance_of(panel: Panel) -> float | None:
-    """Percent that guessing has right, by the number of distilled images; None if not known."""
-    from gift_fast.student import spec
-
-    classes = {"cifar10": 10, "cifar100": 100, "digits": 10, "fashion-mnist": 10, "mnist": 10}
-    classes |= {"tinyimagenet": 200, "imagenet-1k": 1000}
-    name, _ = spec.split_spec(panel.condition.source.dataset)
-    if panel.condition["classes"] != "all" or name not in classes:
-        return None
-    return 100.0 / classes[name]
-
-
-def has_collapsed(cell: Cell, panel: Panel) -> bool:
+def has_collapsed(cell: Cell) -> bool:
     """Whether students learned next to nothing."""
-    chance = chance_of(panel)
+    chance = cell.condition.chance
     return chance is not None and cell.top1.mean <= COLLAPSED * chance
 
 
@@ -126,48 +114,74 @@ def collapses(panel: Panel) -> list[str]:
     """The losses that learned next to nothing, at every setting."""
     sentences = []
     for setting in panel.settings:
-        names = [f"{c.loss_name} ({c.top1.mean:.1f} %)" for c in panel.column(setting) if has_collapsed(c, panel)]
-        if names:
+        cells = [cell for cell in panel.column(setting) if has_collapsed(cell)]
+        if cells:
+            names = [f"{cell.loss_name} ({cell.top1.mean:.1f} %)" for cell in cells]
             verb = "collapses" if len(names) == 1 else "collapse"
             sentences.append(
-                f"{opening(panel, setting)}, {listed(names)} {verb}: chance is {chance_of(panel):.3g} %."
+                f"{opening(panel, setting)}, {listed(names)} {verb}: chance is "
+                f"{panel.condition.chance:.3g} %."
             )
     return sentences
 
 
 def gains(panel: Panel) -> list[str]:
-    """What tuning brings a loss, and whether it explains that it was behind."""
+    """What tuning brings, and whether it explains that a loss had collapsed or was behind."""
     before = panel.of_purpose("protocol")
     if TUNED not in panel.settings or len(before) != 1:
         return []
     starts = {cell.loss: cell for cell in panel.column(before[0])}
-    pairs = [(starts[c.loss], c) for c in panel.column(TUNED) if c.loss in starts]
+    pairs = [(starts[cell.loss], cell) for cell in panel.column(TUNED) if cell.loss in starts]
     if not pairs:
         return []
-    best_before = max(start.top1.mean for start, _ in pairs)
-    best_after = max(cell.top1.mean for _, cell in pairs)
+    pairs.sort(key=lambda pair: gain(*pair), reverse=True)
+    helped = [pair for pair in pairs if gain(*pair) >= GAIN]
+    revived = [pair for pair in helped if has_collapsed(pair[0]) and not has_collapsed(pair[1])]
+    rest = [pair for pair in helped if pair not in revived]
     sentences = []
-    for start, cell in sorted(pairs, key=lambda pair: pair[0].top1.mean - pair[1].top1.mean):
-        gain = cell.top1.mean - start.top1.mean
-        if gain < GAIN:
-            continue
-        text = (
-            f"Tuned, {cell.loss_name} gains {gain:.1f} points "
-            f"(learning rate {start.config.learning_rate:g} to {cell.config.learning_rate:g}, "
-            f"weight decay {start.config.weight_decay:g} to {cell.config.weight_decay:g})"
+    if len(revived) == 1:
+        sentences.append(
+            f"Tuned, {gained(*revived[0])}: its collapse at the protocol's settings is a matter of "
+            "the learning rate and not of the loss."
         )
-        behind, left = best_before - start.top1.mean, best_after - cell.top1.mean
-        if has_collapsed(start, panel) and not has_collapsed(cell, panel):
-            text += ": its collapse at the protocol's settings is a matter of these, not of the loss"
-        elif behind >= FAR_BEHIND and left < behind / 2:
-            text += f": it lay {behind:.1f} points behind the best, and lies {left:.1f} behind when all are tuned"
-        sentences.append(text + ".")
-    ranges = (best_before - min(s.top1.mean for s, _ in pairs), best_after - min(c.top1.mean for _, c in pairs))
+    elif revived:
+        sentences.append(
+            f"Tuned, {listed(gained(*pair) for pair in revived)}: their collapse at the protocol's "
+            "settings is a matter of the learning rate and not of the losses."
+        )
+    if rest:
+        sentences.append(f"Tuned, {listed(gained(*pair) for pair in rest)}.")
+    least = [spread_of([pair[k] for pair in pairs]) for k in (0, 1)]
     sentences.append(
-        f"Between the best and the worst loss lie {ranges[0]:.1f} points at the protocol's settings "
-        f"and {ranges[1]:.1f} when every loss is tuned with equal trials."
+        f"From the best loss to the worst it is {least[0]:.1f} points at the protocol's settings, "
+        f"and {least[1]:.1f} when every loss is tuned with equal trials."
     )
     return sentences
+
+
+def gain(start: Cell, cell: Cell) -> float:
+    """What tuning brings a loss, points."""
+    return cell.top1.mean - start.top1.mean
+
+
+def gained(start: Cell, cell: Cell) -> str:
+    """What tuning brings a loss, in words; settings that stay are left out."""
+    first, last = start.config, cell.config
+    changes = [
+        f"{name} {before:g} to {after:g}"
+        for name, before, after in (
+            ("lr", first.learning_rate, last.learning_rate),
+            ("wd", first.weight_decay, last.weight_decay),
+        )
+        if before != after
+    ]
+    return f"{cell.loss_name} gains {gain(start, cell):.1f} points ({', '.join(changes)})"
+
+
+def spread_of(cells: Sequence[Cell]) -> float:
+    """Points from the best mean to the worst."""
+    means = [cell.top1.mean for cell in cells]
+    return max(means) - min(means)
 
 
 def edges(panel: Panel) -> list[str]:

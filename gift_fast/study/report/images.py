@@ -39,6 +39,12 @@ class Sample:
     shown: int
     of: int
 
+    @property
+    def shown_width(self) -> int:
+        """Pixels of the screen: whole ones for each of its own, as far as there is room."""
+        side = self.height / max(len(self.classes), 1)
+        return self.width * max(1, round(36 / side))
+
 
 def sample_of(panel: Panel, folder: Path) -> Sample | None:
     """Images of the first set of a condition that lies in the folder's ``sets``, or None.

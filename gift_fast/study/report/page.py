@@ -120,8 +120,10 @@ def words_of(cell: Cell | Trial) -> str:
             "images that choose."
         )
     spread = cell.top1
-    what = "distilled sets, the students of each averaged first" if cell.over == "sets" else (
-        "students on one distilled set"
+    what = (
+        "distilled sets, the students of each averaged first"
+        if cell.over == "sets"
+        else ("students on one distilled set")
     )
     deviation = f", sample standard deviation {spread.sample_std:.2f}" if spread.n > 1 else ""
     where = "the second half of the test images" if cell.halved else "the test images"

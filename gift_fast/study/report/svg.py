@@ -26,13 +26,13 @@ class Series:
     """A line or a cloud of points.
 
     Attributes:
-        name: for the legend.
+        index: which colour and mark it has.
         points: (x, y) pairs; for a line in the order of x.
         titles: of the points, shown where the pointer rests; or empty.
         rings: indices of points that are set off by a ring.
     """
 
-    name: str
+    index: int
     points: tuple[tuple[float, float], ...]
     titles: tuple[str, ...] = ()
     rings: tuple[int, ...] = ()
@@ -206,9 +206,8 @@ def line_chart(
     parts = axes(x, y, x_label, y_label)
     if marker is not None:
         parts.append(line(x(marker), y.start, x(marker), y.end, "marker"))
-    for index, each in enumerate(series):
-        if not each.points:
-            continue
+    for each in series:
+        index = each.index
         places = [(x(a), y(b)) for a, b in each.points]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
         parts.append(f'<g class="{series_class(index)}" data-series="{index}">')
@@ -277,12 +276,12 @@ def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, y_label
     y = Scale(scale.low, scale.high, side - BOTTOM, TOP)
     parts = axes(x, y, x_label, y_label)
     parts.append(line(x.start, y.start, x.end, y.end, "marker"))
-    for index, each in enumerate(series):
+    for each in series:
+        index = each.index
         parts.append(f'<g class="{series_class(index)} points" data-series="{index}">')
         titles = each.titles or ("",) * len(each.points)
         parts += [
-            mark(index, x(a), y(b), t, 4.5)
-            for (a, b), t in zip(each.points, titles, strict=True)
+            mark(index, x(a), y(b), t, 4.5) for (a, b), t in zip(each.points, titles, strict=True)
         ]
         parts.append("</g>")
     return figure(side, side, label, parts)
@@ -294,3 +293,12 @@ def legend_mark(index: int) -> str:
         f'<g class="{series_class(index)}"><polyline points="1,7 25,7"/>{mark(index, 13, 7)}</g>'
     ]
     return f'<svg viewBox="0 0 26 14" class="key" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def bar_key(index: int) -> str:
+    """A bar of a group for its legend."""
+    rect = '<rect x="1" y="1" width="24" height="12"/>'
+    return (
+        '<svg viewBox="0 0 26 14" class="key" aria-hidden="true">'
+        f'<g class="bar b{index}">{rect}</g></svg>'
+    )

@@ -94,18 +94,25 @@ def score(top1: Spread) -> str:
     return f"{top1.mean:.1f}" + (f" ± {top1.sample_std:.1f}" if top1.n > 1 else "")
 
 
-def number(value: float | None) -> str:
-    """A setting; None is the protocol's."""
-    return "protocol's" if value is None else f"{value:g}"
-
-
 def setting_name(setting: Setting, panel: Panel) -> str:
-    """How a table calls a setting: at length only where a panel has two of the protocol's."""
+    """How a sentence calls a setting: at length only where a panel has two of the protocol's."""
     if setting == TUNED:
         return "tuned"
     if len(panel.of_purpose("protocol")) == 1:
         return "at the protocol's settings"
-    return f"lr {number(setting.learning_rate)}, wd {number(setting.weight_decay)}"
+    return f"at {rates_of(setting, panel)}"
+
+
+def setting_heading(setting: Setting, panel: Panel) -> str:
+    """How a table calls a setting."""
+    return "tuned" if setting == TUNED else f"protocol: {rates_of(setting, panel)}"
+
+
+def rates_of(setting: Setting, panel: Panel) -> str:
+    """Learning rate and weight decay that all losses have at a setting of the protocol."""
+    rates = {cell.config.learning_rate for cell in panel.column(setting)}
+    rate = f"lr {rates.pop():g}" if len(rates) == 1 else "the protocol's lr"
+    return f"{rate}, wd {setting.weight_decay:g}"
 
 
 def outcome(comparison: Comparison) -> Item:
@@ -137,16 +144,18 @@ def losses_table(panel: Panel, caption: str, found: Mapping[Cell, Beside]) -> Ta
     alone = len(panel.settings) == 1
     columns = [Column("loss", numeric=False)]
     for setting in panel.settings:
-        group = "" if alone else setting_name(setting, panel)
+        group = "" if alone else setting_heading(setting, panel)
         if setting == TUNED:
-            columns += [Column("learning rate", group), Column("weight decay", group)]
+            columns += [Column("lr", group), Column("wd", group)]
         columns.append(Column("top-1, %", group))
         if setting == TUNED and panel.of_purpose("protocol"):
             columns.append(Column("gain", group))
         if has_comparisons(panel, setting):
             columns.append(Column(f"{reference} minus it", group))
             columns.append(Column("outcome", group, numeric=False))
-    published = {cell.loss: each for cell, each in found.items() if cell.condition == panel.condition}
+    published = {
+        cell.loss: each for cell, each in found.items() if cell.condition == panel.condition
+    }
     if published:
         columns += [Column("top-1, %", "the paper"), Column("verdict", "the paper", numeric=False)]
     rows = []
@@ -158,7 +167,25 @@ def losses_table(panel: Panel, caption: str, found: Mapping[Cell, Beside]) -> Ta
         if published:
             items += published_items(published.get(loss))
         rows.append(tuple(items))
-    return Table(caption, tuple(columns), tuple(rows))
+    return Table(caption, tuple(columns), tuple(rows), notes_of(panel))
+
+
+def notes_of(panel: Panel) -> tuple[str, ...]:
+    """What the numbers of a table of losses are."""
+    cells = list(panel.cells.values())
+    counts = sorted({cell.top1.n for cell in cells})
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    over = "distilled sets" if any(cell.over == "sets" for cell in cells) else "students on one set"
+    notes = [f"Top-1 after the last epoch, mean ± sample std (ddof 1), {n} {over}."]
+    if any(cell.halved for cell in cells):
+        notes.append(
+            "Scored on the second half of the test images: the first has chosen lr and wd."
+        )
+    if panel.comparisons:
+        notes.append("In brackets, 95 % paired t interval over sets; p after Holm's adjustment.")
+    if len(panel.settings) > 1:
+        notes.append("lr: learning rate; wd: weight decay.")
+    return tuple(notes)
 
 
 def has_comparisons(panel: Panel, setting: Setting) -> bool:
@@ -174,7 +201,7 @@ def items_of(panel: Panel, setting: Setting, loss: str) -> list[Item]:
         rate, decay = (None, None)
         if cell is not None:
             rate, decay = cell.config.learning_rate, cell.config.weight_decay
-        items += [Item(number(v), v) if v is not None else EMPTY for v in (rate, decay)]
+        items += [EMPTY if v is None else Item(f"{v:g}", v) for v in (rate, decay)]
     best = max((c.top1.mean for c in panel.column(setting)), default=math.nan)
     if cell is None:
         items.append(EMPTY)
@@ -188,7 +215,9 @@ def items_of(panel: Panel, setting: Setting, loss: str) -> list[Item]:
         items.append(EMPTY if gained is None else Item(f"{gained:+.1f}", gained))
     if has_comparisons(panel, setting):
         comparison = panel.comparisons.get((setting, loss))
-        items += [EMPTY, EMPTY] if comparison is None else [interval(comparison), outcome(comparison)]
+        items += (
+            [EMPTY, EMPTY] if comparison is None else [interval(comparison), outcome(comparison)]
+        )
     return items
 
 
@@ -212,7 +241,7 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
     headings = dict(zip(map(id, panels), headings_of(panels), strict=True))
     rows = []
     for panel, setting in keys:
-        group = "" if len(panel.settings) == 1 else f", {setting_name(setting, panel)}"
+        group = "" if len(panel.settings) == 1 else f", {setting_heading(setting, panel)}"
         column = panel.column(setting)
         by_role = {role_of(panel, cell.loss, panels): cell for cell in column}
         best = max((cell.top1.mean for cell in column), default=math.nan)
@@ -235,6 +264,27 @@ def role_of(panel: Panel, loss: str, panels: Sequence[Panel]) -> str:
     if loss == panel.condition.native and len(natives) > 1:
         return "native"
     return display_name(loss)
+
+
+def shares_table(panel: Panel, caption: str) -> Table:
+    """Continual learning: the losses' means at every share of the classes that was run."""
+    shares = sorted({cell.share for cells in panel.shares.values() for cell in cells})
+    columns = [Column("loss", numeric=False)]
+    for setting in panel.settings:
+        group = setting_heading(setting, panel) if len(panel.settings) > 1 else "classes seen"
+        columns += [Column(f"{100.0 * share:.3g} %", group) for share in shares]
+    rows = []
+    for loss in panel.losses:
+        items = [Item(display_name(loss))]
+        for setting in panel.settings:
+            cells = {cell.share: cell for cell in panel.shares.get((setting, loss), ())}
+            found = [cells.get(share) for share in shares]
+            items += [
+                EMPTY if cell is None else Item(score(cell.top1), cell.top1.mean, cell)
+                for cell in found
+            ]
+        rows.append(tuple(items))
+    return Table(caption, tuple(columns), tuple(rows))
 
 
 def trials_table(panel: Panel, caption: str) -> Table:
@@ -329,7 +379,7 @@ def as_latex(table: Table) -> str:
 CSV_COLUMNS = (
     *("study", "dataset", "method", "ipc", "network", "student", "loss"),
     *("optimizer", "purpose", "learning_rate", "weight_decay", "momentum", "epochs"),
-    *("classes", "step", "mean", "sample_std", "n", "over", "scored_on", "best_mean"),
+    *("classes", "share", "mean", "sample_std", "n", "over", "scored_on", "best_mean"),
     *("reference", "difference", "low", "high", "p_holm", "outcome"),
     *("published_mean", "published_std", "verdict"),
 )
@@ -359,13 +409,13 @@ def csv_rows(study: str, panel: Panel, found: Mapping[Cell, Beside]) -> list[dic
         rows.append({**row, "classes": panel.condition["classes"], **values})
 
     for (setting, loss), cell in panel.cells.items():
-        for each in panel.steps.get((setting, loss), (cell,)):
+        for each in panel.shares.get((setting, loss), (cell,)):
             values: dict[str, object] = {
                 "loss": loss,
                 "purpose": setting.purpose,
                 "learning_rate": each.config.learning_rate,
                 "weight_decay": each.config.weight_decay,
-                "step": each.step,
+                "share": round(each.share, 4),
                 "mean": round(each.top1.mean, 4),
                 "sample_std": round(each.top1.sample_std, 4) if each.top1.n > 1 else None,
                 "n": each.top1.n,
@@ -402,6 +452,7 @@ def csv_rows(study: str, panel: Panel, found: Mapping[Cell, Beside]) -> list[dic
             mean=round(trial.top1, 4),
             n=len(trial.runs),
             over="trials",
+            share=1.0,
             scored_on="held-out" if config.tested_on == "heldout" else "first half",
         )
     return rows
