@@ -36,6 +36,15 @@ READ = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_we
 
 TRAINING = "training (a name may have options: kl:temperature=20,scale_t2=true)"
 
+ARGUMENTS = {"root": "data_root", "path": "data"}
+"""Arguments of the package by the name that they have in a command's options."""
+
+OPTIONS = {"teachers": "teacher"}
+"""The options that are not called as what they set."""
+
+POSITIONAL = ("study", "run")
+"""What has no option."""
+
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
@@ -60,9 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ImportError, OSError, ValueError) as error:
-        return fail(str(error))
+        return fail(in_options(str(error), options))
     except KeyboardInterrupt:
-        same = "the same command without --force" if options.force else "the same command"
+        same = (
+            "the same command without --force"
+            if getattr(options, "force", False)
+            else "the same command"
+        )
         print(f"\nstopped; {same} goes on from the last checkpoint", file=sys.stderr)
         return 130
 
@@ -73,9 +86,26 @@ def fail(message: str) -> int:
     return 2
 
 
+def in_options(message: str, options: argparse.Namespace) -> str:
+    """A message that begins with the name of an argument, with the command's option in its place.
+
+    Example:
+        >>> in_options("epochs must be at least 1, got 0", argparse.Namespace(epochs=0))
+        '--epochs must be at least 1, got 0'
+        >>> in_options("root must hold cifar10", argparse.Namespace(data_root=None))
+        '--data-root must hold cifar10'
+    """
+    name, space, rest = message.partition(" ")
+    argument = ARGUMENTS.get(name, name)
+    if not hasattr(options, argument) or argument in POSITIONAL or not rest.startswith("must"):
+        return message
+    return f"--{OPTIONS.get(argument, argument).replace('_', '-')}{space}{rest}"
+
+
 def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     """Those of the named options that were given; the others are left to their defaults."""
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    values = {name: getattr(options, name, None) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,8 +150,8 @@ def add_fields(
     return names
 
 
-def add_place(command: argparse.ArgumentParser) -> None:
-    """The arguments of :class:`gift_fast.student.job.Place`."""
+def add_place(command: argparse.ArgumentParser, *, trains: bool = True) -> None:
+    """The arguments of :class:`gift_fast.student.job.Place`; without those of training or not."""
     group = command.add_argument_group("where, and what is shown")
     group.add_argument(
         "--data-root", type=Path, metavar="DIR", help="folder that holds the real dataset"
@@ -132,8 +162,10 @@ def add_place(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the teachers' weights, DATASET_MODEL.pth (default: teachers)",
     )
-    group.add_argument("--out", type=Path, metavar="DIR", help="folder for results (default: runs)")
     group.add_argument("--device", metavar="NAME", help="auto or cpu (default: auto)")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder for results (default: runs)")
+    if not trains:
+        return
     group.add_argument(
         "--checkpoint-every",
         type=int,
@@ -329,7 +361,7 @@ def add_audit(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="write the permutation that was found, for --class-map",
     )
     command.add_argument("--json", action="store_true", help="print all measures as JSON")
-    add_place(command)
+    add_place(command, trains=False)
     command.set_defaults(run=audit)
 
 
@@ -354,6 +386,7 @@ def audit(options: argparse.Namespace) -> int:
         if report.class_map is None:
             return fail("no class map to write: the audit found no permutation of the classes")
         report.write_class_map(options.write_class_map)
+        print(f"class map written: {options.write_class_map}", file=sys.stderr)
     return 1 if report.severity == "error" else 0
 
 

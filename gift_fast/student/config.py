@@ -300,6 +300,8 @@ class EvaluationConfig(TrainingConfig):
         for teacher in self.teachers:
             spec.resolve("teachers", teacher, MODELS)
         spec.build("loss", self.loss, OBJECTIVES)
+        # One way to write a loss, so that a run is found again however it was asked for.
+        object.__setattr__(self, "loss", spec.canonical("loss", self.loss, OBJECTIVES))
         check_bool("mixed_targets", self.mixed_targets)
         if self.eval_every is not None:
             check_integer("eval_every", self.eval_every, 1)

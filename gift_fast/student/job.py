@@ -308,8 +308,20 @@ def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> 
     if inputs.distilled.replay is not None and not config.teachers:
         values.update(dict.fromkeys(("batch_size", "augmentation", "mixing"), "as stored"))
     width = max(map(len, values))
-    lines += [f"  {name:<{width}}  {value}" for name, value in values.items()]
+    lines += [f"  {name:<{width}}  {value_in_words(value)}" for name, value in values.items()]
     return "\n".join(lines)
+
+
+def value_in_words(value: object) -> str:
+    """A setting as it is printed.
+
+    Example:
+        >>> value_in_words(["convnet3", "resnet18"]), value_in_words([]), value_in_words(None)
+        ('convnet3, resnet18', 'none', 'as it comes')
+    """
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "as it comes" if value is None else str(value)
 
 
 def labels_in_words(config: EvaluationConfig, distilled: DistilledSet) -> str:
@@ -428,8 +440,8 @@ def tracked(
 def run_teacher(config: TeacherConfig, place: Place) -> tuple[Path, Check]:
     """Trains a teacher, or reads the one that was finished; gives its file and its last test."""
     accelerator = place.accelerator(config)
-    check_writable(place.teacher_dir, accelerator)
     dataset = load_dataset(config.dataset, place.data_root)
+    check_writable(place.teacher_dir, accelerator)
     with place.progress(accelerator, 1) as progress:
         _, check = prepare_teacher(config, dataset, place, accelerator, progress)
     return teacher_path(place, config.dataset, config.model), check

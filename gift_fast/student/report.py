@@ -111,7 +111,8 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = "Accuracy on the test images, percent"
+    images = "test" if runs[0].config.tested_on == "test" else "held-out"
+    title = f"Accuracy on the {images} images, percent"
     table = Table(title=title, title_justify="left", box=box.ASCII2)
     for heading in ("seed", "top-1", "top-5", "best top-1", "images/s", "seconds"):
         table.add_column(heading, justify="right")
@@ -127,14 +128,16 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
     console = Console(highlight=False)
     print_table(console, table)
     for name, values in (("last epoch", last), ("best check", best)):
-        sample = "" if values.n == 1 else f", sample std {values.sample_std:.2f} (ddof 1)"
-        console.print(
-            f"top-1 of the {name}: {values.mean:.2f}, population std {values.population_std:.2f} "
-            f"(ddof 0){sample}, {values.n} seed{'s' if values.n > 1 else ''}",
-            soft_wrap=True,
-        )
+        spreads = "one seed"
+        if values.n > 1:
+            spreads = (
+                f"population std {values.population_std:.2f} (ddof 0), sample std "
+                f"{values.sample_std:.2f} (ddof 1), {values.n} seeds"
+            )
+        console.print(f"top-1 of the {name}: {values.mean:.2f}, {spreads}", soft_wrap=True)
     console.print(
-        "The score is the last epoch's. The best check is picked by the test images, and flatters.",
+        f"The score is the last epoch's. The best check is picked by the {images} images, and "
+        "flatters.",
         soft_wrap=True,
     )
 

@@ -9,9 +9,10 @@ the registry: ``my_package.losses.huber:delta=2``.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 Option = bool | int | float | str
@@ -81,7 +82,7 @@ def resolve(
     else:
         raise ValueError(
             f"{argument} must be one of {', '.join(sorted(registry))}, or the import path of a "
-            f"function, package.module.name; got {name!r}"
+            f"function, package.module.name; got {name!r}{nearest(name, registry)}"
         )
     parameters = inspect.signature(function).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -94,9 +95,22 @@ def resolve(
     for key, text in texts.items():
         if key not in options:
             known = ", ".join(options) or "none"
-            raise ValueError(f"{argument} {name!r} has the options: {known}; got {key!r}")
+            raise ValueError(
+                f"{argument} {name!r} has the options: {known}; got {key!r}{nearest(key, options)}"
+            )
         options[key] = read_option(f"{argument} {name!r}: {key}", text, options[key])
     return function, options
+
+
+def nearest(text: str, known: Iterable[str]) -> str:
+    """The end of an error message: what was meant, if a known name is like the text.
+
+    Example:
+        >>> nearest("gitf", ["kl", "gift"]), nearest("huber", ["kl", "gift"])
+        ("; did you mean 'gift'?", '')
+    """
+    close = difflib.get_close_matches(text, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def canonical(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]) -> str:

@@ -37,8 +37,10 @@ def title_of(experiment: Experiment) -> str:
     made = "" if source.seed is None else f" set {source.seed}"
     settings = ""
     if experiment.purpose != "protocol":
-        rate, decay = config.learning_rate, config.weight_decay
-        settings = f", {experiment.purpose}: learning rate {rate:g}, weight decay {decay:g}"
+        settings = f", {experiment.purpose}"
+        if config.learning_rate is not None:
+            rate, decay = config.learning_rate, config.weight_decay
+            settings += f": learning rate {rate:g}, weight decay {decay:g}"
     return (
         f"{source.dataset} {source.method} IPC {source.ipc}{made}, {config.student}, "
         f"{display_name(config.loss)}, {optimizer_name(config.optimizer)}, seed {config.seed}"

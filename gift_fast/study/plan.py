@@ -28,8 +28,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gift_fast.student import spec
 from gift_fast.student.config import (
@@ -43,9 +42,13 @@ from gift_fast.student.datasets import check_dataset
 from gift_fast.student.datasets.heldout import with_heldout
 from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES
-from gift_fast.student.presets import FIELDS, check_keys, load_preset
+from gift_fast.student.packaged import load_yaml, packaged_names
+from gift_fast.student.presets import FIELDS, check_keys, hinted, load_preset
 from gift_fast.study.published import FORMATS
 from gift_fast.study.published import NATIVE_LOSSES as PUBLISHED_LOSSES
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
 
 SELECTED = "selected"
 """The method of the sets that are made here, by :func:`select_crops`."""
@@ -338,8 +341,7 @@ def narrowed(
 
 def study_names() -> list[str]:
     """The studies that come with the package."""
-    files = resources.files("gift_fast.study").joinpath("studies").iterdir()
-    return sorted(file.name[: -len(".yaml")] for file in files if file.name.endswith(".yaml"))
+    return packaged_names(studies_folder())
 
 
 def load_study(study: str) -> Study:
@@ -352,20 +354,12 @@ def load_study(study: str) -> Study:
         >>> load_study("gamma").answers
         ('figure 3', 'figure 8')
     """
-    if study in study_names():
-        folder = resources.files("gift_fast.study").joinpath("studies")
-        return parse_study(study, folder.joinpath(f"{study}.yaml").read_text(encoding="utf-8"))
-    path = Path(study)
-    if path.suffix not in (".yaml", ".yml"):
-        raise ValueError(
-            f"study must be one of {', '.join(study_names())}, or a .yaml file; got {study!r}"
-        )
-    try:
-        return parse_study(path.stem, path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"study must be a readable file, got {study!r}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return load_yaml("study", study, studies_folder(), parse_study)
+
+
+def studies_folder() -> Traversable:
+    """Where the studies lie that come with the package."""
+    return resources.files("gift_fast.study").joinpath("studies")
 
 
 def parse_study(name: str, text: str) -> Study:
@@ -397,8 +391,7 @@ def parse_study(name: str, text: str) -> Study:
                 {**study.teacher, "dataset": source.sized_dataset, "model": source.network}
             )
     except TypeError as error:
-        hint = "; YAML takes 1e-3 for a text, 1.0e-3 for a number"
-        raise ValueError(f"{error}{hint if 'number' in str(error) else ''}") from error
+        raise ValueError(hinted(str(error))) from error
     return study
 
 

@@ -209,12 +209,15 @@ def foreseen(study: Study, experiments: Sequence[Experiment], out: Path) -> list
     """What a study runs, as far as it can be told from what has finished in a folder.
 
     Trials are those of the grids that are known to be needed; before all of them have finished, a
-    tuned experiment stands in the list at the study's own settings.
+    tuned experiment stands in the list without a learning rate.
     """
     if study.tuning is None:
         return list(experiments)
     trials: list[Experiment] = []
-    again = [replace(experiment, purpose="tuned") for experiment in experiments]
+    again = [
+        replace(e, config=replace(e.config, learning_rate=None), purpose="tuned")
+        for e in experiments
+    ]
 
     def read(batch: Sequence[Experiment]) -> list[Finished]:
         trials.extend(batch)

@@ -125,3 +125,12 @@ def test_every_field_but_the_data_explains_itself_to_the_command_line():
     for kind in (EvaluationConfig, TeacherConfig):
         silent = {f.name for f in dataclasses.fields(kind) if not f.metadata.get("help")}
         assert silent <= {"dataset", "ipc", "teachers"}
+
+
+def test_a_loss_is_written_in_one_way_whatever_was_asked_for():
+    def written(loss: str) -> str:
+        return EvaluationConfig(dataset="digits", loss=loss).loss
+
+    assert written("gift:gamma=0.1") == "gift"
+    assert written("kl:scale_t2=True,temperature=20") == "kl:scale_t2=true"
+    assert written("kl:temperature=4.0") == written("kl:temperature=4") == "kl:temperature=4.0"

@@ -236,8 +236,8 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
         (["--format", "zip"], "format must be one of auto, "),
         (["--preset", "best"], "preset must be one of datm, "),
         (["--trackers", "paper"], "trackers must be of tensorboard, wandb, mlflow, got 'paper'"),
-        (["--checkpoint-every", "0"], "checkpoint_every must be at least 1, got 0"),
-        (["--dataset", "cifar10"], "root must be the folder that holds cifar10, got None"),
+        (["--checkpoint-every", "0"], "--checkpoint-every must be at least 1, got 0"),
+        (["--dataset", "cifar10"], "--data-root must be the folder that holds cifar10, got None"),
         (["--teacher"], "distilled must hold soft labels for the loss gift"),
         (["--teacher", "convnet4"], "soft labels stored with the set, if it has any, with `--teac"),
         (

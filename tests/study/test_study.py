@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from gift_fast.cli import main
 from gift_fast.student import job
 from gift_fast.student.results import read_run
+from gift_fast.study import tuning
 
 STUDY = """
 title: Losses on digits
@@ -215,3 +217,54 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path, capsys):
     (tmp_path / "runs" / "study-old.json").write_text('{"format": 0}')
     assert study(tmp_path, "ce", "--dry-run") == 2
     assert "study-old.json must hold the record of a study" in capsys.readouterr().err
+
+
+TUNED = "heldout: 300\ntuning: {weight_decays: 0.0, seeds: 100, set_seeds: 100}\n"
+
+
+def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
+    tmp_path, trained, monkeypatch, capsys
+):
+    monkeypatch.setattr(tuning, "SPAN", 1)
+    monkeypatch.setattr(tuning, "FARTHEST", 1)
+    few = ("--seeds", "0", "--set-seeds", "0")
+    text = STUDY % "ce, gift" + TUNED
+    path = tmp_path / "mine.yaml"
+
+    def call(*more: str) -> int:
+        path.write_text(text)
+        folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(tmp_path / "teachers")]
+        return main(["study", str(path), *folders, "--quiet", *few, *more])
+
+    assert call("--dry-run") == 0
+    assert "0 of 10 runs done" in capsys.readouterr().out  # 2, 2 x 3 trials, 2 again
+    assert call() == 0
+    runs = runs_of(tmp_path)
+    assert Counter(run["purpose"] for run in runs) == {"protocol": 2, "trial": 6, "tuned": 2}
+    assert {run["set"]["dataset"] for run in runs} == {"digits:heldout=300"}
+
+    scores = {}
+    for run in (run for run in runs if run["purpose"] == "trial"):
+        result = read_run(tmp_path / "runs" / run["file"])
+        assert (result.config.tested_on, result.config.seed, run["set"]["seed"]) == (
+            "heldout",
+            100,
+            100,
+        )
+        scores.setdefault(result.config.loss, {})[result.config.learning_rate] = result.last.top1
+    for run in (run for run in runs if run["purpose"] == "tuned"):
+        config = run["config"]
+        tried = scores[config["loss"]]
+        assert tried[config["learning_rate"]] == max(tried.values())
+        assert (config["weight_decay"], config["tested_on"], config["seed"]) == (0.0, "test", 0)
+
+    before = len(trained)
+    assert call() == 0
+    assert len(trained) == before
+    capsys.readouterr()
+    assert call("--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "10 of 10 runs done; nothing is left" in printed
+    assert "GIFT, AdamW, seed 0, tuned: learning rate" in printed
+    assert call("--no-tuning", "--dry-run") == 0
+    assert "2 of 2 runs done" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gift_fast.student.atomic import replacing
 from gift_fast.student.datasets.files import FileSplit
@@ -48,12 +49,26 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
     """
     folder = cache_folder() if cache is None else cache
     path = folder / f"{name}-{split.fingerprint()}.pt"
-    if not path.exists():
+    images = read_cache(path)
+    if images is None:
         logger.info("decoding %d images of %s once, into %s", len(split), split.root, path)
         images = torch.empty(len(split), *split.shape, dtype=torch.uint8)
         for index, pixels in split.decoded(torch.arange(len(split)).split(IMAGES_AT_ONCE)):
             images[index] = pixels
         with replacing(path) as temporary:
             torch.save({"images": images}, temporary)
-    contents = torch.load(path, weights_only=True, mmap=True)
-    return TensorSplit(contents["images"], split.labels)
+        images = read_cache(path)
+    assert images is not None
+    return TensorSplit(images, split.labels)
+
+
+def read_cache(path: Path) -> Tensor | None:
+    """The images of a cache file, mapped; None where there is none, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        images: Tensor = torch.load(path, weights_only=True, mmap=True)["images"]
+    except Exception as error:  # torch raises whatever the damage leads to
+        logger.warning("%s is damaged and made anew: %s", path, error)
+        return None
+    return images

@@ -43,7 +43,8 @@ def fashion_mnist(root: Path | None = None, train: bool = True) -> ImageDataset:
 
     Args:
         root: a folder with the four published files (``train-images-idx3-ubyte.gz`` and so on), or
-            torchvision's, with ``FashionMNIST/raw`` in it. None: where Debian's package puts it.
+            that holds the folder ``fashion-mnist`` with them, or torchvision's, with
+            ``FashionMNIST/raw`` in it. None: where Debian's package puts it.
         train: whether to load the training split too.
 
     Raises:
@@ -62,7 +63,8 @@ def fashion_mnist(root: Path | None = None, train: bool = True) -> ImageDataset:
         read = read_torchvision
     else:
         needed = [file for split in (True, False) for file in files_of(split)]
-        root, read = locate("fashion-mnist", root or DEBIAN, needed, advice), read_published
+        root = locate("fashion-mnist", root or DEBIAN, needed, advice, ["fashion-mnist"])
+        read = read_published
     return ImageDataset(
         name="fashion-mnist",
         train=read(root, True) if train else None,

@@ -12,15 +12,17 @@ import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from gift_fast.student import spec
 from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.packaged import load_yaml, packaged_names
 
 CONDITIONS = ("dataset", "student", "format")
 
-FIELDS = {f.name for f in dataclasses.fields(EvaluationConfig)} - {"dataset", "ipc", "seed"}
+FIELDS = {f.name for f in dataclasses.fields(EvaluationConfig)} - {
+    *("dataset", "ipc", "classes", "seed", "tested_on")
+}
 """What a preset may set."""
 
 HINTS = {
@@ -72,8 +74,7 @@ class Preset:
 
 def preset_names() -> list[str]:
     """The presets that come with the package."""
-    files = resources.files(__name__).iterdir()
-    return sorted(file.name[: -len(".yaml")] for file in files if file.name.endswith(".yaml"))
+    return packaged_names(resources.files(__name__))
 
 
 def load_preset(preset: str) -> Preset:
@@ -86,20 +87,7 @@ def load_preset(preset: str) -> Preset:
         >>> load_preset("paper").settings["optimizer"]
         'adamw'
     """
-    if preset in preset_names():
-        text = resources.files(__name__).joinpath(f"{preset}.yaml").read_text(encoding="utf-8")
-        return parse_preset(preset, text)
-    path = Path(preset)
-    if path.suffix not in (".yaml", ".yml"):
-        raise ValueError(
-            f"preset must be one of {', '.join(preset_names())}, or a .yaml file; got {preset!r}"
-        )
-    try:
-        return parse_preset(path.stem, path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"preset must be a readable file, got {preset!r}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return load_yaml("preset", preset, resources.files(__name__), parse_preset)
 
 
 def parse_preset(name: str, text: str) -> Preset:

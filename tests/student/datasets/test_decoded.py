@@ -50,6 +50,15 @@ def test_a_damaged_image_leaves_no_cache_behind(split, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("damage", [b"", b"no cache", None])
+def test_a_damaged_cache_is_made_anew_and_said(split, tmp_path, caplog, damage):
+    first = decoded_once(split, "trial", tmp_path / "cache").images.clone()
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if damage is None else damage)
+    assert torch.equal(decoded_once(split, "trial", tmp_path / "cache").images, first)
+    assert "is damaged and made anew" in caplog.text
+
+
 def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/users/cache")
     monkeypatch.delenv("GIFT_FAST_CACHE", raising=False)
