@@ -1,4 +1,4 @@
-"""``gift-fast report``: every study of a folder as one HTML page, and as Markdown, LaTeX and CSV."""
+"""``gift-fast report``: the studies of a folder as one HTML page, Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Published numbers beside the measured ones, and what may be said of them.
 
 A cell stands beside a published experiment of the same dataset, images per class, method, loss and
-optimizer. A verdict is due only where nothing else differs either: set, networks, protocol. Sets that are made here stand beside RDED's, whose idea they take, and never have
-one. What the paper does not determine counts as different, since no one can say that it is the
-same. Of the teachers the network alone can be compared, not the weights.
+optimizer. A verdict is due only where nothing else differs either: set, networks, protocol. Sets
+that are made here stand beside RDED's, whose idea they take, and never have one. What the paper
+does not determine counts as different, since no one can say that it is the same. Of the teachers
+the network alone can be compared, not the weights.
 """
 
 from __future__ import annotations

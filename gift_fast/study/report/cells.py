@@ -1,4 +1,4 @@
-"""A study's runs put in order: conditions, in them settings and losses, and in a cell replicates."""
+"""A study's runs put in order: by condition, setting and loss; in a cell replicates are left."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from gift_fast.student import spec
 from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.datasets.heldout import split_heldout
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
 from gift_fast.student.results import Spread, spread
@@ -61,8 +62,9 @@ class Condition:
             optimizer += f", momentum {self['momentum']:g}"
         epochs = "the protocol's epochs" if self["epochs"] is None else f"{self['epochs']} epochs"
         teachers = ", ".join(self["teachers"]) or "labels of the set"
+        dataset, heldout = split_heldout(self.source.dataset)
         words = {
-            "dataset": self.source.dataset,
+            "dataset": dataset + (f", {heldout} training images held out" if heldout else ""),
             "method": f"{self.source.method} sets",
             "ipc": f"IPC {self.source.ipc}",
             "network": f"distilled on {self.source.network}",

@@ -18,7 +18,7 @@ from gift_fast.study.report.charts import (
     shares_figure,
     tuning_figure,
 )
-from gift_fast.study.report.findings import findings
+from gift_fast.study.report.findings import findings, findings_over
 from gift_fast.study.report.images import Sample, sample_of
 from gift_fast.study.report.reading import Folder, StudyRecord
 from gift_fast.study.report.tables import (
@@ -52,9 +52,9 @@ READING = (
     ),
     (
         "Ahead",
-        "is a loss where p is below 0.05 after Holm's adjustment over all comparisons of the study. "
-        "A difference below half a point is none in practice, whatever p. With three sets or fewer "
-        "there is an interval and no winner.",
+        "is a loss where p is below 0.05 after Holm's adjustment over all comparisons of the "
+        "study. A difference below half a point is none in practice, whatever p. With three sets "
+        "or fewer there is an interval and no winner.",
     ),
     (
         "Tuned",
@@ -69,6 +69,10 @@ READING = (
         "differs there is no verdict, and it is said what differs.",
     ),
 )
+
+
+UNFOLDED = 4
+"""Conditions of a study that are shown at once."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class Section:
         settings: what all its runs share, in words.
         unfinished: how many runs are missing, in words; else empty.
         notes: the study's own.
+        findings: what all conditions together show, in sentences.
         overview: all conditions at once, or None where there is one.
         parts: the conditions.
     """
@@ -117,8 +122,14 @@ class Section:
     settings: str
     unfinished: str
     notes: str
+    findings: tuple[str, ...]
     overview: Table | None
     parts: tuple[Part, ...]
+
+    @property
+    def folded(self) -> bool:
+        """Whether the conditions are so many that each is shown when it is asked for."""
+        return len(self.parts) > UNFOLDED
 
 
 @dataclass(frozen=True)
@@ -206,13 +217,14 @@ def section_of(
     )
     overview = None
     if len(panels) > 1:
-        overview = overview_table(panels, "All conditions: top-1, %")
+        overview = overview_table(panels, "Top-1 in every condition, %")
     return Section(
         anchor=anchor_of(study.name),
         title=study.title,
         settings=settings_of(study, panels),
         unfinished=unfinished_of(study),
         notes=study.notes,
+        findings=tuple(findings_over(panels)),
         overview=overview,
         parts=parts,
     )
@@ -277,9 +289,10 @@ def part_of(
     folder: Folder,
 ) -> Part:
     """A condition in the report."""
-    figures = [shares_figure(panel), gamma_figure(panel), bars_figure(panel)]
+    gamma = gamma_figure(panel)
+    figures = [shares_figure(panel), gamma or bars_figure(panel)]
     figures += [tuning_figure(panel), curves_figure(panel)]
-    caption = f"{study.title}: {heading}" if heading else study.title
+    caption = f"Top-1 of every loss: {heading}" if heading else "Top-1 of every loss"
     return Part(
         anchor=anchor_of(study.name, str(index)),
         heading=heading,

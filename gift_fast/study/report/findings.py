@@ -34,6 +34,39 @@ def findings(panel: Panel) -> list[str]:
     return sentences
 
 
+def findings_over(panels: Sequence[Panel]) -> list[str]:
+    """How often a loss is ahead over all conditions of a study; nothing where there is one."""
+    if len(panels) < 2:
+        return []
+    sentences = []
+    tops = [(p, s, p.cells.get((s, p.reference))) for p in panels for s in p.settings]
+    counted = [(p, s, cell) for p, s, cell in tops if cell is not None and len(p.column(s)) > 1]
+    first = [cell for p, s, cell in counted if cell is max(p.column(s), key=mean_of)]
+    if counted:
+        name = listed(dict.fromkeys(cell.loss_name for _, _, cell in counted))
+        sentences.append(
+            f"{name} has the highest mean in {len(first)} of {len(counted)} conditions and "
+            "settings."
+        )
+    comparisons = [c for panel in panels for c in panel.comparisons.values()]
+    told = [c for c in comparisons if c.n >= FEWEST_SETS]
+    if told:
+        ahead = sum(c.winner == c.first for c in told)
+        behind = sum(c.winner == c.second for c in told)
+        none = sum(c.outcome == "none in practice" for c in told)
+        sentences.append(
+            f"Of {len(told)} comparisons with another loss it is ahead in {ahead} and behind in "
+            f"{behind}; {none} are none in practice and {len(told) - ahead - behind - none} "
+            "undecided."
+        )
+    return sentences
+
+
+def mean_of(cell: Cell) -> float:
+    """Mean top-1, percent."""
+    return cell.top1.mean
+
+
 def listed(names: Iterable[str]) -> str:
     """Names as a sentence lists them.
 
@@ -58,8 +91,8 @@ def standing(panel: Panel, setting: Setting) -> list[str]:
         return []
     first, last = cells[0], cells[-1]
     text = (
-        f"{opening(panel, setting)}, {first.loss_name} has the highest mean, {first.top1.mean:.1f} %, "
-        f"and {last.loss_name} the lowest, {last.top1.mean:.1f} %."
+        f"{opening(panel, setting)}, {first.loss_name} has the highest mean, "
+        f"{first.top1.mean:.1f} %, and {last.loss_name} the lowest, {last.top1.mean:.1f} %."
     )
     comparisons = [c for (s, _), c in panel.comparisons.items() if s == setting]
     return [f"{text} {against(display_name(panel.reference), comparisons)}".strip()]
@@ -118,6 +151,8 @@ def collapses(panel: Panel) -> list[str]:
         if cells:
             names = [f"{cell.loss_name} ({cell.top1.mean:.1f} %)" for cell in cells]
             verb = "collapses" if len(names) == 1 else "collapse"
+            if len(cells) == len(panel.losses):
+                names, verb = ["every loss"], "collapses"
             sentences.append(
                 f"{opening(panel, setting)}, {listed(names)} {verb}: chance is "
                 f"{panel.condition.chance:.3g} %."
@@ -194,7 +229,8 @@ def edges(panel: Panel) -> list[str]:
     if not names:
         return []
     return [
-        f"The learning rate of {listed(names)} lies at an end of the grid: a better one may lie beyond."
+        f"The learning rate of {listed(names)} lies at an end of the grid: a better one may lie "
+        "beyond."
     ]
 
 
@@ -208,8 +244,8 @@ def flattery(panel: Panel) -> list[str]:
     if gap < FLATTERY:
         return []
     return [
-        f"The best check, which picks its moment by the test images, flatters by up to {gap:.1f} points "
-        f"({most.loss_name}); scores here are the last epoch's."
+        f"The best check, which picks its moment by the test images, flatters by up to {gap:.1f} "
+        f"points ({most.loss_name}); scores here are the last epoch's."
     ]
 
 

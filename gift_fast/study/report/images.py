@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,8 @@ def sample_of(panel: Panel, folder: Path) -> Sample | None:
 
 def grid_of(path: Path, class_names: tuple[str, ...]) -> Sample:
     """The grid of a set in the project's own format."""
+    from PIL import Image
     from safetensors.torch import load_file
-    from torchvision.io import encode_png
 
     tensors = load_file(pair_of(path)[0])
     images, labels = as_bytes(tensors["images"]), tensors["labels"]
@@ -78,10 +79,12 @@ def grid_of(path: Path, class_names: tuple[str, ...]) -> Sample:
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             canvas[:, i * step : i * step + side, j * step : j * step + side] = image
-    png = bytes(encode_png(canvas, compression_level=9).tolist())
+    png = io.BytesIO()
+    picture = canvas.squeeze(0) if channels == 1 else canvas.permute(1, 2, 0)
+    Image.fromarray(picture.numpy()).save(png, "PNG", optimize=True)
     return Sample(
         name=path.stem,
-        uri="data:image/png;base64," + base64.b64encode(png).decode(),
+        uri="data:image/png;base64," + base64.b64encode(png.getvalue()).decode(),
         width=canvas.shape[2],
         height=canvas.shape[1],
         classes=tuple(class_names[k] if k < len(class_names) else str(k) for k in classes),

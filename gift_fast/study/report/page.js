@@ -144,5 +144,12 @@ theme.addEventListener("click", () => {
 });
 setTheme(remembered());
 
+// ---- what is folded ----------------------------------------------------------------------------
+
+// On paper nothing can be unfolded.
+addEventListener("beforeprint", () => {
+  for (const each of document.querySelectorAll("details")) each.open = true;
+});
+
 // On a phone the contents would fill the first screen.
 if (matchMedia("(max-width: 64rem)").matches) document.querySelector("nav details").open = false;

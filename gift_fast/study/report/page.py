@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -116,8 +116,8 @@ def words_of(cell: Cell | Trial) -> str:
     """How a number comes from its runs."""
     if isinstance(cell, Trial):
         return (
-            f"Mean top-1 of {len(cell.runs)} trials after the last epoch, {cell.top1:.2f} %, on the "
-            "images that choose."
+            f"Mean top-1 of {len(cell.runs)} trials after the last epoch, {cell.top1:.2f} %, on "
+            "the images that choose."
         )
     spread = cell.top1
     what = (

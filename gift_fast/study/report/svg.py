@@ -72,6 +72,7 @@ class Scale:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
+        """The place of a value."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = (math.log10(x) for x in (low, high, value))

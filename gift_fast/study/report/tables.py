@@ -226,8 +226,8 @@ def published_items(beside: Beside | None) -> list[Item]:
     if beside is None:
         return [EMPTY, Item("not published")]
     published = beside.published
-    tables = ", ".join(map(str, published.tables))
-    text = f"{published.mean:g} ± {published.std:g} (table{'s' * (len(published.tables) > 1)} {tables})"
+    tables = f"table{'s' * (len(published.tables) > 1)} {', '.join(map(str, published.tables))}"
+    text = f"{published.mean:g} ± {published.std:g} ({tables})"
     return [Item(text, published.mean), Item(beside.in_words, beside.difference)]
 
 
@@ -239,6 +239,7 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
     keys = [(p, s) for p in panels for s in p.settings]
     names = dict.fromkeys(role_of(p, loss, panels) for p in panels for loss in p.losses)
     headings = dict(zip(map(id, panels), headings_of(panels), strict=True))
+    two = len(names) > 1 and all(len(panel.losses) == 2 for panel in panels)
     rows = []
     for panel, setting in keys:
         group = "" if len(panel.settings) == 1 else f", {setting_heading(setting, panel)}"
@@ -253,9 +254,27 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
                 continue
             tone = "best" if cell.top1.mean == best else ""
             items.append(Item(score(cell.top1), cell.top1.mean, cell, tone))
+        if two:
+            items += difference_items(panel, setting)
         rows.append(tuple(items))
-    columns = (Column("condition", numeric=False), *(Column(name) for name in names))
-    return Table(caption, columns, tuple(rows))
+    columns = [Column("condition", numeric=False), *(Column(name) for name in names)]
+    if two:
+        columns += [Column(f"{display_name(panels[0].reference)} minus it")]
+        columns += [Column("outcome", numeric=False)]
+    return Table(caption, tuple(columns), tuple(rows))
+
+
+def difference_items(panel: Panel, setting: Setting) -> list[Item]:
+    """The reference minus the only other loss; without an interval where there is one set."""
+    reference = panel.cells.get((setting, panel.reference))
+    others = [cell for cell in panel.column(setting) if cell is not reference]
+    if reference is None or not others:
+        return [EMPTY, EMPTY]
+    comparison = panel.comparisons.get((setting, others[0].loss))
+    if comparison is not None:
+        return [interval(comparison), outcome(comparison)]
+    difference = reference.top1.mean - others[0].top1.mean
+    return [Item(f"{difference:+.1f}", difference), Item("one set")]
 
 
 def role_of(panel: Panel, loss: str, panels: Sequence[Panel]) -> str:
