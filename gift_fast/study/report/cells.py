@@ -61,7 +61,6 @@ class Condition:
         if self["optimizer"].startswith("sgd"):
             optimizer += f", momentum {self['momentum']:g}"
         epochs = "the protocol's epochs" if self["epochs"] is None else f"{self['epochs']} epochs"
-        teachers = ", ".join(self["teachers"]) or "labels of the set"
         dataset, heldout = split_heldout(self.source.dataset)
         words = {
             "dataset": dataset + (f", {heldout} training images held out" if heldout else ""),
@@ -69,10 +68,11 @@ class Condition:
             "ipc": f"IPC {self.source.ipc}",
             "network": f"distilled on {self.source.network}",
             "student": f"student {self['student']}",
-            "teachers": f"teacher {teachers}",
             "optimizer": optimizer,
             "epochs": epochs,
         }
+        if self["teachers"] != self.source.teachers:
+            words["teachers"] = f"teacher {', '.join(self['teachers']) or 'none'}"
         if self["classes"] != ALL:
             words["classes"] = self["classes"]
         for name in ("schedule", "augmentation", "mixing", "batch_size", "mixed_precision"):

@@ -172,7 +172,8 @@ class Contents:
 
 def contents_of(folder: Folder) -> Contents:
     """The report of a folder."""
-    studies = [(study, panels_of(study)) for study in folder.studies]
+    in_order = sorted(folder.studies, key=order_of)
+    studies = [(study, panels_of(study)) for study in in_order]
     found = {
         cell: each
         for _, panels in studies
@@ -187,6 +188,13 @@ def contents_of(folder: Folder) -> Contents:
     summary += f"; {missing} {plural('run', missing)} unfinished." if missing else "."
     title = studies[0][0].title if len(studies) == 1 else "Losses for soft labels, compared"
     return Contents(title, summary, folder.damaged, sections, against_of(studies, found))
+
+
+def order_of(study: StudyRecord) -> tuple[bool, bool, int, str]:
+    """Studies come as the paper's tables do, then its figures, then what it does not ask."""
+    first = study.answers[0] if study.answers else ""
+    numbers = re.findall(r"\d+", first)
+    return not numbers, "table" not in first, int(numbers[0]) if numbers else 0, study.name
 
 
 def plural(noun: str, count: int) -> str:
@@ -241,7 +249,7 @@ def settings_of(study: StudyRecord, panels: Sequence[Panel]) -> str:
         words = panels[0].condition.parts
         shared = [words[name] for name in shown if name in words and name not in varying]
         if shared:
-            parts.append(", ".join(shared))
+            parts.append(f"On {', '.join(shared)}")
         parts.append(f"preset {study.preset}")
         cells = [cell for panel in panels for cell in panel.cells.values()]
         sets = sorted({len(cell.scores) for cell in cells})
@@ -343,7 +351,7 @@ def pairs_table(found: dict[Cell, Beside]) -> Table:
     columns = (
         *(Column(name, numeric=False) for name in ("loss", "dataset", "method")),
         *(Column(name) for name in ("IPC", "measured, %", "published, %", "difference")),
-        Column("verdict", numeric=False),
+        Column("verdict", numeric=False, long=True),
     )
     rows = []
     for cell, each in found.items():

@@ -200,17 +200,9 @@ def gain(start: Cell, cell: Cell) -> float:
 
 
 def gained(start: Cell, cell: Cell) -> str:
-    """What tuning brings a loss, in words; settings that stay are left out."""
-    first, last = start.config, cell.config
-    changes = [
-        f"{name} {before:g} to {after:g}"
-        for name, before, after in (
-            ("lr", first.learning_rate, last.learning_rate),
-            ("wd", first.weight_decay, last.weight_decay),
-        )
-        if before != after
-    ]
-    return f"{cell.loss_name} gains {gain(start, cell):.1f} points ({', '.join(changes)})"
+    """What tuning brings a loss, in words."""
+    rates = f"learning rate {start.config.learning_rate:g} to {cell.config.learning_rate:g}"
+    return f"{cell.loss_name} gains {gain(start, cell):.1f} points ({rates})"
 
 
 def spread_of(cells: Sequence[Cell]) -> float:

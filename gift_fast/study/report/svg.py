@@ -225,8 +225,8 @@ def line_chart(
 def bar_chart(groups: Sequence[tuple[str, Sequence[Bar | None]]], *, label: str) -> str:
     """Horizontal bars in groups, from 0 percent, each with its number, deviation and dots."""
     widest = max(len(name) for name, _ in groups)
-    left = min(200.0, 14.0 + 6.9 * widest)
-    width = 620.0
+    left = min(170.0, 14.0 + 6.7 * widest)
+    width = 500.0
     bars = [bar for _, each in groups for bar in each if bar is not None]
     ends = [max(bar.value, *bar.dots, bar.value + (bar.std or 0.0)) for bar in bars]
     highest = max(end for end in ends if not math.isnan(end)) if bars else 1.0

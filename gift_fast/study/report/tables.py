@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from gift_fast.student.objectives import display_name
 from gift_fast.student.results import Spread
 from gift_fast.study.report.against import Beside
-from gift_fast.study.report.cells import TUNED, Cell, Panel, Setting, Trial, headings_of
+from gift_fast.study.report.cells import TUNED, Cell, Panel, Setting, Trial, varying_parts
 from gift_fast.study.statistics import Comparison
 
 
@@ -40,11 +40,13 @@ class Column:
         title: what it holds.
         group: what it shares with its neighbours; empty for none.
         numeric: whether it is set to the right.
+        long: whether it holds sentences, which are broken into lines.
     """
 
     title: str
     group: str = ""
     numeric: bool = True
+    long: bool = False
 
     @property
     def heading(self) -> str:
@@ -122,8 +124,18 @@ def outcome(comparison: Comparison) -> Item:
         text = f"{comparison.winner} ahead"
         tone = "ahead" if comparison.winner == comparison.first else "behind"
     if comparison.outcome in ("winner", "undecided"):
-        text += f", p = {comparison.p_holm:.2g}"
+        text += f", {p_value(comparison.p_holm)}"
     return Item(text, comparison.p_holm, tone=tone)
+
+
+def p_value(p: float) -> str:
+    """A p-value as a table has it.
+
+    Example:
+        >>> p_value(0.0213), p_value(4e-7)
+        ('p = 0.021', 'p < 0.001')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def interval(comparison: Comparison) -> Item:
@@ -157,7 +169,10 @@ def losses_table(panel: Panel, caption: str, found: Mapping[Cell, Beside]) -> Ta
         cell.loss: each for cell, each in found.items() if cell.condition == panel.condition
     }
     if published:
-        columns += [Column("top-1, %", "the paper"), Column("verdict", "the paper", numeric=False)]
+        columns += [
+            Column("top-1, %", "the paper"),
+            Column("verdict", "the paper", numeric=False, long=True),
+        ]
     rows = []
     for loss in panel.losses:
         name = display_name(loss)
@@ -237,16 +252,17 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
     A loss that is native in some condition and not run in all of them is called native.
     """
     keys = [(p, s) for p in panels for s in p.settings]
+    varying = varying_parts(panels)
+    if any(len(panel.settings) > 1 for panel in panels):
+        varying.append("settings")
     names = dict.fromkeys(role_of(p, loss, panels) for p in panels for loss in p.losses)
-    headings = dict(zip(map(id, panels), headings_of(panels), strict=True))
     two = len(names) > 1 and all(len(panel.losses) == 2 for panel in panels)
     rows = []
     for panel, setting in keys:
-        group = "" if len(panel.settings) == 1 else f", {setting_heading(setting, panel)}"
         column = panel.column(setting)
         by_role = {role_of(panel, cell.loss, panels): cell for cell in column}
         best = max((cell.top1.mean for cell in column), default=math.nan)
-        items = [Item(f"{headings[id(panel)]}{group}")]
+        items = [Item(text) for text in condition_texts(panel, setting, varying)]
         for name in names:
             cell = by_role.get(name)
             if cell is None:
@@ -257,11 +273,24 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
         if two:
             items += difference_items(panel, setting)
         rows.append(tuple(items))
-    columns = [Column("condition", numeric=False), *(Column(name) for name in names)]
+    columns = [Column(PART_NAMES.get(part, part), numeric=False) for part in varying]
+    columns += [Column(name) for name in names]
     if two:
         columns += [Column(f"{display_name(panels[0].reference)} minus it")]
         columns += [Column("outcome", numeric=False)]
     return Table(caption, tuple(columns), tuple(rows))
+
+
+PART_NAMES = {"ipc": "IPC", "network": "distilled on"}
+"""Heads of the columns that conditions differ in, where they are not called as the part is."""
+
+
+def condition_texts(panel: Panel, setting: Setting, varying: Sequence[str]) -> list[str]:
+    """The first columns of an overview's row; what a column's head says is not repeated."""
+    parts = {**panel.condition.parts, "settings": setting_heading(setting, panel)}
+    heads = {"ipc": "IPC ", "network": "distilled on ", "student": "student "}
+    texts = [parts.get(part, "").removeprefix(heads.get(part, "")) for part in varying]
+    return [text.removesuffix(" sets") for text in texts]
 
 
 def difference_items(panel: Panel, setting: Setting) -> list[Item]:
