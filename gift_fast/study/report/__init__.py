@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from gift_fast.student.atomic import replacing
 from gift_fast.study.report.contents import Contents, contents_of
 from gift_fast.study.report.page import as_page
 from gift_fast.study.report.reading import read_folder
-from gift_fast.study.report.tables import as_csv, as_latex, as_markdown
+from gift_fast.study.report.tables import Table, as_csv, as_latex, as_markdown
 
 
 def write_report(folder: Path, page: Path | None = None) -> tuple[Path, tuple[str, ...]]:
@@ -68,13 +69,17 @@ def markdown_of(contents: Contents) -> str:
 
 
 def latex_of(contents: Contents) -> str:
-    """The tables in LaTeX."""
-    tables = []
+    """The tables in LaTeX, a study's title before their captions."""
+    tables: list[tuple[str, Table | None]] = []
     for section in contents.sections:
-        tables += [section.overview] if section.overview is not None else []
+        tables.append((section.title, section.overview))
         for part in section.parts:
-            of_part = (part.shares, part.table, part.trials)
-            tables += [table for table in of_part if table is not None]
+            tables += [(section.title, table) for table in (part.shares, part.table, part.trials)]
     published = contents.published
-    tables += [table for table in (published.table, published.signs) if table is not None]
-    return "\n".join(["% \\usepackage{booktabs}", *map(as_latex, tables)])
+    tables += [("The GIFT paper", table) for table in (published.table, published.signs)]
+    texts = [
+        as_latex(replace(table, caption=f"{title}. {table.caption}"))
+        for title, table in tables
+        if table is not None
+    ]
+    return "\n".join(["% \\usepackage{booktabs}", *texts])

@@ -26,7 +26,7 @@ from gift_fast.study.published import (
     Reading,
     read_published,
 )
-from gift_fast.study.report.cells import NUM_CLASSES, Cell, Panel, Setting
+from gift_fast.study.report.cells import NUM_CLASSES, Cell, Panel, Setting, signed
 from gift_fast.study.statistics import sample_of
 from gift_fast.study.verdicts import NumberVerdict, SignVerdict, judge_number, judge_sign
 
@@ -78,8 +78,8 @@ class Beside:
         text: str = first.verdict
         if first.narrow is not None:
             text += (
-                f" ({first.narrow.difference:+.1f}, 90 % interval {first.narrow.low:+.1f} to "
-                f"{first.narrow.high:+.1f})"
+                f" ({signed(first.narrow.difference)}, 90 % interval {signed(first.narrow.low)} to "
+                f"{signed(first.narrow.high)})"
             )
         for reading, verdict in others:
             text += f"; table {reading.table} says {reading.mean:g}: {verdict.verdict}"

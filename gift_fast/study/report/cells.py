@@ -401,3 +401,14 @@ def headings_of(panels: Sequence[Panel]) -> list[str]:
     varying = varying_parts(panels)
     found = [[panel.condition.parts.get(part, "") for part in varying] for panel in panels]
     return [", ".join(filter(None, words)) for words in found]
+
+
+def signed(difference: float) -> str:
+    """Points with their sign, to a tenth; no sign where nothing is left of them.
+
+    Example:
+        >>> signed(2.345), signed(-0.04)
+        ('+2.3', '0.0')
+    """
+    text = f"{difference:+.1f}"
+    return text[1:] if text in ("+0.0", "-0.0") else text

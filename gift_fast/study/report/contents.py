@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from gift_fast.student.objectives import display_name
 from gift_fast.study.report.against import Beside, Sign, beside, sign_of
-from gift_fast.study.report.cells import Cell, Panel, headings_of, panels_of, varying_parts
+from gift_fast.study.report.cells import (
+    Cell,
+    Panel,
+    headings_of,
+    panels_of,
+    signed,
+    varying_parts,
+)
 from gift_fast.study.report.charts import (
     Figure,
     bars_figure,
@@ -249,7 +256,7 @@ def settings_of(study: StudyRecord, panels: Sequence[Panel]) -> str:
         words = panels[0].condition.parts
         shared = [words[name] for name in shown if name in words and name not in varying]
         if shared:
-            parts.append(f"On {', '.join(shared)}")
+            parts.append(f"{'With' if 'dataset' in varying else 'On'} {', '.join(shared)}")
         parts.append(f"preset {study.preset}")
         cells = [cell for panel in panels for cell in panel.cells.values()]
         sets = sorted({len(cell.scores) for cell in cells})
@@ -365,7 +372,7 @@ def pairs_table(found: dict[Cell, Beside]) -> Table:
                 Item(str(published.ipc), published.ipc),
                 Item(score(cell.top1), cell.top1.mean, cell),
                 number,
-                Item(f"{each.difference:+.1f}", each.difference),
+                Item(signed(each.difference), each.difference),
                 verdict,
             )
         )
@@ -402,7 +409,7 @@ def sign_row(heading: str, sign: Sign) -> tuple[Item, ...]:
     return (
         Item(heading),
         Item(display_name(sign.native.loss)),
-        Item(f"{sign.published:+.1f}", sign.published),
-        Item(f"{sign.measured:+.1f}", sign.measured),
+        Item(signed(sign.published), sign.published),
+        Item(signed(sign.measured), sign.measured),
         Item(verdict),
     )

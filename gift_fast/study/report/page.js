@@ -28,7 +28,7 @@ function row(kind, texts) {
 
 function showRuns(index) {
   const cell = data.cells[index];
-  const config = Object.entries({ ...data.common, ...cell.config });
+  const config = { ...data.common, ...cell.config };
   const body = document.getElementById("behind-body");
   document.getElementById("behind-title").textContent = cell.title;
   const runs = element("table", undefined, [
@@ -38,10 +38,11 @@ function showRuns(index) {
   const box = element("div", undefined, [runs]);
   box.className = "scroll";
   box.tabIndex = 0;
-  const shown = config.map(([name, value]) => [
-    name.replaceAll("_", " "),
-    value === null ? "none" : Array.isArray(value) ? value.join(", ") || "none" : value,
-  ]);
+  const shown = data.order.filter((name) => name in config).map((name) => {
+    const value = config[name];
+    const text = Array.isArray(value) ? value.join(", ") : value;
+    return [name.replaceAll("_", " "), text === null || text === "" ? "none" : text];
+  });
   body.replaceChildren(
     element("p", cell.words),
     element("h3", "Runs"), box,

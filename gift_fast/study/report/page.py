@@ -87,7 +87,8 @@ class Behind:
                     "runs": [row_of(cell, run) for run in cell.runs],
                 }
             )
-        return {"common": common, "environments": environments, "cells": cells}
+        order = list(dict.fromkeys(name for config in configs for name in config))
+        return {"order": order, "common": common, "environments": environments, "cells": cells}
 
 
 def config_of(cell: Cell | Trial) -> dict[str, Any]:

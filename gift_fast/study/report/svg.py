@@ -14,7 +14,7 @@ COLOURS = 8
 """Classes ``c0`` to ``c7`` of the page's style: the colours of Okabe and Ito."""
 
 WIDTH, HEIGHT = 420.0, 280.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 12.0, 42.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 42.0
 """Margins of a chart with two axes, in its own units."""
 
 BAR, GAP = 13.0, 9.0
@@ -172,7 +172,7 @@ def axes(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:
     parts.append(line(x.start, y.start, x.end, y.start, "axis"))
     parts.append(text((x.start + x.end) / 2, y.start + 35, x_label, "middle", "label"))
     parts.append(
-        f'<text transform="translate(12 {(y.start + y.end) / 2:.1f}) rotate(-90)" '
+        f'<text transform="translate(11 {(y.start + y.end) / 2:.1f}) rotate(-90)" '
         f'text-anchor="middle" class="label">{escape(y_label)}</text>'
     )
     return parts

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gift_fast.student.objectives import display_name
 from gift_fast.student.results import Spread
 from gift_fast.study.report.against import Beside
-from gift_fast.study.report.cells import TUNED, Cell, Panel, Setting, Trial, varying_parts
+from gift_fast.study.report.cells import TUNED, Cell, Panel, Setting, Trial, signed, varying_parts
 from gift_fast.study.statistics import Comparison
 
 
@@ -140,7 +141,7 @@ def p_value(p: float) -> str:
 
 def interval(comparison: Comparison) -> Item:
     """A difference with its interval."""
-    text = f"{comparison.difference:+.1f} [{comparison.low:+.1f}, {comparison.high:+.1f}]"
+    text = f"{signed(comparison.difference)} [{signed(comparison.low)}, {signed(comparison.high)}]"
     return Item(text, comparison.difference)
 
 
@@ -227,7 +228,7 @@ def items_of(panel: Panel, setting: Setting, loss: str) -> list[Item]:
     if setting == TUNED and before:
         start = panel.cells.get((before[0], loss))
         gained = None if cell is None or start is None else cell.top1.mean - start.top1.mean
-        items.append(EMPTY if gained is None else Item(f"{gained:+.1f}", gained))
+        items.append(EMPTY if gained is None else Item(signed(gained), gained))
     if has_comparisons(panel, setting):
         comparison = panel.comparisons.get((setting, loss))
         items += (
@@ -242,7 +243,8 @@ def published_items(beside: Beside | None) -> list[Item]:
         return [EMPTY, Item("not published")]
     published = beside.published
     tables = f"table{'s' * (len(published.tables) > 1)} {', '.join(map(str, published.tables))}"
-    text = f"{published.mean:g} ± {published.std:g} ({tables})"
+    digits = 1 if round(published.mean, 1) == published.mean else 2
+    text = f"{published.mean:.{digits}f} ± {published.std:.1f} ({tables})"
     return [Item(text, published.mean), Item(beside.in_words, beside.difference)]
 
 
@@ -303,7 +305,7 @@ def difference_items(panel: Panel, setting: Setting) -> list[Item]:
     if comparison is not None:
         return [interval(comparison), outcome(comparison)]
     difference = reference.top1.mean - others[0].top1.mean
-    return [Item(f"{difference:+.1f}", difference), Item("one set")]
+    return [Item(signed(difference), difference), Item("one set")]
 
 
 def role_of(panel: Panel, loss: str, panels: Sequence[Panel]) -> str:
@@ -377,9 +379,7 @@ def as_markdown(table: Table) -> str:
 
 def escaped_markdown(text: str) -> str:
     """A text that stays in its column and starts no markup."""
-    for character in "\\|*_<>`[]":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return re.sub(r"[\\|*_`]|<(?=\S)", r"\\\g<0>", " ".join(text.split()))
 
 
 LATEX = {
