@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from gift_fast.student import spec
 from gift_fast.student.augment import AUGMENTATIONS
+from gift_fast.student.classes import ALL, CLASSES, canonical_classes
 from gift_fast.student.datasets import check_dataset
 from gift_fast.student.datasets.heldout import HELDOUT, split_heldout
 from gift_fast.student.mixing import MIXINGS
@@ -253,8 +254,8 @@ class EvaluationConfig(TrainingConfig):
             of every image, weighted; False takes the image's own, as G-VBSM's code does.
         eval_every: epochs between tests; None is a quarter of all, as the paper's code does. The
             last epoch is always tested.
-
-        classes: of the dataset, that the student learns: ``all``.
+        classes: of the dataset, that the student has seen: a name in ``CLASSES``, with options:
+            ``seen:steps=5,step=2``.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -275,7 +276,7 @@ class EvaluationConfig(TrainingConfig):
     mixed_targets: bool = option(True, "both hard labels of a mixed image, weighted", bool)
     eval_every: int | None = option(None, "epochs between tests (default: a quarter of all)", int)
     tested_on: str = option("test", "split that accuracy is measured on: test or heldout")
-    classes: str = option("all", "of the dataset, that the student learns")
+    classes: str = option(ALL, "of the dataset, that the student has seen", registry=CLASSES)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -289,8 +290,7 @@ class EvaluationConfig(TrainingConfig):
                 f"dataset must have held-out images for tested_on={HELDOUT!r}, as in "
                 f"{self.dataset}:{HELDOUT}=5000; got {self.dataset!r}"
             )
-        if self.classes != "all":
-            raise ValueError(f"classes must be all, got {self.classes!r}")
+        object.__setattr__(self, "classes", canonical_classes(self.classes))
         if self.ipc is not None:
             check_integer("ipc", self.ipc, 1)
         spec.resolve("student", self.student, MODELS)

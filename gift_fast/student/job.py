@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from gift_fast.student.checkpoints import checkpoint_name, load_weights, save_weights
+from gift_fast.student.classes import ALL, narrow
 from gift_fast.student.config import (
     EvaluationConfig,
     TeacherConfig,
@@ -23,6 +24,7 @@ from gift_fast.student.config import (
     check_integer,
 )
 from gift_fast.student.datasets import ImageDataset, load_dataset
+from gift_fast.student.datasets.resize import split_resize
 from gift_fast.student.distilled import DistilledSet, read_distilled
 from gift_fast.student.objectives import build_objective
 from gift_fast.student.predict import Transform
@@ -171,6 +173,30 @@ class Inputs:
         """Digests of all of it, which tell one run from another."""
         return inputs_of(self.dataset, self.distilled, self.teachers, self.whiten)
 
+    @cached_property
+    def _narrowed(self) -> dict[str, Inputs]:
+        return {}
+
+    def narrowed(self, classes: str) -> Inputs:
+        """What a student of some classes reads, see :func:`gift_fast.student.classes.narrow`."""
+        if classes == ALL:
+            return self
+        if classes not in self._narrowed:
+            parts = narrow(classes, self.dataset, self.distilled, self.teachers)
+            self._narrowed[classes] = Inputs(*parts, whiten=self.whiten)
+        return self._narrowed[classes]
+
+    def settle(self, config: EvaluationConfig) -> EvaluationConfig:
+        """The configuration that a run has on this; raises ValueError where they disagree."""
+        read = self.narrowed(config.classes)
+        config = settled(config, read.distilled)
+        check_inputs(config, read.dataset, read.distilled, read.teachers, read.whiten)
+        return config
+
+    def digests_of(self, config: EvaluationConfig) -> dict[str, str]:
+        """Digests of what a run reads and of the user's own code that it calls."""
+        return {**self.narrowed(config.classes).digests, **code_of(config)}
+
 
 def load_inputs(
     job: EvaluationJob, place: Place, device: torch.device, *, verify: bool = True
@@ -198,6 +224,11 @@ def load_inputs(
         labels_class_map=job.labels_class_map,
         verify=verify,
     )
+    if distilled.replay is not None and not config.teachers and split_resize(config.dataset)[1]:
+        raise ValueError(
+            "dataset must be at its own size where stored batches are replayed, whose boxes are in "
+            f"its pixels; got {config.dataset!r}. A teacher can label resized images"
+        )
     whiten = None
     if distilled.whitened:
         from gift_fast.student.zca import fit_zca
@@ -263,12 +294,12 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     accelerator = place.accelerator(job.config)
     check_writable(place.out, accelerator)
     inputs = load_inputs(job, place, accelerator.device)
-    config = settled(job.config, inputs.distilled)
-    check_inputs(config, inputs.dataset, inputs.distilled, inputs.teachers, inputs.whiten)
-    new_model(config.student, inputs.dataset, seed=0)  # raises where it cannot be made
+    config = inputs.settle(job.config)
+    narrowed = inputs.narrowed(config.classes)
+    new_model(config.student, narrowed.dataset, seed=0)  # raises where it cannot be made
     configs = [replace(config, seed=seed) for seed in job.seeds]
     if accelerator.is_main_process and not place.quiet:
-        print(settings_in_words(config, inputs, job.preset), file=sys.stderr)
+        print(settings_in_words(config, narrowed, job.preset), file=sys.stderr)
     if accelerator.is_main_process and job.check_set:
         warn_of(audit_of(inputs, accelerator.device, quick=True))
     with place.progress(accelerator, len(configs)) as progress:
@@ -375,14 +406,14 @@ def run_student(
 
     Args:
         config: settled.
-        inputs: what it is trained and tested on.
+        inputs: what it is trained and tested on, of all classes.
         place: where its result is kept.
         accelerator: where it is trained.
         progress: follows it as one stage.
         title: of the stage.
         keep_weights: writes the student's weights beside its result.
     """
-    digests = {**inputs.digests, **code_of(config)}
+    digests = inputs.digests_of(config)
     path = run_path(place.out, config, digests)
     checkpoint = path.with_suffix(".ckpt")
     assert config.epochs is not None
@@ -395,13 +426,14 @@ def run_student(
     if place.force and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
+    read = inputs.narrowed(config.classes)
     with tracked(accelerator, place, path.stem, config):
         student, result = train_student(
             config,
-            inputs.dataset,
-            inputs.distilled,
-            inputs.teachers,
-            whiten=inputs.whiten,
+            read.dataset,
+            read.distilled,
+            read.teachers,
+            whiten=read.whiten,
             accelerator=accelerator,
             saving=Saving(checkpoint, place.checkpoint_every),
             observer=RunObserver(title, progress, accelerator),

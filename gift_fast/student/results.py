@@ -190,7 +190,7 @@ def code_of(config: EvaluationConfig) -> dict[str, str]:
     """
     specs = (
         *(config.dataset, config.student, *config.teachers, config.loss, config.optimizer),
-        *(config.schedule, config.augmentation, config.mixing),
+        *(config.schedule, config.augmentation, config.mixing, config.classes),
     )
     names = sorted({name for name, _ in map(spec.split_spec, specs) if "." in name})
     if not names:

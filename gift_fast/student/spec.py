@@ -38,6 +38,21 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     return name.strip(), options
 
 
+def take_option(spec: str, key: str) -> tuple[str, str | None]:
+    """A specification without one of its options, and the option as written, None if it has none.
+
+    Example:
+        >>> take_option("digits:heldout=300,resize=16", "heldout")
+        ('digits:resize=16', '300')
+    """
+    name, options = split_spec(spec)
+    if key not in options:
+        return spec, None
+    text = options.pop(key)
+    tail = ",".join(f"{other}={value}" for other, value in options.items())
+    return f"{name}:{tail}" if tail else name, text
+
+
 def read_option(argument: str, text: str, default: Option) -> Option:
     """Reads an option's text as the type of its default; ``argument`` names it in the error."""
     kind = type(default)

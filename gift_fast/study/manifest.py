@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gift_fast.student.atomic import replacing
+from gift_fast.student.classes import ALL, classes_in_words
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
 from gift_fast.student.results import RunResult, read_run, spread
@@ -41,8 +42,9 @@ def title_of(experiment: Experiment) -> str:
         if config.learning_rate is not None:
             rate, decay = config.learning_rate, config.weight_decay
             settings += f": learning rate {rate:g}, weight decay {decay:g}"
+    classes = "" if config.classes == ALL else f" {classes_in_words(config.classes)},"
     return (
-        f"{source.dataset} {source.method} IPC {source.ipc}{made}, {config.student}, "
+        f"{source.dataset} {source.method} IPC {source.ipc}{made},{classes} {config.student}, "
         f"{display_name(config.loss)}, {optimizer_name(config.optimizer)}, seed {config.seed}"
         f"{settings}"
     )
@@ -185,8 +187,8 @@ def results_in(experiments: Sequence[Experiment], out: Path) -> dict[Experiment,
 def cost_of(experiment: Experiment) -> tuple[object, ...]:
     """What the time of a run depends on most."""
     config = experiment.config
-    tests = (config.tested_on, config.eval_every)
-    return config.dataset, config.ipc, config.student, config.epochs, *tests
+    images = (config.dataset, config.ipc, config.classes, config.tested_on)
+    return *images, config.student, config.epochs, config.eval_every
 
 
 def describe(study: Study, state: State) -> str:

@@ -8,7 +8,12 @@
     teacher     fields of the teachers' configuration, where teachers are trained here
     sets        distilled sets: dataset, method, ipc, the network they were distilled on, and the
                 students if not that network alone; method and ipc may be lists
+    labelled_by the network that a set was distilled on (default: network), or the student's, as in
+                the paper's code (student)
     losses      specifications; in them, native stands for the method's own loss
+    classes     that a student has seen (default: all): specifications, or steps, orders and heads
+                of continual learning, each one or a list, for every step of them; see
+                gift_fast.student.classes
     optimizers  each with its learning rate, weight decay and momentum (default: the preset's)
     seeds       one student each (default: 0 1 2)
     set_seeds   one set each, where sets are made here (default: 0 1 2 3 4)
@@ -16,8 +21,8 @@
     tuning      runs every loss again at the learning rate and weight decay that trials choose:
                 weight_decays, and the trials' own seeds and set_seeds
 
-The runs are the product of sets, students, losses, optimizers and seeds. A run has no identity
-beside its configuration and inputs, so what two studies share is trained once.
+The runs are the product of sets, students, losses, optimizers, classes and seeds. A run has no
+identity beside its configuration and inputs, so what two studies share is trained once.
 """
 
 from __future__ import annotations
@@ -28,9 +33,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from gift_fast.student import spec
+from gift_fast.student.classes import ALL, IN_ORDER, build_classes, canonical_classes
 from gift_fast.student.config import (
     EvaluationConfig,
     TeacherConfig,
@@ -61,6 +68,9 @@ NATIVE_LOSSES = {
 
 LEARNED_LABELS = ("datm",)
 """Methods whose sets hold their own soft labels; the others' sets are labelled by a teacher."""
+
+LABELLED_BY = ("network", "student")
+"""Whose labels a set has that holds none: the network that it was distilled on, or the student."""
 
 OPTIMIZER_FIELDS = ("optimizer", "learning_rate", "weight_decay", "momentum")
 
@@ -180,7 +190,9 @@ class Study:
     settings: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sets: tuple[tuple[SetSource, tuple[str, ...]], ...]
+    labelled_by: str = "network"
     losses: tuple[str, ...]
+    classes: tuple[str, ...] = (ALL,)
     optimizers: tuple[Mapping[str, Any], ...] = ({},)
     seeds: tuple[int, ...] = (0, 1, 2)
     set_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -218,7 +230,7 @@ class Study:
                     settings = preset.settings_for(
                         dataset=source.dataset, student=student, format=source.method
                     )
-                    for optimizer in self.optimizers:
+                    for classes, optimizer in product(self.classes, self.optimizers):
                         for loss in self.losses:
                             values = {
                                 **settings,
@@ -227,12 +239,28 @@ class Study:
                                 "dataset": source.sized_dataset,
                                 "ipc": source.ipc,
                                 "student": student,
-                                "teachers": source.teachers,
+                                "teachers": self.labellers(source, student),
                                 "loss": loss_of(loss, source.method),
+                                "classes": classes,
                                 "seed": seed,
                             }
                             found.append(Experiment(source, EvaluationConfig.from_dict(values)))
         return tuple(dict.fromkeys(found))
+
+    def labellers(self, source: SetSource, student: str) -> tuple[str, ...]:
+        """The networks that label a set's images for a student: none where it has its labels."""
+        by_student = self.labelled_by == "student" and source.teachers
+        return (student,) if by_student else source.teachers
+
+    def teachers_of(self, source: SetSource) -> tuple[str, ...]:
+        """The networks that a set needs: those that label it, and the one that it is made with."""
+        needed = [source.network] if source.made_here else []
+        alike = replace(source, seed=None)
+        for published in (True, False):
+            for each, students in self.available(published=published):
+                if replace(each, seed=None) == alike:
+                    needed += [n for s in students for n in self.labellers(source, s)]
+        return tuple(dict.fromkeys(needed))
 
     def available(self, *, published: bool) -> list[tuple[SetSource, tuple[str, ...]]]:
         """The sets with their students: those of the file, or those made in their place."""
@@ -448,6 +476,33 @@ def read_optimizers(key: str, value: Any) -> tuple[Mapping[str, Any], ...]:
     return optimizers
 
 
+def read_labelled_by(key: str, value: Any) -> str:
+    """One of ``LABELLED_BY``."""
+    if value not in LABELLED_BY:
+        raise ValueError(f"{key} must be one of {', '.join(LABELLED_BY)}, got {value!r}")
+    return str(value)
+
+
+def read_classes(key: str, value: Any) -> tuple[str, ...]:
+    """Specifications, or every step of some numbers of steps; those of fewer classes first."""
+    if not isinstance(value, dict):
+        return tuple(dict.fromkeys(map(canonical_classes, read_texts(key, value))))
+    read_mapping(key, value, {"steps", "orders", "heads"})
+    if "steps" not in value:
+        raise ValueError(f"{key} must hold 'steps', got {value!r}")
+    counts = read_numbers(f"{key}: steps", value["steps"])
+    check_counts(f"{key}: steps", counts, 2)
+    orders = value.get("orders", IN_ORDER)
+    orders = [str(order) for order in (orders if isinstance(orders, list) else [orders])]
+    heads = read_texts(f"{key}: heads", value.get("heads", "seen"))
+    every = [
+        canonical_classes(f"seen:steps={steps},step={step},order={order},head={head}")
+        for order, head, steps in product(orders, heads, counts)
+        for step in range(1, steps + 1)
+    ]
+    return tuple(sorted(dict.fromkeys(every), key=lambda classes: build_classes(classes).share))
+
+
 def read_sets(key: str, value: Any) -> tuple[tuple[SetSource, tuple[str, ...]], ...]:
     """A list of sets, each entry one for every method and number of images that it names."""
     if not isinstance(value, list) or not value:
@@ -502,7 +557,9 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "settings": lambda key, value: read_mapping(key, value, SETTINGS),
     "teacher": lambda key, value: read_mapping(key, value, TEACHER_SETTINGS),
     "sets": read_sets,
+    "labelled_by": read_labelled_by,
     "losses": read_texts,
+    "classes": read_classes,
     "optimizers": read_optimizers,
     "seeds": read_seeds,
     "set_seeds": read_seeds,

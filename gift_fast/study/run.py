@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gift_fast.student.config import EvaluationConfig, TeacherConfig
+from gift_fast.student.config import TeacherConfig
 from gift_fast.student.datasets import load_dataset
 from gift_fast.student.distilled import write_distilled
 from gift_fast.student.distilled.native import is_pair
@@ -19,7 +19,6 @@ from gift_fast.student.distilled.selection import select_crops
 from gift_fast.student.fingerprint import fingerprint
 from gift_fast.student.job import (
     EvaluationJob,
-    Inputs,
     Place,
     audit_of,
     check_writable,
@@ -31,8 +30,7 @@ from gift_fast.student.job import (
     warn_of,
 )
 from gift_fast.student.memory import keep_freed_memory
-from gift_fast.student.results import RunResult, code_of, run_path
-from gift_fast.student.train import check_inputs, settled
+from gift_fast.student.results import RunResult, run_path
 from gift_fast.study.manifest import Finished, Record, title_of
 from gift_fast.study.plan import Experiment, SetSource, Study
 from gift_fast.study.tuning import Runner, tune, tuned
@@ -121,7 +119,7 @@ class LocalRunner:
         record = Record(place.out, self.study, experiments)
         sources = {experiment.source for experiment in experiments}
         made = sum(source.made_here for source in sources)
-        stages = missing_teachers(sources, place) + made + len(experiments)
+        stages = missing_teachers(self.study, sources, place) + made + len(experiments)
         results: dict[Experiment, RunResult] = {}
         with place.progress(accelerator, stages) as progress:
             paths: dict[SetSource, Path] = {}
@@ -136,14 +134,14 @@ class LocalRunner:
 def reads_of(experiment: Experiment) -> Hashable:
     """What an experiment reads: experiments with the same are run on the same loaded inputs."""
     config = experiment.config
-    return (experiment.source, config.dataset, config.tested_on, config.teachers, config.classes)
+    return (experiment.source, config.dataset, config.tested_on, config.teachers)
 
 
 def prepare(
     study: Study, source: SetSource, place: Place, sets: Path | None, progress: Progress
 ) -> Path:
     """Trains the teachers of a set that are missing, makes it if it is made here; where it lies."""
-    for teacher in source.teachers:
+    for teacher in study.teachers_of(source):
         train_missing_teacher(study, source, teacher, place, progress)
     if not source.made_here:
         assert sets is not None
@@ -175,11 +173,11 @@ def run_group(
     inputs = load_inputs(job, place, accelerator.device)
     if not group[0].source.made_here and accelerator.is_main_process:
         warn_of(audit_of(inputs, accelerator.device, quick=True))
-    configs = {experiment: settled_for(experiment, inputs) for experiment in group}
+    configs = {experiment: inputs.settle(experiment.config) for experiment in group}
     if record is not None and accelerator.is_main_process:
         record.add(
             {
-                experiment: run_path(place.out, config, {**inputs.digests, **code_of(config)})
+                experiment: run_path(place.out, config, inputs.digests_of(config))
                 for experiment, config in configs.items()
             }
         )
@@ -191,12 +189,12 @@ def run_group(
     }
 
 
-def missing_teachers(sources: Iterable[SetSource], place: Place) -> int:
+def missing_teachers(study: Study, sources: Iterable[SetSource], place: Place) -> int:
     """How many teachers have to be trained."""
     paths = {
         teacher_path(place, source.sized_dataset, teacher)
         for source in sources
-        for teacher in source.teachers
+        for teacher in study.teachers_of(source)
     }
     return sum(not path.exists() for path in paths)
 
@@ -238,10 +236,3 @@ def made_set(source: SetSource, place: Place, accelerator: Accelerator, progress
     accelerator.wait_for_everyone()
     progress.end(outcome)
     return path
-
-
-def settled_for(experiment: Experiment, inputs: Inputs) -> EvaluationConfig:
-    """The configuration that a run has on its set; raises ValueError where they disagree."""
-    config = settled(experiment.config, inputs.distilled)
-    check_inputs(config, inputs.dataset, inputs.distilled, inputs.teachers, inputs.whiten)
-    return config

@@ -6,9 +6,11 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, product
 from pathlib import Path
 
 from gift_fast.student.atomic import replacing
+from gift_fast.student.classes import ALL, build_classes, classes_in_words
 from gift_fast.student.config import EvaluationConfig
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import OKABE_ITO, optimizer_name, save_figure
@@ -17,7 +19,7 @@ from gift_fast.study.manifest import Finished
 from gift_fast.study.plan import SetSource, Study
 
 COLUMNS = (
-    *("dataset", "method", "ipc", "network", "student", "loss"),
+    *("dataset", "method", "ipc", "network", "student", "classes", "loss"),
     *("optimizer", "learning_rate", "weight_decay", "momentum", "epochs"),
     *("mean", "sample_std", "n", "over", "best_mean"),
 )
@@ -64,6 +66,7 @@ class Cell:
             "IPC": f"IPC {self.source.ipc}",
             "network": f"distilled on {self.source.network}",
             "student": f"student {config.student}",
+            "classes": classes_in_words(config.classes),
             "optimizer": (
                 f"{optimizer_name(config.optimizer)}, lr {config.learning_rate:g}, "
                 f"weight decay {config.weight_decay:g}{momentum}"
@@ -154,7 +157,7 @@ def csv_table(cells: Sequence[Cell]) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for cell in cells:
-        of_config = ("student", "loss", *COLUMNS[6:11])
+        of_config = ("student", "classes", "loss", *COLUMNS[7:12])
         writer.writerow(
             {
                 **{name: getattr(cell.source, name) for name in COLUMNS[:4]},
@@ -193,11 +196,55 @@ def save_picture(path: Path, study: Study, cells: Sequence[Cell]) -> None:
     save_figure(path, figure)
 
 
+def save_curves(path: Path, study: Study, cells: Sequence[Cell]) -> None:
+    """Saves a PNG of continual learning: top-1 over the classes seen, a line a loss.
+
+    A panel for each column of the table, whichever part of the classes it is of. A band is one
+    sample std on either side of the mean.
+    """
+    from matplotlib.figure import Figure
+
+    seen = {cell.config.classes: build_classes(cell.config.classes) for cell in cells}
+    ways = dict.fromkeys((s.order, s.head) for c, s in seen.items() if c != ALL)
+    varying = [part for part in varying_parts(cells) if part != "classes"]
+    panels: dict[str, dict[str, list[Cell]]] = {}
+    for (order, head), cell in product(ways, cells):
+        of_cell = seen[cell.config.classes]
+        if cell.config.classes != ALL and (of_cell.order, of_cell.head) != (order, head):
+            continue
+        way = [f"order {order}", f"head {head}"] if len(ways) > 1 else []
+        heading = ", ".join([*(cell.column[part] for part in varying), *way])
+        panels.setdefault(heading, {}).setdefault(cell.config.loss, []).append(cell)
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    figure.suptitle(study.title, fontsize=11)
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    colours = dict(zip(dict.fromkeys(c.config.loss for c in cells), cycle(OKABE_ITO)))
+    for axes, (heading, lines) in zip(row, panels.items(), strict=True):
+        for loss, line in lines.items():
+            line.sort(key=lambda cell: seen[cell.config.classes].share)
+            shares = [100.0 * seen[cell.config.classes].share for cell in line]
+            means = [cell.top1.mean for cell in line]
+            stds = [cell.top1.sample_std if cell.top1.n > 1 else 0.0 for cell in line]
+            band = [(m - s, m + s) for m, s in zip(means, stds, strict=True)]
+            axes.plot(shares, means, "o-", color=colours[loss], label=display_name(loss))
+            axes.fill_between(
+                shares, *zip(*band, strict=True), color=colours[loss], alpha=0.2, linewidth=0
+            )
+        axes.grid(linewidth=0.3)
+        axes.set_xlabel("classes seen, %")
+        axes.set_title(heading, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    row[0].set_ylabel("top-1 on the classes seen, %")
+    save_figure(path, figure)
+
+
 def write_tables(out: Path, study: Study, cells: Sequence[Cell]) -> tuple[Path, ...]:
     """Writes ``study-NAME`` as Markdown, CSV and PNG, each whole or not at all."""
     markdown, table, picture = (out / f"study-{study.name}.{end}" for end in ("md", "csv", "png"))
     for path, text in ((markdown, markdown_table(study, cells)), (table, csv_table(cells))):
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    save_picture(picture, study, cells)
+    draw = save_picture if all(cell.config.classes == ALL for cell in cells) else save_curves
+    draw(picture, study, cells)
     return markdown, table, picture

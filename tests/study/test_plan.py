@@ -17,9 +17,9 @@ def experiments(name: str, published: bool = True):
     return load_study(name).experiments(published=published)
 
 
-def test_the_studies_of_the_paper_are_there_but_for_continual_learning():
-    expected = ["ablation", "architectures", "gamma", "kd", "losses", "main", "optimizers"]
-    assert study_names() == expected
+def test_the_studies_of_the_paper_are_there():
+    expected = "ablation architectures continual gamma kd losses main optimizers"
+    assert study_names() == expected.split()
 
 
 @pytest.mark.parametrize(
@@ -203,3 +203,35 @@ def test_an_error_names_the_users_file(tmp_path):
         load_study(str(tmp_path / "none.yaml"))
     with pytest.raises(ValueError, match=r"study must be one of ablation, .*; got 'loses'"):
         load_study("loses")
+
+
+def test_a_set_is_labelled_by_the_network_it_was_distilled_on_or_by_the_students():
+    text = MINIMAL.replace("network: convnet3", "network: convnet3, students: [convnet3, resnet18]")
+    for labelled_by, teachers in (
+        ("network", {"convnet3": ("convnet3",), "resnet18": ("convnet3",)}),
+        ("student", {"convnet3": ("convnet3",), "resnet18": ("resnet18",)}),
+    ):
+        study = parse_study("mine", f"{text}\nlabelled_by: {labelled_by}")
+        experiments = study.experiments(published=False)
+        assert {e.config.student: e.config.teachers for e in experiments} == teachers
+        needed = tuple(dict.fromkeys(n for names in teachers.values() for n in names))
+        assert all(study.teachers_of(e.source) == needed for e in experiments)
+
+
+def test_the_network_that_makes_a_set_is_needed_whoever_labels_it():
+    text = MINIMAL.replace("network: convnet3", "network: convnet3, students: resnet18")
+    study = parse_study("mine", f"{text}\nlabelled_by: student")
+    made = study.experiments(published=False)[0].source
+    assert study.teachers_of(made) == ("convnet3", "resnet18")
+    read = parse_study("mine", f"{text.replace('selected', 'rded')}\nlabelled_by: student")
+    assert read.teachers_of(read.experiments(published=True)[0].source) == ("resnet18",)
+
+
+def test_labels_of_the_set_itself_stay_whoever_labels_others():
+    text = MINIMAL.replace("selected", "datm")
+    study = parse_study("mine", f"{text}\nlabelled_by: student")
+    experiments = study.experiments(published=True)
+    assert {e.config.teachers for e in experiments} == {()}
+    assert study.teachers_of(experiments[0].source) == ()
+    with pytest.raises(ValueError, match="labelled_by must be one of network, student, got 'me'"):
+        parse_study("mine", f"{MINIMAL}\nlabelled_by: me")

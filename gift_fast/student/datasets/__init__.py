@@ -3,8 +3,9 @@
 A new dataset is one file with a function that returns an :class:`ImageDataset`, and one line in
 ``DATASETS``. The function takes the folder that holds the data (or None) and whether to load the
 training split, ``function(root, train)``; its keyword-only parameters are the options that a
-specification sets: ``imagenet-1k:side=64``. Every dataset has the option ``heldout``, see
-:mod:`gift_fast.student.datasets.heldout`.
+specification sets: ``imagenet-1k:side=64``. Every dataset has the options ``heldout``, see
+:mod:`gift_fast.student.datasets.heldout`, and ``resize``, see
+:mod:`gift_fast.student.datasets.resize`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from gift_fast.student.datasets.imagenet import (
     imagenet_woof,
 )
 from gift_fast.student.datasets.images import ImageDataset, Split, TensorSplit
+from gift_fast.student.datasets.resize import resize, split_resize
 from gift_fast.student.datasets.tinyimagenet import tinyimagenet
 
 __all__ = [
@@ -58,7 +60,7 @@ DATASETS: dict[str, Callable[..., ImageDataset]] = {
 
 def check_dataset(dataset: str) -> None:
     """Raises ValueError unless a specification names a dataset and options that it has."""
-    spec.resolve("dataset", split_heldout(dataset)[0], DATASETS)
+    spec.resolve("dataset", split_resize(split_heldout(dataset)[0])[0], DATASETS)
 
 
 def load_dataset(
@@ -83,6 +85,9 @@ def load_dataset(
         (10, 500, None)
     """
     data_root = None if root is None else Path(root).expanduser()
-    name, heldout = split_heldout(dataset)
+    rest, heldout = split_heldout(dataset)
+    name, side = split_resize(rest)
     loaded = spec.build("dataset", name, DATASETS, data_root, train)
-    return hold_out(loaded, heldout) if train and heldout else loaded
+    if train and heldout:
+        loaded = hold_out(loaded, heldout)
+    return resize(loaded, side) if side else loaded

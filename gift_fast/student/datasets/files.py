@@ -162,6 +162,10 @@ class FileSplit:
         names = tuple(self.names[i] for i in here.tolist())
         return replace(self, names=names, labels=self.labels[here])
 
+    def with_labels(self, labels: Tensor) -> FileSplit:
+        """See :class:`~gift_fast.student.datasets.images.Split`."""
+        return replace(self, labels=labels.cpu())
+
     def fingerprint(self) -> str:
         """A digest of names, sizes in bytes, labels and resize rule; the files are not read."""
         sizes = torch.tensor([(self.root / name).stat().st_size for name in self.names])

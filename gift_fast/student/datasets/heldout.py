@@ -28,14 +28,12 @@ def split_heldout(dataset: str) -> tuple[str, int]:
         >>> split_heldout("digits")
         ('digits', 0)
     """
-    name, options = spec.split_spec(dataset)
-    if HELDOUT not in options:
+    rest, text = spec.take_option(dataset, HELDOUT)
+    if text is None:
         return dataset, 0
-    text = options.pop(HELDOUT)
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"dataset {name!r}: {HELDOUT} must be a number of images, got {text!r}")
-    tail = ",".join(f"{key}={value}" for key, value in options.items())
-    return f"{name}:{tail}" if tail else name, int(text)
+        raise ValueError(f"dataset {rest!r}: {HELDOUT} must be a number of images, got {text!r}")
+    return rest, int(text)
 
 
 def with_heldout(dataset: str, images: int) -> str:

@@ -63,6 +63,9 @@ class Split(Protocol):
     def subset(self, index: Tensor) -> Split:
         """The split of the images that ``index`` (M) int64 names, in its order."""
 
+    def with_labels(self, labels: Tensor) -> Split:
+        """The same images with other labels (N) int64."""
+
     def fingerprint(self) -> str:
         """A digest of everything that the batches depend on."""
 
@@ -113,6 +116,10 @@ class TensorSplit:
         here = index.to(self.images.device)
         return TensorSplit(self.images[here], self.labels[here])
 
+    def with_labels(self, labels: Tensor) -> TensorSplit:
+        """See :class:`Split`."""
+        return TensorSplit(self.images, labels.to(self.labels.device))
+
     def fingerprint(self) -> str:
         """See :class:`Split`."""
         return fingerprint([self.images, self.labels])
@@ -130,6 +137,7 @@ class ImageDataset:
         mean: one number a channel, on the scale of [0, 1].
         std: one number a channel.
         class_names: one a class, in the order of the labels.
+        classes: which of its classes its images are of, see :mod:`gift_fast.student.classes`.
     """
 
     name: str
@@ -139,6 +147,7 @@ class ImageDataset:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     heldout: Split | None = None
+    classes: str = "all"
 
     @property
     def num_classes(self) -> int:
