@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from gift_fast.student import spec
+from gift_fast.student.classes import ALL
 from gift_fast.student.config import EvaluationConfig
 from gift_fast.student.datasets.heldout import split_heldout
 from gift_fast.student.objectives import OBJECTIVES
@@ -109,7 +110,7 @@ def beside(cell: Cell) -> Beside | None:
 def find_beside(cell: Cell) -> Published | None:
     """The experiment of the same dataset, ipc, method, loss and optimizer, the likest networks."""
     source, config = cell.condition.source, cell.config
-    if config.classes != "all" or cell.setting.purpose != "protocol":
+    if config.classes != ALL or cell.setting.purpose != "protocol":
         return None
     dataset, _ = spec.split_spec(source.dataset)
     loss, _ = spec.split_spec(cell.loss)

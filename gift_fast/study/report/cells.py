@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from gift_fast.student import spec
+from gift_fast.student.classes import ALL, IN_ORDER, build_classes
 from gift_fast.student.config import EvaluationConfig
 from gift_fast.student.datasets.heldout import split_heldout
 from gift_fast.student.objectives import display_name
@@ -18,9 +19,6 @@ from gift_fast.study.plan import NATIVE_LOSSES, SetSource
 from gift_fast.study.report.reading import Run, StudyRecord
 from gift_fast.study.statistics import Comparison, Pair, compare
 from gift_fast.study.tuning import trial_score
-
-ALL = "all"
-"""Of ``EvaluationConfig.classes``: those of the dataset."""
 
 REFERENCE = "gift"
 """The loss that the others are compared with, where a study has it."""
@@ -265,22 +263,10 @@ def way_of(classes: str) -> str:
     """
     if classes == ALL:
         return ALL
-    _, options = spec.split_spec(classes)
-    order = options.get("order", "dataset")
-    order = "the order of the labels" if order == "dataset" else f"order {order}"
-    head = "every class" if options.get("head") == "all" else "every class seen"
+    seen = build_classes(classes)
+    order = "the order of the labels" if seen.order == IN_ORDER else f"order {seen.order}"
+    head = "every class" if seen.head == "all" else "every class seen"
     return f"classes in {order}, a logit for {head}"
-
-
-def share_of(classes: str) -> float:
-    """The share of the classes that has been seen.
-
-    Example:
-        >>> share_of("seen:steps=5,step=2"), share_of("all")
-        (0.4, 1.0)
-    """
-    _, options = spec.split_spec(classes)
-    return 1.0 if classes == ALL else int(options.get("step", 1)) / int(options.get("steps", 5))
 
 
 def setting_of(run: Run) -> Setting:
@@ -363,7 +349,7 @@ def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
             key = config.loss, config.learning_rate, config.weight_decay
             tried.setdefault(key, []).append(run)
         else:
-            share = share_of(config.classes)
+            share = build_classes(config.classes).share
             groups.setdefault((setting_of(run), config.loss, share), []).append(run)
     by_share: dict[tuple[Setting, str], list[Cell]] = {}
     for (setting, loss, share), group in groups.items():
