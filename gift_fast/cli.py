@@ -398,8 +398,8 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "study",
         help="run all of a comparison, such as one of the paper's tables",
         description=(
-            "Trains every student of a study and writes its table to --out as study-NAME.md, .csv "
-            "and .png. Teachers are trained where there are none. A stopped study goes on "
+            "Trains every student of a study and writes its tables to --out as study-NAME.md and "
+            ".csv. Teachers are trained where there are none. A stopped study goes on "
             "when it is called again, and a run that two studies share is trained once."
         ),
         epilog=(
@@ -456,8 +456,8 @@ def study(options: argparse.Namespace) -> int:
     from gift_fast.student.job import is_main_process
     from gift_fast.study.manifest import describe, state_of
     from gift_fast.study.plan import load_study, narrowed
+    from gift_fast.study.report import write_tables
     from gift_fast.study.run import LocalRunner, run_study, split_by_presence
-    from gift_fast.study.tables import cells_of, markdown_table, write_tables
     from gift_fast.study.tuning import foreseen
 
     parts = ("dataset", "ipc", "student", "epochs", "seeds", "set_seeds")
@@ -472,11 +472,10 @@ def study(options: argparse.Namespace) -> int:
         print(describe(plan, state_of(foreseen(plan, experiments, place.out), place.out)))
         return 0
     finished = run_study(plan, experiments, LocalRunner(plan, place, options.sets))
-    cells = cells_of([each for each in finished if each.experiment.purpose != "trial"])
     if is_main_process():
-        paths = write_tables(place.out, plan, cells)
-        print(markdown_table(plan, cells))
-        print(*paths)
+        markdown, table = write_tables(place.out, plan, finished)
+        print(markdown.read_text(encoding="utf-8"))
+        print(f"{markdown} {table}; with figures: gift-fast report {place.out}")
     return 0
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gift_fast.student.atomic import replacing
-from gift_fast.study.report.contents import Contents, contents_of
+from gift_fast.study.manifest import Finished, manifest_path
+from gift_fast.study.plan import Study
+from gift_fast.study.report.contents import Contents, Section, contents_of
 from gift_fast.study.report.page import as_page
-from gift_fast.study.report.reading import read_folder
+from gift_fast.study.report.reading import Folder, read_folder, record_of
 from gift_fast.study.report.tables import Table, as_csv, as_latex, as_markdown
 
 
@@ -37,10 +40,33 @@ def write_report(folder: Path, page: Path | None = None) -> tuple[Path, tuple[st
         page.with_suffix(".tex"): latex_of(contents),
         page.with_suffix(".csv"): as_csv(rows),
     }
+    write_texts(texts)
+    return page, contents.damaged
+
+
+def write_tables(folder: Path, study: Study, finished: Sequence[Finished]) -> tuple[Path, Path]:
+    """Writes what a study has found as ``study-NAME.md`` and ``.csv`` into its folder.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    record = record_of(study, finished, folder)
+    (section,) = contents_of(Folder(folder, (record,), ())).sections
+    path = manifest_path(folder, study.name)
+    texts = {
+        path.with_suffix(".md"): "\n".join(section_in_markdown(section)).rstrip() + "\n",
+        path.with_suffix(".csv"): as_csv(row for part in section.parts for row in part.rows),
+    }
+    write_texts(texts)
+    markdown, table = texts
+    return markdown, table
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Writes every file whole or not at all."""
     for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return page, contents.damaged
 
 
 def markdown_of(contents: Contents) -> str:
@@ -48,24 +74,31 @@ def markdown_of(contents: Contents) -> str:
     lines = [f"# {contents.title}", "", contents.summary, ""]
     lines += [f"- could not be read: {each}" for each in contents.damaged]
     for section in contents.sections:
-        lines += [f"## {section.title}", "", section.settings, ""]
-        lines += [text + "\n" for text in (section.unfinished, section.notes) if text]
-        if section.overview is not None:
-            lines += [as_markdown(section.overview)]
-        for part in section.parts:
-            if len(section.parts) > 1:
-                lines += [f"### {part.heading}", ""]
-            lines += [f"- {sentence}" for sentence in part.findings]
-            if part.shares is not None:
-                lines += ["", f"{part.shares.caption}:", "", as_markdown(part.shares)]
-            lines += ["", as_markdown(part.table), *part.table.notes, ""]
-            if part.trials is not None:
-                lines += [f"{part.trials.caption}:", "", as_markdown(part.trials)]
+        lines += section_in_markdown(section)
     lines += ["## Published against measured", "", contents.published.summary, ""]
     for table in (contents.published.table, contents.published.signs):
         if table is not None:
             lines += [as_markdown(table)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def section_in_markdown(section: Section) -> list[str]:
+    """The lines of a study."""
+    lines = [f"## {section.title}", "", section.settings, ""]
+    lines += [text + "\n" for text in (section.unfinished, section.notes) if text]
+    if section.overview is not None:
+        lines += [*(f"- {sentence}" for sentence in section.findings), ""]
+        lines += [as_markdown(section.overview)]
+    for part in section.parts:
+        if len(section.parts) > 1:
+            lines += [f"### {part.heading}", ""]
+        lines += [f"- {sentence}" for sentence in part.findings]
+        if part.shares is not None:
+            lines += ["", f"{part.shares.caption}:", "", as_markdown(part.shares)]
+        lines += ["", as_markdown(part.table), *part.table.notes, ""]
+        if part.trials is not None:
+            lines += [f"{part.trials.caption}:", "", as_markdown(part.trials)]
+    return lines
 
 
 def latex_of(contents: Contents) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gift_fast.student.config import EvaluationConfig
-from gift_fast.student.results import RunResult, read_run
-from gift_fast.study.manifest import read_manifest
-from gift_fast.study.plan import Experiment, SetSource
+from gift_fast.student.results import RunResult, read_run, run_path
+from gift_fast.study.manifest import Finished, read_manifest
+from gift_fast.study.plan import Experiment, SetSource, Study
 
 PURPOSES = ("protocol", "trial", "tuned")
 
@@ -128,6 +129,27 @@ def read_study(
     return StudyRecord(
         **texts, answers=answers, tuning=tuning, runs=tuple(runs), unfinished=unfinished
     )
+
+
+def record_of(study: Study, finished: Sequence[Finished], folder: Path) -> StudyRecord:
+    """The record of a study whose results are at hand, all of them."""
+    return StudyRecord(
+        name=study.name,
+        title=study.title,
+        answers=study.answers,
+        notes=study.notes,
+        preset=study.preset,
+        tuning=None if study.tuning is None else asdict(study.tuning),
+        runs=tuple(
+            Run(each.experiment, each.result, file_of(each.result, folder)) for each in finished
+        ),
+        unfinished=dict.fromkeys(PURPOSES, 0),
+    )
+
+
+def file_of(result: RunResult, folder: Path) -> str:
+    """The name of a run's file."""
+    return run_path(folder, result.config, result.inputs).name
 
 
 def experiment_of(entry: dict[str, Any]) -> Experiment:

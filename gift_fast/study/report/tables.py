@@ -449,12 +449,12 @@ def csv_rows(study: str, panel: Panel, found: Mapping[Cell, Beside]) -> list[dic
     rows: list[dict[str, object]] = []
 
     def line(cell_config: object, **values: object) -> None:
-        of_config = ("student", "optimizer", "momentum", "epochs")
+        of_config = ("student", "optimizer", "momentum", "epochs", "classes")
         of_source = ("dataset", "method", "ipc", "network")
         row: dict[str, object] = {"study": study}
         row |= {name: getattr(source, name) for name in of_source}
         row |= {name: getattr(cell_config, name) for name in of_config}
-        rows.append({**row, "classes": panel.condition["classes"], **values})
+        rows.append({**row, **values})
 
     for (setting, loss), cell in panel.cells.items():
         for each in panel.shares.get((setting, loss), (cell,)):
