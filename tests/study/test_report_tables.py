@@ -184,7 +184,7 @@ def test_an_identical_configuration_has_a_verdict_and_its_contradiction_is_named
         ({"epochs": 300}, "epochs 300, not 1000"),
         ({"batch_size": 50}, "batch size 50, not 100"),
         ({"student": "convnet4"}, "student convnet4, not convnet3"),
-        ({"teachers": ("resnet18_modified",)}, "teacher resnet18_modified"),
+        ({"teachers": ("resnet18_modified",)}, "teacher resnet18_modified, not convnet3"),
         ({"augmentation": "none"}, "augmentation none, not dsa"),
         ({"optimizer": "sgd"}, "the paper gives no learning rate for sgd"),
     ],

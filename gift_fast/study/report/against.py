@@ -172,9 +172,11 @@ def differences_of(cell: Cell, published: Published) -> tuple[str, ...]:
             found.append(f"{what} {ours}, not {theirs}")
     if published.our_loss is None:
         found.append("the paper does not give the options of its loss")
-    teachers = () if source.method in LEARNED_LABELS else (source.network,)
+    # The paper's code labels with the student's network, whichever the set was distilled on.
+    teachers = () if source.method in LEARNED_LABELS else (config.student,)
     if config.teachers != teachers:
-        found.append(f"teacher {', '.join(config.teachers) or 'none'}")
+        ours, theirs = (", ".join(names) or "none" for names in (config.teachers, teachers))
+        found.append(f"teacher {ours}, not {theirs}")
     if config.optimizer != "adamw":
         found.append(f"the paper gives no learning rate for {config.optimizer}")
     expected = protocol_of(cell, published)
