@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STUDENT_PACKAGES = {
     "accelerate": "accelerate",
+    "jinja2": "jinja2",
     "kornia": "kornia",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
@@ -123,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_audit(commands)
     add_study(commands)
+    add_report(commands)
     return parser
 
 
@@ -399,8 +401,8 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "study",
         help="run all of a comparison, such as one of the paper's tables",
         description=(
-            "Trains every student of a study and writes its table to --out as study-NAME.md, .csv "
-            "and .png. Teachers are trained where there are none. A stopped study goes on "
+            "Trains every student of a study and writes its tables to --out as study-NAME.md and "
+            ".csv. Teachers are trained where there are none. A stopped study goes on "
             "when it is called again, and a run that two studies share is trained once."
         ),
         epilog=(
@@ -476,8 +478,8 @@ def study(options: argparse.Namespace) -> int:
     from gift_fast.study.failures import RunsFailed
     from gift_fast.study.manifest import describe, state_of
     from gift_fast.study.plan import load_study, narrowed
+    from gift_fast.study.report import write_tables
     from gift_fast.study.run import run_study, split_by_presence
-    from gift_fast.study.tables import cells_of, markdown_table, write_tables
     from gift_fast.study.tuning import foreseen
 
     parts = ("dataset", "ipc", "student", "epochs", "seeds", "set_seeds")
@@ -499,11 +501,10 @@ def study(options: argparse.Namespace) -> int:
         print(failed.report(), file=sys.stderr)
         print("the same command runs those again, and nothing else", file=sys.stderr)
         return 1
-    cells = cells_of([each for each in finished if each.experiment.purpose != "trial"])
     if is_main_process():
-        paths = write_tables(place.out, plan, cells)
-        print(markdown_table(plan, cells))
-        print(*paths)
+        markdown, table = write_tables(place.out, plan, finished)
+        print(markdown.read_text(encoding="utf-8"))
+        print(f"{markdown} {table}; with figures: gift-fast report {place.out}")
     return 0
 
 
@@ -526,6 +527,42 @@ def runner_of(
     asked = ClusterOptions(address=options.ray, **share)
     with connected(asked, device=place.device, quiet=place.quiet) as cluster:
         yield RayRunner(cluster, plan, place, options.sets), cluster.runs
+
+
+def add_report(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``report``."""
+    command = commands.add_parser(
+        "report",
+        help="show what studies have found, beside what is published",
+        description=(
+            "Writes every study of a folder as one HTML page that needs no network, and its tables "
+            "as Markdown, LaTeX and CSV beside it. Unfinished studies are shown as far as they are."
+        ),
+        epilog="example: gift-fast report runs --open",
+    )
+    command.add_argument(
+        "folder", type=Path, metavar="DIR", help="that `gift-fast study --out` has written to"
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="the HTML page (default: report.html in DIR)"
+    )
+    command.add_argument("--open", action="store_true", help="show it in the browser")
+    command.set_defaults(run=report, force=None)
+
+
+def report(options: argparse.Namespace) -> int:
+    """The subcommand ``report``; the exit status is 1 where a file could not be read."""
+    import webbrowser
+
+    from gift_fast.study.report import write_report
+
+    page, damaged = write_report(options.folder, options.out)
+    for message in damaged:
+        print(f"gift-fast: not in the report: {message}", file=sys.stderr)
+    print(*(page.with_suffix(suffix) for suffix in (page.suffix, ".md", ".tex", ".csv")))
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 1 if damaged else 0
 
 
 def demo(options: argparse.Namespace) -> int:
