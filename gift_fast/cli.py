@@ -8,7 +8,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gift_fast.student.config import TrainingConfig
     from gift_fast.student.job import EvaluationJob, Place
+    from gift_fast.study.plan import Study
+    from gift_fast.study.tuning import Runner
 
 STUDENT_PACKAGES = {
     "accelerate": "accelerate",
+    "jinja2": "jinja2",
     "kornia": "kornia",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
@@ -120,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_audit(commands)
     add_study(commands)
+    add_report(commands)
     return parser
 
 
@@ -396,8 +401,8 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "study",
         help="run all of a comparison, such as one of the paper's tables",
         description=(
-            "Trains every student of a study and writes its table to --out as study-NAME.md, .csv "
-            "and .png. Teachers are trained where there are none. A stopped study goes on "
+            "Trains every student of a study and writes its tables to --out as study-NAME.md and "
+            ".csv. Teachers are trained where there are none. A stopped study goes on "
             "when it is called again, and a run that two studies share is trained once."
         ),
         epilog=(
@@ -445,6 +450,24 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
         default=None,
         help="run at the study's own learning rates alone",
     )
+    cluster = command.add_argument_group("runs side by side (needs gift-fast[cluster])")
+    cluster.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help=(
+            "run as tasks of a Ray cluster: local starts one on this machine, auto takes the one "
+            "that this machine is part of, HOST:PORT another (default: one run after the other)"
+        ),
+    )
+    cluster.add_argument(
+        "--cpus-per-run", type=int, metavar="N", help="cores and torch threads (default: 1)"
+    )
+    cluster.add_argument(
+        "--gpus-per-run",
+        type=float,
+        metavar="X",
+        help="1 or a fraction, for small students (default: 1 where the cluster has GPUs)",
+    )
     add_place(command)
     command.set_defaults(run=study)
 
@@ -452,10 +475,11 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
 def study(options: argparse.Namespace) -> int:
     """The subcommand ``study``."""
     from gift_fast.student.job import is_main_process
+    from gift_fast.study.failures import RunsFailed
     from gift_fast.study.manifest import describe, state_of
     from gift_fast.study.plan import load_study, narrowed
-    from gift_fast.study.run import LocalRunner, run_study, split_by_presence
-    from gift_fast.study.tables import cells_of, markdown_table, write_tables
+    from gift_fast.study.report import write_tables
+    from gift_fast.study.run import run_study, split_by_presence
     from gift_fast.study.tuning import foreseen
 
     parts = ("dataset", "ipc", "student", "epochs", "seeds", "set_seeds")
@@ -466,16 +490,79 @@ def study(options: argparse.Namespace) -> int:
     place = place_of(options)
     if missing:
         print(f"left out, not in {options.sets}: {', '.join(missing)}", file=sys.stderr)
-    if options.dry_run:
-        print(describe(plan, state_of(foreseen(plan, experiments, place.out), place.out)))
-        return 0
-    finished = run_study(plan, experiments, LocalRunner(plan, place, options.sets))
-    cells = cells_of([each for each in finished if each.experiment.purpose != "trial"])
+    try:
+        with runner_of(options, plan, place) as (run, at_a_time):
+            if options.dry_run:
+                state = state_of(foreseen(plan, experiments, place.out), place.out)
+                print(describe(plan, state, at_a_time))
+                return 0
+            finished = run_study(plan, experiments, run)
+    except RunsFailed as failed:
+        print(failed.report(), file=sys.stderr)
+        print("the same command runs those again, and nothing else", file=sys.stderr)
+        return 1
     if is_main_process():
-        paths = write_tables(place.out, plan, cells)
-        print(markdown_table(plan, cells))
-        print(*paths)
+        markdown, table = write_tables(place.out, plan, finished)
+        print(markdown.read_text(encoding="utf-8"))
+        print(f"{markdown} {table}; with figures: gift-fast report {place.out}")
     return 0
+
+
+@contextmanager
+def runner_of(
+    options: argparse.Namespace, plan: Study, place: Place
+) -> Iterator[tuple[Runner, int]]:
+    """What runs the experiments, and how many at a time: this process, or a cluster's."""
+    from gift_fast.study.run import LocalRunner
+
+    if options.ray is None:
+        for name in ("cpus_per_run", "gpus_per_run"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"{name} must come with --ray, got {getattr(options, name)}")
+        yield LocalRunner(plan, place, options.sets), 1
+        return
+    from gift_fast.study.cluster import ClusterOptions, RayRunner, connected
+
+    share = given(options, ["cpus_per_run", "gpus_per_run"])
+    asked = ClusterOptions(address=options.ray, **share)
+    with connected(asked, device=place.device, quiet=place.quiet) as cluster:
+        yield RayRunner(cluster, plan, place, options.sets), cluster.runs
+
+
+def add_report(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``report``."""
+    command = commands.add_parser(
+        "report",
+        help="show what studies have found, beside what is published",
+        description=(
+            "Writes every study of a folder as one HTML page that needs no network, and its tables "
+            "as Markdown, LaTeX and CSV beside it. Unfinished studies are shown as far as they are."
+        ),
+        epilog="example: gift-fast report runs --open",
+    )
+    command.add_argument(
+        "folder", type=Path, metavar="DIR", help="that `gift-fast study --out` has written to"
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="the HTML page (default: report.html in DIR)"
+    )
+    command.add_argument("--open", action="store_true", help="show it in the browser")
+    command.set_defaults(run=report, force=None)
+
+
+def report(options: argparse.Namespace) -> int:
+    """The subcommand ``report``; the exit status is 1 where a file could not be read."""
+    import webbrowser
+
+    from gift_fast.study.report import write_report
+
+    page, damaged = write_report(options.folder, options.out)
+    for message in damaged:
+        print(f"gift-fast: not in the report: {message}", file=sys.stderr)
+    print(*(page.with_suffix(suffix) for suffix in (page.suffix, ".md", ".tex", ".csv")))
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 1 if damaged else 0
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -191,18 +191,28 @@ def cost_of(experiment: Experiment) -> tuple[object, ...]:
     return *images, config.student, config.epochs, config.eval_every
 
 
-def describe(study: Study, state: State) -> str:
-    """Every run of a study, whether it is done, and how long the others take."""
+def describe(study: Study, state: State, at_a_time: int = 1) -> str:
+    """Every run of a study, whether it is done, and how long the others take.
+
+    Args:
+        study: that is described.
+        state: of its runs.
+        at_a_time: how many runs there can be.
+    """
     done = {finished.experiment: finished.result for finished in state.done}
     lines = [f"{study.name}: {study.title}"]
     lines += [f"  done   {title_of(e)}: top-1 {r.last.top1:.1f} %" for e, r in done.items()]
     lines += [f"  to do  {title_of(experiment)}" for experiment in state.left]
     total = len(done) + len(state.left)
-    return "\n".join([*lines, f"{len(done)} of {total} runs done; {time_left(state)}"])
+    return "\n".join([*lines, f"{len(done)} of {total} runs done; {time_left(state, at_a_time)}"])
 
 
-def time_left(state: State) -> str:
+def time_left(state: State, at_a_time: int = 1) -> str:
     """The estimated time of what is left, and for how many runs there is none.
+
+    Args:
+        state: of a study.
+        at_a_time: how many runs there can be; so many share the time, and no machine waits.
 
     Example:
         >>> time_left(State((), (), 0.0, 0))
@@ -211,7 +221,10 @@ def time_left(state: State) -> str:
     counted = len(state.left) - state.unknown
     parts = []
     if counted:
-        parts.append(f"{counted} more take about {duration(state.seconds)}, as those done did")
+        together = min(at_a_time, counted)
+        beside = f", {together} at a time" if together > 1 else ""
+        seconds = duration(state.seconds / together)
+        parts.append(f"{counted} more take about {seconds}{beside}, as those done did")
     if state.unknown:
         parts.append(
             f"the time of {state.unknown} more is not known: none with their student and images "

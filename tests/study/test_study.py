@@ -104,10 +104,12 @@ def test_the_tables_hold_mean_and_sample_deviation_over_sets(finished):
     assert rows["gift"]["best_mean"] == rows["gift"]["mean"]  # there is one test, after one epoch
 
     text = (finished / "runs" / "study-mine.md").read_text()
-    assert text.startswith("## Losses on digits (the question of table 6)")
-    assert f"| GIFT | {mean:.1f} ± {deviation:.1f} |" in text.splitlines()
-    assert "n = 2; n counts distilled sets made here" in text
-    assert (finished / "runs" / "study-mine.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert text.startswith(
+        "## Losses on digits\n\nThe question of table 6. On digits, selected sets"
+    )
+    gift = next(line for line in text.splitlines() if line.startswith("| GIFT |"))
+    assert f"{mean:.1f} ± {deviation:.1f}" in gift
+    assert "n = 2 distilled sets" in text
 
 
 def test_a_finished_study_is_read_and_not_repeated(finished, trained, capsys):
@@ -172,7 +174,7 @@ def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypa
     assert study(tmp_path, "ce, kl, gift", *few) == 0
     assert trained == [("ce", 0), ("kl", 0), ("gift", 0)]
     printed = capsys.readouterr().out
-    assert "n = 1; n counts students on one distilled set" in printed
+    assert "n = 1 students on one set" in printed
     assert "±" not in next(line for line in printed.splitlines() if line.startswith("| GIFT"))
 
 
@@ -191,8 +193,8 @@ def test_published_sets_are_read_from_their_folders_and_the_others_left_out(
     assert main([*arguments, *folders, "--quiet", "--seeds", "0"]) == 0
     printed = capsys.readouterr()
     assert f"left out, not in {tmp_path / 'sets'}: digits_sre2l_ipc1" in printed.err
-    assert "digits, rded, IPC 1" in printed.out
-    assert "| KL | " in printed.out
+    assert "On digits, rded sets, IPC 1" in printed.out
+    assert "| KL (native) | " in printed.out
     empty = tmp_path / "empty"
     assert main([*arguments[:2], "--sets", str(empty), *folders, "--quiet"]) == 2
     assert "the study published must have a run, got none" in capsys.readouterr().err
@@ -217,6 +219,49 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path, capsys):
     (tmp_path / "runs" / "study-old.json").write_text('{"format": 0}')
     assert study(tmp_path, "ce", "--dry-run") == 2
     assert "study-old.json must hold the record of a study" in capsys.readouterr().err
+
+
+def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
+    tmp_path, trained, monkeypatch, capsys
+):
+    counted = job.train_student
+
+    def hungry(config, *arguments, **options):
+        if config.loss == "ce" and config.seed == 0:
+            raise MemoryError("there is no more")
+        return counted(config, *arguments, **options)
+
+    few = ("--seeds", "0", "1", "--set-seeds", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "train_student", hungry)
+        assert study(tmp_path, "ce, gift", *few) == 1
+    log = capsys.readouterr().err
+    report = log[log.index("1 of 4 runs failed:") :]
+    assert 'raise MemoryError("there is no more")' in report
+    assert "  digits selected IPC 1 set 0, convnet3:width=8, CE, AdamW, seed 0\n" in report
+    assert len(trained) == 3
+    assert study(tmp_path, "ce, gift", *few) == 0
+    assert trained[3:] == [("ce", 0)]
+
+
+def test_a_set_that_cannot_be_read_stops_no_run_on_another(finished, tmp_path, capsys):
+    made = next((finished / "runs" / "sets").glob("*seed0*.safetensors"))
+    for method in ("rded", "sre2l"):
+        folder = tmp_path / "sets" / f"digits_{method}_ipc1"
+        folder.mkdir(parents=True)
+        for suffix in (".safetensors", ".json"):
+            (folder / f"set{suffix}").write_bytes(made.with_suffix(suffix).read_bytes())
+    broken = tmp_path / "sets" / "digits_rded_ipc1" / "set.safetensors"
+    broken.write_bytes(broken.read_bytes()[:100])
+    text = (STUDY % "native").replace("selected, ipc: 1", "[rded, sre2l], ipc: 1")
+    (tmp_path / "published.yaml").write_text(text)
+    arguments = ["study", str(tmp_path / "published.yaml"), "--sets", str(tmp_path / "sets")]
+    folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(finished / "teachers")]
+    assert main([*arguments, *folders, "--quiet", "--seeds", "0"]) == 1
+    log = capsys.readouterr().err
+    assert "1 of 2 runs failed:" in log
+    assert "set.safetensors" in log
+    assert len(list((tmp_path / "runs").glob("kl-*.json"))) == 1
 
 
 TUNED = "heldout: 300\ntuning: {weight_decays: 0.0, seeds: 100, set_seeds: 100}\n"

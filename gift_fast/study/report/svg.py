@@ -1,0 +1,305 @@
+"""Charts as SVG: text stays text, and colours are the page's, so that they follow light and dark.
+
+A series is told by colour, by the shape of its marks and, past eight, by a dashed line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+COLOURS = 8
+"""Classes ``c0`` to ``c7`` of the page's style: the colours of Okabe and Ito."""
+
+WIDTH, HEIGHT = 420.0, 280.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 42.0
+"""Margins of a chart with two axes, in its own units."""
+
+BAR, GAP = 13.0, 9.0
+"""Thickness of a bar and distance between groups of bars."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line or a cloud of points.
+
+    Attributes:
+        index: which colour and mark it has.
+        points: (x, y) pairs; for a line in the order of x.
+        titles: of the points, shown where the pointer rests; or empty.
+        rings: indices of points that are set off by a ring.
+    """
+
+    index: int
+    points: tuple[tuple[float, float], ...]
+    titles: tuple[str, ...] = ()
+    rings: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a group.
+
+    Attributes:
+        value: its length.
+        std: half the length of the line across its end; NaN for none.
+        dots: single values.
+    """
+
+    value: float
+    std: float
+    dots: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A map from data to the units of a chart.
+
+    Attributes:
+        low: data at ``start``.
+        high: data at ``end``.
+        start: units.
+        end: units.
+        logarithmic: whether equal factors are equally far.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The place of a value."""
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = (math.log10(x) for x in (low, high, value))
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round values within the scale."""
+        if self.logarithmic:
+            decades = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
+            return [10.0**decade for decade in decades]
+        step = nice_step(self.high - self.low)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [step * k for k in range(first, last + 1)]
+
+
+def nice_step(span: float, most: int = 6) -> float:
+    """The least of 1, 2, 5 times a power of ten that divides a span into few steps.
+
+    Example:
+        >>> nice_step(100.0), nice_step(0.7)
+        (20.0, 0.2)
+    """
+    power = 10.0 ** math.floor(math.log10(span / most))
+    return next(m * power for m in (1.0, 2.0, 5.0, 10.0) if span / (m * power) <= most)
+
+
+def scale_over(
+    values: Sequence[float], start: float, end: float, *, logarithmic: bool = False
+) -> Scale:
+    """A scale on which values lie with a little room, and percent do not leave 0 to 100."""
+    low, high = min(values), max(values)
+    if logarithmic:
+        return Scale(low / 1.3, high * 1.3, start, end, logarithmic=True)
+    room = 0.05 * (high - low) or 1.0
+    return Scale(low - room, high + room, start, end)
+
+
+def percent_scale(values: Sequence[float], start: float, end: float) -> Scale:
+    """A scale for accuracies: round ends, between 0 and 100."""
+    low, high = min(values), max(values)
+    step = nice_step(max(high - low, 2.0))
+    low = max(0.0, step * math.floor(low / step))
+    high = min(100.0, step * math.ceil(high / step + 1e-9))
+    return Scale(low, max(high, low + step), start, end)
+
+
+def figure(width: float, height: float, label: str, parts: Sequence[str]) -> str:
+    """An SVG element with what it shows in words."""
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> str:
+    """A text at a point, by its ``start``, ``middle`` or ``end``."""
+    style = f' class="{kind}"' if kind else ""
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f"<text {place}{style}>{escape(words)}</text>"
+
+
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """A straight line."""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
+
+
+def mark(index: int, x: float, y: float, title: str = "", size: float = 3.6) -> str:
+    """The mark of a series at a point."""
+    r, words = size, f"<title>{escape(title)}</title>" if title else ""
+    shapes = (
+        f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z",
+        f"M{x - r:.1f} {y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z",
+        f"M{x:.1f} {y - 1.2 * r:.1f}l{1.2 * r:.2f} {2.1 * r:.2f}h{-2.4 * r:.2f}z",
+        f"M{x:.1f} {y - 1.3 * r:.1f}l{1.3 * r:.2f} {1.3 * r:.2f}l{-1.3 * r:.2f} {1.3 * r:.2f}"
+        f"l{-1.3 * r:.2f} {-1.3 * r:.2f}z",
+        f"M{x:.1f} {y + 1.2 * r:.1f}l{1.2 * r:.2f} {-2.1 * r:.2f}h{-2.4 * r:.2f}z",
+    )
+    return f'<path d="{shapes[index % len(shapes)]}">{words}</path>'
+
+
+def series_class(index: int) -> str:
+    """The class that gives a series its colour and, past the colours, a dashed line."""
+    dashed = " dashed" if index >= COLOURS else ""
+    return f"series c{index % COLOURS}{dashed}"
+
+
+def axes(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:
+    """Grid, numbers and labels of two axes."""
+    parts = []
+    for value in y.ticks():
+        parts.append(line(x.start, y(value), x.end, y(value), "grid"))
+        parts.append(text(x.start - 6, y(value) + 4, f"{value:g}", "end"))
+    for value in x.ticks():
+        parts.append(line(x(value), y.start, x(value), y.start + 4, "axis"))
+        parts.append(text(x(value), y.start + 17, f"{value:g}", "middle"))
+    parts.append(line(x.start, y.start, x.end, y.start, "axis"))
+    parts.append(text((x.start + x.end) / 2, y.start + 35, x_label, "middle", "label"))
+    parts.append(
+        f'<text transform="translate(11 {(y.start + y.end) / 2:.1f}) rotate(-90)" '
+        f'text-anchor="middle" class="label">{escape(y_label)}</text>'
+    )
+    return parts
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    label: str,
+    x_label: str,
+    y_label: str,
+    logarithmic: bool = False,
+    marker: float | None = None,
+    y_values: Sequence[float] = (),
+) -> str:
+    """Lines with marks.
+
+    Args:
+        series: at least one, with points.
+        label: what it shows, in words, for those who do not see it.
+        x_label: of the horizontal axis.
+        y_label: of the vertical axis, of percent.
+        logarithmic: whether the horizontal axis is.
+        marker: where a vertical line stands, or None.
+        y_values: that the vertical axis must hold too, as where charts share one.
+    """
+    xs = [x for each in series for x, _ in each.points]
+    ys = [y for each in series for _, y in each.points]
+    marks = [] if marker is None else [marker]
+    x = scale_over([*xs, *marks], LEFT, WIDTH - RIGHT, logarithmic=logarithmic)
+    y = percent_scale([*ys, *y_values], HEIGHT - BOTTOM, TOP)
+    parts = axes(x, y, x_label, y_label)
+    if marker is not None:
+        parts.append(line(x(marker), y.start, x(marker), y.end, "marker"))
+    for each in series:
+        index = each.index
+        places = [(x(a), y(b)) for a, b in each.points]
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+        parts.append(f'<g class="{series_class(index)}" data-series="{index}">')
+        parts.append(f'<polyline points="{path}"/>')
+        titles = each.titles or ("",) * len(places)
+        parts += [mark(index, a, b, t) for (a, b), t in zip(places, titles, strict=True)]
+        for k in each.rings:
+            a, b = places[k]
+            parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="7.5" class="ring"/>')
+        parts.append("</g>")
+    return figure(WIDTH, HEIGHT, label, parts)
+
+
+def bar_chart(groups: Sequence[tuple[str, Sequence[Bar | None]]], *, label: str) -> str:
+    """Horizontal bars in groups, from 0 percent, each with its number, deviation and dots."""
+    widest = max(len(name) for name, _ in groups)
+    left = min(170.0, 14.0 + 6.7 * widest)
+    width = 500.0
+    bars = [bar for _, each in groups for bar in each if bar is not None]
+    ends = [max(bar.value, *bar.dots, bar.value + (bar.std or 0.0)) for bar in bars]
+    highest = max(end for end in ends if not math.isnan(end)) if bars else 1.0
+    step = nice_step(max(highest, 1.0))
+    x = Scale(0.0, step * math.ceil(highest / step), left, width - 48.0)
+    parts, top = [], 6.0
+    rows = []
+    for name, each in groups:
+        height = BAR * len(each)
+        rows.append(text(left - 8, top + height / 2 + 4.5, name, "end", "name"))
+        for k, bar in enumerate(each):
+            if bar is not None:
+                rows.append(one_bar(bar, k, x, top + BAR * k))
+        top += height + GAP
+    for value in x.ticks():
+        parts.append(line(x(value), 2.0, x(value), top, "grid"))
+        parts.append(text(x(value), top + 15, f"{value:g}", "middle"))
+    parts.append(text((x.start + x.end) / 2, top + 33, "top-1, %", "middle", "label"))
+    return figure(width, top + 40.0, label, [*parts, *rows])
+
+
+def one_bar(bar: Bar, index: int, x: Scale, top: float) -> str:
+    """A bar with what belongs to it."""
+    middle = top + BAR / 2
+    parts = [
+        f'<g class="bar b{index}"><rect x="{x.start:.1f}" y="{top + 0.5:.1f}" '
+        f'width="{x(bar.value) - x.start:.1f}" height="{BAR - 1:g}"/>'
+    ]
+    end = bar.value
+    if not math.isnan(bar.std):
+        low, high = max(0.0, bar.value - bar.std), bar.value + bar.std
+        parts.append(line(x(low), middle, x(high), middle, "error"))
+        end = max(end, high)
+    parts += [
+        f'<circle cx="{x(dot):.1f}" cy="{middle:.1f}" r="2" class="dot"/>' for dot in bar.dots
+    ]
+    end = max([end, *bar.dots])
+    parts.append(text(x(end) + 7, middle + 4, f"{bar.value:.1f}", "start", "value"))
+    return "".join([*parts, "</g>"])
+
+
+def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, y_label: str) -> str:
+    """Points around the diagonal, on which both axes agree."""
+    values = [value for each in series for point in each.points for value in point]
+    side = 420.0
+    scale = percent_scale(values, 0.0, 1.0)
+    x = Scale(scale.low, scale.high, LEFT, side - RIGHT)
+    y = Scale(scale.low, scale.high, side - BOTTOM, TOP)
+    parts = axes(x, y, x_label, y_label)
+    parts.append(line(x.start, y.start, x.end, y.end, "marker"))
+    for each in series:
+        index = each.index
+        parts.append(f'<g class="{series_class(index)} points" data-series="{index}">')
+        titles = each.titles or ("",) * len(each.points)
+        parts += [
+            mark(index, x(a), y(b), t, 4.5) for (a, b), t in zip(each.points, titles, strict=True)
+        ]
+        parts.append("</g>")
+    return figure(side, side, label, parts)
+
+
+def legend_mark(index: int) -> str:
+    """The mark of a series for its legend."""
+    parts = [
+        f'<g class="{series_class(index)}"><polyline points="1,7 25,7"/>{mark(index, 13, 7)}</g>'
+    ]
+    return f'<svg viewBox="0 0 26 14" class="key" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def bar_key(index: int) -> str:
+    """A bar of a group for its legend."""
+    rect = '<rect x="1" y="1" width="24" height="12"/>'
+    return (
+        '<svg viewBox="0 0 26 14" class="key" aria-hidden="true">'
+        f'<g class="bar b{index}">{rect}</g></svg>'
+    )
