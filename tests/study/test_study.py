@@ -6,6 +6,7 @@ import csv
 import json
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import torch
 from gift_fast.cli import main
 from gift_fast.student import job
 from gift_fast.student.results import read_run
-from gift_fast.study import tuning
+from gift_fast.study import manifest, tuning
+from gift_fast.study.plan import parse_study
 
 STUDY = """
 title: Losses on digits
@@ -313,3 +315,24 @@ def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
     assert "GIFT, AdamW, seed 0, tuned: learning rate" in printed
     assert call("--no-tuning", "--dry-run") == 0
     assert "2 of 2 runs done" in capsys.readouterr().out
+
+
+def test_tuned_runs_at_settings_that_are_no_longer_chosen_leave_the_manifest(tmp_path):
+    plan = parse_study("mine", STUDY % "ce, gift")
+    first, *_ = plan.experiments(published=False)
+
+    def tuned_at(rate: float, seed: int):
+        config = replace(first.config, learning_rate=rate, seed=seed)
+        return replace(first, config=config, purpose="tuned")
+
+    def record(*experiments) -> list[float]:
+        files = {
+            experiment: tmp_path / f"{index}.json" for index, experiment in enumerate(experiments)
+        }
+        manifest.Record(tmp_path, plan, experiments).add(files)
+        runs = manifest.read_manifest(tmp_path / "study-mine.json")
+        return [run["config"]["learning_rate"] for run in runs]
+
+    assert record(tuned_at(0.1, 0), tuned_at(0.1, 1)) == [0.1, 0.1]
+    assert record(tuned_at(0.1, 2)) == [0.1, 0.1, 0.1]
+    assert record(tuned_at(0.3, 0)) == [0.3]
