@@ -86,7 +86,7 @@ def test_a_downloaded_folder_becomes_a_table(fresh, capsys):
 def test_a_preset_is_taken_and_options_override_it(fresh, capsys):
     assert evaluate(fresh, "--preset", "official", "--weight-decay", "0.5", "--seeds", "0") == 0
     config = written(fresh)[0]["config"]
-    assert config["loss"] == "gift:gamma=0.1,label_smoothing=0.1,smoothing=others,blend=added"
+    assert config["loss"] == "gift:smoothing=others,blend=added"
     assert config["weight_decay"] == 0.5
     assert config["batch_size"] == 50
 

@@ -102,7 +102,7 @@ def test_other_inputs_are_another_run(tmp_path):
 
 def test_a_file_name_is_readable_and_safe(tmp_path):
     name = run_path(tmp_path, CONFIG, INPUTS).name
-    assert name.startswith("kl_temperature=4_scale_t2=true-adamw-seed0-")
+    assert name.startswith("kl_temperature=4.0_scale_t2=true-adamw-seed0-")
     assert name.endswith(".json")
 
 
