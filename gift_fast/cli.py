@@ -8,7 +8,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gift_fast.student.config import TrainingConfig
     from gift_fast.student.job import EvaluationJob, Place
+    from gift_fast.study.plan import Study
+    from gift_fast.study.tuning import Runner
 
 STUDENT_PACKAGES = {
     "accelerate": "accelerate",
@@ -447,6 +450,24 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
         default=None,
         help="run at the study's own learning rates alone",
     )
+    cluster = command.add_argument_group("runs side by side (needs gift-fast[cluster])")
+    cluster.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help=(
+            "run as tasks of a Ray cluster: local starts one on this machine, auto takes the one "
+            "that this machine is part of, HOST:PORT another (default: one run after the other)"
+        ),
+    )
+    cluster.add_argument(
+        "--cpus-per-run", type=int, metavar="N", help="cores and torch threads (default: 1)"
+    )
+    cluster.add_argument(
+        "--gpus-per-run",
+        type=float,
+        metavar="X",
+        help="1 or a fraction, for small students (default: 1 where the cluster has GPUs)",
+    )
     add_place(command)
     command.set_defaults(run=study)
 
@@ -454,10 +475,11 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
 def study(options: argparse.Namespace) -> int:
     """The subcommand ``study``."""
     from gift_fast.student.job import is_main_process
+    from gift_fast.study.failures import RunsFailed
     from gift_fast.study.manifest import describe, state_of
     from gift_fast.study.plan import load_study, narrowed
     from gift_fast.study.report import write_tables
-    from gift_fast.study.run import LocalRunner, run_study, split_by_presence
+    from gift_fast.study.run import run_study, split_by_presence
     from gift_fast.study.tuning import foreseen
 
     parts = ("dataset", "ipc", "student", "epochs", "seeds", "set_seeds")
@@ -468,15 +490,43 @@ def study(options: argparse.Namespace) -> int:
     place = place_of(options)
     if missing:
         print(f"left out, not in {options.sets}: {', '.join(missing)}", file=sys.stderr)
-    if options.dry_run:
-        print(describe(plan, state_of(foreseen(plan, experiments, place.out), place.out)))
-        return 0
-    finished = run_study(plan, experiments, LocalRunner(plan, place, options.sets))
+    try:
+        with runner_of(options, plan, place) as (run, at_a_time):
+            if options.dry_run:
+                state = state_of(foreseen(plan, experiments, place.out), place.out)
+                print(describe(plan, state, at_a_time))
+                return 0
+            finished = run_study(plan, experiments, run)
+    except RunsFailed as failed:
+        print(failed.report(), file=sys.stderr)
+        print("the same command runs those again, and nothing else", file=sys.stderr)
+        return 1
     if is_main_process():
         markdown, table = write_tables(place.out, plan, finished)
         print(markdown.read_text(encoding="utf-8"))
         print(f"{markdown} {table}; with figures: gift-fast report {place.out}")
     return 0
+
+
+@contextmanager
+def runner_of(
+    options: argparse.Namespace, plan: Study, place: Place
+) -> Iterator[tuple[Runner, int]]:
+    """What runs the experiments, and how many at a time: this process, or a cluster's."""
+    from gift_fast.study.run import LocalRunner
+
+    if options.ray is None:
+        for name in ("cpus_per_run", "gpus_per_run"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"{name} must come with --ray, got {getattr(options, name)}")
+        yield LocalRunner(plan, place, options.sets), 1
+        return
+    from gift_fast.study.cluster import ClusterOptions, RayRunner, connected
+
+    share = given(options, ["cpus_per_run", "gpus_per_run"])
+    asked = ClusterOptions(address=options.ray, **share)
+    with connected(asked, device=place.device, quiet=place.quiet) as cluster:
+        yield RayRunner(cluster, plan, place, options.sets), cluster.runs
 
 
 def add_report(commands: Subparsers[argparse.ArgumentParser]) -> None:

@@ -86,6 +86,24 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     return runs
 
 
+def settings_of(run: dict[str, Any]) -> tuple[object, object]:
+    """What tuning chooses of a run."""
+    return run["config"]["learning_rate"], run["config"]["weight_decay"]
+
+
+def arm_key_of(run: dict[str, Any]) -> str:
+    """What is tuned on its own, of which a run is: all but seeds and what tuning chooses."""
+    source = {k: v for k, v in run["set"].items() if k != "seed"}
+    left = ("seed", "learning_rate", "weight_decay")
+    return json.dumps([source, {k: v for k, v in run["config"].items() if k not in left}])
+
+
+def is_outdated(run: dict[str, Any], chosen: Mapping[str, tuple[object, object]]) -> bool:
+    """Whether a run is a tuned one at settings that are no longer chosen."""
+    settings = chosen.get(arm_key_of(run), settings_of(run))
+    return run["purpose"] == "tuned" and settings != settings_of(run)
+
+
 def known_files(out: Path) -> dict[str, str]:
     """The file of every run that a study in this folder has begun, by :func:`run_key_of`."""
     return {
@@ -99,7 +117,8 @@ def known_files(out: Path) -> dict[str, str]:
 class Record:
     """The manifest of a study while it is run.
 
-    Runs that earlier calls of the study with other options have begun stay in it.
+    Runs that earlier calls of the study with other options have begun stay in it, but for tuned
+    ones of what has since been tuned to other settings.
 
     Args:
         out: folder of the runs.
@@ -114,7 +133,8 @@ class Record:
         earlier = read_manifest(path) if path.exists() else []
         known = known_files(out)
         runs = [experiment.to_dict() for experiment in experiments]
-        runs += [run for run in earlier if run["file"] is not None]
+        chosen = {arm_key_of(run): settings_of(run) for run in runs if run["purpose"] == "tuned"}
+        runs += [run for run in earlier if run["file"] is not None and not is_outdated(run, chosen)]
         self.runs = {key_of(run): {**run, "file": known.get(run_key_of(run))} for run in runs}
 
     def add(self, files: Mapping[Experiment, Path]) -> None:
@@ -191,18 +211,28 @@ def cost_of(experiment: Experiment) -> tuple[object, ...]:
     return *images, config.student, config.epochs, config.eval_every
 
 
-def describe(study: Study, state: State) -> str:
-    """Every run of a study, whether it is done, and how long the others take."""
+def describe(study: Study, state: State, at_a_time: int = 1) -> str:
+    """Every run of a study, whether it is done, and how long the others take.
+
+    Args:
+        study: that is described.
+        state: of its runs.
+        at_a_time: how many runs there can be.
+    """
     done = {finished.experiment: finished.result for finished in state.done}
     lines = [f"{study.name}: {study.title}"]
     lines += [f"  done   {title_of(e)}: top-1 {r.last.top1:.1f} %" for e, r in done.items()]
     lines += [f"  to do  {title_of(experiment)}" for experiment in state.left]
     total = len(done) + len(state.left)
-    return "\n".join([*lines, f"{len(done)} of {total} runs done; {time_left(state)}"])
+    return "\n".join([*lines, f"{len(done)} of {total} runs done; {time_left(state, at_a_time)}"])
 
 
-def time_left(state: State) -> str:
+def time_left(state: State, at_a_time: int = 1) -> str:
     """The estimated time of what is left, and for how many runs there is none.
+
+    Args:
+        state: of a study.
+        at_a_time: how many runs there can be; so many share the time, and no machine waits.
 
     Example:
         >>> time_left(State((), (), 0.0, 0))
@@ -211,7 +241,10 @@ def time_left(state: State) -> str:
     counted = len(state.left) - state.unknown
     parts = []
     if counted:
-        parts.append(f"{counted} more take about {duration(state.seconds)}, as those done did")
+        together = min(at_a_time, counted)
+        beside = f", {together} at a time" if together > 1 else ""
+        seconds = duration(state.seconds / together)
+        parts.append(f"{counted} more take about {seconds}{beside}, as those done did")
     if state.unknown:
         parts.append(
             f"the time of {state.unknown} more is not known: none with their student and images "

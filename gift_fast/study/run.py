@@ -7,11 +7,11 @@ is called again.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gift_fast.student.config import TeacherConfig
+from gift_fast.student.config import EvaluationConfig, TeacherConfig
 from gift_fast.student.datasets import load_dataset
 from gift_fast.student.distilled import write_distilled
 from gift_fast.student.distilled.native import is_pair
@@ -19,6 +19,7 @@ from gift_fast.student.distilled.selection import select_crops
 from gift_fast.student.fingerprint import fingerprint
 from gift_fast.student.job import (
     EvaluationJob,
+    Inputs,
     Place,
     audit_of,
     check_writable,
@@ -31,6 +32,7 @@ from gift_fast.student.job import (
 )
 from gift_fast.student.memory import keep_freed_memory
 from gift_fast.student.results import RunResult, run_path
+from gift_fast.study.failures import Failure, RunsFailed
 from gift_fast.study.manifest import Finished, Record, title_of
 from gift_fast.study.plan import Experiment, SetSource, Study
 from gift_fast.study.tuning import Runner, tune, tuned
@@ -81,16 +83,23 @@ def run_study(study: Study, experiments: Sequence[Experiment], run: Runner) -> l
         All results: of the experiments in their order, of the trials, of the tuned experiments.
 
     Raises:
-        OSError: the real dataset is missing, or something cannot be written.
-        ValueError: there is no experiment, or what is read is not what was expected.
+        RunsFailed: runs have failed; all that do not depend on them have been run.
+        ValueError: there is no experiment.
     """
     if not experiments:
         raise ValueError(f"the study {study.name} must have a run, got none")
-    finished = run(experiments)
     if study.tuning is None:
-        return finished
+        return run(experiments)
+    failed, finished = None, []
+    try:
+        finished = run(experiments)
+    except RunsFailed as error:  # no trial depends on it
+        failed = error
     trials, choices = tune(experiments, study.tuning, run)
-    return [*finished, *trials, *run(tuned(experiments, choices))]
+    again = run(tuned(experiments, choices))
+    if failed is not None:
+        raise failed
+    return [*finished, *trials, *again]
 
 
 class LocalRunner:
@@ -109,11 +118,13 @@ class LocalRunner:
         self.sets = sets
 
     def __call__(self, experiments: Sequence[Experiment]) -> list[Finished]:
-        """Runs what has not been run, and gives all results in the order of the experiments."""
+        """Runs what has not been run, and gives all results in the order of the experiments.
+
+        Raises:
+            OSError: the folder of the results cannot be written.
+            RunsFailed: some runs have failed, after all others have been run.
+        """
         place = self.place
-        groups: dict[Hashable, list[Experiment]] = {}
-        for experiment in dict.fromkeys(experiments):
-            groups.setdefault(reads_of(experiment), []).append(experiment)
         accelerator = place.accelerator(experiments[0].config)
         check_writable(place.out, accelerator)
         record = Record(place.out, self.study, experiments)
@@ -121,14 +132,52 @@ class LocalRunner:
         made = sum(source.made_here for source in sources)
         stages = missing_teachers(self.study, sources, place) + made + len(experiments)
         results: dict[Experiment, RunResult] = {}
+        failures: list[Failure] = []
+        paths: dict[SetSource, Path] = {}
         with place.progress(accelerator, stages) as progress:
-            paths: dict[SetSource, Path] = {}
-            for group in groups.values():
+            for group in groups_of(experiments):
                 source = group[0].source
-                if source not in paths:
-                    paths[source] = prepare(self.study, source, place, self.sets, progress)
-                results.update(run_group(group, paths[source], place, progress, record))
+                try:
+                    if source not in paths:
+                        paths[source] = prepare(self.study, source, place, self.sets, progress)
+                    inputs = read_inputs(group[0].config, paths[source], place)
+                    planned = plan_group(group, inputs, place)
+                except Exception as error:
+                    failures += failures_of(group, error, accelerator)
+                    continue
+                if accelerator.is_main_process:
+                    record.add({experiment: run.path for experiment, run in planned.items()})
+                accelerator = place.accelerator(group[0].config)
+                for experiment, run in planned.items():
+                    title = title_of(experiment)
+                    try:
+                        results[experiment] = run_student(
+                            run.config, inputs, place, accelerator, progress, title=title
+                        )
+                    except Exception as error:
+                        failures += failures_of([experiment], error, accelerator)
+                        progress.begin(title, 1)
+                        progress.end("failed")
+        if failures:
+            raise RunsFailed(failures, done=len(results))
         return [Finished(experiment, results[experiment]) for experiment in experiments]
+
+
+def failures_of(
+    group: Sequence[Experiment], error: Exception, accelerator: Accelerator
+) -> list[Failure]:
+    """What an error stops; it is raised again where other processes would wait for this one."""
+    if accelerator.num_processes > 1:
+        raise error
+    return [Failure.of(title_of(experiment), error) for experiment in group]
+
+
+def groups_of(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
+    """The experiments, each once, those together that are run on the same inputs."""
+    groups: dict[Hashable, list[Experiment]] = {}
+    for experiment in dict.fromkeys(experiments):
+        groups.setdefault(reads_of(experiment), []).append(experiment)
+    return list(groups.values())
 
 
 def reads_of(experiment: Experiment) -> Hashable:
@@ -152,41 +201,45 @@ def prepare(
     return made_set(source, place, place.accelerator(config), progress)
 
 
-def run_group(
-    group: Sequence[Experiment],
-    path: Path,
-    place: Place,
-    progress: Progress,
-    record: Record | None = None,
-) -> dict[Experiment, RunResult]:
-    """Runs experiments that read the same, see :func:`reads_of`, one after the other.
+def read_inputs(config: EvaluationConfig, path: Path, place: Place) -> Inputs:
+    """What runs with this configuration and the set at ``path`` read."""
+    job = EvaluationJob(config=config, data=path)
+    return load_inputs(job, place, place.accelerator(config).device)
 
-    Args:
-        group: one experiment or more.
-        path: of their set.
-        place: where teachers and results are.
-        progress: follows every experiment as a stage.
-        record: is told of the file of every run before the first begins.
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run whose inputs are known.
+
+    Attributes:
+        config: settled on its set.
+        images: of an epoch.
+        path: of its result.
+    """
+
+    config: EvaluationConfig
+    images: int
+    path: Path
+
+
+def plan_group(
+    group: Sequence[Experiment], inputs: Inputs, place: Place
+) -> dict[Experiment, PlannedRun]:
+    """The runs of experiments that read the same, see :func:`reads_of`; looks over their set.
+
+    Raises:
+        ValueError: a configuration and what it is to be run on disagree.
     """
     accelerator = place.accelerator(group[0].config)
-    job = EvaluationJob(config=group[0].config, data=path)
-    inputs = load_inputs(job, place, accelerator.device)
     if not group[0].source.made_here and accelerator.is_main_process:
         warn_of(audit_of(inputs, accelerator.device, quick=True))
-    configs = {experiment: inputs.settle(experiment.config) for experiment in group}
-    if record is not None and accelerator.is_main_process:
-        record.add(
-            {
-                experiment: run_path(place.out, config, inputs.digests_of(config))
-                for experiment, config in configs.items()
-            }
-        )
-    return {
-        experiment: run_student(
-            config, inputs, place, accelerator, progress, title=title_of(experiment)
-        )
-        for experiment, config in configs.items()
-    }
+    planned = {}
+    for experiment in group:
+        config = inputs.settle(experiment.config)
+        path = run_path(place.out, config, inputs.digests_of(config))
+        images = len(inputs.narrowed(config.classes).distilled)
+        planned[experiment] = PlannedRun(config, images, path)
+    return planned
 
 
 def missing_teachers(study: Study, sources: Iterable[SetSource], place: Place) -> int:

@@ -1,11 +1,12 @@
 """Learning rate and weight decay of every loss, chosen with equal trials for each.
 
 The losses of a table are tried on one grid: half decades of the learning rate times a few weight
-decays. It is extended for all of them until the best rate of each lies inside, so that no loss has
-a trial more than another. What chooses is the mean top-1 after the last epoch, over seeds that no
-reported run has, on images that no reported number is of: held-out training images where the sets
-are made here, one half of the test images (:func:`gift_fast.student.predict.second_half`) where
-they are not. Everything else of a loss stays at its default.
+decays. It is extended for all of them until the curve of each falls towards both ends, so that no
+loss has a trial more than another. What chooses is the mean top-1 after the last epoch, over seeds
+that no reported run has, on images that no reported number is of: held-out training images where
+the sets are made here, one half of the test images (see
+:func:`gift_fast.student.predict.second_half`) where they are not. Everything else of a loss stays
+at its default.
 """
 
 from __future__ import annotations
@@ -127,15 +128,20 @@ def trial_score(result: RunResult) -> float:
     return last.top1 if result.config.tested_on == HELDOUT else last.halves[0]
 
 
-def choose(trials: Sequence[Finished]) -> Choice:
-    """The best of the trials of one arm; of equals the middle one, by learning rate first."""
+def means_of(trials: Sequence[Finished]) -> dict[tuple[float, float], float]:
+    """The mean score of every learning rate and weight decay, in rising order."""
     scores: dict[tuple[float, float], list[float]] = {}
     for trial in trials:
         config = trial.experiment.config
         assert config.learning_rate is not None
         place = (config.learning_rate, config.weight_decay)
         scores.setdefault(place, []).append(trial_score(trial.result))
-    means = {place: spread(values).mean for place, values in sorted(scores.items())}
+    return {place: spread(values).mean for place, values in sorted(scores.items())}
+
+
+def choose(trials: Sequence[Finished]) -> Choice:
+    """The best of the trials of one arm; of equals the middle one, by learning rate first."""
+    means = means_of(trials)
     best = [place for place, mean in means.items() if mean == max(means.values())]
     rate, weight_decay = best[(len(best) - 1) // 2]
     rates = [place[0] for place in means]
@@ -146,7 +152,7 @@ def choose(trials: Sequence[Finished]) -> Choice:
 def tune(
     experiments: Sequence[Experiment], tuning: Tuning, run: Runner
 ) -> tuple[list[Finished], dict[Arm, Choice]]:
-    """Runs trials until the best learning rate of every arm lies inside its grid.
+    """Runs trials until the curve of every arm falls towards both ends of its grid.
 
     Args:
         experiments: at the protocol's settings.
@@ -177,18 +183,41 @@ def tune(
             grids[table] |= wanted[table]
             for arm, trials in arms.items():
                 trials += [next(finished) for _ in batch[arm]]
-            wanted[table] = beyond(grids[table], map(choose, arms.values()))
+            wanted[table] = beyond(grids[table], arms.values())
             wanted[table] = {s for s in wanted[table] if abs(s - centres[table]) <= FARTHEST}
     all_trials = [t for arms in tables.values() for trials in arms.values() for t in trials]
     choices = {arm: choose(t) for arms in tables.values() for arm, t in arms.items()}
     return all_trials, choices
 
 
-def beyond(grid: set[int], choices: Iterable[Choice]) -> set[int]:
-    """The steps to add to a grid: past an end at which one of the choices lies."""
-    best = {nearest_step(choice.learning_rate) for choice in choices}
-    low, high = min(grid), max(grid)
-    return {step for step, end in ((low - 1, low), (high + 1, high)) if end in best}
+def beyond(grid: set[int], arms: Iterable[Sequence[Finished]]) -> set[int]:
+    """The steps to add to a grid: past an end towards which the curve of an arm rises.
+
+    That is so where the end is the best, and also where a loss that has collapsed in the middle
+    begins to learn at the end: its optimum may lie beyond however good the middle is.
+
+    Args:
+        grid: the steps that were tried.
+        arms: the trials of every arm on them.
+    """
+    steps = sorted(grid)
+    added = set()
+    for trials in arms:
+        curve = curve_of(trials)
+        scores = [curve[half_decade(step)] for step in steps]
+        if scores[0] > scores[1]:
+            added.add(steps[0] - 1)
+        if scores[-1] > scores[-2]:
+            added.add(steps[-1] + 1)
+    return added
+
+
+def curve_of(trials: Sequence[Finished]) -> dict[float, float]:
+    """The mean score at every learning rate, with the best weight decay at each."""
+    curve: dict[float, float] = {}
+    for (rate, _), mean in means_of(trials).items():
+        curve[rate] = max(mean, curve.get(rate, -math.inf))
+    return curve
 
 
 def tuned(experiments: Sequence[Experiment], choices: dict[Arm, Choice]) -> list[Experiment]:

@@ -6,6 +6,7 @@ import csv
 import json
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import torch
 from gift_fast.cli import main
 from gift_fast.student import job
 from gift_fast.student.results import read_run
-from gift_fast.study import tuning
+from gift_fast.study import manifest, tuning
+from gift_fast.study.plan import parse_study
 
 STUDY = """
 title: Losses on digits
@@ -221,6 +223,49 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path, capsys):
     assert "study-old.json must hold the record of a study" in capsys.readouterr().err
 
 
+def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
+    tmp_path, trained, monkeypatch, capsys
+):
+    counted = job.train_student
+
+    def hungry(config, *arguments, **options):
+        if config.loss == "ce" and config.seed == 0:
+            raise MemoryError("there is no more")
+        return counted(config, *arguments, **options)
+
+    few = ("--seeds", "0", "1", "--set-seeds", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "train_student", hungry)
+        assert study(tmp_path, "ce, gift", *few) == 1
+    log = capsys.readouterr().err
+    report = log[log.index("1 of 4 runs failed:") :]
+    assert 'raise MemoryError("there is no more")' in report
+    assert "  digits selected IPC 1 set 0, convnet3:width=8, CE, AdamW, seed 0\n" in report
+    assert len(trained) == 3
+    assert study(tmp_path, "ce, gift", *few) == 0
+    assert trained[3:] == [("ce", 0)]
+
+
+def test_a_set_that_cannot_be_read_stops_no_run_on_another(finished, tmp_path, capsys):
+    made = next((finished / "runs" / "sets").glob("*seed0*.safetensors"))
+    for method in ("rded", "sre2l"):
+        folder = tmp_path / "sets" / f"digits_{method}_ipc1"
+        folder.mkdir(parents=True)
+        for suffix in (".safetensors", ".json"):
+            (folder / f"set{suffix}").write_bytes(made.with_suffix(suffix).read_bytes())
+    broken = tmp_path / "sets" / "digits_rded_ipc1" / "set.safetensors"
+    broken.write_bytes(broken.read_bytes()[:100])
+    text = (STUDY % "native").replace("selected, ipc: 1", "[rded, sre2l], ipc: 1")
+    (tmp_path / "published.yaml").write_text(text)
+    arguments = ["study", str(tmp_path / "published.yaml"), "--sets", str(tmp_path / "sets")]
+    folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(finished / "teachers")]
+    assert main([*arguments, *folders, "--quiet", "--seeds", "0"]) == 1
+    log = capsys.readouterr().err
+    assert "1 of 2 runs failed:" in log
+    assert "set.safetensors" in log
+    assert len(list((tmp_path / "runs").glob("kl-*.json"))) == 1
+
+
 TUNED = "heldout: 300\ntuning: {weight_decays: 0.0, seeds: 100, set_seeds: 100}\n"
 
 
@@ -270,3 +315,24 @@ def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
     assert "GIFT, AdamW, seed 0, tuned: learning rate" in printed
     assert call("--no-tuning", "--dry-run") == 0
     assert "2 of 2 runs done" in capsys.readouterr().out
+
+
+def test_tuned_runs_at_settings_that_are_no_longer_chosen_leave_the_manifest(tmp_path):
+    plan = parse_study("mine", STUDY % "ce, gift")
+    first, *_ = plan.experiments(published=False)
+
+    def tuned_at(rate: float, seed: int):
+        config = replace(first.config, learning_rate=rate, seed=seed)
+        return replace(first, config=config, purpose="tuned")
+
+    def record(*experiments) -> list[float]:
+        files = {
+            experiment: tmp_path / f"{index}.json" for index, experiment in enumerate(experiments)
+        }
+        manifest.Record(tmp_path, plan, experiments).add(files)
+        runs = manifest.read_manifest(tmp_path / "study-mine.json")
+        return [run["config"]["learning_rate"] for run in runs]
+
+    assert record(tuned_at(0.1, 0), tuned_at(0.1, 1)) == [0.1, 0.1]
+    assert record(tuned_at(0.1, 2)) == [0.1, 0.1, 0.1]
+    assert record(tuned_at(0.3, 0)) == [0.3]

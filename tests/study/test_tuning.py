@@ -88,6 +88,25 @@ def test_a_grid_grows_for_all_losses_until_the_best_rate_of_each_lies_inside():
     assert len(trials) == len({e for call in landscape.calls for e in call}) == 2 * 9 * 2 * 2
 
 
+def test_a_loss_that_has_collapsed_in_the_middle_is_followed_to_where_it_learns():
+    """As KL under SGD: chance around the protocol's rate, a little more below it by accident."""
+
+    class Collapse(Landscape):
+        def result(self, experiment):
+            result = super().result(experiment)
+            rate = experiment.config.learning_rate
+            if experiment.config.loss == "kl" and rate < 0.3:
+                top1 = {0.001: 13.0, 0.1: 12.0}.get(rate, 10.0)
+                result = replace(result, checks=(Check(1, top1, 50.0, 1.0, 1.0),))
+            return result
+
+    landscape = Collapse(kl=3.16, gift=0.01)
+    _, _, choices, _ = tune_on(landscape)
+    assert choices["kl"].learning_rate == 3.16
+    assert landscape.rates["kl"] == landscape.rates["gift"]
+    assert (landscape.rates["kl"][0], landscape.rates["kl"][-1]) == (0.000316, 10.0)
+
+
 def test_a_grid_ends_somewhere_and_says_that_the_optimum_may_lie_beyond():
     landscape = Landscape(kl=1e30, gift=0.01)
     _, _, choices, _ = tune_on(landscape)

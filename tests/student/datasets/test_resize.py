@@ -80,4 +80,7 @@ def test_teacher_student_test_and_distilled_images_have_the_size(tmp_path, set_o
     (result,) = run_job(job, place)
     assert result.config.dataset == dataset
     some = replace(config, classes="seen:step=2")
+    (result,) = run_job(replace(job, config=some), place)
+    assert result.config.classes == some.classes
+    assert result.inputs == inputs.digests_of(some) != inputs.digests_of(config)
     assert inputs.narrowed(some.classes).dataset.test.shape == (1, 16, 16)

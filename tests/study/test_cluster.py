@@ -1,0 +1,376 @@
+"""Studies as tasks of a real Ray cluster on this machine, and of one that is only imitated."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gift_fast.cli import main
+from gift_fast.student.job import Place
+from gift_fast.student.results import read_run
+from gift_fast.study import cluster as cluster_module
+from gift_fast.study.board import Board
+from gift_fast.study.cluster import Cluster, ClusterOptions, RayRunner, cluster_of
+from gift_fast.study.failures import RunsFailed
+from gift_fast.study.plan import Study, parse_study
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+
+STUDY = """
+title: Losses on digits
+teacher: {epochs: 1, batch_size: 500}
+settings: {epochs: %d, augmentation: none}
+sets: [{dataset: digits, method: selected, ipc: 1, network: "convnet3:width=8"}]
+losses: [%s]
+seeds: [0]
+set_seeds: [0]
+"""
+
+TITLE = "digits selected IPC 1 set 0, convnet3:width=8, %s, AdamW, seed 0"
+
+EPOCHS, EVERY = 200, 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As a task has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two machines of one core each, both this one; nobody else can use them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # a busy machine may need it
+        patch.setenv("OMP_NUM_THREADS", "1")
+        from ray.cluster_utils import Cluster  # Ray reads its settings when it is imported
+
+        cluster = Cluster(head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster.add_node(num_cpus=1)
+        yield cluster
+        cluster.shutdown()
+
+
+def command(root: Path, losses: str, *arguments: str, epochs: int, out: str = "runs") -> list[str]:
+    path = root / "mine.yaml"
+    path.write_text(STUDY % (epochs, losses))
+    folders = ["--out", str(root / out), "--teacher-dir", str(root / f"{out}-teachers")]
+    return ["study", str(path), *folders, "--device", "cpu", *arguments]
+
+
+def wait_for(what, process: subprocess.Popen[str], seconds: float = 240.0):
+    """The first thing that ``what()`` gives; the process must not have ended before."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if found := what():
+            return found
+        time.sleep(0.01)
+    pytest.fail(f"waited in vain; {process.args} has given {process.poll()}")
+
+
+def workers_of(cluster, title: str) -> list[int]:
+    """The processes of this cluster that are busy with a task of this name."""
+    raylets = {
+        info.process.pid
+        for node in cluster.list_all_nodes()
+        for info in node.all_processes["raylet"]
+    }
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent in raylets and title in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+        except OSError:  # it has ended
+            pass
+    return found
+
+
+@needs_ray
+def test_a_killed_workers_run_goes_on_from_its_checkpoint_and_every_result_comes_once(
+    cluster, tmp_path
+):
+    losses = "ce, kl, gift"
+    arguments = command(tmp_path, losses, "--checkpoint-every", str(EVERY), epochs=EPOCHS)
+    arguments += ["--ray", cluster.address]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gift_fast.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    runs = tmp_path / "runs"
+    wait_for(lambda: list(runs.glob("ce-*.ckpt")), process)
+    (worker,) = wait_for(lambda: workers_of(cluster, "CE, AdamW, seed 0"), process)
+    os.kill(worker, signal.SIGKILL)
+    printed, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log
+
+    resumed = re.findall(r"\] (.*): goes on after epoch (\d+)/(\d+)", log)
+    assert [run for run, _, _ in resumed] == [TITLE % "CE"]
+    done = int(resumed[0][1])
+    assert done >= EVERY
+    assert done % EVERY == 0
+    outcomes = re.findall(r"\] (.*): top-1", log)
+    assert sorted(outcomes) == sorted(TITLE % loss for loss in ("CE", "KL", "GIFT"))
+    assert printed.count("| GIFT |") == 1
+    assert list(runs.glob("*.ckpt")) == []
+
+    assert main([*command(tmp_path, losses, "--quiet", epochs=EPOCHS, out="local")]) == 0
+    files = sorted(path.name for path in (tmp_path / "local").glob("*-seed0-*.json"))
+    assert len(files) == 3
+    # The names hold digests of the teacher's weights and of the set: these are the same too.
+    assert sorted(path.name for path in runs.glob("*-seed0-*.json")) == files
+    for file in files:
+        here, there = read_run(tmp_path / "local" / file), read_run(runs / file)
+        assert there.checks == here.checks
+        assert there.environment == here.environment
+
+
+HUNGRY = """
+from pathlib import Path
+from torch.nn import functional as F
+
+def hungry():
+    def loss(logits, soft_labels, target, epoch):
+        if epoch == 2 and Path(__file__).with_name("full").exists():
+            raise MemoryError("there is no more")
+        return F.cross_entropy(logits, target)
+    return loss
+"""
+
+
+@needs_ray
+def test_a_run_that_raises_stops_no_other_and_alone_is_run_again(
+    cluster, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)  # the user's own losses are imported from here, by workers too
+    Path("losses_of_mine.py").write_text(HUNGRY)
+    Path("full").touch()
+    losses = "ce, losses_of_mine.hungry, gift"
+    arguments = command(Path(), losses, "--ray", cluster.address, epochs=3)
+    assert main(arguments) == 1
+    log = capsys.readouterr().err
+    failed = TITLE % "losses_of_mine.hungry"
+    assert f"{failed}: failed: MemoryError: there is no more" in log
+    report = log[log.index("1 of 3 runs failed:") :]
+    assert 'raise MemoryError("there is no more")' in report  # where, in the worker's traceback
+    assert f"  {failed}\n" in report
+    assert sorted(re.findall(r"\] (.*): top-1", log)) == [TITLE % "CE", TITLE % "GIFT"]
+
+    Path("full").unlink()
+    assert main(command(Path(), losses, epochs=3)) == 0  # in this process, for once
+    printed = capsys.readouterr()
+    assert printed.err.count(", from an earlier call") == 2
+    assert "| losses_of_mine.hungry |" in printed.out
+
+
+def test_without_ray_the_option_names_the_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(command(tmp_path, "ce", "--ray", "local", epochs=1)) == 2
+    assert "pip install 'gift-fast[cluster]'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ray", "here"], "--ray must be local, auto, HOST:PORT or ray://HOST:PORT"),
+        (["--ray", "localhost:1"], "--ray localhost:1: no Ray cluster answers there"),
+        (["--ray", "local", "--cpus-per-run", "0"], "--cpus-per-run must be at least 1, got 0"),
+        (["--ray", "local", "--gpus-per-run", "2"], "--gpus-per-run must be at most 1, got 2.0"),
+        (["--ray", "local", "--gpus-per-run", "0"], "--gpus-per-run must be 1e-4 or more, got 0.0"),
+        (["--cpus-per-run", "2"], "--cpus-per-run must come with --ray, got 2"),
+    ],
+)
+@needs_ray
+def test_a_bad_argument_is_refused_before_any_work(tmp_path, capsys, arguments, message):
+    assert main(command(tmp_path, "ce", *arguments, epochs=1)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@needs_ray
+def test_a_run_larger_than_every_machine_is_refused(cluster, tmp_path, capsys):
+    arguments = command(tmp_path, "ce", "--ray", cluster.address, epochs=1)
+    assert main([*arguments, "--cpus-per-run", "2"]) == 2
+    message = (
+        "--cpus-per-run must be at most the cores of a machine, got 2; the largest machine has 1"
+    )
+    assert message in capsys.readouterr().err
+
+
+# ---- what is asked of Ray, with an imitation that does everything at once ------------------------
+
+
+class Task:
+    """What stands for a result: a value, or the error that came in its place."""
+
+    def __init__(self, function, arguments) -> None:
+        self.value, self.error = None, None
+        try:
+            self.value = function(*map(get, arguments))
+        except Exception as error:
+            self.error = error
+
+
+def get(task, timeout=None):
+    if not isinstance(task, Task):
+        return task
+    if task.error is not None:
+        raise task.error
+    return task.value
+
+
+class Imitation:
+    """Does every task in this process when it is given, and keeps its name."""
+
+    exceptions = SimpleNamespace(RayError=Exception)
+    get = staticmethod(get)
+
+    def __init__(self, *machines: dict[str, float]) -> None:
+        self.machines = machines
+        self.names: list[str] = []
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": machine} for machine in self.machines]
+
+    def wait(self, tasks, timeout):
+        return tasks[:1], tasks[1:]
+
+    def remote(self, **share):
+        def options_of(function):
+            def options(name):
+                self.names.append(name)
+                return SimpleNamespace(remote=lambda *arguments: Task(function, arguments))
+
+            return SimpleNamespace(options=options)
+
+        return options_of
+
+
+class ImitatedBoard(Board):
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        if not callable(value):
+            return value
+        return SimpleNamespace(remote=lambda *arguments: Task(value, arguments))
+
+
+@pytest.fixture
+def ray(monkeypatch) -> Imitation:
+    monkeypatch.setattr("gift_fast.study.cluster.board_of", lambda cluster: ImitatedBoard())
+    return Imitation({"CPU": 1.0})
+
+
+def runner_of(ray: Imitation, study: Study, root: Path, **options) -> RayRunner:
+    places = {"out": root / "runs", "teacher_dir": root / "teachers", "device": "cpu"}
+    place = Place(**places, quiet=True, **options)
+    return RayRunner(Cluster(ray, cpus=1, gpus=0.0, runs=1), study, place)
+
+
+def test_what_runs_share_is_made_once_whatever_the_number_of_calls(ray, tmp_path):
+    study = parse_study(
+        "mine", STUDY.replace("set_seeds: [0]", "set_seeds: [0, 1]") % (1, "ce, kl")
+    )
+    experiments = study.experiments(published=False)
+    run = runner_of(ray, study, tmp_path)
+    finished = run(experiments)
+    assert [each.experiment for each in finished] == list(experiments)
+    made = Counter(name for name in ray.names if "seed" not in name)
+    assert made == {"digits_convnet3-width=8": 1, "digits_selected_ipc1": 2} | {
+        "read digits_selected_ipc1": 2
+    }
+    assert sum("seed 0" in name for name in ray.names) == 4
+    before = list(ray.names)
+    again = run(experiments)  # as the steps of tuning do
+    assert [each.result for each in again] == [each.result for each in finished]
+    assert set(ray.names[len(before) :]) == {"read digits_selected_ipc1"}
+
+
+def test_a_run_that_two_experiments_name_is_trained_once(ray, tmp_path):
+    text = STUDY % (1, "ce") + (
+        "optimizers: [{optimizer: adamw}, {optimizer: adamw, learning_rate: 1.0e-3}]\n"
+    )
+    study = parse_study("mine", text)
+    one, other = runner_of(ray, study, tmp_path)(study.experiments(published=False))
+    assert one.experiment != other.experiment
+    assert one.result is other.result
+    assert ray.names.count(TITLE % "CE") == 1
+
+
+def test_force_repeats_a_run_once_and_from_its_start(ray, tmp_path):
+    study = parse_study("mine", STUDY % (1, "ce"))
+    experiments = study.experiments(published=False)
+    (first,) = runner_of(ray, study, tmp_path)(experiments)
+    (file,) = (tmp_path / "runs").glob("ce-*.json")
+    file.with_suffix(".ckpt").write_text("of a run that was stopped")
+    run = runner_of(ray, study, tmp_path, force=True)
+    (second,) = run(experiments)
+    assert second.result.checks == first.result.checks
+    assert ray.names.count(TITLE % "CE") == 2
+    run(experiments)
+    assert ray.names.count(TITLE % "CE") == 2
+
+
+def test_machines_that_read_other_files_than_were_looked_over_are_found_out(
+    ray, tmp_path, monkeypatch
+):
+    study = parse_study("mine", STUDY % (1, "ce"))
+    look_over = cluster_module.look_over
+
+    def elsewhere(site, group, place, path):
+        value = look_over(site, group, place, path)
+        cluster_module.kept_inputs.cache_clear()
+        weights = next(place.teacher_dir.glob("*.pth"))
+        state = torch.load(weights, weights_only=True)
+        state["model"]["classifier.bias"] += 1.0
+        torch.save(state, weights)
+        return value
+
+    monkeypatch.setattr(cluster_module, "look_over", elsewhere)
+    with pytest.raises(RunsFailed) as failed:
+        runner_of(ray, study, tmp_path)(study.experiments(published=False))
+    assert "must be the same for all machines" in failed.value.report()
+
+
+@pytest.mark.parametrize(
+    ("machines", "share", "device", "expected"),
+    [
+        ([{"CPU": 16.0, "GPU": 8.0}], {}, "auto", (1.0, 8)),
+        ([{"CPU": 16.0, "GPU": 8.0}], {"gpus_per_run": 0.25}, "auto", (0.25, 16)),
+        ([{"CPU": 16.0, "GPU": 2.0}], {"gpus_per_run": 0.3, "cpus_per_run": 2}, "auto", (0.3, 6)),
+        ([{"CPU": 16.0, "GPU": 8.0}], {"cpus_per_run": 4}, "cpu", (0.0, 4)),
+        ([{"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}], {}, "auto", (1.0, 1)),
+        ([{"CPU": 4.0}, {"CPU": 3.0}], {"cpus_per_run": 2}, "auto", (0.0, 3)),
+    ],
+)
+def test_runs_share_a_cluster(machines, share, device, expected):
+    options = ClusterOptions(address="auto", **share)
+    found = cluster_of(Imitation(*machines), options, device)
+    assert (found.gpus, found.runs) == expected
+
+
+def test_gpus_are_not_to_be_asked_for_where_there_are_none():
+    options = ClusterOptions(address="auto", gpus_per_run=0.5)
+    with pytest.raises(ValueError, match="gpus_per_run must be left out where runs have no GPU"):
+        cluster_of(Imitation({"CPU": 2.0}), options, "auto")
