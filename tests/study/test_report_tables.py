@@ -9,7 +9,7 @@ import math
 import statistics
 
 import pytest
-from recorded import HERE, RDED, RecordedStudy
+from recorded import ENVIRONMENT, HERE, RDED, RecordedStudy
 
 from gift_fast.cli import main
 from gift_fast.study.report import write_report
@@ -256,12 +256,14 @@ def test_latex_escapes_what_it_would_take_for_a_command(tmp_path):
     assert len({line.count("&") - line.count(r"\&") for line in rows}) == 1
 
 
-def test_a_text_of_a_study_cannot_become_part_of_the_page(tmp_path):
+def test_a_text_of_a_study_cannot_become_part_of_the_page(tmp_path, monkeypatch):
     attack = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    monkeypatch.setitem(ENVIRONMENT, "device", attack)
     study = RecordedStudy(tmp_path / "runs", title=attack, notes=attack, answers=[attack])
     study.over_sets("gift", GIFT)
     page = report_of(study.write(), ".html")
-    assert "<img src=x" not in page
     assert page.count("<script") == page.count("</script>") == 2  # the data and the page's own
-    data = page.partition('id="data">')[2].partition("</script>")[0]
-    assert json.loads(data)["cells"]
+    before, _, rest = page.partition('id="data">')
+    data, _, _ = rest.partition("</script>")
+    assert "<img src=x" not in before
+    assert json.loads(data)["environments"][0]["device"] == attack

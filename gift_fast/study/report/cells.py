@@ -358,6 +358,7 @@ def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
     for cells in by_share.values():
         cells.sort(key=lambda cell: cell.share)
     continual = condition["classes"] != ALL
+    most = max((cells[-1].share for cells in by_share.values()), default=1.0)
     settings = sorted({setting for setting, _ in by_share}, key=lambda setting: setting == TUNED)
     losses = tuple(dict.fromkeys(run.experiment.config.loss for run in runs))
     reference = next((x for x in (REFERENCE, condition.native) if x in losses), losses[0])
@@ -365,7 +366,7 @@ def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
         condition=condition,
         settings=tuple(settings),
         losses=losses,
-        cells={key: cells[-1] for key, cells in by_share.items()},
+        cells={k: cells[-1] for k, cells in by_share.items() if cells[-1].share == most},
         shares={key: tuple(cells) for key, cells in by_share.items() if continual},
         trials=tuple(
             Trial(*key, spread([trial_score(run.result) for run in group]).mean, tuple(group))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gift_fast.student.objectives import display_name
 from gift_fast.study.report.against import Beside, Sign, beside, sign_of
@@ -194,7 +194,23 @@ def contents_of(folder: Folder) -> Contents:
     summary = f"{len(studies)} {plural('study', len(studies))}, {len(names)} finished runs"
     summary += f"; {missing} {plural('run', missing)} unfinished." if missing else "."
     title = studies[0][0].title if len(studies) == 1 else "Losses for soft labels, compared"
-    return Contents(title, summary, folder.damaged, sections, against_of(studies, found))
+    published = against_of(studies, found)
+    return Contents(title, summary, folder.damaged, once_sampled(sections), published)
+
+
+def once_sampled(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """The sections with the images of every set where they first come, and there alone."""
+    shown: set[str] = set()
+    found = []
+    for section in sections:
+        parts = []
+        for part in section.parts:
+            again = part.sample is not None and part.sample.name in shown
+            parts.append(replace(part, sample=None) if again else part)
+            if part.sample is not None:
+                shown.add(part.sample.name)
+        found.append(replace(section, parts=tuple(parts)))
+    return tuple(found)
 
 
 def order_of(study: StudyRecord) -> tuple[bool, bool, int, str]:
@@ -304,10 +320,10 @@ def part_of(
     folder: Folder,
 ) -> Part:
     """A condition in the report."""
-    gamma = gamma_figure(panel)
-    figures = [shares_figure(panel), gamma or bars_figure(panel)]
-    figures += [tuning_figure(panel), curves_figure(panel)]
-    caption = f"Top-1 of every loss: {heading}" if heading else "Top-1 of every loss"
+    means = shares_figure(panel) or gamma_figure(panel) or bars_figure(panel)
+    figures = (means, tuning_figure(panel), curves_figure(panel))
+    caption = "Top-1 of every loss" + (" on all classes seen" if panel.shares else "")
+    caption += f": {heading}" if heading else ""
     return Part(
         anchor=anchor_of(study.name, str(index)),
         heading=heading,

@@ -117,7 +117,7 @@ def percent_scale(values: Sequence[float], start: float, end: float) -> Scale:
     step = nice_step(max(high - low, 2.0))
     low = max(0.0, step * math.floor(low / step))
     high = min(100.0, step * math.ceil(high / step + 1e-9))
-    return Scale(low, max(high, low + step), start, end)
+    return Scale(low if low < high else low - step, high, start, end)
 
 
 def figure(width: float, height: float, label: str, parts: Sequence[str]) -> str:
