@@ -100,6 +100,14 @@ def test_tuning_has_a_picture_a_weight_decay_and_rings_what_was_chosen(tmp_path)
     assert len(titles_of(figure)) == 6
 
 
+def test_tuned_runs_at_a_setting_that_is_no_longer_chosen_are_left_out(tmp_path):
+    study = RecordedStudy(tmp_path)
+    study.over_sets("kl", [70.0, 71.0], purpose="tuned", learning_rate=10.0)
+    study.over_sets("kl", [16.0, 17.0], purpose="tuned", learning_rate=0.001)
+    (cell,) = panel_of(study).cells.values()
+    assert (cell.replicates, cell.config.learning_rate) == ((70.0, 71.0), 10.0)
+
+
 def test_gamma_and_the_share_of_the_classes_are_axes(tmp_path):
     study = RecordedStudy(tmp_path / "gamma")
     for loss, score in (("gift", 60.0), ("gift:gamma=0.5", 70.0), ("gift:gamma=1.0", 50.0)):

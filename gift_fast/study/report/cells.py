@@ -352,7 +352,8 @@ def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
             share = build_classes(config.classes).share
             groups.setdefault((setting_of(run), config.loss, share), []).append(run)
     by_share: dict[tuple[Setting, str], list[Cell]] = {}
-    for (setting, loss, share), group in groups.items():
+    for (setting, loss, share), every in groups.items():
+        group = every if setting != TUNED else at_one_setting(every)
         cell = Cell(condition, setting, loss, share, tuple(group), halved)
         by_share.setdefault((setting, loss), []).append(cell)
     for cells in by_share.values():
@@ -375,6 +376,16 @@ def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
         reference=reference or losses[0],
         comparisons={},
     )
+
+
+def at_one_setting(runs: Sequence[Run]) -> list[Run]:
+    """Tuned runs of one loss at the learning rate and weight decay of the study's last call.
+
+    A manifest lists its last call first. More trials may have moved the choice; what was run at an
+    earlier one is not of the same cell.
+    """
+    places = [(r.experiment.config.learning_rate, r.experiment.config.weight_decay) for r in runs]
+    return [run for run, place in zip(runs, places, strict=True) if place == places[0]]
 
 
 def varying_parts(panels: Sequence[Panel]) -> list[str]:
