@@ -137,6 +137,19 @@ def test_a_tuned_loss_stands_beside_the_protocols_with_its_learning_rate(tmp_pat
     assert {row["scored_on"] for row in trials} == {"held-out"}
 
 
+def test_what_tuning_has_made_worse_is_said(tmp_path):
+    tuning = {"weight_decays": [0.0], "seeds": [1000], "set_seeds": [1000]}
+    study = RecordedStudy(tmp_path / "runs", tuning=tuning)
+    for loss, before, after in (("kl", 55.0, 42.0), ("gift", 51.0, 50.0)):
+        for seed in range(5):
+            source = dataclasses.replace(HERE, seed=seed)
+            study.add(loss, before + 0.1 * seed, source=source, learning_rate=0.01)
+            study.add(loss, after + 0.1 * seed, source=source, learning_rate=0.003, purpose="tuned")
+    text = report_of(study.write(), ".md")
+    assert "Tuned, KL loses 13.0 points (learning rate 0.01 to 0.003): the trials chose" in text
+    assert "GIFT loses" not in text
+
+
 def test_a_tuned_study_of_a_foreign_set_is_scored_on_the_half_that_did_not_choose(tmp_path):
     study = RecordedStudy(tmp_path / "runs")
     for purpose in ("protocol", "tuned"):

@@ -186,6 +186,12 @@ def gains(panel: Panel) -> list[str]:
         )
     if rest:
         sentences.append(f"Tuned, {listed(gained(*pair) for pair in rest)}.")
+    hurt = [pair for pair in pairs if gain(*pair) <= -GAIN]
+    if hurt:
+        sentences.append(
+            f"Tuned, {listed(gained(*pair) for pair in hurt)}: the trials chose worse than the "
+            "protocol, by the chance of few trials or because other images chose."
+        )
     least = [spread_of([pair[k] for pair in pairs]) for k in (0, 1)]
     sentences.append(
         f"From the best loss to the worst it is {least[0]:.1f} points at the protocol's settings, "
@@ -202,7 +208,9 @@ def gain(start: Cell, cell: Cell) -> float:
 def gained(start: Cell, cell: Cell) -> str:
     """What tuning brings a loss, in words."""
     rates = f"learning rate {start.config.learning_rate:g} to {cell.config.learning_rate:g}"
-    return f"{cell.loss_name} gains {gain(start, cell):.1f} points ({rates})"
+    points = gain(start, cell)
+    verb = "gains" if points >= 0 else "loses"
+    return f"{cell.loss_name} {verb} {abs(points):.1f} points ({rates})"
 
 
 def spread_of(cells: Sequence[Cell]) -> float:
