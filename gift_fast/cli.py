@@ -45,7 +45,7 @@ ARGUMENTS = {"root": "data_root", "path": "data"}
 OPTIONS = {"teachers": "teacher"}
 """The options that are not called as what they set."""
 
-POSITIONAL = ("study", "run")
+POSITIONAL = ("study", "folder", "run")
 """What has no option."""
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it

@@ -150,10 +150,15 @@ class RunResult:
             raise ValueError(f"format must be {FORMAT}, got {values['format']!r}")
         if not values["checks"]:
             raise ValueError("checks must hold at least one test, got none")
+        checks = tuple(Check.from_dict(check) for check in values["checks"])
+        if not all(isinstance(c.top1, int | float) and 0 <= c.top1 <= 100 for c in checks):
+            raise ValueError("top1 of every check must be a percentage")
+        if not isinstance(values["inputs"], dict):
+            raise ValueError(f"inputs must be a mapping, got {values['inputs']!r}")
         return cls(
             config=EvaluationConfig.from_dict(values["config"]),
             inputs=values["inputs"],
-            checks=tuple(Check.from_dict(check) for check in values["checks"]),
+            checks=checks,
             seconds=values["seconds"],
             images_per_second=values["images_per_second"],
             peak_memory=values["peak_memory"],
@@ -261,8 +266,11 @@ def read_run(path: Path) -> RunResult:
     contents = path.read_bytes()
     try:
         return RunResult.from_dict(json.loads(contents))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} must hold the result of a run, got: {error!r}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must hold the result of a run, got: {error!r}; without the file the run is "
+            "made again"
+        ) from error
 
 
 def find_run(directory: Path, config: EvaluationConfig, inputs: dict[str, str]) -> RunResult | None:

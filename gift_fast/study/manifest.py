@@ -18,7 +18,7 @@ from gift_fast.student.classes import ALL, classes_in_words
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
 from gift_fast.student.results import RunResult, read_run, spread
-from gift_fast.study.plan import Experiment, Study
+from gift_fast.study.plan import Experiment, Study, Tuning
 
 FORMAT = 2
 """Of the manifest; raised whenever the meaning of a field changes."""
@@ -98,6 +98,18 @@ def arm_key_of(run: dict[str, Any]) -> str:
     return json.dumps([source, {k: v for k, v in run["config"].items() if k not in left}])
 
 
+def is_trial_of(run: dict[str, Any], tuning: Tuning | None) -> bool:
+    """Whether a run, if it is a trial, is one that this tuning makes."""
+    if run["purpose"] != "trial" or tuning is None:
+        return True
+    source, config = run["set"], run["config"]
+    return (
+        config["weight_decay"] in tuning.weight_decays
+        and config["seed"] in tuning.seeds
+        and (source["seed"] is None or source["seed"] in tuning.set_seeds)
+    )
+
+
 def is_outdated(run: dict[str, Any], chosen: Mapping[str, tuple[object, object]]) -> bool:
     """Whether a run is a tuned one at settings that are no longer chosen."""
     settings = chosen.get(arm_key_of(run), settings_of(run))
@@ -117,8 +129,8 @@ def known_files(out: Path) -> dict[str, str]:
 class Record:
     """The manifest of a study while it is run.
 
-    Runs that earlier calls of the study with other options have begun stay in it, but for tuned
-    ones of what has since been tuned to other settings.
+    Runs that earlier calls of the study with other options have begun stay in it, but for
+    trials that are no longer made, and tuned runs of what has since been tuned to other settings.
 
     Args:
         out: folder of the runs.
@@ -134,7 +146,13 @@ class Record:
         known = known_files(out)
         runs = [experiment.to_dict() for experiment in experiments]
         chosen = {arm_key_of(run): settings_of(run) for run in runs if run["purpose"] == "tuned"}
-        runs += [run for run in earlier if run["file"] is not None and not is_outdated(run, chosen)]
+        runs += [
+            run
+            for run in earlier
+            if run["file"] is not None
+            and not is_outdated(run, chosen)
+            and is_trial_of(run, study.tuning)
+        ]
         self.runs = {key_of(run): {**run, "file": known.get(run_key_of(run))} for run in runs}
 
     def add(self, files: Mapping[Experiment, Path]) -> None:

@@ -46,7 +46,7 @@ from gift_fast.student.config import (
     paper_dataset,
 )
 from gift_fast.student.datasets import check_dataset
-from gift_fast.student.datasets.heldout import with_heldout
+from gift_fast.student.datasets.heldout import split_heldout, with_heldout
 from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES
 from gift_fast.student.packaged import load_yaml, packaged_names
@@ -169,6 +169,12 @@ class Tuning:
             both = sorted(set(getattr(self, name)) & set(getattr(study, name)))
             if both:
                 raise ValueError(f"tuning: {name} must not be the study's own, got {both} in both")
+        arms = [(o.get("optimizer"), o.get("momentum")) for o in study.optimizers]
+        if len(set(arms)) < len(arms):
+            raise ValueError(
+                "optimizers must differ in more than what is tuned, rate and weight decay; "
+                f"got {list(map(dict, study.optimizers))}"
+            )
         if not study.heldout:
             raise ValueError("heldout must be a number of images for tuning, got 0")
 
@@ -270,7 +276,8 @@ class Study:
             if source.made_here or not published:
                 if source.method in LEARNED_LABELS:
                     continue
-                dataset = with_heldout(source.dataset, self.heldout)
+                own = split_heldout(source.dataset)[1]
+                dataset = source.dataset if own else with_heldout(source.dataset, self.heldout)
                 made = replace(source, dataset=dataset, method=SELECTED)
                 sources = [replace(made, seed=seed) for seed in self.set_seeds]
             for each in sources:
@@ -358,8 +365,10 @@ def narrowed(
         check_integer("heldout", heldout, 0)
         changes["heldout"] = heldout
     tuning = study.tuning if tuned else None
-    if tuning is not None and tuning_seeds is not None:
+    if tuning_seeds is not None:
         check_counts("tuning_seeds", tuning_seeds, 0)
+        if tuning is None:
+            raise ValueError(f"tuning_seeds must be for a study that tunes, got {tuning_seeds}")
         tuning = replace(tuning, seeds=tuple(tuning_seeds))
     return replace(study, **changes, tuning=tuning)
 
@@ -541,11 +550,12 @@ def read_tuning(key: str, value: Any) -> Tuning:
     }
     if "weight_decays" in value:
         decays = value["weight_decays"]
-        for decay in decays if isinstance(decays, list) else [decays]:
+        decays = decays if isinstance(decays, list) else [decays]
+        for decay in decays:
             check_number(f"{key}: weight_decays", decay, 0.0, math.inf, "0 or more")
-        settings["weight_decays"] = tuple(
-            map(float, decays if isinstance(decays, list) else [decays])
-        )
+        if not decays or len(set(decays)) < len(decays):
+            raise ValueError(f"{key}: weight_decays must be one or more that differ, got {decays}")
+        settings["weight_decays"] = tuple(map(float, decays))
     return Tuning(**settings)
 
 

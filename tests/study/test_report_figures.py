@@ -87,7 +87,9 @@ def test_training_curves_are_the_mean_of_all_runs_at_every_check(tmp_path):
 
 
 def test_tuning_has_a_picture_a_weight_decay_and_rings_what_was_chosen(tmp_path):
-    study = RecordedStudy(tmp_path, tuning={"weight_decays": [0.0, 5e-4]})
+    study = RecordedStudy(
+        tmp_path, tuning={"weight_decays": [0.0, 5e-4], "seeds": [1], "set_seeds": [1]}
+    )
     source = dataclasses.replace(HERE, dataset="digits:heldout=100")
     for rate in (0.01, 0.1, 1.0):
         for weight_decay in (0.0, 5e-4):

@@ -280,3 +280,36 @@ def test_a_text_of_a_study_cannot_become_part_of_the_page(tmp_path, monkeypatch)
     data, _, _ = rest.partition("</script>")
     assert "<img src=x" not in before
     assert json.loads(data)["environments"][0]["device"] == attack
+
+
+def test_runs_of_another_set_under_the_same_name_are_left_out_and_told(tmp_path):
+    study = RecordedStudy(tmp_path / "runs")
+    study.over_sets("gift", [60.0, 60.0])
+    folder = study.write()
+    before = report_of(folder, ".md")
+    manifest = json.loads((folder / "study-mine.json").read_text())
+    last = manifest["runs"][-1]
+    other = json.loads((folder / last["file"]).read_text())
+    other["inputs"]["distilled"] = "another"
+    other["config"]["seed"] = 77
+    other["last"]["top1"] = other["best"]["top1"] = other["checks"][-1]["top1"] = 1.0
+    (folder / "other.json").write_text(json.dumps(other))
+    manifest["runs"].append(
+        {**last, "config": {**last["config"], "seed": 77}, "file": "other.json"}
+    )
+    (folder / "study-mine.json").write_text(json.dumps(manifest))
+    assert "| GIFT | **60.0 ± 0.0** |" in before.replace("| GIFT | 60.0", "| GIFT | **60.0")
+    text = report_of(folder, ".md")
+    assert "60.0 ± 0.0" in text
+    assert "1 runs are left out, since they are of other distilled sets or teachers" in text
+
+
+def test_a_file_that_holds_another_run_is_told(tmp_path):
+    study = RecordedStudy(tmp_path / "runs")
+    study.over_sets("gift", [60.0, 60.0])
+    folder = study.write()
+    path = next(p for p in folder.glob("*.json") if not p.name.startswith("study-"))
+    contents = json.loads(path.read_text())
+    contents["config"]["loss"] = "mse"
+    path.write_text(json.dumps(contents))
+    assert f"{path.name} must hold digits" in report_of(folder, ".md")

@@ -90,6 +90,8 @@ def standing(panel: Panel, setting: Setting) -> list[str]:
     if len(cells) < 2:
         return []
     first, last = cells[0], cells[-1]
+    if f"{first.top1.mean:.1f}" == f"{last.top1.mean:.1f}":
+        return [f"{opening(panel, setting)}, all losses have {first.top1.mean:.1f} %."]
     text = (
         f"{opening(panel, setting)}, {first.loss_name} has the highest mean, "
         f"{first.top1.mean:.1f} %, and {last.loss_name} the lowest, {last.top1.mean:.1f} %."

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from gift_fast.student.config import EvaluationConfig
 from gift_fast.student.results import RunResult, read_run, run_path
-from gift_fast.study.manifest import Finished, read_manifest
-from gift_fast.study.plan import Experiment, SetSource, Study
+from gift_fast.study.manifest import Finished, read_manifest, title_of
+from gift_fast.study.plan import Experiment, SetSource, Study, Tuning
+
+TUNING = {field.name for field in fields(Tuning)}
 
 PURPOSES = ("protocol", "trial", "tuned")
 
@@ -120,15 +122,52 @@ def read_study(
             if file is not None and file not in results:
                 results[file] = read_result(manifest.parent / file, damaged)
             result = results[file] if file is not None else None
+            if result is not None and not is_of(result, experiment):
+                damaged[
+                    f"{manifest.parent / file} must hold {title_of(experiment)}; it does not"
+                ] = None
+                result = None
             if result is None:
                 unfinished[experiment.purpose] += 1
             else:
                 runs.append(Run(experiment, result, file))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{manifest} must hold the record of a study, got: {error!r}") from error
+    if not isinstance(tuning, dict | None) or (tuning is not None and tuning.keys() != TUNING):
+        raise ValueError(f"{manifest} must hold the record of a study, got: tuning {tuning!r}")
+    kept = of_one_set(runs)
+    if len(kept) < len(runs):
+        damaged[
+            f"{manifest}: {len(runs) - len(kept)} runs are left out, since they are of other "
+            "distilled sets or teachers than those of the last call"
+        ] = None
     return StudyRecord(
-        **texts, answers=answers, tuning=tuning, runs=tuple(runs), unfinished=unfinished
+        **texts, answers=answers, tuning=tuning, runs=tuple(kept), unfinished=unfinished
     )
+
+
+def is_of(result: RunResult, experiment: Experiment) -> bool:
+    """Whether a result has the settings of an experiment, where these are not left to the set."""
+    config = experiment.config.to_dict()
+    settled = result.config.to_dict()
+    return all(settled[name] == value for name, value in config.items() if value is not None)
+
+
+def of_one_set(runs: Sequence[Run]) -> list[Run]:
+    """The runs that read what the first of the same set read: its images, its teachers.
+
+    A manifest names a set by its seed and a teacher by its network, and both may have been made
+    anew; it begins with the runs of the last call.
+    """
+    read: dict[tuple[object, ...], tuple[str | None, ...]] = {}
+    kept = []
+    for run in runs:
+        config, inputs = run.experiment.config, run.result.inputs
+        key = (run.experiment.source, config.dataset, config.classes, config.teachers)
+        digests = (inputs.get("distilled"), inputs.get("teachers"))
+        if read.setdefault(key, digests) == digests:
+            kept.append(run)
+    return kept
 
 
 def record_of(study: Study, finished: Sequence[Finished], folder: Path) -> StudyRecord:
