@@ -53,8 +53,9 @@ def test_the_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers(
 
 
 @needs_host_compiler
-def test_a_target_out_of_range_trips_the_assert(program):
-    run = subprocess.run([program, "bad target"], capture_output=True, text=True)
+@pytest.mark.parametrize("stride", ["2", "3"], ids=["in a tile", "in a row of its own"])
+def test_a_target_out_of_range_trips_the_assert(program, stride):
+    run = subprocess.run([program, stride], capture_output=True, text=True)
     assert run.returncode < 0
     assert "Assertion `target >= 0 && target < classes' failed" in run.stderr
 
