@@ -455,6 +455,7 @@ struct RowOfLanes {
   __device__ __forceinline__ int step() const { return lanes; }
   template <class A>
   __device__ __forceinline__ A largest(A x) const {
+#pragma unroll 1
     for (int other = lanes / 2; other > 0; other /= 2)
       x = larger(x, __shfl_xor_sync(together, x, other));
     return x;
@@ -464,6 +465,7 @@ struct RowOfLanes {
     A x[count];
 #pragma unroll
     for (int i = 0; i < count; ++i) x[i] = part[i];
+#pragma unroll 1
     for (int other = lanes / 2; other > 0; other /= 2) {
 #pragma unroll
       for (int i = 0; i < count; ++i) x[i] += __shfl_xor_sync(together, x[i], other);
@@ -917,7 +919,7 @@ struct Tile {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int v = at + i * kWarp;
-      if (v >= begin && v < end) held[i] = matrix[v];
+      held[i] = v >= begin && v < end ? matrix[v] : make_uint4(0, 0, 0, 0);
     }
   }
   __device__ __forceinline__ void put(int at, const uint4 (&held)[kBatch]) const {
@@ -943,6 +945,7 @@ struct Tile {
   __device__ __forceinline__ void store(T* to) const {
     const Cut<V, int> cut(to, n);
     const int shift = past + cut.head, skipped = shift / V, bytes = shift % V * int(sizeof(T));
+#pragma unroll 1
     for (int v = lane(); v < cut.packs; v += kWarp) {
       uint4 vector = vectors[skipped + v];
       if (bytes != 0) vector = realigned(vector, vectors[skipped + v + 1], bytes);
@@ -969,16 +972,17 @@ __device__ __forceinline__ RowResult<double> row_of_lanes(const RowMemory<Z, S>&
   const auto label = [&](A x) { return softmax ? exp_of((x - largest) * inverse) : x; };
   // body(j, z_j, s_j), of this lane's share of the row.
   const auto each = [&](const auto& body) {
+#pragma unroll 1
     for (int begin = own.first(); begin < n; begin += kBatch * lanes) {
       int j[kBatch];
       A z[kBatch], s[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        if (begin + i * lanes >= n) continue;
+        const bool exists = begin + i * lanes < n;
         j[i] = begin + i * lanes + skew;
         if (j[i] >= n) j[i] -= n;
-        z[i] = A(widen(row.z[j[i]]));
-        s[i] = A(widen(row.s[j[i]]));
+        z[i] = exists ? A(widen(row.z[j[i]])) : A(0);
+        s[i] = exists ? A(widen(row.s[j[i]])) : A(0);
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i)
@@ -1179,7 +1183,7 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
 // Rows of few classes, a tile a warp, grid-stride; arguments as rows_kernel's. Neither matrix has a
 // gap between its rows.
 template <class Z, class S>
-__global__ void __launch_bounds__(kOwnWarps* kWarp)
+__global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers are the most
     tiles_kernel(int64_t rows, int64_t classes, const void* __restrict__ logits,
                  int64_t logits_stride, const void* __restrict__ labels, int64_t labels_stride,
                  const void* __restrict__ targets, int64_t target_stride, bool target_is_int64,
@@ -1216,6 +1220,7 @@ __global__ void __launch_bounds__(kOwnWarps* kWarp)
     const bool has_row = own_row < tile_rows;
     const int64_t target =
         has_row ? integer_at(targets, target_is_int64, (i + own_row) * target_stride) : 0;
+#pragma unroll 1
     for (int at = lane(); at < max(z.end, s.end); at += Tile<Z>::kBatch * kWarp) {
       uint4 z_held[Tile<Z>::kBatch], s_held[Tile<S>::kBatch];
       z.fetch(at, z_held);
@@ -1240,6 +1245,7 @@ __global__ void __launch_bounds__(kOwnWarps* kWarp)
     const int part = lane() & (lanes - 1);
     if (has_row && !is_valid) {
       result.z_scale = result.s_scale = 1.0f;
+#pragma unroll 1
       for (int j = part; j < int(classes); j += lanes) {
         if (row.dz != nullptr) narrow(0.0, row.dz[j]);
         if (row.ds != nullptr) narrow(0.0, row.ds[j]);
