@@ -963,31 +963,36 @@ __device__ __forceinline__ RowResult<double> row_of_lanes(const RowMemory<Z, S>&
                                                           int lanes, int skew,
                                                           const Options& options) {
   using A = Accumulator<Z, S>;
-  constexpr int kBatch = 4;  // elements that a lane loads before it waits
+  constexpr int kBatch = std::is_same_v<A, float> ? 4 : 2;
   const bool softmax = options.temperature > 0.0;
   const int n = valid ? int(row.n) : 0;
   const RowOfLanes own = {lanes, kAllLanes};
 
   A largest = -INFINITY, inverse = 1;
   const auto label = [&](A x) { return softmax ? exp_of((x - largest) * inverse) : x; };
-  // body(j, z_j, s_j), of this lane's share of the row.
-  const auto each = [&](const auto& body) {
-#pragma unroll 1
-    for (int begin = own.first(); begin < n; begin += kBatch * lanes) {
-      int j[kBatch];
-      A z[kBatch], s[kBatch];
+  // body(j, z_j, s_j), of this lane's share of the row: kBatch loads of either before the first is
+  // waited for, and what is left one by one.
+  const auto few = [&](auto count, int at, const auto& body) {
+    constexpr int kCount = decltype(count)::value;
+    int j[kCount];
+    A z[kCount], s[kCount];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const bool exists = begin + i * lanes < n;
-        j[i] = begin + i * lanes + skew;
-        if (j[i] >= n) j[i] -= n;
-        z[i] = exists ? A(widen(row.z[j[i]])) : A(0);
-        s[i] = exists ? A(widen(row.s[j[i]])) : A(0);
-      }
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i)
-        if (begin + i * lanes < n) body(j[i], z[i], s[i]);
+    for (int i = 0; i < kCount; ++i) {
+      j[i] = at + i * lanes + skew;
+      if (j[i] >= n) j[i] -= n;
+      z[i] = A(widen(row.z[j[i]]));
+      s[i] = A(widen(row.s[j[i]]));
     }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) body(j[i], z[i], s[i]);
+  };
+  const auto each = [&](const auto& body) {
+    int at = own.first();
+#pragma unroll 1
+    for (; at + (kBatch - 1) * lanes < n; at += kBatch * lanes)
+      few(std::integral_constant<int, kBatch>(), at, body);
+#pragma unroll 1
+    for (; at < n; at += lanes) few(std::integral_constant<int, 1>(), at, body);
   };
 
   if (softmax) {
