@@ -8,9 +8,9 @@
 //   one block a row, on chip     in registers, and longer rows in shared memory
 //   one block a row, streamed    still longer rows are read twice, the second time mostly out of L2
 //
-// Where a warp or a block has a row (blockDim.x threads; blockDim.y rows a block, more than one only
-// where it is a warp), each thread takes packs of 16-byte vectors, turns them into the row's sums,
-// and once the coefficients are known turns the same packs into the gradient.
+// Where a warp or a block has a row (blockDim.x threads; blockDim.y rows a block, more than one
+// only where a warp has a row), each thread takes packs of 16-byte vectors, turns them into the
+// row's sums, and once the coefficients are known turns the same packs into the gradient.
 //
 // A row for which float (or, where t nearly vanishes, the closed form) is not good enough is done
 // again in double by the same threads.
@@ -869,10 +869,12 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
 }
 
 // ---- several rows of a warp --------------------------------------------------------------------
-// A tile: consecutive rows of a matrix without gaps, one stretch of memory. In shared memory a row
-// has 1, 2, 4, 8 or 16 lanes, so that a warp's tile is 32, 16, 8, 4 or 2 rows: as many as take at
-// most kTileBytes, of logits and soft labels. Two kilobytes of either are long beside the sectors
-// that two tiles share, and 16 kB a block leave an SM as many warps as its registers do.
+// A tile: consecutive rows of a matrix without gaps, one stretch of memory. Once it is in shared
+// memory a row has 1, 2, 4, 8 or 16 lanes, so that a warp's tile is 32, 16, 8, 4 or 2 rows: as many
+// as take at most kTileBytes, of logits and soft labels. So much is long beside the sectors that
+// two tiles share, and a block's 16 kB leave an SM as many warps as its registers do. The
+// coefficients, some 500 instructions, are every lane's: with 16 lanes a row they are half of all,
+// with 32 tiles would not pay.
 constexpr int kTileBytes = 4096;
 constexpr int kMostLanes = 16;
 
@@ -892,13 +894,12 @@ GIFT_HOST_DEVICE int tile_vectors(int elements) {
 template <class T>
 struct Tile {
   static constexpr int V = 16 / sizeof(T);
-  // Vectors that a lane loads at a time: a tile has at most 5 for it where the types are of one
-  // size, mostly 4.
+  // Vectors that a lane loads at a time: all that a tile of two types of one size has for it.
   static constexpr int kBatch = 4;
-  uint4* vectors;    // in shared memory: as they lie in the matrix, at its own 16-byte boundaries
-  const T* first;    // [n] in the matrix
-  int n, past;       // the tile begins so many elements into the first vector
-  int begin, end;    // of the vectors, those that reach beyond neither end of the matrix
+  uint4* vectors;  // in shared memory: as they lie in the matrix, at its own 16-byte boundaries
+  const T* first;  // [n] in the matrix
+  int n, past;     // the tile begins so many elements into the first vector
+  int begin, end;  // of the vectors, those that reach beyond neither end of the matrix
 
   // `before` and `behind`: the elements of the matrix up to the tile, and from its begin on.
   __device__ __forceinline__ Tile(uint4* vectors_, const T* first_, int n_, int64_t before,
@@ -956,8 +957,9 @@ struct Tile {
   }
 };
 
-// A row in shared memory, gradients in place of the inputs. All lanes of a warp call it together;
-// `valid`: this lane has a row, and it is not ignored. `skew`: where in the row its lanes begin.
+// A row in shared memory, gradients in place of the inputs. All lanes of a warp call it together.
+// `valid`: this lane has a row, and it is not ignored. `skew`: the element that the row's first
+// lane begins with.
 template <class Z, class S>
 __device__ __forceinline__ RowResult<double> row_of_lanes(const RowMemory<Z, S>& row, bool valid,
                                                           int lanes, int skew,
@@ -1085,11 +1087,11 @@ __device__ __forceinline__ double divisor_of(const int64_t* valid, int parts) {
   return double(rows);
 }
 
-// Of `shared.losses`, the block's sum; the last block to arrive adds up what all have written, in the
-// order of the blocks.
+// Of `shared.losses`, the block's sum; the last block to arrive adds up what all have written, in
+// the order of the blocks.
 template <class Loss>
-__device__ __forceinline__ void add_up(Exchange& shared, void* total, const int64_t* valid, int parts,
-                                       unsigned long long* losses, int* done) {
+__device__ __forceinline__ void add_up(Exchange& shared, void* total, const int64_t* valid,
+                                       int parts, unsigned long long* losses, int* done) {
   __syncthreads();
   const int thread = int(threadIdx.y * blockDim.x + threadIdx.x);
   if (thread == 0) {
@@ -1206,7 +1208,10 @@ __global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers
   const int s_vectors = tile_vectors<S>(most_rows * int(classes));
   uint4* const z_memory = row_memory + int(threadIdx.y) * (z_vectors + s_vectors);
   uint4* const s_memory = z_memory + z_vectors;
-  // Rows whose first elements share a bank, of the narrower type's, begin that many lanes apart.
+  // Rows whose first elements lie in one bank would all ask it at once. Each of them begins so many
+  // elements further on, and ends with those it has skipped. With a lane a row no two lanes are
+  // then at one bank, except for elements of 16 bits at odd addresses; with more the conflicts are
+  // fewer.
   constexpr int kNarrower = Packing<Z, S>::kNarrower;
   constexpr int kBanks = 128 / kNarrower, kOneBank = kNarrower < 4 ? 4 / kNarrower : 1;
   const int power_of_two = min(int(classes) & -int(classes), kBanks);
@@ -1216,7 +1221,8 @@ __global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers
       {on_target, elsewhere}, gamma, temperature, 1.0 / divisor_of(valid, parts)};
   double loss = 0.0;
   const int64_t step = int64_t(gridDim.x) * kOwnWarps * most_rows;
-  for (int64_t i = (int64_t(blockIdx.x) * kOwnWarps + threadIdx.y) * most_rows; i < rows; i += step) {
+  for (int64_t i = (int64_t(blockIdx.x) * kOwnWarps + threadIdx.y) * most_rows; i < rows;
+       i += step) {
     const int tile_rows = int(min(int64_t(most_rows), rows - i));
     const int n = tile_rows * int(classes);
     const int64_t before = i * classes, behind = (rows - i) * classes;
@@ -1321,8 +1327,8 @@ using TilesKernel = decltype(&tiles_kernel<float, float>);
 struct Choice {
   RowsKernel kernel;
   int threads, rows_a_block;
-  int64_t row_bytes;  // to keep a row in shared memory; 0: it is not to be kept there
-  int64_t own_bytes;  // of shared memory, which the kernel takes anyway
+  int64_t row_bytes;            // to keep a row in shared memory; 0: it is not to be kept there
+  int64_t own_bytes;            // of shared memory, which the kernel takes anyway
   TilesKernel tiles = nullptr;  // instead
   int lanes = 0;                // that a tile's row has
   int64_t tiles_bytes = 0;      // of shared memory, for a block's tiles
@@ -1337,15 +1343,17 @@ int threads_for(int64_t packs, int held, int most) {
 
 // The boundaries, in classes:                                               float64 and
 //                         two 16-bit  two float32  one of each  two float64  float32  16-bit
+//   several rows a warp          512          256          341          128      170     204
 //   one warp a row              1031          515          519          257      259     263
 //   registers of a block       16391         8195         8199         2049     2051    2055
 //   shared memory              25095        12547        16647         6209     8323    9991
 //   streamed              beyond
 //
-// A warp, as long as 32 threads hold the row: no barrier. Registers, as long as 512 threads do (256
-// of double). Shared memory, as far as a block may have it: the last row is of 99 KiB, an RTX 30's
-// to 50's, and an H100 has 227. Beyond, the second read finds most of the row in L2: the rows of
-// 50257 bfloat16 that 132 blocks are at take 26 MB.
+// Several rows, as long as two of both arrays make a tile, and only where neither has gaps between
+// its rows. A warp, as long as 32 threads hold the row: no barrier. Registers, as long as 512
+// threads do (256 of double). Shared memory, as far as a block may have it: the last row is of 99
+// KiB, an RTX 30's to 50's, and an H100 has 227. Beyond, the second read finds most of the row in
+// L2: the rows of 50257 bfloat16 that 132 blocks are at take 26 MB.
 template <class Z, class S, bool softmax>
 Choice choose_sweep(int64_t classes) {
   using P = Packing<Z, S>;
@@ -1450,9 +1458,8 @@ cudaError_t launch_cuda(const Problem& problem, Workspace* workspace, cudaStream
                   problem.hard_label.on_target, problem.hard_label.elsewhere, problem.gamma,
                   problem.soft_label_temperature, problem.row_losses, problem.total,
                   problem.logits_grad, problem.soft_labels_grad, problem.logits_grad_scale,
-                  problem.soft_labels_grad_scale,
-                  workspace != nullptr ? workspace->valid : nullptr, problem.mean ? parts : 0,
-                  workspace != nullptr ? workspace->losses : nullptr,
+                  problem.soft_labels_grad_scale, workspace != nullptr ? workspace->valid : nullptr,
+                  problem.mean ? parts : 0, workspace != nullptr ? workspace->losses : nullptr,
                   workspace != nullptr ? &workspace->done : nullptr, last);
   };
   if (choice.tiles != nullptr)

@@ -1,8 +1,8 @@
 // Runs the CUDA source on the CPU (host_cuda/), against the definition in double.
 //
 // The launchers choose the kernel as on a device, so the shapes lie around their boundaries. Every
-// tensor ends where its allocation ends, for AddressSanitizer. With an argument, the stride of a row
-// of two classes, a target out of range, on which the device's assert has to fire.
+// tensor ends where its allocation ends, for AddressSanitizer. With an argument, the stride of a
+// row of two classes, a target out of range, on which the device's assert has to fire.
 #include <array>
 #include <cstdio>
 #include <memory>
@@ -352,8 +352,8 @@ int main(int argc, char** argv) {
   const DType f32 = DType::kFloat32, bf16 = DType::kBFloat16;
   // Several blocks that count the valid rows.
   check({bf16, f32, 10, 4100});
-  // More rows than blocks take at once, so that a block's memory serves several: of tiles of 32 rows
-  // and of 2, and of one row a warp and a block.
+  // More rows than blocks take at once, so that a block's memory serves several: of tiles of 32
+  // rows and of 2, and of one row a warp and a block.
   fibers::most_blocks = 2;
   check({bf16, f32, 10, 600});
   check({DType::kFloat64, bf16, 200, 41});

@@ -104,8 +104,7 @@ inline bool exchange(Fiber* lanes) {
     each([&](Fiber& lane) {
       if (lane.state == State::kReturned) fail("a shuffle waits for a lane that has returned");
       // With another mask it waits for fewer lanes, or for more, and may come here afterwards.
-      all_there &=
-          lane.state == State::kAtShuffle && lane.together == lanes[first].together;
+      all_there &= lane.state == State::kAtShuffle && lane.together == lanes[first].together;
     });
     if (!all_there) continue;
     each([&](Fiber& lane) {
