@@ -872,9 +872,9 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
 // A tile: consecutive rows of a matrix without gaps, one stretch of memory. Once it is in shared
 // memory a row has 1, 2, 4, 8 or 16 lanes, so that a warp's tile is 32, 16, 8, 4 or 2 rows: as many
 // as take at most kTileBytes, of logits and soft labels. So much is long beside the sectors that
-// two tiles share, and a block's 16 kB leave an SM as many warps as its registers do. The
-// coefficients, some 500 instructions, are every lane's: with 16 lanes a row they are half of all,
-// with 32 tiles would not pay.
+// two tiles share, and a block's 16 kB leave an SM as many warps as its registers do. Every lane
+// computes coefficients, so that a tile takes some 800 instructions beside what its elements take
+// (docs/gpu.md): for 32 rows next to nothing, for 2 as many as a row of a warp's.
 constexpr int kTileBytes = 4096;
 constexpr int kMostLanes = 16;
 
