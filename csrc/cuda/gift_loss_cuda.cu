@@ -1,13 +1,16 @@
 // The CUDA kernels, then their launchers. What is computed of a row is in ../gift_row.h.
 //
-// A row belongs to one warp or to one block (blockDim.x threads of it; blockDim.y rows a block,
-// more than one only where a warp has a row). Each thread takes packs of 16-byte vectors, turns
-// them into the row's sums, and once the coefficients are known turns the same packs into the
-// gradient. The three regimes differ in where the packs are in between:
+// A row belongs to a few lanes of a warp, to one warp or to one block:
 //
+//   several rows a warp          rows of few classes, which share 32-byte sectors: a warp copies a
+//                                tile of them to shared memory and back
 //   one warp a row, registers    short rows: no barrier, and four rows in flight a block
 //   one block a row, on chip     in registers, and longer rows in shared memory
 //   one block a row, streamed    still longer rows are read twice, the second time mostly out of L2
+//
+// Where a warp or a block has a row (blockDim.x threads; blockDim.y rows a block, more than one
+// only where a warp has a row), each thread takes packs of 16-byte vectors, turns them into the
+// row's sums, and once the coefficients are known turns the same packs into the gradient.
 //
 // A row for which float (or, where t nearly vanishes, the closed form) is not good enough is done
 // again in double by the same threads.
@@ -28,7 +31,7 @@
 
 namespace gift {
 
-// Dynamic shared memory: a row, where the launcher gives enough of it.
+// Dynamic shared memory: a row, where the launcher gives enough of it, or each warp's tile.
 extern __shared__ uint4 row_memory[];
 
 namespace {
@@ -37,7 +40,7 @@ constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMaxThreads = 512;
 constexpr int kMaxWarps = kMaxThreads / kWarp;
-constexpr int kRowsOfWarps = 4;  // rows a block, where a warp has a row
+constexpr int kOwnWarps = 4;  // warps a block, where each has a row or a tile of its own
 
 // ---- the storage types -------------------------------------------------------------------------
 
@@ -368,12 +371,12 @@ struct RowResult {
 struct Exchange {
   double partial[5][kMaxWarps];
   double largest[kMaxWarps];
-  double losses[kRowsOfWarps];  // so far, of the rows that this block has done
+  double losses[kOwnWarps];  // of the rows that this block has done
   bool last_block;
 };
 template <class A>
 struct Shared : Exchange {
-  RowResult<A> result[kRowsOfWarps];
+  RowResult<A> result[kOwnWarps];
 };
 
 template <class T>
@@ -427,6 +430,51 @@ __device__ __forceinline__ A largest_of_row(A x, Exchange& shared) {
   __syncthreads();
   return largest_of_warp(A(of_warps(shared.largest, -INFINITY)));
 }
+
+// Whose row it is, for row_in_double(): a warp's or a block's,
+struct RowOfBlock {
+  Exchange& shared;
+
+  __device__ __forceinline__ int64_t first() const { return threadIdx.x; }
+  __device__ __forceinline__ int64_t step() const { return blockDim.x; }
+  __device__ __forceinline__ double largest(double x) const { return largest_of_row(x, shared); }
+  template <int count>
+  __device__ __forceinline__ void sum(const double (&part)[count], double (&sum)[count]) const {
+    sum_over_row(part, sum, true, shared);
+  }
+  __device__ __forceinline__ void all_have_read() const {}  // gradients lie elsewhere
+};
+
+// or that of `lanes` neighbours, a power of two of them. `together`: the lanes of the warp that
+// take part, all or those of one row.
+struct RowOfLanes {
+  int lanes;
+  unsigned together;
+
+  __device__ __forceinline__ int first() const { return lane() & (lanes - 1); }
+  __device__ __forceinline__ int step() const { return lanes; }
+  template <class A>
+  __device__ __forceinline__ A largest(A x) const {
+#pragma unroll 1
+    for (int other = lanes / 2; other > 0; other /= 2)
+      x = larger(x, __shfl_xor_sync(together, x, other));
+    return x;
+  }
+  template <int count, class A>
+  __device__ __forceinline__ void sum(const A (&part)[count], double (&sum)[count]) const {
+    A x[count];
+#pragma unroll
+    for (int i = 0; i < count; ++i) x[i] = part[i];
+#pragma unroll 1
+    for (int other = lanes / 2; other > 0; other /= 2) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) x[i] += __shfl_xor_sync(together, x[i], other);
+    }
+#pragma unroll
+    for (int i = 0; i < count; ++i) sum[i] = double(x[i]);
+  }
+  __device__ __forceinline__ void all_have_read() const { __syncwarp(together); }
+};
 
 // ---- one row -----------------------------------------------------------------------------------
 
@@ -504,20 +552,20 @@ __device__ __forceinline__ double exp_of(double x) { return exp(x); }
 
 // The row in double, element by element and out of memory again: for rows that are not good enough
 // otherwise. Its loops are not unrolled, so as to need no more registers than the usual rows.
-template <class Z, class S>
+template <class Z, class S, class Threads>
 __device__ __forceinline__ RowResult<double> row_in_double(const RowMemory<Z, S>& row,
                                                            const Options& options,
-                                                           Exchange& shared) {
+                                                           const Threads& threads) {
   const bool softmax = options.temperature > 0.0;
   const double inverse = softmax ? fmin(1.0 / options.temperature, 1e308) : 1.0;  // 0 * inf: NaN
   const double gamma = options.gamma;
-  const int64_t first = threadIdx.x, step = blockDim.x;
+  const int64_t first = threads.first(), step = threads.step();
 
   double largest = -INFINITY;
   if (softmax) {
 #pragma unroll 1
     for (int64_t j = first; j < row.n; j += step) largest = fmax(largest, double(widen(row.s[j])));
-    largest = largest_of_row(largest, shared);
+    largest = threads.largest(largest);
   }
   const auto z_of = [&](int64_t j) { return double(widen(row.z[j])); };
   const auto s_of = [&](int64_t j) {
@@ -535,7 +583,7 @@ __device__ __forceinline__ RowResult<double> row_in_double(const RowMemory<Z, S>
     part[3] += s * s;
     part[4] += z * s;
   }
-  sum_over_row(part, sum, true, shared);
+  threads.sum(part, sum);
   const RowSums sums = {sum[0], sum[1], sum[2], sum[3], sum[4], z_of(row.target), s_of(row.target)};
   const InverseNorm s_norm = inverse_norm(sums.ss, kNormalizeEps);
   RowProducts products = row_products(sums, s_norm, options.hard_label, gamma);
@@ -549,13 +597,14 @@ __device__ __forceinline__ RowResult<double> row_in_double(const RowMemory<Z, S>
       refined_part[0] += z_of(j) * x;
       refined_part[1] += x * x;
     }
-    sum_over_row(refined_part, refined, true, shared);
+    threads.sum(refined_part, refined);
     const double x = sums.s_at * t.scale + (t.base + t.on_target);
     products = {refined[0] + sums.z_at * x, refined[1] + x * x};
   }
   const RowResult<double> result =
       result_of<double>(sums, s_norm, finish_row(sums, s_norm, products), row, options);
 
+  threads.all_have_read();
 #pragma unroll 1
   for (int64_t j = first; j < row.n; j += step) {
     const double z = z_of(j), s = s_of(j);
@@ -819,6 +868,176 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
   return result;
 }
 
+// ---- several rows of a warp --------------------------------------------------------------------
+// A tile: consecutive rows of a matrix without gaps, one stretch of memory. Once it is in shared
+// memory a row has 1, 2, 4, 8 or 16 lanes, so that a warp's tile is 32, 16, 8, 4 or 2 rows: as many
+// as take at most kTileBytes, of logits and soft labels. So much is long beside the sectors that
+// two tiles share, and a block's 16 kB leave an SM as many warps as its registers do. Every lane
+// computes coefficients, so that a tile takes some 800 instructions beside what its elements take
+// (docs/gpu.md): for 32 rows next to nothing, for 2 as many as a row of a warp's.
+constexpr int kTileBytes = 4096;
+constexpr int kMostLanes = 16;
+
+// `row_bytes` of logits and soft labels; 0: a row is too long.
+int lanes_of_tile(int64_t row_bytes) {
+  for (int lanes = 1; lanes <= kMostLanes; lanes *= 2)
+    if (kWarp / lanes * row_bytes <= kTileBytes) return lanes;
+  return 0;
+}
+
+// Shared memory for `elements` of T, wherever they begin in a vector of 16 bytes.
+template <class T>
+GIFT_HOST_DEVICE int tile_vectors(int elements) {
+  return (elements * int(sizeof(T)) + 15) / 16 + 1;
+}
+
+template <class T>
+struct Tile {
+  static constexpr int V = 16 / sizeof(T);
+  // Vectors that a lane loads at a time: all that a tile of two types of one size has for it.
+  static constexpr int kBatch = 4;
+  uint4* vectors;  // in shared memory: as they lie in the matrix, at its own 16-byte boundaries
+  const T* first;  // [n] in the matrix
+  int n, past;     // the tile begins so many elements into the first vector
+  int begin, end;  // of the vectors, those that reach beyond neither end of the matrix
+
+  // `before` and `behind`: the elements of the matrix up to the tile, and from its begin on.
+  __device__ __forceinline__ Tile(uint4* vectors_, const T* first_, int n_, int64_t before,
+                                  int64_t behind)
+      : vectors(vectors_), first(first_), n(n_), past(past_boundary(first_) / int(sizeof(T))) {
+    const int count = (past + n + V - 1) / V;
+    begin = before < past ? 1 : 0;
+    end = count * V - past > behind ? count - 1 : count;
+  }
+
+  __device__ __forceinline__ T* element(int i) const {
+    return reinterpret_cast<T*>(vectors) + past + i;
+  }
+
+  // All of a batch's loads are on their way before the first is waited for.
+  __device__ __forceinline__ void fetch(int at, uint4 (&held)[kBatch]) const {
+    const auto* const matrix = reinterpret_cast<const uint4*>(first - past);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int v = at + i * kWarp;
+      held[i] = v >= begin && v < end ? matrix[v] : make_uint4(0, 0, 0, 0);
+    }
+  }
+  __device__ __forceinline__ void put(int at, const uint4 (&held)[kBatch]) const {
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int v = at + i * kWarp;
+      if (v >= begin && v < end) vectors[v] = held[i];
+    }
+  }
+  // The vectors that reach beyond the matrix, an element a lane and zeros outside of the tile.
+  __device__ __forceinline__ void copy_ends() const {
+    const int v = lane() < kWarp / 2 ? 0 : (past + n - 1) / V;
+    const int i = v * V + lane() % (kWarp / 2) - past;
+    if ((v >= begin && v < end) || i >= v * V + V - past) return;
+    if (i >= 0 && i < n) {
+      *element(i) = first[i];
+    } else {
+      narrow(0.0, *element(i));
+    }
+  }
+
+  // The tile's gradient, whose rows may begin at another place in a vector than the input's.
+  __device__ __forceinline__ void store(T* to) const {
+    const Cut<V, int> cut(to, n);
+    const int shift = past + cut.head, skipped = shift / V, bytes = shift % V * int(sizeof(T));
+#pragma unroll 1
+    for (int v = lane(); v < cut.packs; v += kWarp) {
+      uint4 vector = vectors[skipped + v];
+      if (bytes != 0) vector = realigned(vector, vectors[skipped + v + 1], bytes);
+      reinterpret_cast<uint4*>(to + cut.head)[v] = vector;
+    }
+    const int edge = cut.edge();
+    if (edge >= 0) to[edge] = *element(edge);
+  }
+};
+
+// A row in shared memory, gradients in place of the inputs. All lanes of a warp call it together.
+// `valid`: this lane has a row, and it is not ignored. `skew`: the element that the row's first
+// lane begins with.
+template <class Z, class S>
+__device__ __forceinline__ RowResult<double> row_of_lanes(const RowMemory<Z, S>& row, bool valid,
+                                                          int lanes, int skew,
+                                                          const Options& options) {
+  using A = Accumulator<Z, S>;
+  constexpr int kBatch = std::is_same_v<A, float> ? 4 : 2;
+  const bool softmax = options.temperature > 0.0;
+  const int n = valid ? int(row.n) : 0;
+  const RowOfLanes own = {lanes, kAllLanes};
+
+  A largest = -INFINITY, inverse = 1;
+  const auto label = [&](A x) { return softmax ? exp_of((x - largest) * inverse) : x; };
+  // body(j, z_j, s_j), of this lane's share of the row: kBatch loads of either before the first is
+  // waited for, and what is left one by one.
+  const auto few = [&](auto count, int at, const auto& body) {
+    constexpr int kCount = decltype(count)::value;
+    int j[kCount];
+    A z[kCount], s[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      j[i] = at + i * lanes + skew;
+      if (j[i] >= n) j[i] -= n;
+      z[i] = A(widen(row.z[j[i]]));
+      s[i] = A(widen(row.s[j[i]]));
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) body(j[i], z[i], s[i]);
+  };
+  const auto each = [&](const auto& body) {
+    int at = own.first();
+#pragma unroll 1
+    for (; at + (kBatch - 1) * lanes < n; at += kBatch * lanes)
+      few(std::integral_constant<int, kBatch>(), at, body);
+#pragma unroll 1
+    for (; at < n; at += lanes) few(std::integral_constant<int, 1>(), at, body);
+  };
+
+  if (softmax) {
+    inverse = A(fmin(1.0 / options.temperature, std::is_same_v<A, double> ? 1e308 : 3e38));
+    each([&](int, A, A s) { largest = larger(largest, s); });
+    largest = own.largest(largest);
+  }
+  Sums<A> part;
+  each([&](int, A z, A s) { part.add(z, label(s)); });
+  const A z_at = A(widen(row.z[row.target])), s_at = label(A(widen(row.s[row.target])));
+  double sum[5];
+  own.sum(part.sum, sum);
+  const RowSums sums = {sum[0], sum[1], sum[2], sum[3], sum[4], z_at, s_at};
+  const InverseNorm s_norm = inverse_norm(sums.ss, kNormalizeEps);
+  const RowProducts products = row_products(sums, s_norm, options.hard_label, options.gamma);
+  const Row k = finish_row(sums, s_norm, products);
+  own.all_have_read();
+  if (!valid) return {};
+  if (!good_enough<A>(sums, products, k)) {
+    const unsigned of_row = ((1u << lanes) - 1) << (lane() - own.first());
+    return row_in_double(row, options, RowOfLanes{lanes, of_row});
+  }
+  const RowResult<A> result = result_of<A>(sums, s_norm, k, row, options);
+  each([&](int j, A z, A stored) {
+    const A s = label(stored);
+    const bool at_target = j == int(row.target);
+    if (row.dz != nullptr) {
+      const A x = s * result.z.other + (z * result.z.own + result.z.all);
+      narrow(at_target ? result.z.at_target : x, row.dz[j]);
+    }
+    if (row.ds != nullptr) {
+      A x = z * result.s.other + (s * result.s.own + result.s.all);
+      if (softmax) x *= s * inverse;
+      narrow(at_target ? result.s.at_target : x, row.ds[j]);
+    }
+  });
+  RowResult<double> usual = {};
+  usual.loss = result.loss;
+  usual.z_scale = result.z_scale;
+  usual.s_scale = result.s_scale;
+  return usual;
+}
+
 template <class T>
 __device__ __forceinline__ void write_zeros(T* row, int64_t n) {
   constexpr int V = 16 / sizeof(T);
@@ -866,6 +1085,41 @@ __device__ __forceinline__ double divisor_of(const int64_t* valid, int parts) {
 #pragma unroll 1
   for (int i = 0; i < parts; ++i) rows += valid[i];
   return double(rows);
+}
+
+// Of `shared.losses`, the block's sum; the last block to arrive adds up what all have written, in
+// the order of the blocks.
+template <class Loss>
+__device__ __forceinline__ void add_up(Exchange& shared, void* total, const int64_t* valid,
+                                       int parts, unsigned long long* losses, int* done) {
+  __syncthreads();
+  const int thread = int(threadIdx.y * blockDim.x + threadIdx.x);
+  if (thread == 0) {
+    double sum = shared.losses[0];
+    for (int y = 1; y < int(blockDim.y); ++y) sum += shared.losses[y];
+    // An atomic write: other blocks read it in this launch, and a plain store would be a data race.
+    atomicExch(losses + blockIdx.x, (unsigned long long)__double_as_longlong(sum));
+    __threadfence();
+    shared.last_block = atomicAdd(done, 1) == int(gridDim.x) - 1;
+  }
+  __syncthreads();
+  if (!shared.last_block) return;
+  __threadfence();
+  if (threadIdx.y != 0) return;
+  double sum = 0;
+  // volatile: other blocks wrote them after this one began.
+  for (int b = int(threadIdx.x); b < int(gridDim.x); b += int(blockDim.x))
+    sum +=
+        __longlong_as_double(int64_t(static_cast<const volatile unsigned long long*>(losses)[b]));
+  // Warps other than the first have returned where each has a row of its own.
+  sum = sum_of_warp(sum);
+  if (!row_is_one_warp()) {
+    if (lane() == 0) shared.largest[warp()] = sum;
+    __syncthreads();
+    sum = sum_of_warp(of_warps(shared.largest, 0.0));
+  }
+  // No valid row: 0 / 0, as F.cross_entropy has it.
+  if (thread == 0) *static_cast<Loss*>(total) = Loss(sum / divisor_of(valid, parts));
 }
 
 // Rows, grid-stride. Parameters one by one and not as a struct, as debuggers and tools show them.
@@ -916,7 +1170,7 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
       GIFT_DEVICE_ASSERT(target >= 0 && target < classes);
       const auto usual = row_in_packs<Z, S, softmax, streamed>(row, options, kept, shared);
       if (usual.again) {
-        result = row_in_double(row, options, shared);
+        result = row_in_double(row, options, RowOfBlock{shared});
       } else {
         result.loss = usual.loss;
         result.z_scale = usual.z_scale;
@@ -930,37 +1184,99 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
       if (kIsHalf<S> && row.ds != nullptr) labels_scale[i] = result.s_scale;
     }
   }
-  if (total == nullptr) return;
+  if (total != nullptr) add_up<Loss>(shared, total, valid, parts, losses, done);
+}
 
-  // The last block to arrive adds up what all have written, in the order of the blocks.
-  __syncthreads();
-  const int thread = int(threadIdx.y * blockDim.x + threadIdx.x);
-  if (thread == 0) {
-    double sum = shared.losses[0];
-    for (int y = 1; y < int(blockDim.y); ++y) sum += shared.losses[y];
-    // An atomic write: other blocks read it in this launch, and a plain store would be a data race.
-    atomicExch(losses + blockIdx.x, (unsigned long long)__double_as_longlong(sum));
-    __threadfence();
-    shared.last_block = atomicAdd(done, 1) == int(gridDim.x) - 1;
+// Rows of few classes, a tile a warp, grid-stride; arguments as rows_kernel's. Neither matrix has a
+// gap between its rows.
+template <class Z, class S>
+__global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers are the most
+    tiles_kernel(int64_t rows, int64_t classes, const void* __restrict__ logits,
+                 int64_t logits_stride, const void* __restrict__ labels, int64_t labels_stride,
+                 const void* __restrict__ targets, int64_t target_stride, bool target_is_int64,
+                 int64_t ignore_index, double on_target, double elsewhere, double gamma,
+                 double temperature, void* __restrict__ row_losses, void* __restrict__ total,
+                 void* __restrict__ logits_grad, void* __restrict__ labels_grad,
+                 float* __restrict__ logits_scale, float* __restrict__ labels_scale,
+                 const int64_t* __restrict__ valid, int parts, unsigned long long* losses,
+                 int* done,
+                 int lanes) {  // that a row has
+  using Loss = std::conditional_t<std::is_same_v<Z, double>, double, float>;
+  __shared__ Exchange shared;
+  const int most_rows = kWarp / lanes, own_row = lane() / lanes;
+  const int z_vectors = tile_vectors<Z>(most_rows * int(classes));
+  const int s_vectors = tile_vectors<S>(most_rows * int(classes));
+  uint4* const z_memory = row_memory + int(threadIdx.y) * (z_vectors + s_vectors);
+  uint4* const s_memory = z_memory + z_vectors;
+  // Rows whose first elements lie in one bank would all ask it at once. Each of them begins so many
+  // elements further on, and ends with those it has skipped. With a lane a row no two lanes are
+  // then at one bank, except for elements of 16 bits at odd addresses; with more the conflicts are
+  // fewer.
+  constexpr int kNarrower = Packing<Z, S>::kNarrower;
+  constexpr int kBanks = 128 / kNarrower, kOneBank = kNarrower < 4 ? 4 / kNarrower : 1;
+  const int power_of_two = min(int(classes) & -int(classes), kBanks);
+  const int skew = own_row * power_of_two / kBanks * max(lanes, kOneBank) & (power_of_two - 1);
+
+  const Options options = {
+      {on_target, elsewhere}, gamma, temperature, 1.0 / divisor_of(valid, parts)};
+  double loss = 0.0;
+  const int64_t step = int64_t(gridDim.x) * kOwnWarps * most_rows;
+  for (int64_t i = (int64_t(blockIdx.x) * kOwnWarps + threadIdx.y) * most_rows; i < rows;
+       i += step) {
+    const int tile_rows = int(min(int64_t(most_rows), rows - i));
+    const int n = tile_rows * int(classes);
+    const int64_t before = i * classes, behind = (rows - i) * classes;
+    const Tile<Z> z(z_memory, static_cast<const Z*>(logits) + i * logits_stride, n, before, behind);
+    const Tile<S> s(s_memory, static_cast<const S*>(labels) + i * labels_stride, n, before, behind);
+    const bool has_row = own_row < tile_rows;
+    const int64_t target =
+        has_row ? integer_at(targets, target_is_int64, (i + own_row) * target_stride) : 0;
+#pragma unroll 1
+    for (int at = lane(); at < max(z.end, s.end); at += Tile<Z>::kBatch * kWarp) {
+      uint4 z_held[Tile<Z>::kBatch], s_held[Tile<S>::kBatch];
+      z.fetch(at, z_held);
+      s.fetch(at, s_held);
+      z.put(at, z_held);
+      s.put(at, s_held);
+    }
+    z.copy_ends();
+    s.copy_ends();
+    const bool is_valid = has_row && target != ignore_index;
+    if (is_valid) GIFT_DEVICE_ASSERT(target >= 0 && target < classes);
+    __syncwarp();
+
+    const int first = has_row ? own_row * int(classes) : 0;
+    const RowMemory<Z, S> row = {z.element(first),
+                                 s.element(first),
+                                 logits_grad != nullptr ? z.element(first) : nullptr,
+                                 labels_grad != nullptr ? s.element(first) : nullptr,
+                                 classes,
+                                 is_valid ? target : 0};
+    RowResult<double> result = row_of_lanes(row, is_valid, lanes, skew, options);
+    const int part = lane() & (lanes - 1);
+    if (has_row && !is_valid) {
+      result.z_scale = result.s_scale = 1.0f;
+#pragma unroll 1
+      for (int j = part; j < int(classes); j += lanes) {
+        if (row.dz != nullptr) narrow(0.0, row.dz[j]);
+        if (row.ds != nullptr) narrow(0.0, row.ds[j]);
+      }
+    }
+    if (has_row && part == 0) {
+      loss += result.loss;
+      if (row_losses != nullptr) static_cast<Loss*>(row_losses)[i + own_row] = Loss(result.loss);
+      if (kIsHalf<Z> && row.dz != nullptr) logits_scale[i + own_row] = result.z_scale;
+      if (kIsHalf<S> && row.ds != nullptr) labels_scale[i + own_row] = result.s_scale;
+    }
+    __syncwarp();
+    if (logits_grad != nullptr) z.store(static_cast<Z*>(logits_grad) + before);
+    if (labels_grad != nullptr) s.store(static_cast<S*>(labels_grad) + before);
+    __syncwarp();  // the next tile goes where this one was
   }
-  __syncthreads();
-  if (!shared.last_block) return;
-  __threadfence();
-  if (threadIdx.y != 0) return;
-  double sum = 0;
-  // volatile: other blocks wrote them after this one began.
-  for (int b = int(threadIdx.x); b < int(gridDim.x); b += int(blockDim.x))
-    sum +=
-        __longlong_as_double(int64_t(static_cast<const volatile unsigned long long*>(losses)[b]));
-  // Warps other than the first have returned where each has a row of its own.
-  sum = sum_of_warp(sum);
-  if (!row_is_one_warp()) {
-    if (lane() == 0) shared.largest[warp()] = sum;
-    __syncthreads();
-    sum = sum_of_warp(of_warps(shared.largest, 0.0));
-  }
-  // No valid row: 0 / 0, as F.cross_entropy has it.
-  if (thread == 0) *static_cast<Loss*>(total) = Loss(sum / divisor_of(valid, parts));
+  if (total == nullptr) return;
+  loss = sum_of_warp(loss);
+  if (lane() == 0) shared.losses[threadIdx.y] = loss;
+  add_up<Loss>(shared, total, valid, parts, losses, done);
 }
 
 // A stored gradient times the upstream one, in place.
@@ -1006,12 +1322,16 @@ __global__ void __launch_bounds__(256)
 // ---- the launchers -----------------------------------------------------------------------------
 
 using RowsKernel = decltype(&rows_kernel<float, float, false, false>);
+using TilesKernel = decltype(&tiles_kernel<float, float>);
 
 struct Choice {
   RowsKernel kernel;
   int threads, rows_a_block;
-  int64_t row_bytes;  // to keep a row in shared memory; 0: it is not to be kept there
-  int64_t own_bytes;  // of shared memory, which the kernel takes anyway
+  int64_t row_bytes;            // to keep a row in shared memory; 0: it is not to be kept there
+  int64_t own_bytes;            // of shared memory, which the kernel takes anyway
+  TilesKernel tiles = nullptr;  // instead
+  int lanes = 0;                // that a tile's row has
+  int64_t tiles_bytes = 0;      // of shared memory, for a block's tiles
 };
 
 // How many threads, at most `most`, take `packs`, if each takes `held` of them; 0: too many packs.
@@ -1023,15 +1343,17 @@ int threads_for(int64_t packs, int held, int most) {
 
 // The boundaries, in classes:                                               float64 and
 //                         two 16-bit  two float32  one of each  two float64  float32  16-bit
+//   several rows a warp          512          256          341          128      170     204
 //   one warp a row              1031          515          519          257      259     263
 //   registers of a block       16391         8195         8199         2049     2051    2055
 //   shared memory              25095        12547        16647         6209     8323    9991
 //   streamed              beyond
 //
-// A warp, as long as 32 threads hold the row: no barrier. Registers, as long as 512 threads do (256
-// of double). Shared memory, as far as a block may have it: the last row is of 99 KiB, an RTX 30's
-// to 50's, and an H100 has 227. Beyond, the second read finds most of the row in L2: the rows of
-// 50257 bfloat16 that 132 blocks are at take 26 MB.
+// Several rows, as long as two of both arrays make a tile, and only where neither has gaps between
+// its rows. A warp, as long as 32 threads hold the row: no barrier. Registers, as long as 512
+// threads do (256 of double). Shared memory, as far as a block may have it: the last row is of 99
+// KiB, an RTX 30's to 50's, and an H100 has 227. Beyond, the second read finds most of the row in
+// L2: the rows of 50257 bfloat16 that 132 blocks are at take 26 MB.
 template <class Z, class S, bool softmax>
 Choice choose_sweep(int64_t classes) {
   using P = Packing<Z, S>;
@@ -1042,12 +1364,19 @@ Choice choose_sweep(int64_t classes) {
     return {rows_kernel<Z, S, softmax, true>, P::kMostThreads, 1,
             (packs + kWarp - 1) / kWarp * kWarp * P::kElements * int64_t(sizeof(Z) + sizeof(S)),
             own_bytes};
-  return {rows_kernel<Z, S, softmax, false>, threads, threads == kWarp ? kRowsOfWarps : 1, 0,
+  return {rows_kernel<Z, S, softmax, false>, threads, threads == kWarp ? kOwnWarps : 1, 0,
           own_bytes};
 }
 
 template <class Z, class S>
 Choice choose(const Problem& problem) {
+  const int64_t classes = problem.classes;
+  const int lanes = lanes_of_tile(classes * int64_t(sizeof(Z) + sizeof(S)));
+  if (lanes > 0 && problem.logits_stride == classes && problem.soft_labels_stride == classes) {
+    const int rows = kWarp / lanes, elements = rows * int(classes);
+    const int vectors = kOwnWarps * (tile_vectors<Z>(elements) + tile_vectors<S>(elements));
+    return {nullptr, kWarp, kOwnWarps * rows, 0, 0, tiles_kernel<Z, S>, lanes, vectors * 16};
+  }
   // In double the version that can take a softmax is the only one.
   constexpr bool kIsDouble = std::is_same_v<Accumulator<Z, S>, double>;
   return problem.soft_label_temperature > 0.0 ? choose_sweep<Z, S, true>(problem.classes)
@@ -1119,22 +1448,28 @@ cudaError_t launch_cuda(const Problem& problem, Workspace* workspace, cudaStream
   }
   const Choice choice = choose_kernel(problem);
   const int64_t blocks = blocks_for(problem.rows, choice.rows_a_block, kLossBlocks);
+  // `last`: the argument that the two kernels do not share.
+  const auto launch_rows = [&](auto* kernel, int warps_or_rows, int64_t shared_bytes, auto last) {
+    return launch(kernel, dim3(unsigned(blocks)),
+                  dim3(unsigned(choice.threads), unsigned(warps_or_rows)), shared_bytes, stream,
+                  problem.rows, problem.classes, problem.logits, problem.logits_stride,
+                  problem.soft_labels, problem.soft_labels_stride, problem.target,
+                  problem.target_stride, problem.target_is_int64, problem.ignore_index,
+                  problem.hard_label.on_target, problem.hard_label.elsewhere, problem.gamma,
+                  problem.soft_label_temperature, problem.row_losses, problem.total,
+                  problem.logits_grad, problem.soft_labels_grad, problem.logits_grad_scale,
+                  problem.soft_labels_grad_scale, workspace != nullptr ? workspace->valid : nullptr,
+                  problem.mean ? parts : 0, workspace != nullptr ? workspace->losses : nullptr,
+                  workspace != nullptr ? &workspace->done : nullptr, last);
+  };
+  if (choice.tiles != nullptr)
+    return launch_rows(choice.tiles, kOwnWarps, choice.tiles_bytes, choice.lanes);
   bool keep = false;
   if (choice.row_bytes > 0) {
     const cudaError_t error = fits_shared_memory(choice, keep);
     if (error != cudaSuccess) return error;
   }
-  return launch(choice.kernel, dim3(unsigned(blocks)),
-                dim3(unsigned(choice.threads), unsigned(choice.rows_a_block)),
-                keep ? choice.row_bytes : 0, stream, problem.rows, problem.classes, problem.logits,
-                problem.logits_stride, problem.soft_labels, problem.soft_labels_stride,
-                problem.target, problem.target_stride, problem.target_is_int64,
-                problem.ignore_index, problem.hard_label.on_target, problem.hard_label.elsewhere,
-                problem.gamma, problem.soft_label_temperature, problem.row_losses, problem.total,
-                problem.logits_grad, problem.soft_labels_grad, problem.logits_grad_scale,
-                problem.soft_labels_grad_scale, workspace != nullptr ? workspace->valid : nullptr,
-                problem.mean ? parts : 0, workspace != nullptr ? workspace->losses : nullptr,
-                workspace != nullptr ? &workspace->done : nullptr, keep);
+  return launch_rows(choice.kernel, choice.rows_a_block, keep ? choice.row_bytes : 0, keep);
 }
 
 cudaError_t launch_cuda(const ScaleProblem& problem, cudaStream_t stream) {

@@ -16,10 +16,10 @@ F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float1
 # a vector at multiples of 8: the regimes' own limits (docs/gpu.md, docs/gpu-triton.md) with a row
 # to either side, and what people have: CIFAR, ImageNet-1k and -21k, vocabularies.
 CLASSES = [
-    *(1, 2, 3, 7, 8, 9, 10, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 200, 255, 256, 257, 258),
-    *(511, 512, 513, 515, 516, 1000, 1001, 1023, 1024, 1025, 1031, 1032, 2047, 2048, 2049, 2050),
-    *(4095, 4096, 4097, 8191, 8192, 8193, 8195, 8196, 16383, 16384, 16385, 16391, 16392),
-    *(21841, 32000, 50257, 128256),
+    *(1, 2, 3, 7, 8, 9, 10, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 200, 255, 256),
+    *(257, 258, 511, 512, 513, 515, 516, 1000, 1001, 1023, 1024, 1025, 1031, 1032, 2047, 2048),
+    *(2049, 2050, 4095, 4096, 4097, 8191, 8192, 8193, 8195, 8196, 16383, 16384, 16385, 16391),
+    *(16392, 21841, 32000, 50257, 128256),
 ]
 DTYPES = [(F32, F32), (BF16, BF16), (F16, F16), (F64, F64)]
 MIXED = [(x, y) for x in (F64, F32, BF16, F16) for y in (F64, F32, BF16, F16) if x != y]
@@ -66,6 +66,20 @@ def test_rows_may_lie_anywhere(loss, dtype, classes, padding, offset):
 
     assert_exact(placed(logits), placed(soft_labels), target, function=loss)
     assert_exact(placed(logits), soft_labels, target, function=loss)
+
+
+@pytest.mark.parametrize("offset", [1, 3, 5, 8])
+@pytest.mark.parametrize("classes", [1, 10, 33, 100, 129, 255])
+@pytest.mark.parametrize("dtypes", [(F32, F32), (BF16, BF16), (BF16, F32)], ids=str)
+def test_a_matrix_without_gaps_may_begin_anywhere(loss, dtypes, classes, offset):
+    logits, soft_labels, target = on_gpu(batch(67, classes, *dtypes))
+
+    def placed(x):
+        flat = torch.full((offset + x.numel(),), math.nan, dtype=x.dtype, device="cuda")
+        return flat[offset:].view(x.shape).copy_(x)
+
+    assert_exact(placed(logits), soft_labels, target, function=loss)
+    assert_exact(logits, placed(soft_labels), target, function=loss)
 
 
 def test_columns_as_rows_and_targets_with_a_stride_are_read(loss):

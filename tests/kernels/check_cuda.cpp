@@ -1,8 +1,9 @@
 // Runs the CUDA source on the CPU (host_cuda/), against the definition in double.
 //
 // The launchers choose the kernel as on a device, so the shapes lie around their boundaries. Every
-// tensor ends where its allocation ends, for AddressSanitizer. With an argument, a target out of
-// range, on which the device's assert has to fire.
+// tensor ends where its allocation ends, for AddressSanitizer. With an argument, the stride of a
+// row of two classes, a target out of range, on which the device's assert has to fire.
+#include <array>
 #include <cstdio>
 #include <memory>
 #include <random>
@@ -26,13 +27,26 @@ struct Case {
   int z_padding = 0, s_padding = 0;  // elements between rows
   double temperature = 0;
   bool mean = true, others = false, int32_target = false;
-  bool opposite = false;  // soft labels point away from the hard ones: t nearly vanishes
+  // The first row and every third after it:
+  bool opposite = false;  // soft labels point away from the hard ones, t nearly vanishes
   double z_scale = 1;     // a norm that float has no room for
-  double broken = 0;      // NaN or inf, in the first row's logits
+  double broken = 0;      // NaN or inf, in the first row's logits alone
   bool z_grad = true, s_grad = true;
   // What the launcher has to choose: where rows are, and how many threads a row has. 0: any.
   Rows where = Rows::kHeld;
   int threads = 0;
+
+  // Matrices without gaps have several rows a warp, up to 2 kB of a row of both.
+  int bytes_a_class() const { return int(kBytes[int(zt)] + kBytes[int(st)]); }
+  bool is_tiled() const {
+    return z_padding == 0 && s_padding == 0 && classes * bytes_a_class() <= 2048;
+  }
+  // As many rows a tile as 4 kB hold of both.
+  int lanes() const {
+    int lanes = 1;
+    while (32 / lanes * classes * bytes_a_class() > 4096) lanes *= 2;
+    return lanes;
+  }
 };
 
 std::mt19937 generator(0);
@@ -54,7 +68,7 @@ double share_of(const Case& c) {
   std::normal_distribution<double> normal;
   const int64_t n = c.classes, z_stride = n + c.z_padding, s_stride = n + c.s_padding;
   // Not the last row, whose end is the allocation's.
-  const int64_t ignored = c.rows > 2 ? 1 : 0, target_stride = 2;
+  const int64_t ignored = c.rows > 2 ? 1 : c.rows - 2, target_stride = 2;
   const size_t z_size = kBytes[int(c.zt)], s_size = kBytes[int(c.st)];
   const Memory z = allocate(size_t(c.z_offset + (c.rows - 1) * z_stride + n) * z_size);
   const Memory s = allocate(size_t(c.s_offset + (c.rows - 1) * s_stride + n) * s_size);
@@ -70,13 +84,18 @@ double share_of(const Case& c) {
         i == ignored ? -7 : std::uniform_int_distribution<int64_t>(0, n - 1)(generator);
     target[size_t(i * target_stride)] = y;
     short_target[size_t(i * target_stride)] = int32_t(y);
+    const bool special = i % 3 == 0;
+    const double noise = n < 100 ? 1e-2 : 1e-3;
     for (int64_t j = 0; j < n; ++j) {
       const double h = j == y ? 1 - alpha + alpha / double(n) : alpha / double(n);
-      put(z_rows, i * z_stride + j, c.z_scale * 3 * normal(generator), c.zt);
+      put(z_rows, i * z_stride + j, (special ? c.z_scale : 1) * 3 * normal(generator), c.zt);
       put(s_rows, i * s_stride + j,
-          c.opposite ? -h * (1 + 1e-3 * normal(generator)) : 2 * normal(generator), c.st);
+          c.opposite && special ? -h * (1 + noise * normal(generator)) : 2 * normal(generator),
+          c.st);
     }
   }
+  // An ignored row may hold anything.
+  if (ignored > 0 && c.zt == DType::kFloat32) put(z_rows, z_stride, NAN, c.zt);
   if (c.broken != 0) put(z_rows, n / 2, c.broken, DType::kFloat32);
   std::vector<double> losses(size_t(c.rows), NAN);  // float or double
   std::vector<float> z_factor(size_t(c.rows), NAN), s_factor(size_t(c.rows), NAN);
@@ -108,13 +127,20 @@ double share_of(const Case& c) {
   const auto before = fibers::launches;
   gift::launch_cuda(problem, c.mean ? workspace.get() : nullptr, nullptr);
   if (fibers::launches - before != (c.mean ? 2 : 1)) return INFINITY;
-  if (c.threads != 0 && int(blockDim.x) != c.threads) return INFINITY;
-  if ((fibers::shared_memory_taken != 0) != (c.where == Rows::kKept)) return INFINITY;
+  if (!c.is_tiled()) {
+    if (c.threads != 0 && int(blockDim.x) != c.threads) return INFINITY;
+    if ((fibers::shared_memory_taken != 0) != (c.where == Rows::kKept)) return INFINITY;
+  } else {
+    const int64_t rows = 4 * 32 / c.lanes();  // of a block
+    const int64_t blocks = (c.rows + rows - 1) / rows;
+    if (gridDim.x != std::min<int64_t>(blocks, fibers::most_blocks)) return INFINITY;
+    if (blockDim.x != 32 || blockDim.y != 4 || fibers::shared_memory_taken == 0) return INFINITY;
+  }
 
   const DType loss_type = c.zt == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   const double sums = c.zt == DType::kFloat64 ? 1e-13 : 2e-6;
   const double stored[] = {1e-15, 1e-7, 4e-3, 5e-4};
-  const double weight = c.mean ? 1.0 / double(c.rows - 1) : 1.0;
+  const double weight = c.mean ? 1.0 / double(c.rows - (ignored >= 0)) : 1.0;
   double total = 0, share = 0;
   for (int64_t i = 0; i < c.rows; ++i) {
     std::vector<double> z_row(n), s_row(n), dz_got(n), ds_got(n);
@@ -197,6 +223,18 @@ void check_pair(DType zt, DType st) {
     }
   }
 
+  // Tiles of several rows a warp: the longest row for each number of lanes, the one after it, and
+  // one that bank conflicts are worst for; full and partial tiles, full and partial blocks.
+  for (int lanes = 1; lanes <= 16; lanes *= 2) {
+    const int rows = 32 / lanes, most = 128 * lanes / int(kBytes[int(zt)] + kBytes[int(st)]);
+    for (const int64_t n : {most, most + 1, std::max(most / 16 * 16, 1)}) {
+      Case c = varied(n);
+      c.z_padding = c.s_padding = 0;
+      c.rows = std::array{1, rows - 1, rows, rows + 1, 4 * rows, 5 * rows + 1}[i % 6];
+      check(c);
+    }
+  }
+
   // What a thread holds, in elements: packs of as many as 16 bytes hold of the narrower type.
   const int narrower = int(std::min(kBytes[int(zt)], kBytes[int(st)]));
   const int wider = int(std::max(kBytes[int(zt)], kBytes[int(st)]));
@@ -224,21 +262,30 @@ void check_pair(DType zt, DType st) {
     }
   }
 
-  // Rows that are done again in double; float16 has no such norms.
-  Case c = varied(259);
-  c.opposite = true;
-  if (wider > 2) check(c);
-  c = varied(260);
-  c.z_scale = 1e14;
-  c.mean = true;
-  if (zt != DType::kFloat16) check(c);
+  // Rows that are done again in double, among others in tiles; float16 has no such norms.
+  for (const int64_t n : {7, 10, 100, 259}) {
+    Case c = varied(n);
+    c.z_padding = c.s_padding = 0;
+    c.rows = 5;
+    c.opposite = true;
+    if (wider > 2) check(c);
+    c = varied(n + 1);
+    c.z_padding = c.s_padding = 0;
+    c.rows = 7;
+    c.z_scale = 1e14;
+    c.mean = true;
+    if (zt != DType::kFloat16) check(c);
+  }
   if (zt == DType::kFloat32) {
-    for (const double value : {double(NAN), double(INFINITY)}) {
-      c = varied(515);
-      c.z_offset = 0;
-      c.mean = false;
-      c.broken = value;
-      check(c);
+    for (const int64_t n : {10, 100, 515}) {
+      for (const double value : {double(NAN), double(INFINITY)}) {
+        Case c = varied(n);
+        c.z_offset = 0;
+        if (n < 515) c.z_padding = c.s_padding = 0;
+        c.mean = false;
+        c.broken = value;
+        check(c);
+      }
     }
   }
 }
@@ -272,12 +319,14 @@ void check_scaling(DType type, int64_t n) {
   }
 }
 
-void trip_the_assert() {
+// `stride` 2: of a tile's row; else of a row of its own.
+void trip_the_assert(int64_t stride) {
   float z[2] = {1, 2}, s[2] = {1, 2}, loss[1];
   const int64_t target[1] = {2};
   gift::Problem problem = {};
   problem.rows = 1;
-  problem.classes = problem.logits_stride = problem.soft_labels_stride = 2;
+  problem.classes = 2;
+  problem.logits_stride = problem.soft_labels_stride = stride;
   problem.logits = z;
   problem.soft_labels = s;
   problem.logits_type = problem.soft_labels_type = DType::kFloat32;
@@ -290,9 +339,9 @@ void trip_the_assert() {
 
 }  // namespace
 
-int main(int argc, char**) {
+int main(int argc, char** argv) {
   if (argc > 1) {
-    trip_the_assert();
+    trip_the_assert(std::atoi(argv[1]));
     return 0;
   }
   for (const DType zt : kTypes)
@@ -301,8 +350,18 @@ int main(int argc, char**) {
     for (const int64_t n : {1, 10, 37, 1001, 2049}) check_scaling(type, n);
 
   const DType f32 = DType::kFloat32, bf16 = DType::kBFloat16;
-  // More rows than blocks, so that a block's memory serves several, and several blocks that count.
-  check({f32, f32, 515, 4100});
+  // Several blocks that count the valid rows.
+  check({bf16, f32, 10, 4100});
+  // More rows than blocks take at once, so that a block's memory serves several: of tiles of 32
+  // rows and of 2, and of one row a warp and a block.
+  fibers::most_blocks = 2;
+  check({bf16, f32, 10, 600});
+  check({DType::kFloat64, bf16, 200, 41});
+  Case gaps = {f32, f32, 300, 19};
+  gaps.z_padding = 1;
+  check(gaps);
+  check({f32, f32, 516, 7});
+  fibers::most_blocks = 4096;
   // As much as an RTX's shared memory holds, to the class, and a wide vocabulary.
   Case c = {bf16, bf16, 25095, 2};
   c.where = Rows::kKept;

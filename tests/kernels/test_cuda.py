@@ -53,8 +53,9 @@ def test_the_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers(
 
 
 @needs_host_compiler
-def test_a_target_out_of_range_trips_the_assert(program):
-    run = subprocess.run([program, "bad target"], capture_output=True, text=True)
+@pytest.mark.parametrize("stride", ["2", "3"], ids=["in a tile", "in a row of its own"])
+def test_a_target_out_of_range_trips_the_assert(program, stride):
+    run = subprocess.run([program, stride], capture_output=True, text=True)
     assert run.returncode < 0
     assert "Assertion `target >= 0 && target < classes' failed" in run.stderr
 
@@ -125,14 +126,15 @@ def read_kernels(cubin: Path) -> list[Kernel]:
     ]
 
 
-def sizes_and_sweep(kernel: Kernel) -> tuple[int, int, bool] | None:
-    """Bytes of a logit and of a soft label, and whether rows are streamed; None: no such kernel."""
+def sizes_and_sweep(kernel: Kernel) -> tuple[int, int, str] | None:
+    """Bytes of a logit and of a soft label, and how rows are read; None: no such kernel."""
     one = r"(d|f|6__half|13__nv_bfloat16|S\d_)"  # a mangled type; S2_: the same one again
-    types = re.search(rf"rows_kernelI{one}{one}Lb[01]ELb([01])E", kernel.name)
+    types = re.search(rf"(rows|tiles)_kernelI{one}{one}(?:Lb[01]ELb([01]))?E", kernel.name)
     if types is None:
         return None
-    z = BYTES[types[1]]
-    return z, BYTES.get(types[2], z), types[3] == "1"
+    z = BYTES[types[2]]
+    sweep = "tiles" if types[1] == "tiles" else {"0": "held", "1": "streamed"}[types[4]]
+    return z, BYTES.get(types[3], z), sweep
 
 
 def accesses(kernel: Kernel, instruction: str, wide: bool) -> int:
@@ -156,14 +158,15 @@ for_every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, 
 @needs_disassembler
 @for_every_architecture
 def test_no_kernel_spills(kernels, architecture):
-    # 36 of rows in float, 14 in double, 4 scales, 1 count
-    assert len(kernels[architecture]) == 55
+    # 36 of rows in float, 14 in double, 16 of tiles, 4 scales, 1 count
+    assert len(kernels[architecture]) == 71
     for kernel in kernels[architecture]:
         assert kernel.local_bytes == 0, kernel
         assert not any(name.startswith(("LDL", "STL")) for name in kernel.instructions), kernel
         # 65,536 are for 512 threads, or for 256 of those that compute in double.
         sizes = sizes_and_sweep(kernel)
-        assert kernel.registers <= (255 if sizes and 8 in sizes[:2] else 128), kernel
+        most = 255 if sizes and sizes[2] != "tiles" and 8 in sizes[:2] else 128
+        assert kernel.registers <= most, kernel
 
 
 @needs_nvcc
@@ -171,15 +174,16 @@ def test_no_kernel_spills(kernels, architecture):
 @for_every_architecture
 def test_every_pack_moves_in_16_byte_accesses(kernels, architecture):
     rows = [kernel for kernel in kernels[architecture] if sizes_and_sweep(kernel)]
-    assert len(rows) == 50
+    assert len(rows) == 66
     for kernel in rows:
-        z, s, streamed = sizes_and_sweep(kernel)
+        z, s, sweep = sizes_and_sweep(kernel)
         packs = 4 * min(z, s) // max(z, s)  # that a thread has at once
-        if streamed:
+        if sweep == "streamed":
             packs = max(packs // 2, 1)
-        vectors = packs * (z + s) // min(z, s)
-        assert accesses(kernel, "LDG", wide=True) >= vectors, kernel
-        assert accesses(kernel, "STG", wide=True) >= vectors, kernel
+        # Of a tile a lane loads four vectors of either matrix at a time, and stores one of each.
+        loads = 8 if sweep == "tiles" else packs * (z + s) // min(z, s)
+        assert accesses(kernel, "LDG", wide=True) >= loads, kernel
+        assert accesses(kernel, "STG", wide=True) >= (2 if sweep == "tiles" else loads), kernel
         # The row's edges, rows done again, losses and scales; a pack stored singly is 4 to 8 more.
         assert accesses(kernel, "STG", wide=False) <= 12, kernel
         assert accesses(kernel, "LD.", wide=False) == accesses(kernel, "ST.", wide=False) == 0

@@ -1,9 +1,9 @@
 // As much of CUDA as the kernels use, for a host compiler: a kernel's own source runs on the CPU,
 // one fiber for each thread of a block, one block after the other.
 //
-// A fiber runs until it waits for others: at __syncthreads() for its block, at a shuffle for its
-// warp. Waiting for a thread that has returned is reported, and so are lanes that meet at different
-// shuffles and a block that cannot go on.
+// A fiber runs until it waits for others: at __syncthreads() for its block, at a shuffle for the
+// lanes of its warp that the mask names. Waiting for a thread that has returned is reported, and so
+// are lanes that meet at different shuffles and a block that cannot go on.
 // GIFT_FIBER_SEED shuffles the order of the fibers, where a missing barrier shows as a wrong
 // result.
 #pragma once
@@ -46,6 +46,8 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 inline dim3 gridDim, blockDim, blockIdx;
 using std::isfinite;
+using std::max;
+using std::min;
 
 namespace fibers {
 
@@ -59,6 +61,7 @@ struct Fiber {
   dim3 index;
   State state;
   const void* shuffle;  // which one it waits at: where the code goes on behind it
+  unsigned together;    // and with which lanes of its warp
   unsigned char value[8], received[8];
   int from;
 };
@@ -69,6 +72,8 @@ inline ucontext_t scheduler;
 inline Fiber* current;
 inline std::function<void()> kernel;
 inline int64_t launches = 0, barriers = 0;
+// A launch has no more: a kernel that strides over the grid is right with any number of blocks.
+inline unsigned most_blocks = 4096;
 
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "block %u: %s\n", blockIdx.x, what);
@@ -86,21 +91,31 @@ inline void start() {
   wait(State::kReturned);
 }
 
-// Gives every lane of a warp its value once all 32 are there.
+// Gives lanes of a warp their values, once all that wait for each other are there.
 inline bool exchange(Fiber* lanes) {
-  int waiting = 0;
-  for (int i = 0; i < kWarp; ++i) waiting += lanes[i].state == State::kAtShuffle;
-  if (waiting < kWarp) {
-    for (int i = 0; waiting > 0 && i < kWarp; ++i)
-      if (lanes[i].state == State::kReturned) fail("a shuffle waits for a lane that has returned");
-    return false;
+  bool progress = false;
+  for (int first = 0; first < kWarp; ++first) {
+    if (lanes[first].state != State::kAtShuffle) continue;
+    const auto each = [&](const auto& body) {
+      for (int i = 0; i < kWarp; ++i)
+        if (lanes[first].together >> i & 1) body(lanes[i]);
+    };
+    bool all_there = true;
+    each([&](Fiber& lane) {
+      if (lane.state == State::kReturned) fail("a shuffle waits for a lane that has returned");
+      // With another mask it waits for fewer lanes, or for more, and may come here afterwards.
+      all_there &= lane.state == State::kAtShuffle && lane.together == lanes[first].together;
+    });
+    if (!all_there) continue;
+    each([&](Fiber& lane) {
+      if (lane.shuffle != lanes[first].shuffle) fail("lanes of a warp meet at different shuffles");
+      if (!(lane.together >> lane.from & 1)) fail("a shuffle from a lane that takes no part");
+      std::memcpy(lane.received, lanes[lane.from].value, 8);
+    });
+    each([&](Fiber& lane) { lane.state = State::kReady; });
+    progress = true;
   }
-  for (int i = 0; i < kWarp; ++i) {
-    if (lanes[i].shuffle != lanes[0].shuffle) fail("lanes of a warp meet at different shuffles");
-    std::memcpy(lanes[i].received, lanes[lanes[i].from].value, 8);
-    lanes[i].state = State::kReady;
-  }
-  return true;
+  return progress;
 }
 
 inline void run_block(std::mt19937* random) {
@@ -144,15 +159,15 @@ inline void run_block(std::mt19937* random) {
 }
 
 inline void launch(dim3 grid, dim3 block, std::function<void()> body) {
-  gridDim = grid;
+  gridDim = dim3(std::min(grid.x, most_blocks));
   blockDim = block;
   kernel = std::move(body);
   ++launches;
   std::unique_ptr<std::mt19937> random;
   if (const char* seed = std::getenv("GIFT_FIBER_SEED"))
     random = std::make_unique<std::mt19937>(unsigned(std::atoi(seed)));
-  for (unsigned i = 0; i < grid.x; ++i) {
-    blockIdx = dim3(random ? grid.x - 1 - i : i, 0, 0);
+  for (unsigned i = 0; i < gridDim.x; ++i) {
+    blockIdx = dim3(random ? gridDim.x - 1 - i : i, 0, 0);
     run_block(random.get());
   }
 }
@@ -164,21 +179,23 @@ inline void launch(dim3 grid, dim3 block, std::function<void()> body) {
 inline void __syncthreads() { fibers::wait(fibers::State::kAtBarrier); }
 inline void __threadfence() {}
 
+inline int own_lane() { return int(fibers::current - fibers::all.data()) % fibers::kWarp; }
+
 // `from`: the lane whose value this one gets. Its callers are not inlined: `shuffle` is the address
 // that they return to.
 template <class T>
 T exchanged(const void* shuffle, unsigned mask, T value, int from) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
-  if (mask != 0xffffffffu) fibers::fail("a shuffle of a part of a warp");
+  if (!(mask >> own_lane() & 1)) fibers::fail("a shuffle whose mask leaves out the caller");
   fibers::Fiber* self = fibers::current;
   self->shuffle = shuffle;
+  self->together = mask;
   std::memcpy(self->value, &value, sizeof(value));
   self->from = from;
   fibers::wait(fibers::State::kAtShuffle);
   std::memcpy(&value, self->received, sizeof(value));
   return value;
 }
-inline int own_lane() { return int(fibers::current - fibers::all.data()) % fibers::kWarp; }
 template <class T>
 [[gnu::noinline]] T __shfl_xor_sync(unsigned mask, T value, int other) {
   return exchanged(__builtin_return_address(0), mask, value, own_lane() ^ other);
@@ -190,8 +207,8 @@ template <class T>
                    from < fibers::kWarp ? from : own_lane());
 }
 
-[[gnu::noinline]] inline void __syncwarp() {
-  exchanged(__builtin_return_address(0), 0xffffffffu, 0, own_lane());
+[[gnu::noinline]] inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  exchanged(__builtin_return_address(0), mask, 0, own_lane());
 }
 
 inline int atomicAdd(int* address, int value) {
