@@ -181,7 +181,7 @@ def test_a_run_that_raises_stops_no_other_and_alone_is_run_again(
     assert main(command(Path(), losses, epochs=3)) == 0  # in this process, for once
     printed = capsys.readouterr()
     assert printed.err.count(", from an earlier call") == 2
-    assert "| losses_of_mine.hungry |" in printed.out
+    assert r"| losses\_of\_mine.hungry |" in printed.out
 
 
 def test_without_ray_the_option_names_the_extra(tmp_path, monkeypatch, capsys):

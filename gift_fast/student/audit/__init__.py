@@ -113,7 +113,9 @@ def audit(
             orders[place] = order
             findings += found
             if order is not None and accuracy is not None:
-                entry[place] = {**asdict(accuracy), **summary_of(order)}
+                measured = asdict(accuracy)
+                del measured["halves"]  # for reporting; and a sample may leave one without images
+                entry[place] = {**measured, **summary_of(order)}
         measures["teachers"].append(entry)
         diagnoses.append(
             diagnose(orders["test"], orders["distilled"], stored, dataset.class_names, name)

@@ -25,7 +25,7 @@ def folder(
     train: bool = True,
     *,
     side: int = 224,
-    resize: int = 0,
+    shorter_side: int = 0,
     normalization: str = "imagenet",
     in_memory: bool = False,
 ) -> ImageDataset:
@@ -37,8 +37,9 @@ def folder(
         root: the folder that holds ``train`` and ``val``, or ``test`` where there is no ``val``.
         train: whether to scan the training split too.
         side: of the square that is cropped from an image's centre, in pixels.
-        resize: what an image's shorter side is resized to before; 0 is 8/7 of ``side``, rounded
-            down (256 for 224). The same number as ``side`` keeps images of that size as they are.
+        shorter_side: what an image's shorter side is resized to before; 0 is 8/7 of ``side``,
+            rounded down (256 for 224). The same number as ``side`` keeps images of that size as
+            they are.
         normalization: whose mean and std to use: ``imagenet`` or ``cifar``.
         in_memory: decode once and keep the pixels in memory, instead of decoding every batch.
 
@@ -63,7 +64,7 @@ def folder(
         test=test,
         train=train,
         side=side,
-        resize=resize,
+        shorter_side=shorter_side,
         normalization=normalization,
         in_memory=in_memory,
     )
@@ -78,18 +79,18 @@ def sorted_into_folders(
     test: str,
     train: bool,
     side: int,
-    resize: int = 0,
+    shorter_side: int = 0,
     normalization: str = "imagenet",
     in_memory: bool = False,
 ) -> ImageDataset:
     """The dataset of ``root/train`` and ``root/<test>`` with the classes in the order given."""
     if side < 1:
         raise ValueError(f"side must be at least 1, got {side}")
-    if resize != 0 and resize < side:
-        raise ValueError(f"resize must be 0 or at least side, {side}, got {resize}")
+    if shorter_side != 0 and shorter_side < side:
+        raise ValueError(f"shorter_side must be 0 or at least side, {side}, got {shorter_side}")
 
     def split(part: str) -> Split:
-        files = scan(root / part, classes, side=side, resize=resize or resize_for(side))
+        files = scan(root / part, classes, side=side, resize=shorter_side or resize_for(side))
         return decoded_once(files, f"{name}-{part}-{side}") if in_memory else files
 
     return ImageDataset(

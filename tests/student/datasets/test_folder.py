@@ -46,7 +46,7 @@ def test_a_student_is_tested_without_the_training_images(root):
 
 
 def test_options_set_the_crop_and_the_constants(root):
-    dataset = load_dataset("folder:side=8,resize=16,normalization=cifar", root)
+    dataset = load_dataset("folder:side=8,shorter_side=16,normalization=cifar", root)
     assert (dataset.test.side, dataset.test.resize) == (8, 16)
     assert dataset.std == (0.2023, 0.1994, 0.2010)
 
@@ -93,7 +93,7 @@ def test_a_folder_without_a_test_split_is_refused(root):
     ("options", "message"),
     [
         ("side=0", "side must be at least 1, got 0"),
-        ("side=64,resize=32", "resize must be 0 or at least side, 64, got 32"),
+        ("side=64,shorter_side=32", "shorter_side must be 0 or at least side, 64, got 32"),
         ("normalization=grey", "normalization must be cifar or imagenet, got 'grey'"),
     ],
 )
