@@ -8,6 +8,7 @@ inputs, see :func:`gift_fast.student.results.run_path`.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,13 +118,20 @@ def is_outdated(run: dict[str, Any], chosen: Mapping[str, tuple[object, object]]
 
 
 def known_files(out: Path) -> dict[str, str]:
-    """The file of every run that a study in this folder has begun, by :func:`run_key_of`."""
-    return {
-        run_key_of(run): run["file"]
-        for path in sorted(out.glob("study-*.json"))
-        for run in read_manifest(path)
-        if run["file"] is not None
-    }
+    """The file of every run that a study in this folder has begun, by :func:`run_key_of`.
+
+    A manifest that cannot be read is told in a warning: it hides no other study's runs, and its own
+    are found again when they are planned, by configuration and inputs.
+    """
+    known = {}
+    for path in sorted(out.glob("study-*.json")):
+        try:
+            runs = read_manifest(path)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"left aside: {error}", stacklevel=2)
+            continue
+        known.update({run_key_of(run): run["file"] for run in runs if run["file"] is not None})
+    return known
 
 
 class Record:

@@ -256,6 +256,22 @@ def test_a_folder_without_a_study_is_refused(tmp_path, capsys):
     assert "must hold studies, study-NAME.json" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("report.pdf", "must be the name of an HTML file"),
+        ("study-mine.html", "must not be named as a study's own tables are"),
+    ],
+)
+def test_a_page_that_could_not_be_told_from_other_files_is_refused(
+    two_losses, capsys, name, message
+):
+    folder = two_losses.write()
+    assert main(["report", str(folder), "--out", str(folder / name)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / name).exists()
+
+
 def test_latex_escapes_what_it_would_take_for_a_command(tmp_path):
     study = RecordedStudy(tmp_path / "runs", title="50 % & more_of #1")
     study.over_sets("kl:scale_t2=true", KL)

@@ -216,11 +216,21 @@ def test_a_bad_argument_is_refused_before_any_work(tmp_path, capsys, arguments, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_file_that_is_no_manifest_is_named(tmp_path, capsys):
+def test_another_studys_damaged_manifest_is_named_and_left_aside(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "study-old.json").write_text('{"format": 0}')
-    assert study(tmp_path, "ce", "--dry-run") == 2
-    assert "study-old.json must hold the record of a study" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match=r"study-old\.json must hold the record of a study"):
+        assert study(tmp_path, "ce", "--dry-run") == 0
+
+
+def test_a_studys_own_damaged_manifest_is_refused_and_kept(tmp_path, trained, capsys):
+    (tmp_path / "runs").mkdir()
+    own = tmp_path / "runs" / "study-mine.json"
+    own.write_text('{"format": 0}')
+    assert study(tmp_path, "ce") == 2
+    assert trained == []
+    assert "study-mine.json must hold the record of a study" in capsys.readouterr().err
+    assert own.read_text() == '{"format": 0}'
 
 
 def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(

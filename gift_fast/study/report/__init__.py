@@ -32,6 +32,8 @@ def write_report(folder: Path, page: Path | None = None) -> tuple[Path, tuple[st
     page = folder / "report.html" if page is None else page
     if page.suffix not in (".html", ".htm"):
         raise ValueError(f"out must be the name of an HTML file, got {page}")
+    if page.stem.startswith("study-"):
+        raise ValueError(f"out must not be named as a study's own tables are, study-, got {page}")
     contents = contents_of(read_folder(folder))
     rows = [row for section in contents.sections for part in section.parts for row in part.rows]
     texts = {
