@@ -4,6 +4,8 @@ PYTHON ?= python3
 TORCH ?= torch
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes of `make test`, each of which takes files of tests.
+WORKERS ?= 2
 
 SOURCES := pyproject.toml setup.py gift_fast/__init__.py $(wildcard csrc/* csrc/*/*)
 
@@ -14,7 +16,7 @@ demo: $(VENV)/built
 	$(BIN)/gift-fast demo
 
 test: $(VENV)/built lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
