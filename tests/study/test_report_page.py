@@ -169,6 +169,11 @@ def test_a_phone_scrolls_down_alone(browser, report):
     page.goto(report.as_uri())
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    smallest = page.evaluate(
+        """Math.min(...[...document.querySelectorAll("svg[role=img]")].map(svg =>
+            12 * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width))"""
+    )
+    assert smallest >= 10  # pixels, of the letters in figures
     page.close()
 
 

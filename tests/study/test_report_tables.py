@@ -285,6 +285,13 @@ def test_latex_escapes_what_it_would_take_for_a_command(tmp_path):
     assert len({line.count("&") - line.count(r"\&") for line in rows}) == 1
 
 
+def test_a_title_starts_no_markup(tmp_path):
+    study = RecordedStudy(tmp_path / "runs", title="*all* <b>losses</b>")
+    study.over_sets("gift", GIFT)
+    text = report_of(study.write(), ".md")
+    assert r"## \*all\* \<b>losses\</b>" in text
+
+
 def test_a_text_of_a_study_cannot_become_part_of_the_page(tmp_path, monkeypatch):
     attack = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     monkeypatch.setitem(ENVIRONMENT, "device", attack)

@@ -12,7 +12,7 @@ from gift_fast.study.plan import Study
 from gift_fast.study.report.contents import Contents, Section, contents_of
 from gift_fast.study.report.page import as_page
 from gift_fast.study.report.reading import Folder, read_folder, record_of
-from gift_fast.study.report.tables import Table, as_csv, as_latex, as_markdown
+from gift_fast.study.report.tables import Table, as_csv, as_latex, as_markdown, escaped_markdown
 
 
 def write_report(folder: Path, page: Path | None = None) -> tuple[Path, tuple[str, ...]]:
@@ -73,7 +73,7 @@ def write_texts(texts: Mapping[Path, str]) -> None:
 
 def markdown_of(contents: Contents) -> str:
     """Sentences and tables in Markdown."""
-    lines = [f"# {contents.title}", "", contents.summary, ""]
+    lines = [f"# {escaped_markdown(contents.title)}", "", contents.summary, ""]
     lines += [f"- could not be read: {each}" for each in contents.damaged]
     for section in contents.sections:
         lines += section_in_markdown(section)
@@ -86,14 +86,14 @@ def markdown_of(contents: Contents) -> str:
 
 def section_in_markdown(section: Section) -> list[str]:
     """The lines of a study."""
-    lines = [f"## {section.title}", "", section.settings, ""]
+    lines = [f"## {escaped_markdown(section.title)}", "", section.settings, ""]
     lines += [text + "\n" for text in (section.unfinished, section.notes) if text]
     if section.overview is not None:
         lines += [*(f"- {sentence}" for sentence in section.findings), ""]
         lines += [as_markdown(section.overview)]
     for part in section.parts:
         if len(section.parts) > 1:
-            lines += [f"### {part.heading}", ""]
+            lines += [f"### {escaped_markdown(part.heading)}", ""]
         lines += [f"- {sentence}" for sentence in part.findings]
         if part.shares is not None:
             lines += ["", f"{part.shares.caption}:", "", as_markdown(part.shares)]
