@@ -3,7 +3,7 @@
 SRe2L, CDA, G-VBSM and label pruning (LPLD) name them ``new{class}/class{class}_id{number}.jpg``;
 RDED ``syn_data/{class}/class{class}_id{number}.jpg``. A class is the place of its folder in sorted
 order, and images lie in the order of ``torchvision.datasets.ImageFolder``, which the stored labels
-of such sets count by.
+of such sets count by. Sets whose folders and files have other names are read by :func:`any_folder`.
 
 Decoded images stay in memory: 150 kB each at 224 x 224, so 1.5 GB for ImageNet-1K at 10 images a
 class and 30 GB at 200.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -141,6 +141,52 @@ def rded(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Disti
     return with_fkd_labels(read_folders(rded_root(path), RDED, dataset), labels, dataset)
 
 
+def any_folder(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
+    """Reads images from a folder for each class, whatever the names.
+
+    Folders that are named as the dataset's classes are, such as ``ankle boot``, hold those; any
+    other names, such as wnids, are taken in sorted order, and ``source`` says so. Images lie in the
+    order of ``torchvision.datasets.ImageFolder``.
+
+    Args:
+        path: holds the folders.
+        dataset: whose classes they are.
+        labels: an FKD folder that somebody made for these images; None for the images alone.
+
+    Raises:
+        OSError, ValueError: as :func:`decoupled`.
+    """
+    names = [folder.name for folder in visible(path) if folder.is_dir()]
+    if len(names) != dataset.num_classes:
+        raise ValueError(
+            f"{path} must hold a folder for each of the {dataset.num_classes} classes of "
+            f"{dataset.name}, got {len(names)}"
+        )
+    by_name = set(names) == set(dataset.class_names)
+    numbers = [dataset.class_names.index(n) if by_name else k for k, n in enumerate(names)]
+    by_class = [image_files(path / name) for name in names]
+    how = "by their classes' names" if by_name else "in the order of their folders' names"
+    distilled = decoded(by_class, numbers, dataset, path)
+    distilled = replace(distilled, source=f"{distilled.source}, {how}")
+    return with_fkd_labels(distilled, labels, dataset)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, in the order of their names.
+
+    Raises:
+        ValueError: there is another file, or no image.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    files = visible(folder)
+    others = [file for file in files if file.suffix.lower() not in IMG_EXTENSIONS]
+    if others or not files:
+        got = f"got {others[0].name}" if others else "it is empty"
+        raise ValueError(f"{folder} must hold images, {', '.join(IMG_EXTENSIONS)}; {got}")
+    return files
+
+
 def rded_root(path: Path) -> Path:
     """The folder that holds the classes of RDED."""
     inner = path / "syn_data"
@@ -158,17 +204,28 @@ def read_folders(root: Path, layout: Layout, dataset: ImageDataset) -> Distilled
     """The images of every class, at the side of the dataset, with their hard labels."""
     folders = class_folders(root, layout, dataset)
     by_class = [class_files(folder, label, layout) for label, folder in enumerate(folders)]
+    return decoded(by_class, range(len(folders)), dataset, root)
+
+
+def decoded(
+    by_class: Sequence[Sequence[Path]], numbers: Sequence[int], dataset: ImageDataset, root: Path
+) -> DistilledSet:
+    """The images of files, at the side of the dataset.
+
+    Args:
+        by_class: the files of every folder, in the order they are wanted in.
+        numbers: the class of every folder.
+        dataset: gives side and channels.
+        root: where the folders are.
+    """
     counts = torch.tensor([len(files) for files in by_class])
     files = [file for files in by_class for file in files]
     images, stored = decode_images(files, dataset.channels, dataset.side)
     source = f"{root}, {len(files)} images of {stored} x {stored}"
     if stored != dataset.side:
         source += f" resized to {dataset.side} x {dataset.side}"
-    return DistilledSet(
-        images=images,
-        labels=torch.arange(len(folders)).repeat_interleave(counts),
-        source=source,
-    )
+    labels = torch.tensor(numbers).repeat_interleave(counts)
+    return DistilledSet(images=images, labels=labels, source=source)
 
 
 def visible(folder: Path) -> list[Path]:

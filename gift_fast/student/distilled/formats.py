@@ -65,6 +65,7 @@ def recognise(path: Path, labels: Path | None = None) -> str:
     needs = "".join(f"\n  {name}: {needed}" for name, (_, needed) in MARKS.items())
     fits = "fits " + " and ".join(found) if found else "fits none"
     state = fits if path.exists() else "does not exist"
+    needs += "\n  other images, a folder a class: format 'folder' reads them where it is asked for"
     raise ValueError(f"path must hold one of these formats, {path} {state}:{needs}")
 
 
@@ -86,6 +87,7 @@ FORMATS: dict[str, Callable[..., DistilledSet]] = {
     "gvbsm": folders.decoupled,
     "lpld": folders.lpld,
     "rded": folders.rded,
+    "folder": folders.any_folder,
     "datm": datm.datm,
     "gift": gift_data.gift_data,
     "gift-fast": native.native,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -180,3 +181,50 @@ def test_after_the_first_bad_image_the_rest_is_not_decoded(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="id003"):
         decode_images(files * 200, channels=3, side=8)
     assert len(opened) < len(files) * 100
+
+
+# ---- a folder of any names -----------------------------------------------------------------------
+
+
+def write_images(root, names, count=2):
+    for k, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            noise(8, 100 * k + number).save(root / name / f"{number}.png")
+
+
+def test_folders_of_any_names_are_taken_in_the_order_of_an_image_folder(tmp_path, animals):
+    write_images(tmp_path, ["n03", "n01", "n02"])
+    images, labels = image_folder(tmp_path)
+    distilled = read_distilled("folder", tmp_path, animals)
+    assert torch.equal(distilled.images, images)
+    assert distilled.labels.tolist() == labels == [0, 0, 1, 1, 2, 2]
+    assert "in the order of their folders' names" in distilled.source
+
+
+def test_folders_named_as_the_classes_are_hold_those(tmp_path, animals):
+    backwards = replace(animals, class_names=("cat", "bee", "ape"))
+    write_images(tmp_path, ["ape", "bee", "cat"])
+    images, _ = image_folder(tmp_path)
+    distilled = read_distilled("folder", tmp_path, backwards)
+    assert torch.equal(distilled.images, images)  # stored labels count by this order
+    assert distilled.labels.tolist() == [2, 2, 1, 1, 0, 0]
+    assert "by their classes' names" in distilled.source
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: shutil.rmtree(root / "b"), "a folder for each of the 3 classes.*got 2"),
+        (lambda root: (root / "b" / "notes.txt").touch(), "must hold images.*got notes.txt"),
+        (
+            lambda root: [f.unlink() for f in (root / "b").iterdir()],
+            "must hold images.*it is empty",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_set_is_refused(tmp_path, animals, damage, message):
+    write_images(tmp_path, ["a", "b", "c"])
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        read_distilled("folder", tmp_path, animals)
