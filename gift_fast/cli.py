@@ -276,10 +276,17 @@ def evaluate(options: argparse.Namespace) -> int:
     """The subcommand ``evaluate``."""
     from gift_fast.student.job import is_main_process, run_job
     from gift_fast.student.report import print_results
+    from gift_fast.student.results import run_path
 
-    runs = run_job(job_of(options), place_of(options))
+    place = place_of(options)
+    runs = run_job(job_of(options), place)
     if is_main_process():
         print_results(runs, as_json=options.json)
+        if not options.json:
+            print(
+                "every setting and check:",
+                *(run_path(place.out, run.config, run.inputs) for run in runs),
+            )
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gift_fast.student import spec
+from gift_fast.student.augment import AUGMENTATIONS
 from gift_fast.student.checkpoints import checkpoint_name, load_weights, save_weights
 from gift_fast.student.classes import ALL, narrow
 from gift_fast.student.config import (
@@ -26,7 +28,10 @@ from gift_fast.student.config import (
 from gift_fast.student.datasets import ImageDataset, load_dataset
 from gift_fast.student.datasets.resize import split_resize
 from gift_fast.student.distilled import DistilledSet, read_distilled
-from gift_fast.student.objectives import build_objective
+from gift_fast.student.mixing import MIXINGS
+from gift_fast.student.models import MODELS
+from gift_fast.student.objectives import OBJECTIVES, build_objective
+from gift_fast.student.optimizers import OPTIMIZERS, SCHEDULES
 from gift_fast.student.predict import Transform
 from gift_fast.student.progress import Progress, show_progress
 from gift_fast.student.results import (
@@ -325,6 +330,17 @@ def check_writable(folder: Path, accelerator: Accelerator) -> None:
             pass
 
 
+REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "student": MODELS,
+    "loss": OBJECTIVES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augmentation": AUGMENTATIONS,
+    "mixing": MIXINGS,
+}
+"""Of the settings that have options, which are printed too."""
+
+
 def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> str:
     """Everything that a run depends on, a line each."""
     tested = "test" if config.tested_on == "test" else "held-out"
@@ -336,6 +352,9 @@ def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> 
     ]
     values = config.to_dict()
     del values["seed"]
+    values["ipc"] = "all" if config.ipc is None else config.ipc
+    for name, registry in REGISTRIES.items():
+        values[name] = spec.in_full(name, values[name], registry)
     if inputs.distilled.replay is not None and not config.teachers:
         values.update(dict.fromkeys(("batch_size", "augmentation", "mixing"), "as stored"))
     width = max(map(len, values))

@@ -194,7 +194,7 @@ class PlainProgress:
         """Writes a line only where the stage goes on from an earlier call."""
         self.stage = Stage(title, epochs, done, self.clock)
         self.last_line = self.stage.start
-        if done:
+        if 0 < done < epochs:  # a stage that has finished is told by its outcome
             self.write(f"goes on after epoch {done}/{epochs}")
 
     def epoch(

@@ -123,7 +123,7 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
             f"{run.last.top5:.2f}",
             f"{run.best.top1:.2f}",
             f"{run.images_per_second:.0f}",
-            f"{run.seconds:.0f}",
+            f"{run.seconds:.1f}",
         )
     console = Console(highlight=False)
     print_table(console, table)
@@ -136,8 +136,8 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
             )
         console.print(f"top-1 of the {name}: {values.mean:.2f}, {spreads}", soft_wrap=True)
     console.print(
-        f"The score is the last epoch's. The best check is picked by the {images} images, and "
-        "flatters.",
+        f"The score is the last epoch's. The best check is chosen on the {images} images, so it is "
+        "optimistic.",
         soft_wrap=True,
     )
 

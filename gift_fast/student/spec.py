@@ -138,15 +138,30 @@ def canonical(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]
         >>> canonical("loss", "kl:scale_t2=True,temperature=20", {"kl": kl})
         'kl:scale_t2=true'
     """
-    name, _ = split_spec(spec)
     function, options = resolve(argument, spec, registry)
     parameters = inspect.signature(function).parameters
-    written = [
+    own = {key: value for key, value in options.items() if value != parameters[key].default}
+    return written(split_spec(spec)[0], own)
+
+
+def in_full(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]) -> str:
+    """A specification with all its options; see :func:`resolve` for what is raised.
+
+    Example:
+        >>> def kl(*, temperature: float = 20.0, scale_t2: bool = False) -> None: ...
+        >>> in_full("loss", "kl:scale_t2=True", {"kl": kl})
+        'kl:temperature=20.0,scale_t2=true'
+    """
+    return written(split_spec(spec)[0], resolve(argument, spec, registry)[1])
+
+
+def written(name: str, options: Mapping[str, Option]) -> str:
+    """A specification of a name and options."""
+    texts = [
         f"{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in options.items()
-        if value != parameters[key].default
     ]
-    return f"{name}:{','.join(written)}" if written else name
+    return f"{name}:{','.join(texts)}" if texts else name
 
 
 def imported(argument: str, path: str) -> Callable[..., Any]:
@@ -169,6 +184,18 @@ def imported(argument: str, path: str) -> Callable[..., Any]:
 def build(
     argument: str, spec: str, registry: Mapping[str, Callable[..., T]], *positional: object
 ) -> T:
-    """Calls the function that a specification names; see :func:`resolve` for what is raised."""
+    """Calls the function that a specification names; see :func:`resolve` for what is raised.
+
+    Raises:
+        ValueError: also where a function of the user's own does not take the ``positional`` ones.
+    """
     function, options = resolve(argument, spec, registry)
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*positional, **options)
+    except TypeError as error:
+        raise ValueError(
+            f"{argument} {split_spec(spec)[0]!r} must take {len(positional)} arguments and its "
+            f"options after a *; it is {signature}: {error}"
+        ) from error
     return function(*positional, **options)

@@ -6,6 +6,9 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+SHOWN = 5
+"""Runs that are listed under a reason; of more, the number is."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -44,7 +47,7 @@ class RunsFailed(Exception):  # noqa: N818, it is no error of one call
         super().__init__(f"{len(self.failures)} runs failed, {done} finished")
 
     def report(self) -> str:
-        """Every reason once, with the runs that it stopped, for a reader.
+        """Every reason once, with the first of the runs that it stopped, for a reader.
 
         Example:
             >>> failed = RunsFailed([Failure("CE, seed 0", "out of memory")], done=3)
@@ -60,5 +63,7 @@ class RunsFailed(Exception):  # noqa: N818, it is no error of one call
             traces.setdefault(failure.reason, failure.trace)
         lines = [f"{len(self.failures)} of {len(self.failures) + self.done} runs failed:"]
         for reason, stopped in titles.items():
-            lines += [traces[reason].rstrip() or reason, *(f"  {title}" for title in stopped)]
+            lines += [traces[reason].rstrip() or reason, *(f"  {t}" for t in stopped[:SHOWN])]
+            if len(stopped) > SHOWN:
+                lines.append(f"  and {len(stopped) - SHOWN} more")
         return "\n".join(lines)

@@ -40,6 +40,8 @@ def title_of(experiment: Experiment) -> str:
     settings = ""
     if experiment.purpose != "protocol":
         settings = f", {experiment.purpose}"
+        if is_open(experiment):
+            settings += " as trials will choose"
         if config.learning_rate is not None:
             rate, decay = config.learning_rate, config.weight_decay
             settings += f": learning rate {rate:g}, weight decay {decay:g}"
@@ -49,6 +51,11 @@ def title_of(experiment: Experiment) -> str:
         f"{display_name(config.loss)}, {optimizer_name(config.optimizer)}, seed {config.seed}"
         f"{settings}"
     )
+
+
+def is_open(experiment: Experiment) -> bool:
+    """Whether it is a tuned experiment whose trials have not chosen yet: it can be no run."""
+    return experiment.purpose == "tuned" and experiment.config.learning_rate is None
 
 
 def manifest_path(out: Path, name: str) -> Path:
@@ -222,7 +229,7 @@ def state_of(experiments: Sequence[Experiment], out: Path) -> State:
 def results_in(experiments: Sequence[Experiment], out: Path) -> dict[Experiment, RunResult]:
     """The results of those experiments that have finished in a folder."""
     known = known_files(out)
-    files = {e: known.get(run_key_of(e.to_dict())) for e in experiments}
+    files = {e: known.get(run_key_of(e.to_dict())) for e in experiments if not is_open(e)}
     return {
         experiment: read_run(out / file)
         for experiment, file in files.items()
@@ -249,7 +256,9 @@ def describe(study: Study, state: State, at_a_time: int = 1) -> str:
     lines = [f"{study.name}: {study.title}"]
     lines += [f"  done   {title_of(e)}: top-1 {r.last.top1:.1f} %" for e, r in done.items()]
     lines += [f"  to do  {title_of(experiment)}" for experiment in state.left]
-    total = len(done) + len(state.left)
+    total = str(len(done) + len(state.left))
+    if any(map(is_open, state.left)):  # the grid of the trials may grow
+        total = f"at least {total}"
     return "\n".join([*lines, f"{len(done)} of {total} runs done; {time_left(state, at_a_time)}"])
 
 

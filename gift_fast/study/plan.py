@@ -15,7 +15,7 @@
                 of continual learning, each one or a list, for every step of them; see
                 gift_fast.student.classes
     optimizers  each with its learning rate, weight decay and momentum (default: the preset's)
-    seeds       one student each (default: 0 1 2)
+    seeds       one student each (default: 0 1 2); see student_seed
     set_seeds   one set each, where sets are made here (default: 0 1 2 3 4)
     heldout     training images taken away before teacher and sets are made here (default: none)
     tuning      runs every loss again at the learning rate and weight decay that trials choose:
@@ -76,6 +76,9 @@ OPTIMIZER_FIELDS = ("optimizer", "learning_rate", "weight_decay", "momentum")
 
 SETTINGS = FIELDS - {"loss", "student", "teachers", "seed", *OPTIMIZER_FIELDS}
 """What ``settings`` may hold: the axes are not among them."""
+
+STUDENTS = 10_000
+"""More than the largest of a study's ``seeds``; see :func:`student_seed`."""
 
 TEACHER_SETTINGS = {f.name for f in dataclasses.fields(TeacherConfig)} - {"dataset", "model"}
 
@@ -206,6 +209,8 @@ class Study:
     tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
+        if max(self.seeds) >= STUDENTS:
+            raise ValueError(f"seeds must be less than {STUDENTS}, got {max(self.seeds)}")
         if self.tuning is not None:
             self.tuning.check_against(self)
 
@@ -248,7 +253,7 @@ class Study:
                                 "teachers": self.labellers(source, student),
                                 "loss": loss_of(loss, source.method),
                                 "classes": classes,
-                                "seed": seed,
+                                "seed": student_seed(source, seed),
                             }
                             found.append(Experiment(source, EvaluationConfig.from_dict(values)))
         return tuple(dict.fromkeys(found))
@@ -284,6 +289,20 @@ class Study:
                 before = students_of.get(each, ())
                 students_of[each] = tuple(dict.fromkeys(before + students))
         return list(students_of.items())
+
+
+def student_seed(source: SetSource, seed: int) -> int:
+    """The seed of a student: on each of several sets that are made here, another one.
+
+    All losses have the same students on a set. But students that began alike on every set would
+    have in common what their beginning does to a loss, and an interval over sets would not show it.
+
+    Example:
+        >>> made = SetSource(dataset="digits", method="selected", ipc=1, network="convnet3", seed=3)
+        >>> student_seed(made, 1)
+        30001
+    """
+    return seed if source.seed is None else STUDENTS * source.seed + seed
 
 
 def loss_of(loss: str, method: str) -> str:

@@ -96,3 +96,12 @@ def test_an_option_whose_default_has_no_text_is_left_at_it():
     assert spec.build("thing", "optional", {"optional": optional}) is None
     with pytest.raises(ValueError, match="'optional': size must have a default of type bool, int"):
         spec.resolve("thing", "optional:size=3", {"optional": optional})
+
+
+def test_a_function_that_takes_other_arguments_is_refused():
+    with pytest.raises(ValueError, match=r"thing 'make' must take 2 .*it is \(base.*: too many"):
+        spec.build("thing", "make", REGISTRY, 7, 8)
+
+
+def test_a_specification_in_full_holds_every_option():
+    assert spec.in_full("thing", "make:on=true", REGISTRY) == "make:rate=0.5,steps=3,on=true,mode=a"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -235,3 +236,20 @@ def test_labels_of_the_set_itself_stay_whoever_labels_others():
     assert study.teachers_of(experiments[0].source) == ()
     with pytest.raises(ValueError, match="labelled_by must be one of network, student, got 'me'"):
         parse_study("mine", f"{MINIMAL}\nlabelled_by: me")
+
+
+def test_all_losses_have_the_same_students_on_a_set_and_other_sets_have_others():
+    study = replace(load_study("losses"), seeds=(0, 1), set_seeds=(0, 1))
+    students: dict[tuple[int, str], set[int]] = {}
+    for experiment in study.experiments(published=False):
+        place = (experiment.source.seed, experiment.config.loss)
+        students.setdefault(place, set()).add(experiment.config.seed)
+    assert {seeds == {0, 1} for (made, _), seeds in students.items() if made == 0} == {True}
+    assert {seeds == {10000, 10001} for (made, _), seeds in students.items() if made == 1} == {True}
+    published = {experiment.config.seed for experiment in study.experiments(published=True)}
+    assert published == {0, 1}
+
+
+def test_a_seed_that_would_be_another_sets_is_refused():
+    with pytest.raises(ValueError, match="seeds must be less than 10000, got 10000"):
+        narrowed(load_study("losses"), seeds=[0, 10000])

@@ -151,7 +151,7 @@ def test_the_estimate_is_the_mean_time_of_those_done(tmp_path, finished, capsys)
     for path in (finished / "runs").glob("*.json"):
         contents = json.loads(path.read_text())
         if "seconds" in contents:
-            contents["seconds"] = 90.0 if contents["config"]["seed"] else 30.0
+            contents["seconds"] = 90.0 if contents["config"]["seed"] % 2 else 30.0
         (tmp_path / "runs" / path.name).write_text(json.dumps(contents))
     assert study(tmp_path, "ce, gift, softce", "--dry-run") == 0
     assert "8 of 12 runs done; 4 more take about 4 min 0 s" in capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypa
     assert study(tmp_path, "ce, kl, gift", *few) == 0
     assert trained == [("ce", 0), ("kl", 0), ("gift", 0)]
     printed = capsys.readouterr().out
-    assert "n = 1 students on one set" in printed
+    assert "of one student on one set" in printed
     assert "±" not in next(line for line in printed.splitlines() if line.startswith("| GIFT"))
 
 
@@ -294,7 +294,16 @@ def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
         return main(["study", str(path), *folders, "--quiet", *few, *more])
 
     assert call("--dry-run") == 0
-    assert "0 of 10 runs done" in capsys.readouterr().out  # 2, 2 x 3 trials, 2 again
+    assert "0 of at least 10 runs done" in capsys.readouterr().out  # 2, 2 x 3 trials, 2 again
+    assert call("--no-tuning") == 0
+    capsys.readouterr()
+    assert call("--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "2 of at least 10 runs done" in printed  # those tuned are no runs yet
+    assert (
+        "to do  digits:heldout=300 selected IPC 1 set 0, convnet3:width=8, GIFT, AdamW, seed 0, "
+        "tuned as trials will choose" in printed
+    )
     assert call() == 0
     runs = runs_of(tmp_path)
     assert Counter(run["purpose"] for run in runs) == {"protocol": 2, "trial": 6, "tuned": 2}

@@ -67,7 +67,8 @@ def hold_out(dataset: ImageDataset, images: int) -> ImageDataset:
     if not dataset.num_classes <= images <= most:
         raise ValueError(
             f"dataset {dataset.name!r}: {HELDOUT} must be {dataset.num_classes} to {most} of the "
-            f"{len(split)} training images, got {images}"
+            f"{len(split)} training images, got {images} (a study's own number, where --heldout "
+            "gives no other)"
         )
     kept, taken = train_test_split(
         torch.arange(len(split)).numpy(),

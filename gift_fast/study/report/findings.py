@@ -92,10 +92,17 @@ def standing(panel: Panel, setting: Setting) -> list[str]:
     first, last = cells[0], cells[-1]
     if f"{first.top1.mean:.1f}" == f"{last.top1.mean:.1f}":
         return [f"{opening(panel, setting)}, all losses have {first.top1.mean:.1f} %."]
-    text = (
-        f"{opening(panel, setting)}, {first.loss_name} has the highest mean, "
-        f"{first.top1.mean:.1f} %, and {last.loss_name} the lowest, {last.top1.mean:.1f} %."
+    best, worst = (
+        [cell.loss_name for cell in cells if f"{cell.top1.mean:.1f}" == f"{end.top1.mean:.1f}"]
+        for end in (first, last)
     )
+    text = (
+        f"{opening(panel, setting)}, {listed(best)} {'have' if len(best) > 1 else 'has'} the "
+        f"highest mean, {first.top1.mean:.1f} %, and {listed(worst)} the lowest, "
+        f"{last.top1.mean:.1f} %."
+    )
+    if first.over == "seeds" and any(cell.loss == panel.reference for cell in cells):
+        return [f"{text} It is one set: no winner is named."]
     comparisons = [c for (s, _), c in panel.comparisons.items() if s == setting]
     return [f"{text} {against(display_name(panel.reference), comparisons)}".strip()]
 
