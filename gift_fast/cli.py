@@ -187,12 +187,26 @@ def add_place(command: argparse.ArgumentParser, *, trains: bool = True) -> None:
     )
 
 
+def add_dataset(group: argparse._ActionsContainer, *, required: bool) -> None:
+    """The argument that names a real dataset."""
+    from gift_fast.student.datasets import DATASETS
+
+    group.add_argument(
+        "--dataset",
+        required=required,
+        metavar="NAME",
+        help=f"the real dataset: {', '.join(DATASETS)}",
+    )
+
+
 def add_data(command: argparse.ArgumentParser) -> None:
     """What ``evaluate`` and ``audit`` read: a distilled set, a real dataset and teachers."""
+    from gift_fast.student.distilled.formats import FORMATS
+
     data = command.add_argument_group("data")
     data.add_argument("--data", type=Path, required=True, metavar="PATH", help="distilled set")
     data.add_argument(
-        "--format", metavar="NAME", help="how it is stored; auto looks for itself (default: auto)"
+        "--format", metavar="NAME", help=f"how it is stored: {', '.join(FORMATS)} (default: auto)"
     )
     data.add_argument("--labels", type=Path, metavar="DIR", help="its stored soft labels (FKD)")
     data.add_argument(
@@ -201,7 +215,7 @@ def add_data(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="puts the classes of these labels alone in the dataset's order",
     )
-    data.add_argument("--dataset", required=True, metavar="NAME", help="the real dataset")
+    add_dataset(data, required=True)
     data.add_argument(
         "--class-map", type=Path, metavar="FILE", help="puts its classes in the dataset's order"
     )
@@ -327,7 +341,7 @@ def add_train_teacher(commands: Subparsers[argparse.ArgumentParser]) -> None:
         ),
         epilog="example: gift-fast train-teacher --dataset cifar100 --data-root data",
     )
-    command.add_argument("--dataset", required=True, metavar="NAME", help="the real dataset")
+    add_dataset(command, required=True)
     training = command.add_argument_group(TRAINING)
     names = add_fields(training, TeacherConfig)
     add_place(command)
@@ -433,7 +447,7 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--dry-run", action="store_true", help="list the runs and estimate their time"
     )
     parts = command.add_argument_group("in place of what the study says")
-    parts.add_argument("--dataset", metavar="NAME", help="the real dataset")
+    add_dataset(parts, required=False)
     parts.add_argument("--ipc", nargs="+", type=int, metavar="N", help="images per class")
     parts.add_argument("--student", metavar="NAME", help="network of all teachers and students")
     parts.add_argument("--epochs", type=int, metavar="N", help="of every student")
