@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gift_fast.ops import Operators, scaled_gradient, unpack_gradients
-from gift_fast.reference import reference_loss
+from gift_fast.reference import reference_loss, valid_rows
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
@@ -59,7 +59,10 @@ def _differentiable_gradients(ctx: Any, grad_output: Tensor) -> list[Tensor | No
     _, options, _, inference = ctx.state
     # Inference tensors take no part in a graph; their copies do.
     saved: list[Tensor] = [*ctx.saved_tensors, *(x.clone() for x in inference)]
-    logits, soft_labels, target = saved
+    # Aliases: the derivatives to the inputs alone are wanted. Where one is computed from the other,
+    # the engine would go that way too, and run the hooks of both once more.
+    logits, soft_labels = (x.view_as(x) for x in saved[:2])
+    target = saved[2]
     asked = ctx.needs_input_grad[:2]
     inputs = [x for x, wanted in zip((logits, soft_labels), asked, strict=True) if wanted]
     loss = options.reference(logits, soft_labels, target)
@@ -91,13 +94,17 @@ class GiftLossFunction(torch.autograd.Function):
             logits, soft_labels, target, *options, needs[0], needs[1]
         )
         if soft_labels.is_inference() or target.is_inference():
-            # A teacher under inference mode. Autograd refuses to save such tensors; nobody can have
-            # written to them either, so a reference will do.
+            # A teacher under inference mode. Autograd refuses to save such tensors, so they are
+            # referred to. Only second derivatives read them: for those, nobody may have written to
+            # them in between, which nothing can check.
             ctx.state = gradients, options, operators, (soft_labels, target)
             ctx.save_for_backward(logits)
         else:
             ctx.state = gradients, options, operators, ()
             ctx.save_for_backward(logits, soft_labels, target)
+        # Of single rows the upstream gradient may be NaN or inf where the row is ignored, as under
+        # a masked division: it must not reach the zeros of that row.
+        ctx.ignored = ~valid_rows(target, options.ignore_index) if options.reduction == 0 else None
         return loss
 
     @staticmethod
@@ -105,6 +112,8 @@ class GiftLossFunction(torch.autograd.Function):
         gradients, _, operators, _ = ctx.state
         if torch.is_grad_enabled():  # create_graph=True
             return *_differentiable_gradients(ctx, grad_output), None, None, None
+        if ctx.ignored is not None:
+            grad_output = grad_output.masked_fill(ctx.ignored, 0.0)
         if not gradients:
             _ = ctx.saved_tensors  # a second backward pass: raises torch's own error
         asked = ctx.needs_input_grad[:2]
@@ -168,6 +177,8 @@ class GiftRowsFunction(torch.autograd.Function):
         argnums = tuple(i for i in (0, 1) if ctx.asked[i])
         grads: list[Tensor | None] = [None] * 6
         if grad_rows is not None:
+            # Over no valid row a mean's factor is infinite, and so may any row's be upstream.
+            grad_rows = grad_rows.masked_fill(~valid_rows(target, ctx.options.ignore_index), 0.0)
             for i, gradient in zip(argnums, gradients, strict=True):
                 grads[i] = grad_rows.unsqueeze(-1) * gradient
         if any(g is not None for g in grad_gradients):

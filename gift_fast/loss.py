@@ -18,7 +18,7 @@ from gift_fast.ops import (
     Operators,
     backends,
 )
-from gift_fast.reference import autocast_off, compute_dtype, reduce_rows, refine
+from gift_fast.reference import autocast_off, compute_dtype, reduce_rows, refine, valid_rows
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TARGET_TYPES = (torch.int64, torch.int32)
@@ -181,7 +181,8 @@ def _transformed(
     rows: Tensor = GiftRowsFunction.apply(
         logits.to(dtype), soft_labels.to(dtype), target, rows_options, asked, operators
     )[0]
-    return reduce_rows(rows, target != options.ignore_index, options.reduction_name)
+    valid = valid_rows(target, options.ignore_index)
+    return reduce_rows(rows, valid, options.reduction_name)
 
 
 def _check_target_range(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
@@ -227,6 +228,8 @@ def _dispatch(
     if compiling:
         grad = torch.is_grad_enabled()
         asked = (grad and logits.requires_grad, grad and soft_labels.requires_grad)
+        if torch.compiler.is_exporting():  # whoever loads the graph may train with it
+            asked = (True, True)
         loss: Tensor = operators.gift_loss(*rows, *options, *asked)[0]
     elif transformed:
         loss = _transformed(*rows, options, operators)
@@ -328,6 +331,7 @@ def gift_loss(
             and forward_ad._current_level < 0
             and not _transforms_active()
             and not _dispatch_modes()
+            and torch._C._get_tracing_state() is None
         ):
             try:
                 if not torch.is_grad_enabled():

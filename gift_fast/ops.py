@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from gift_fast.reference import compute_dtype
+from gift_fast.reference import compute_dtype, valid_rows
 
 _LIBRARY = torch.library.Library("gift_fast", "DEF")
 
@@ -219,15 +218,25 @@ def unpack_gradients(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.asked = inputs[-2:]
-    ctx.save_for_backward(*output[1:])
+    target, ignore_index, reduction = inputs[2], *inputs[-4:-2]
+    # Upstream of single rows NaN and inf may stand where a row is ignored.
+    ignored = [~valid_rows(target, ignore_index)] if reduction == 0 else []
+    ctx.of_rows = len(ignored)
+    ctx.save_for_backward(*ignored, *output[1:])
 
 
-@once_differentiable
 def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Tensor | None, ...]:
-    pairs = unpack_gradients([grad_outputs[0], *ctx.saved_tensors], *ctx.asked)
+    if torch.is_grad_enabled():  # create_graph=True; else the second derivative would be zero
+        raise RuntimeError(
+            "gift_loss has no second derivative in a compiled or exported graph; call it in eager "
+            "mode for create_graph=True"
+        )
+    grad_output, saved = grad_outputs[0], ctx.saved_tensors
+    if ctx.of_rows:
+        grad_output = grad_output.masked_fill(saved[0], 0.0)
+    pairs = unpack_gradients([grad_output, *saved[ctx.of_rows :]], *ctx.asked)
     grads = [
-        None if pair is None else scaled_gradient(pair[0], grad_outputs[0], pair[1])
-        for pair in pairs
+        None if pair is None else scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs
     ]
     return (*grads, *(None,) * 9)
 

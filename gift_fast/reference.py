@@ -78,6 +78,12 @@ def refine(
     return gamma * hard + (1.0 - gamma) * soft
 
 
+def valid_rows(target: Tensor, ignore_index: int) -> Tensor:
+    """Which rows are not to be ignored, bool (...)."""
+    # An int32 target would take an ignore_index beyond its range for another class.
+    return target.long() != ignore_index
+
+
 def reduce_rows(rows: Tensor, valid: Tensor, reduction: str) -> Tensor:
     """Row losses to the reduced loss; ``mean`` divides by the number of valid rows (0/0 is NaN)."""
     if reduction == "none":
@@ -133,7 +139,7 @@ def reference_loss(
     """
     with autocast_off(logits.device.type):
         dtype = compute_dtype(logits)
-        valid = target != ignore_index
+        valid = valid_rows(target, ignore_index)
         # Ignored rows are replaced before the arithmetic: a NaN in one of them must not reach the
         # gradients through a zero factor.
         row = valid.unsqueeze(-1)
