@@ -192,9 +192,10 @@ def notes_of(panel: Panel) -> tuple[str, ...]:
     counts = sorted({cell.top1.n for cell in cells})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     over = "distilled sets" if any(cell.over == "sets" for cell in cells) else "students on one set"
-    notes = [f"Top-1 after the last epoch, mean ± sample std (ddof 1), {n} {over}."]
+    what = f", mean ± sample std (ddof 1), {n} {over}"
     if counts == [1]:
-        notes = [f"Top-1 after the last epoch of one {over.replace('students', 'student')}."]
+        what = " of one student on one set"
+    notes = [f"Top-1 after the last epoch{what}."]
     if any(cell.halved for cell in cells):
         notes.append(
             "Scored on the second half of the test images: the first has chosen lr and wd."
