@@ -220,11 +220,41 @@ inline void stream_fence() {
 #endif
 }
 
-// Fewer than a vector: the first `count` lanes, the others zero. Through memory, and slow.
+// ---- fewer elements than a vector has -----------------------------------------------------------
+
+// Copies `bytes`, 1 to kSize, between memory and an array of kSize, the rest of which they leave
+// zero or do not read. AVX-512 has masked moves; elsewhere this is a call, and slow.
+template <size_t kSize>
+inline void load_bytes(void* array, const void* from, int64_t bytes) {
+#if defined(__x86_64__) && GIFT_VECTOR_BYTES == 64
+  if constexpr (kSize <= 64) {
+    const __m512i x = _mm512_maskz_loadu_epi8(~uint64_t(0) >> (64 - bytes), from);
+    memcpy(array, &x, kSize);
+    return;
+  }
+#endif
+  memset(array, 0, kSize);
+  memcpy(array, from, size_t(bytes));
+}
+
+template <size_t kSize>
+inline void store_bytes(void* to, const void* array, int64_t bytes) {
+#if defined(__x86_64__) && GIFT_VECTOR_BYTES == 64
+  if constexpr (kSize <= 64) {
+    __m512i x = {};
+    memcpy(&x, array, kSize);
+    _mm512_mask_storeu_epi8(to, ~uint64_t(0) >> (64 - bytes), x);
+    return;
+  }
+#endif
+  memcpy(to, array, size_t(bytes));
+}
+
+// The first `count` lanes, at least one, the others zero.
 template <class Accumulator, class T>
 inline Vector<Accumulator> load_part(const T* from, int64_t count) {
-  T padded[kLanes<Accumulator>] = {};
-  memcpy(padded, from, size_t(count) * sizeof(T));
+  T padded[kLanes<Accumulator>];
+  load_bytes<sizeof(padded)>(padded, from, count * int64_t(sizeof(T)));
   return load<Accumulator>(padded);
 }
 
@@ -232,7 +262,7 @@ template <class Accumulator, class T>
 inline void store_part(T* to, Vector<Accumulator> x, int64_t count) {
   T padded[kLanes<Accumulator>];
   store<Accumulator>(padded, x);
-  memcpy(to, padded, size_t(count) * sizeof(T));
+  store_bytes<sizeof(padded)>(to, padded, count * int64_t(sizeof(T)));
 }
 
 // x in the lanes [from, to), zero in the others, whatever was in them.
