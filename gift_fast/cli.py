@@ -122,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_demo(commands)
     add_train_teacher(commands)
     add_evaluate(commands)
+    add_table(commands)
     add_audit(commands)
     add_study(commands)
     add_report(commands)
@@ -325,6 +326,55 @@ def job_of(options: argparse.Namespace) -> EvaluationJob:
         preset=f"{preset.title} (preset {preset.name})",
         **given(options, [*READ, "seeds", "keep_weights", "check_set"]),
     )
+
+
+def add_table(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``table``."""
+    command = commands.add_parser(
+        "table",
+        help="put all evaluations of a folder into one table",
+        description=(
+            "Prints a row for every configuration that `gift-fast evaluate` has run, its seeds "
+            "together: what the configurations differ in, and their accuracy. Runs of studies are "
+            "left to `gift-fast report`."
+        ),
+        epilog="example: gift-fast table runs --markdown",
+    )
+    command.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("runs"),
+        metavar="DIR",
+        help="that `gift-fast evaluate --out` has written to (default: runs)",
+    )
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="print it in Markdown")
+    form.add_argument("--csv", action="store_true", help="print it as CSV, with every setting")
+    command.set_defaults(run=table)
+
+
+def table(options: argparse.Namespace) -> int:
+    """The subcommand ``table``; the exit status is 1 where a file could not be read."""
+    from gift_fast.study.report.evaluations import (
+        evaluations_csv,
+        evaluations_table,
+        print_evaluations,
+        read_evaluations,
+    )
+    from gift_fast.study.report.tables import as_markdown
+
+    evaluations, damaged = read_evaluations(options.folder)
+    for message in damaged:
+        print(f"gift-fast: not in the table: {message}", file=sys.stderr)
+    if evaluations and options.csv:
+        print(evaluations_csv(evaluations), end="")
+    elif evaluations and options.markdown:
+        found = evaluations_table(evaluations)
+        print(as_markdown(found), *found.notes, sep="\n")
+    elif evaluations:
+        print_evaluations(evaluations_table(evaluations))
+    return 1 if damaged else 0
 
 
 def add_train_teacher(commands: Subparsers[argparse.ArgumentParser]) -> None:

@@ -1,0 +1,227 @@
+"""``gift-fast table``: the evaluations of a folder side by side, a row a configuration."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gift_fast.student.report import print_table
+from gift_fast.student.results import RunResult, Spread, read_run, spread
+from gift_fast.study.manifest import known_files
+from gift_fast.study.report.tables import Column, Item, Table, score
+
+RUN_FILE = re.compile(r"-[0-9a-f]{12}\.json")
+"""How the names of runs end; see :func:`gift_fast.student.results.run_path`."""
+
+TOLD = ("dataset", "ipc", "student", "teachers", "loss", "optimizer", "learning_rate", "epochs")
+"""The settings that are told where all rows share them."""
+
+DIGEST = 7
+"""Characters of a digest that tell two inputs apart."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The runs that differ in nothing but their seeds.
+
+    Attributes:
+        runs: at least one, in the order of their seeds.
+    """
+
+    runs: tuple[RunResult, ...]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Every field of the configuration but the seed."""
+        values = self.runs[0].config.to_dict()
+        return {name: value for name, value in values.items() if name != "seed"}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Digests of what the runs have read."""
+        return self.runs[0].inputs
+
+    @property
+    def source(self) -> str:
+        """Where the distilled set is from, in words."""
+        return self.runs[0].source
+
+    @cached_property
+    def top1(self) -> Spread:
+        """After the last epoch, percent."""
+        return spread([run.last.top1 for run in self.runs])
+
+    @property
+    def top5(self) -> float:
+        """Mean after the last epoch, percent."""
+        return spread([run.last.top5 for run in self.runs]).mean
+
+    @property
+    def best(self) -> float:
+        """Mean top-1 of each run's best check, percent."""
+        return spread([run.best.top1 for run in self.runs]).mean
+
+
+def read_evaluations(folder: Path) -> tuple[tuple[Evaluation, ...], tuple[str, ...]]:
+    """The finished runs of a folder that belong to no study, put together by configuration.
+
+    Args:
+        folder: that ``gift-fast evaluate --out`` has written to.
+
+    Returns:
+        The evaluations, those with the same settings but the loss together and the best of these
+        first; and what could not be read, a message a file.
+
+    Raises:
+        ValueError: there is no such folder, or no run in it that is not a study's.
+    """
+    of_studies = set(known_files(folder).values())
+    files = [
+        path
+        for path in sorted(folder.glob("*.json"))
+        if RUN_FILE.search(path.name) and path.name not in of_studies
+    ]
+    if not files:
+        count = len(of_studies)
+        beside = f", whose {count} are studies': see gift-fast report" if count else ""
+        raise ValueError(
+            "folder must hold runs, as `gift-fast evaluate --out` leaves them; "
+            f"got {folder}{beside}"
+        )
+    groups: dict[str, list[RunResult]] = {}
+    damaged = []
+    for path in files:
+        try:
+            run = read_run(path)
+        except (OSError, ValueError) as error:
+            damaged.append(str(error))
+            continue
+        key = json.dumps([Evaluation((run,)).settings, run.inputs], sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    found = [
+        Evaluation(tuple(sorted(runs, key=lambda run: run.config.seed))) for runs in groups.values()
+    ]
+    others = [name for name in varying(found) if name != "loss"]
+    found.sort(key=lambda one: ([text_of(one.settings[n]) for n in others], -one.top1.mean))
+    return tuple(found), tuple(damaged)
+
+
+def varying(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The settings in which evaluations differ, the loss first."""
+    names = evaluations[0].settings if evaluations else {}
+    found = [n for n in names if len({text_of(one.settings[n]) for one in evaluations}) > 1]
+    return sorted(found, key=lambda name: name != "loss")
+
+
+def text_of(value: object) -> str:
+    """A setting as a table has it.
+
+    Example:
+        >>> text_of(["convnet3", "resnet18"]), text_of([]), text_of(0.001), text_of(True)
+        ('convnet3 resnet18', 'none', '0.001', 'yes')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def input_columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
+    """What tells apart evaluations whose settings do not: a column's head and its texts.
+
+    A distilled set is told by its source where that differs, anything else by its digest.
+    """
+    columns = {}
+    for name in dict.fromkeys(name for one in evaluations for name in one.inputs):
+        digests = [one.inputs.get(name, "none") for one in evaluations]
+        # Which loss reads them changes no files but those of the user's own functions.
+        known = [setting for setting in varying(evaluations) if setting != "loss" or name == "code"]
+        settings = [tuple(text_of(one.settings[n]) for n in known) for one in evaluations]
+        if len(set(zip(settings, digests, strict=True))) == len(set(settings)):
+            continue
+        sources = [one.source for one in evaluations]
+        pairs = set(zip(digests, sources, strict=True))
+        if name == "distilled" and len(pairs) == len(set(digests)) == len(set(sources)):
+            columns["distilled set"] = sources
+        else:
+            columns[f"{name}, digest"] = [digest[:DIGEST] for digest in digests]
+    return columns
+
+
+def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
+    """The table: in what evaluations differ, and what came of them."""
+    names = varying(evaluations) or ["loss"]
+    inputs = input_columns(evaluations)
+    columns = [Column(name.replace("_", " "), numeric=False) for name in names]
+    columns += [Column(name, numeric=False, long=True) for name in inputs]
+    columns += map(Column, ("top-1", "seeds", "top-5", "best top-1"))
+    rows = []
+    for index, one in enumerate(evaluations):
+        texts = [text_of(one.settings[name]) for name in names]
+        texts += [texts[index] for texts in inputs.values()]
+        texts += [score(one.top1), str(one.top1.n), f"{one.top5:.1f}", f"{one.best:.1f}"]
+        rows.append(tuple(map(Item, texts)))
+    shared = evaluations[0].settings
+    told = [
+        f"{name.replace('_', ' ')} {text_of(shared[name])}"
+        for name in TOLD
+        if name not in names and shared[name] is not None
+    ]
+    images = "the test images" if shared["tested_on"] == "test" else "held-out images"
+    if "tested_on" in names:
+        images = "what was tested on"
+    return Table(
+        caption=f"Accuracy on {images} after the last epoch, percent",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        notes=(
+            *([f"All rows: {', '.join(told)}."] if told else []),
+            "± is the sample standard deviation (ddof 1) over seeds: it says nothing of other "
+            "distilled sets. The best check is chosen on the images that it is tested on, so it "
+            "flatters.",
+        ),
+    )
+
+
+def print_evaluations(table: Table) -> None:
+    """Prints the table on the standard output, as wide as the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    printed = RichTable(title=table.caption, title_justify="left", box=box.ASCII2)
+    for column in table.columns:
+        printed.add_column(column.title, justify="right" if column.numeric else "left")
+    for row in table.rows:
+        printed.add_row(*(item.text for item in row))
+    console = Console(highlight=False, markup=False)
+    print_table(console, printed)
+    for note in table.notes:
+        console.print(note, soft_wrap=True)
+
+
+def evaluations_csv(evaluations: Sequence[Evaluation]) -> str:
+    """A line for every evaluation, with every setting."""
+    results = ("source", "seeds", "top1", "population_std", "sample_std", "top5", "best_top1")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*evaluations[0].settings, *results], lineterminator="\n")
+    writer.writeheader()
+    for one in evaluations:
+        settings = {
+            name: " ".join(value) if isinstance(value, list) else value
+            for name, value in one.settings.items()
+        }
+        top1, n = one.top1, one.top1.n
+        numbers = (top1.mean, top1.population_std, top1.sample_std, one.top5, one.best)
+        values = ["" if math.isnan(x) else round(x, 4) for x in numbers]
+        writer.writerow({**settings, **dict(zip(results, (one.source, n, *values), strict=True))})
+    return text.getvalue()

@@ -1,0 +1,167 @@
+"""One table of a folder's evaluations; the expected figures are worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from recorded import RecordedStudy
+
+from gift_fast.cli import main
+from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.results import Check, RunResult, write_run
+from gift_fast.study.report.evaluations import evaluations_table, read_evaluations
+
+CONFIG = EvaluationConfig(dataset="cifar100", ipc=10, learning_rate=1e-3, epochs=2, batch_size=50)
+INPUTS = {"test": "a" * 64, "distilled": "b" * 64, "teachers": "c" * 64}
+
+
+def write(
+    folder: Path,
+    top1: float,
+    *,
+    best: float | None = None,
+    inputs: dict[str, str] | None = None,
+    source: str = "rded, 1000 images",
+    **fields: object,
+) -> None:
+    result = RunResult(
+        config=replace(CONFIG, **fields),
+        inputs={**INPUTS, **(inputs or {})},
+        checks=(
+            Check(1, top1 if best is None else best, 80.0, 2.0, 0.5),
+            Check(2, top1, 75.0, 2.5, 0.25),
+        ),
+        seconds=1.0,
+        images_per_second=100.0,
+        peak_memory=1,
+        environment={},
+        source=source,
+    )
+    folder.mkdir(exist_ok=True)
+    write_run(folder, result)
+
+
+def texts(folder: Path) -> list[list[str]]:
+    """Head and rows."""
+    table = evaluations_table(read_evaluations(folder)[0])
+    head = [column.title for column in table.columns]
+    return [head, *([item.text for item in row] for row in table.rows)]
+
+
+def test_seeds_are_put_together_and_the_best_loss_comes_first(tmp_path: Path) -> None:
+    for seed, top1 in enumerate((50.0, 53.0, 56.0)):
+        write(tmp_path, top1, seed=seed)
+    write(tmp_path, 60.0, best=64.0, loss="kl")
+    assert texts(tmp_path) == [
+        ["loss", "top-1", "seeds", "top-5", "best top-1"],
+        ["kl", "60.0", "1", "75.0", "64.0"],
+        ["gift", "53.0 ± 3.0", "3", "75.0", "53.0"],
+    ]
+
+
+def test_every_setting_that_differs_has_a_column(tmp_path: Path) -> None:
+    write(tmp_path, 40.0, student="resnet18", loss="kl")
+    write(tmp_path, 30.0, student="resnet18")
+    write(tmp_path, 20.0, compile=True)
+    head, *rows = texts(tmp_path)
+    assert head[:3] == ["loss", "compile", "student"]
+    assert [row[:4] for row in rows] == [
+        ["kl", "no", "resnet18", "40.0"],
+        ["gift", "no", "resnet18", "30.0"],
+        ["gift", "yes", "convnet3", "20.0"],
+    ]
+    assert evaluations_table(read_evaluations(tmp_path)[0]).notes[0] == (
+        "All rows: dataset cifar100, ipc 10, teachers convnet3, optimizer adamw, "
+        "learning rate 0.001, epochs 2."
+    )
+
+
+def test_other_files_under_the_same_settings_are_other_rows(tmp_path: Path) -> None:
+    write(tmp_path, 40.0)
+    write(tmp_path, 50.0, inputs={"distilled": "d" * 64}, source="sre2l, 1000 images")
+    write(tmp_path, 60.0, inputs={"teachers": "e" * 64})
+    head, *rows = texts(tmp_path)
+    assert head[1:3] == ["distilled set", "teachers, digest"]
+    assert [row[1:4] for row in rows] == [
+        ["rded, 1000 images", "eeeeeee", "60.0"],
+        ["sre2l, 1000 images", "ccccccc", "50.0"],
+        ["rded, 1000 images", "ccccccc", "40.0"],
+    ]
+
+
+def test_a_set_that_was_changed_in_its_place_is_told_by_its_digest(tmp_path: Path) -> None:
+    write(tmp_path, 40.0)
+    write(tmp_path, 50.0, inputs={"distilled": "d" * 64})
+    head, *rows = texts(tmp_path)
+    assert head[1] == "distilled, digest"
+    assert [row[1] for row in rows] == ["ddddddd", "bbbbbbb"]
+
+
+def test_inputs_that_follow_from_the_settings_have_no_column(tmp_path: Path) -> None:
+    write(tmp_path, 40.0)
+    write(tmp_path, 50.0, ipc=50, inputs={"distilled": "d" * 64}, source="another")
+    write(tmp_path, 60.0, ipc=50, inputs={"distilled": "d" * 64}, source="another", loss="kl")
+    write(
+        tmp_path,
+        45.0,
+        loss="gift_fast.student.objectives.ce",
+        inputs={"code": "f" * 64},
+    )
+    assert texts(tmp_path)[0][:3] == ["loss", "ipc", "top-1"]
+
+
+def test_runs_of_studies_and_other_files_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = RecordedStudy(tmp_path)
+    study.add("gift", 70.0)
+    study.write()
+    (tmp_path / "map.json").write_text("{}")
+    assert main(["table", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"got {tmp_path}, whose 1 are studies': see gift-fast report" in error
+    write(tmp_path, 40.0)
+    assert texts(tmp_path)[1] == ["gift", "40.0", "1", "75.0", "40.0"]
+
+
+def test_the_command_prints_a_table_markdown_or_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, 50.0, seed=0, loss="kl:temperature=4")
+    write(tmp_path, 51.0, seed=1, loss="kl:temperature=4")
+    write(tmp_path, 40.0)
+    assert main(["table", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if "kl:temperature=4" in line)
+    assert "50.5 ± 0.7" in row
+    assert "All rows: dataset cifar100" in printed
+    assert main(["table", str(tmp_path), "--markdown"]) == 0
+    assert "| gift | 40.0 | 1 | 75.0 | 40.0 |" in capsys.readouterr().out.splitlines()
+    assert main(["table", str(tmp_path), "--csv"]) == 0
+    first, second = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (first["loss"], first["seeds"], first["top1"]) == ("kl:temperature=4", "2", "50.5")
+    assert (first["population_std"], first["sample_std"]) == ("0.5", "0.7071")
+    assert (second["sample_std"], second["teachers"]) == ("", "convnet3")
+
+
+def test_a_damaged_run_is_named_and_the_rest_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, 40.0)
+    damaged = tmp_path / "gift-adamw-seed1-0123456789ab.json"
+    damaged.write_text("{")
+    assert main(["table", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "40.0" in printed.out
+    assert str(damaged) in printed.err
+
+
+def test_a_folder_without_runs_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["table", str(tmp_path / "nowhere")]) == 2
+    assert "folder must hold runs" in capsys.readouterr().err
