@@ -143,7 +143,7 @@ def test_the_command_prints_a_table_markdown_or_csv(
     assert "| gift | 40.0 | 1 | 75.0 | 40.0 |" in capsys.readouterr().out.splitlines()
     assert main(["table", str(tmp_path), "--csv"]) == 0
     first, second = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (first["loss"], first["seeds"], first["top1"]) == ("kl:temperature=4", "2", "50.5")
+    assert (first["loss"], first["seeds"], first["top1"]) == ("kl:temperature=4.0", "2", "50.5")
     assert (first["population_std"], first["sample_std"]) == ("0.5", "0.7071")
     assert (second["sample_std"], second["teachers"]) == ("", "convnet3")
 
