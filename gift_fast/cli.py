@@ -39,7 +39,7 @@ READ = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_we
 
 TRAINING = "training (a name may have options: kl:temperature=20,scale_t2=true)"
 
-ARGUMENTS = {"root": "data_root", "path": "data"}
+ARGUMENTS = {"root": "data_root", "path": "data", "distilled": "data"}
 """Arguments of the package by the name that they have in a command's options."""
 
 OPTIONS = {"teachers": "teacher"}

@@ -385,11 +385,15 @@ def labels_in_words(config: EvaluationConfig, distilled: DistilledSet) -> str:
     return f"{', '.join(config.teachers)}, for every batch{unread if stored else ''}"
 
 
-def warn_of(report: AuditReport) -> None:
-    """Says on the standard error what an audit has found wrong."""
+def warn_of(report: AuditReport, name: str | None = None) -> None:
+    """Says on the standard error what an audit has found wrong, with a set of several by its name.
+
+    What is called an error here stops nothing: an accuracy at chance may be what is looked for.
+    """
+    where = "" if name is None else f"{name}: "
     for finding in report.findings:
         if finding.severity in ("warning", "error"):
-            print(f"{finding.severity}: {finding.text}", file=sys.stderr)
+            print(f"{finding.severity}: {where}{finding.text}", file=sys.stderr)
 
 
 def run_audit(job: EvaluationJob, place: Place, *, quick: bool = False) -> AuditReport:

@@ -232,7 +232,7 @@ def plan_group(
     """
     accelerator = place.accelerator(group[0].config)
     if not group[0].source.made_here and accelerator.is_main_process:
-        warn_of(audit_of(inputs, accelerator.device, quick=True))
+        warn_of(audit_of(inputs, accelerator.device, quick=True), group[0].source.name)
     planned = {}
     for experiment in group:
         config = inputs.settle(experiment.config)

@@ -214,7 +214,7 @@ def examine_teacher(
     )
     if order.permuted or (place == "distilled" and not order.same):  # the diagnosis says what it is
         return order, accuracy, [Finding("note", TEACHER, text)]
-    if place == "distilled" or (order.same and 2 * order.at_home > order.classes):
+    if place == "distilled" or (order.same and order.strong):
         return order, accuracy, [Finding("ok", TEACHER, text)]
     if order.same:
         text += (

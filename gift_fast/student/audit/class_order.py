@@ -93,6 +93,11 @@ class ClassOrder:
         return bool(self.moved)
 
     @property
+    def strong(self) -> bool:
+        """More than half of the classes are at home."""
+        return 2 * self.at_home > self.classes
+
+    @property
     def certain(self) -> bool:
         """It is next to impossible that chance moved them."""
         return self.probability < SURE

@@ -68,13 +68,17 @@ def diagnose(
                 "they are files of their own --labels-class-map does."
             )
         return Diagnosis((finding(text, stored),))
-    if distilled is not None and distilled.same:
-        allied = "" if stored is None or not stored.same else ", and so do the stored soft labels"
-        text = f"{capital(teacher)}, the test set and the distilled set agree{allied}."
-        return Diagnosis((Finding("ok", TOPIC, text),))
-    if distilled is not None:
+    if distilled is not None and not distilled.same:
         return Diagnosis((unrecognised(test, distilled, teacher),))
-    return Diagnosis((Finding("ok", TOPIC, f"{capital(teacher)} and the test set agree."),))
+    text = f"{capital(teacher)} and the test set agree"
+    if distilled is not None:
+        text = f"{capital(teacher)}, the test set and the distilled set agree"
+        if stored is not None and stored.same:
+            text += ", and so do the stored soft labels"
+    if not test.strong:
+        text += f", but {teacher} knows only {test.at_home} of {test.classes} classes"
+        return Diagnosis((Finding("note", TOPIC, f"{text}."),))
+    return Diagnosis((Finding("ok", TOPIC, f"{text}."),))
 
 
 def without_teacher(stored: ClassOrder | None, names: Sequence[str]) -> Diagnosis:
@@ -115,7 +119,10 @@ def distilled_differs(
         )
         text += "; a class map moves both and does not mend that."
         return Diagnosis((finding(text, distilled),))
-    text += " --class-map mends it."
+    text += (
+        " --class-map mends it; `gift-fast audit --write-class-map FILE` writes the file that it "
+        "takes."
+    )
     return Diagnosis((finding(text, distilled),), distilled.class_map)
 
 

@@ -159,4 +159,7 @@ def check_keys(place: str, mapping: Mapping[str, Any], known: Set[str]) -> None:
     """Raises ValueError where a mapping has a key that is not known."""
     for key in mapping:
         if key not in known:
-            raise ValueError(f"{place} may hold {', '.join(sorted(known))}; got {key!r}")
+            raise ValueError(
+                f"{place} may hold {', '.join(sorted(known))}; got {key!r}"
+                f"{spec.nearest(str(key), sorted(known))}"
+            )

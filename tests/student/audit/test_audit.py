@@ -58,7 +58,7 @@ def test_a_permuted_distilled_set_is_told_and_the_class_map_mends_it(tmp_path, s
         "The teacher and the test set agree; the distilled set's classes are permuted: 12 of 12 "
         "classes are moved, label 0 is what both call 11 (lion), label 1 is what both call 0 (ant)"
     )
-    assert "--class-map mends it" in said(report)
+    assert "--class-map mends it; `gift-fast audit --write-class-map FILE` writes" in said(report)
     report.write_class_map(tmp_path / "classes.json")
     class_map = read_class_map(tmp_path / "classes.json")
     assert class_map == [SHIFTED.index(label) for label in range(CLASSES)]
@@ -167,6 +167,19 @@ def test_labels_of_other_images_are_told():
     assert "They are those of other images" in said(report, "soft labels")
     assert report.severity == "error"
     assert report.class_map is None
+
+
+def test_a_teacher_of_few_classes_agrees_as_far_as_it_goes():
+    teacher = Knowing()
+    with torch.no_grad():
+        teacher.linear.bias[4:] = -1e4
+    report = audit(world(), distilled_set(), [teacher])
+    assert said(report) == (
+        "The teacher, the test set and the distilled set agree, but the teacher knows only 4 of "
+        "12 classes."
+    )
+    assert severity(report) == "note"
+    assert report.severity == "warning"  # that it is weak
 
 
 @pytest.mark.parametrize("ipc", [1, 10])
