@@ -185,6 +185,11 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16_units": [
+            unit
+            for unit in ("amx_bf16", "avx512_bf16", "bf16")  # the last is arm64's
+            if unit in lscpu.get("Flags", "").split()
+        ],
         "gift_fast": CPU_LIBRARY.build_info(),
     }
 
