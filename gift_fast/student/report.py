@@ -71,7 +71,7 @@ def accuracy_table(cells: Sequence[Cell]) -> Table:
             display_name(cell.loss),
             optimizer_name(cell.optimizer),
             f"{cell.last.mean:.1f}",
-            f"{cell.last.population_std:.1f}",
+            f"{cell.last.population_std:.1f}" if cell.last.n > 1 else "-",
             str(cell.last.n),
             f"{cell.best.mean:.1f}",
             f"{cell.seconds:.1f}",
@@ -153,7 +153,15 @@ def findings(cells: Sequence[Cell], num_classes: int) -> list[str]:
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
     columns = [[cell for cell in cells if cell.optimizer == name] for name in optimizers]
     sentences = [ranking(column) for column in columns]
-    sentences += [collapse(cell, chance) for cell in cells if has_collapsed(cell, chance)]
+    collapsed = [cell for cell in cells if has_collapsed(cell, chance)]
+    if len(collapsed) == len(cells):
+        best = max(cell.last.mean for cell in cells)
+        return [
+            *sentences,
+            f"No loss is far above chance ({best:.1f} at best, chance {chance:.1f}): the students "
+            "are trained too little, or in vain, to compare losses by them.",
+        ]
+    sentences += [collapse(cell, chance) for cell in collapsed]
     sentences += [change(a, b) for a, b in pairwise(columns)]
     if any(is_slow_kl(cell, column) for column in columns for cell in column):
         sentences.append(SLOW_KL)

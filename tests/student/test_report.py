@@ -44,9 +44,22 @@ def test_a_single_seed_settles_no_order():
     assert "With a single seed, the order is not to be trusted." in text
 
 
+def test_where_no_loss_learns_none_is_said_to_collapse():
+    text = "\n".join(findings([cell("ce", "adamw", 12.0), cell("gift", "adamw", 20.0)], 10))
+    assert "No loss is far above chance (20.0 at best, chance 10.0)" in text
+    assert "collapsed" not in text
+
+
+def test_one_seed_has_no_deviation_in_the_table():
+    table = accuracy_table([cell("ce", "adamw", 50.0), cell("gift", "adamw", 50.0, 60.0)])
+    (column,) = (column for column in table.columns if column.header == "std")
+    assert list(column.cells) == ["-", "5.0"]
+
+
 @pytest.mark.parametrize("loss", ["ce", "kl", "gift"])
 def test_a_collapse_is_told_of_any_loss(loss):
-    text = "\n".join(findings([cell(loss, "sgd", 12.0, 14.0)], num_classes=10))
+    cells = [cell(loss, "sgd", 12.0, 14.0), cell("mse", "sgd", 50.0, 51.0)]
+    text = "\n".join(findings(cells, num_classes=10))
     assert f"{display_name(loss)} collapsed under SGD: 13.0 where chance is 10.0." in text
 
 
