@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -41,9 +43,13 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """A number of Python's or NumPy's; infinity for an integer that no float holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _fraction(name: str, value: object) -> float:
@@ -54,7 +60,7 @@ def _fraction(name: str, value: object) -> float:
 
 
 def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
@@ -62,7 +68,7 @@ def _temperature(value: object) -> float | None:
     if value is None:
         return None
     number = _number("soft_label_temperature", value)
-    if not 0.0 < number < float("inf"):
+    if not 0.0 < number < math.inf:
         raise ValueError(f"soft_label_temperature must be positive and finite, got {number}")
     return number
 
@@ -79,7 +85,7 @@ def _options(
     """The options, checked; cached, since a training loop passes the same ones every time."""
     _one_of("smoothing", smoothing, SMOOTHINGS)
     _one_of("reduction", reduction, tuple(REDUCTIONS))
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, Integral)):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
     if not -(2**63) <= ignore_index < 2**63:
         raise ValueError(f"ignore_index must fit in 64 bits, got {ignore_index}")
@@ -88,7 +94,7 @@ def _options(
         label_smoothing=_fraction("label_smoothing", label_smoothing),
         smooth_others=smoothing == "others",
         soft_label_temperature=_temperature(soft_label_temperature),
-        ignore_index=ignore_index,
+        ignore_index=int(ignore_index),
         reduction=REDUCTIONS[reduction],
     )
 

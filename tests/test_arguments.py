@@ -152,6 +152,17 @@ BAD_OPTIONS = {
         TypeError,
         "gamma must be a float, got Tensor",
     ),
+    "gamma a bool of numpy": (
+        {"gamma": np.bool_(True)},
+        TypeError,
+        f"gamma must be a float, got {np.bool_.__name__}",
+    ),
+    "gamma beyond any float": ({"gamma": 10**400}, ValueError, "gamma must be in [0, 1], got inf"),
+    "reduction of numpy": (
+        {"reduction": np.array(["mean", "sum"])},
+        ValueError,
+        "reduction must be one of 'none', 'mean', 'sum', got array(['mean', 'sum'], dtype='<U4')",
+    ),
     "gamma a list": ({"gamma": [0.5]}, TypeError, "gamma must be a float, got list"),
     "smoothing too large": (
         {"label_smoothing": 1.01},
@@ -272,6 +283,17 @@ def test_a_bad_option_is_named(changes, error, message):
 def test_options_are_checked_before_the_tensors_are_touched():
     with pytest.raises(ValueError, match="gamma"):
         gift_loss(None, None, None, gamma=2.0)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
+def test_options_may_be_numbers_of_numpy(kind):
+    target = torch.tensor([0, 1, 2, -1])
+    expected = gift_loss(LOGITS, SOFT_LABELS, target, gamma=0.25, ignore_index=-1)
+    loss = gift_loss(LOGITS, SOFT_LABELS, target, gamma=kind(0.25), ignore_index=np.int64(-1))
+    assert torch.equal(loss, expected)
+    expected = gift_loss(LOGITS, SOFT_LABELS, TARGET, soft_label_temperature=4)
+    loss = gift_loss(LOGITS, SOFT_LABELS, TARGET, soft_label_temperature=kind(4))
+    assert torch.equal(loss, expected)
 
 
 def test_options_are_keywords():
