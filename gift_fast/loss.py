@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from functools import lru_cache
 from numbers import Integral, Real
 
@@ -160,6 +161,12 @@ def _backend(name: str, device_type: str) -> str:
     return name
 
 
+def _is_distributed(*tensors: Tensor) -> bool:
+    """Whether one of them is a DTensor, for which the operators have no sharding rule."""
+    module = sys.modules.get("torch.distributed.tensor")  # imported, if there is one
+    return module is not None and any(isinstance(tensor, module.DTensor) for tensor in tensors)
+
+
 def _is_tracked(x: Tensor) -> bool:
     """Whether some level of ``torch.func`` differentiates x: a wrapper knows its own alone."""
     while not x.requires_grad:
@@ -215,6 +222,10 @@ def _dispatch(
 
     compiling = torch.compiler.is_compiling()
     transformed = _transforms_active()
+    if not compiling and _is_distributed(logits, soft_labels, target):
+        if backend not in ("auto", "reference"):
+            raise ValueError(f"backend={backend!r} cannot run on a DTensor; 'reference' can")
+        chosen = "reference"
     # Forward mode has no fused rule: the definition is right there, a kernel would say zero. Nor
     # do the transforms of torch.func take an operator with a derivative into a compiled graph.
     forward_mode = not compiling and forward_ad._current_level >= 0
