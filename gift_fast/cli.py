@@ -567,7 +567,7 @@ def study(options: argparse.Namespace) -> int:
                 state = state_of(foreseen(plan, experiments, place.out), place.out)
                 print(describe(plan, state, at_a_time))
                 return 0
-            finished = run_study(plan, experiments, run)
+            finished = run_study(plan, experiments, run, teller(options))
     except RunsFailed as failed:
         print(failed.report(), file=sys.stderr)
         print("the same command runs those again, and nothing else", file=sys.stderr)
@@ -577,6 +577,17 @@ def study(options: argparse.Namespace) -> int:
         print(markdown.read_text(encoding="utf-8"))
         print(f"{markdown} {table}; with figures: gift-fast report {place.out}")
     return 0
+
+
+def teller(options: argparse.Namespace) -> Callable[[str], None]:
+    """What says on the standard error what a command is about to do, unless --quiet is given."""
+    from gift_fast.student.job import is_main_process
+
+    def tell(text: str) -> None:
+        if not options.quiet and is_main_process():
+            print(text, file=sys.stderr, flush=True)
+
+    return tell
 
 
 @contextmanager

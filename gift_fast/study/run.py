@@ -6,7 +6,7 @@ is called again.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +70,12 @@ def holds(path: Path) -> bool:
     return path.exists() or is_pair(path)
 
 
-def run_study(study: Study, experiments: Sequence[Experiment], run: Runner) -> list[Finished]:
+def run_study(
+    study: Study,
+    experiments: Sequence[Experiment],
+    run: Runner,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Finished]:
     """Runs a study: at its own settings and, where it is tuned, the trials and what they choose.
 
     Args:
@@ -78,6 +83,8 @@ def run_study(study: Study, experiments: Sequence[Experiment], run: Runner) -> l
         experiments: at the study's settings, whose sets are there or can be made, see
             :func:`split_by_presence`.
         run: runs what has not been run, such as :class:`LocalRunner`.
+        tell: takes a line at the beginning of each part of a tuned study; a part has progress of
+            its own.
 
     Returns:
         All results: of the experiments in their order, of the trials, of the tuned experiments.
@@ -91,11 +98,14 @@ def run_study(study: Study, experiments: Sequence[Experiment], run: Runner) -> l
     if study.tuning is None:
         return run(experiments)
     failed, finished = None, []
+    tell(f"part 1 of 3: {len(experiments)} runs at the study's own settings")
     try:
         finished = run(experiments)
     except RunsFailed as error:  # no trial depends on it
         failed = error
+    tell("part 2 of 3: trials; rates are added where a curve still rises at an end")
     trials, choices = tune(experiments, study.tuning, run)
+    tell(f"part 3 of 3: {len(experiments)} runs at what {len(trials)} trials have chosen")
     again = run(tuned(experiments, choices))
     if failed is not None:
         raise failed

@@ -288,10 +288,10 @@ def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
     text = STUDY % "ce, gift" + TUNED
     path = tmp_path / "mine.yaml"
 
-    def call(*more: str) -> int:
+    def call(*more: str, quiet: bool = True) -> int:
         path.write_text(text)
         folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(tmp_path / "teachers")]
-        return main(["study", str(path), *folders, "--quiet", *few, *more])
+        return main(["study", str(path), *folders, *["--quiet"] * quiet, *few, *more])
 
     assert call("--dry-run") == 0
     assert "0 of at least 10 runs done" in capsys.readouterr().out  # 2, 2 x 3 trials, 2 again
@@ -325,9 +325,15 @@ def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
         assert (config["weight_decay"], config["tested_on"], config["seed"]) == (0.0, "test", 0)
 
     before = len(trained)
-    assert call() == 0
+    assert capsys.readouterr().err == ""
+    assert call(quiet=False) == 0
     assert len(trained) == before
-    capsys.readouterr()
+    parts = [line for line in capsys.readouterr().err.splitlines() if line.startswith("part")]
+    assert parts == [
+        "part 1 of 3: 2 runs at the study's own settings",
+        "part 2 of 3: trials; rates are added where a curve still rises at an end",
+        "part 3 of 3: 2 runs at what 6 trials have chosen",
+    ]
     assert call("--dry-run") == 0
     printed = capsys.readouterr().out
     assert "10 of 10 runs done; nothing is left" in printed
