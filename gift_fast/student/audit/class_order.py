@@ -71,6 +71,8 @@ class ClassOrder:
             whatever reason; None with one image a class.
         probability: that chance alone shows as much as was moved; 1 where no label is.
         images_per_class: median over the classes that have any.
+        strays: (label, prediction) of every label of whose images more than half, two at least,
+            are called one other class, whether that moves it or not.
     """
 
     images: int
@@ -86,6 +88,7 @@ class ClassOrder:
     rearranged: float | None
     probability: float
     images_per_class: int
+    strays: tuple[tuple[int, int], ...] = ()
 
     @property
     def permuted(self) -> bool:
@@ -178,7 +181,19 @@ def compare(labels: Ints, predictions: Ints, num_classes: int) -> ClassOrder:
         rearranged=rearranged,
         probability=max((probability for _, probability in cycles), default=1.0),
         images_per_class=per_class,
+        strays=strays_of(labels, predictions, num_classes),
     )
+
+
+def strays_of(labels: Ints, predictions: Ints, num_classes: int) -> tuple[tuple[int, int], ...]:
+    """The labels of whose images more than half, two at least, are called one other class."""
+    import numpy as np
+
+    cells, counts = np.unique(labels * num_classes + predictions, return_counts=True)
+    row, column = np.divmod(cells, num_classes)
+    most = 2 * counts > np.bincount(labels, minlength=num_classes)[row]
+    found = most & (counts > 1) & (row != column)
+    return tuple(zip(row[found].tolist(), column[found].tolist(), strict=True))
 
 
 def is_knowledge(settled: int, present: int, num_classes: int, explained: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gift_fast.student.audit.class_order import ClassOrder
@@ -55,7 +55,7 @@ def diagnose(
     if test.permuted:
         return test_differs(test, distilled, stored, names, teacher)
     if distilled is not None and distilled.permuted:
-        return distilled_differs(distilled, stored, names, teacher)
+        return distilled_differs(test, distilled, stored, names, teacher)
     if stored is not None and stored.permuted:
         text = (
             f"{capital(teacher)} and the test set agree; the stored soft labels have their classes "
@@ -75,6 +75,10 @@ def diagnose(
         text = f"{capital(teacher)}, the test set and the distilled set agree"
         if stored is not None and stored.same:
             text += ", and so do the stored soft labels"
+    strays = new_strays(distilled, test)
+    if strays:
+        text += f" on the whole. {called(strays, names)}"
+        return Diagnosis((Finding("warning" if turns(strays) else "note", TOPIC, text),))
     if not test.strong:
         text += f", but {teacher} knows only {test.at_home} of {test.classes} classes"
         return Diagnosis((Finding("note", TOPIC, f"{text}."),))
@@ -99,8 +103,51 @@ def without_teacher(stored: ClassOrder | None, names: Sequence[str]) -> Diagnosi
     return Diagnosis((finding(text, stored),))
 
 
+def new_strays(distilled: ClassOrder | None, test: ClassOrder) -> dict[int, int]:
+    """What most distilled images of a label are called.
+
+    Left out is what a class map accounts for, and the teacher's own mistakes on the test images.
+    """
+    if distilled is None:
+        return {}
+    return {
+        label: other
+        for label, other in distilled.strays
+        if (label, other) not in test.strays and distilled.class_map[label] != other
+    }
+
+
+def turns(strays: Mapping[int, int]) -> bool:
+    """Whether some labels are called each other, as in another order: mistakes seldom are.
+
+    Example:
+        >>> turns({0: 1, 1: 0}), turns({0: 1, 2: 1})
+        (True, False)
+    """
+    for start in strays:
+        label: int | None = start
+        for _ in strays:
+            label = None if label is None else strays.get(label)
+            if label == start:
+                return True
+    return False
+
+
+def called(strays: Mapping[int, int], names: Sequence[str]) -> str:
+    """Strays in a sentence, and what to do."""
+    clauses = [f"label {old} are called {new} ({names[new]})" for old, new in strays.items()]
+    return (
+        f"But most distilled images of {listed(clauses)}: these classes have another order, or "
+        "these are mistakes. The images are too few to tell, so look at them."
+    )
+
+
 def distilled_differs(
-    distilled: ClassOrder, stored: ClassOrder | None, names: Sequence[str], teacher: str
+    test: ClassOrder,
+    distilled: ClassOrder,
+    stored: ClassOrder | None,
+    names: Sequence[str],
+    teacher: str,
 ) -> Diagnosis:
     """Teacher and test set agree with each other and not with the distilled set."""
     moved = moves(distilled, lambda old, new: f"label {old} is what both call {new} ({names[new]})")
@@ -108,6 +155,9 @@ def distilled_differs(
         f"{capital(teacher)} and the test set agree; the distilled set's classes are permuted: "
         f"{moved}"
     )
+    strays = new_strays(distilled, test)
+    if strays:
+        text += f" {called(strays, names)}"
     if stored is not None and stored.permuted:
         guessed = {*stored.guessed, *distilled.guessed}
         pairs = zip(stored.class_map, distilled.class_map, strict=True)

@@ -182,6 +182,35 @@ def test_a_teacher_of_few_classes_agrees_as_far_as_it_goes():
     assert report.severity == "warning"  # that it is weak
 
 
+@pytest.mark.parametrize("ipc", [2, 5])
+def test_two_swapped_classes_of_few_images_are_not_called_agreement(ipc):
+    report = audit(world(), distilled_set(SWAPPED, ipc=ipc), [Knowing()])
+    assert severity(report) == "warning"
+    text = said(report)
+    assert "agree on the whole. But most distilled images of label 3 are called 7 (" in text
+    assert "label 7 are called 3 (" in text
+    assert report.class_map is None
+
+
+def test_a_teacher_that_takes_one_class_for_another_everywhere_is_no_other_order():
+    order = list(IN_ORDER)
+    mistaken = Knowing()
+    with torch.no_grad():  # what is 3 is called 7; what is 7 too
+        mistaken.linear.bias[3] = -1e4
+        mistaken.linear.weight[7] = mistaken.linear.weight[3]
+        mistaken.linear.bias[7] = Knowing().linear.bias[3]
+    report = audit(world(order), distilled_set(ipc=5), [mistaken])
+    assert "agree." in said(report)
+
+
+def test_a_class_that_is_called_another_one_way_alone_is_a_note():
+    distilled = distilled_set(ipc=5)
+    distilled.images[distilled.labels == 3] = distilled.images[distilled.labels == 7]
+    report = audit(world(), distilled, [Knowing()])
+    assert severity(report) == "note"
+    assert "most distilled images of label 3 are called 7" in said(report)
+
+
 @pytest.mark.parametrize("ipc", [1, 10])
 def test_an_untrained_teacher_is_told_and_not_called_permuted(ipc):
     for seed in range(10):
