@@ -46,6 +46,9 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73")
 HATCHES = ("", "//", "..")
 PICTURE_DPI = 150
 
+FOLDED = 8
+"""Characters that a column of words has at least."""
+
 
 def optimizer_name(optimizer: str) -> str:
     """How a report calls an optimizer."""
@@ -82,17 +85,23 @@ def accuracy_table(cells: Sequence[Cell]) -> Table:
 def print_table(console: Console, table: Table) -> None:
     """Prints a table; where the terminal is too narrow for it, without lines, its words folded.
 
-    Numbers, which are the columns to the right, stay whole.
+    Numbers, which are the columns to the right, stay whole, if need be beyond the terminal's edge.
+    A file has no edge.
     """
     for column in table.columns:
         column.overflow = "fold"
         if column.justify == "right":
             column.min_width = max(len(str(cell)) for cell in column.cells)
-    unlimited = console.options.update(width=1000)
-    if console.measure(table, options=unlimited).minimum > console.width:
+    unlimited = console.options.update(width=10_000)
+    needed = console.measure(table, options=unlimited)
+    if needed.minimum > console.width and console.is_terminal:
         table.box = None
         table.padding = (0, 1, 0, 0)
+    width = console.width
+    least = sum(1 + (column.min_width or FOLDED) for column in table.columns)
+    console.width = max(width, least if console.is_terminal else needed.maximum)
     console.print(table)
+    console.width = width
 
 
 def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:

@@ -238,7 +238,7 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
         (["--trackers", "paper"], "trackers must be of tensorboard, wandb, mlflow, got 'paper'"),
         (["--checkpoint-every", "0"], "--checkpoint-every must be at least 1, got 0"),
         (["--dataset", "cifar10"], "--data-root must be the folder that holds cifar10, got None"),
-        (["--teacher"], "distilled must hold soft labels for the loss gift"),
+        (["--teacher"], "--data must hold soft labels for the loss gift"),
         (["--teacher", "convnet4"], "soft labels stored with the set, if it has any, with `--teac"),
         (
             ["--student", "tests.student.networks.headless"],

@@ -156,7 +156,7 @@ def test_a_single_seed_has_no_sample_std_in_words_nor_in_json(capsys):
 def test_a_narrow_terminal_shows_every_number_whole(width):
     losses = ("kl:temperature=20,scale_t2=true", "refine+mse+ce:weight=0.025")
     cells = [cell(loss, "adamw", 100.0, 98.75) for loss in losses]
-    console = Console(width=width, file=io.StringIO())
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
     print_table(console, accuracy_table(cells))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
@@ -165,6 +165,17 @@ def test_a_narrow_terminal_shows_every_number_whole(width):
     assert len(re.findall(r"\b99\.4\b.* 0\.6\b.* 2\b.* 99\.4\b.* 1\.0\b", text)) == 2
     first_words = "".join(word for line in lines for word in line.strip("| ").split()[:1])
     assert "scale_t2=true" in first_words  # folded, not cut
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_numbers_stay_whole_where_there_is_no_room_for_them(terminal):
+    console = Console(
+        width=20, file=io.StringIO(), force_terminal=terminal, color_system=None, highlight=False
+    )
+    print_table(console, accuracy_table([cell("gift", "adamw", 51.25, 53.75)] * 2))
+    text = console.file.getvalue()
+    assert len(re.findall(r"\b52\.5\b.* 1\.2\b.* 2\b.* 52\.5\b.* 1\.0\b", text)) == 2
+    assert ("| GIFT | AdamW     |" in text) == (not terminal)  # a file has no edge
 
 
 def test_a_wide_terminal_shows_the_table_with_its_lines(capsys, monkeypatch):

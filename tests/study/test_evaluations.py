@@ -143,9 +143,11 @@ def test_the_command_prints_a_table_markdown_or_csv(
     assert "| gift | 40.0 | 1 | 75.0 | 40.0 |" in capsys.readouterr().out.splitlines()
     assert main(["table", str(tmp_path), "--csv"]) == 0
     first, second = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (first["loss"], first["seeds"], first["top1"]) == ("kl:temperature=4.0", "2", "50.5")
+    assert (first["loss"], first["n"], first["seeds"]) == ("kl:temperature=4.0", "2", "0 1")
+    assert (first["top1"], first["teachers"]) == ("50.5", "convnet3")
+    assert (first["teachers_digest"], first["distilled_digest"]) == ("c" * 64, "b" * 64)
     assert (first["population_std"], first["sample_std"]) == ("0.5", "0.7071")
-    assert (second["sample_std"], second["teachers"]) == ("", "convnet3")
+    assert (second["sample_std"], second["source"]) == ("", "rded, 1000 images")
 
 
 def test_a_damaged_run_is_named_and_the_rest_is_shown(

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,9 @@ RUN_FILE = re.compile(r"-[0-9a-f]{12}\.json")
 
 TOLD = ("dataset", "ipc", "student", "teachers", "loss", "optimizer", "learning_rate", "epochs")
 """The settings that are told where all rows share them."""
+
+FOLLOWING = ("eval_every", "batch_size")
+"""The settings that follow from others, unless they are given."""
 
 DIGEST = 7
 """Characters of a digest that tell two inputs apart."""
@@ -51,8 +54,8 @@ class Evaluation:
 
     @property
     def source(self) -> str:
-        """Where the distilled set is from, in words."""
-        return self.runs[0].source
+        """Where the distilled set is from, in words; by which format it was read is left out."""
+        return self.runs[0].source.partition("; recognised as ")[0]
 
     @cached_property
     def top1(self) -> Spread:
@@ -121,13 +124,28 @@ def varying(evaluations: Sequence[Evaluation]) -> list[str]:
     return sorted(found, key=lambda name: name != "loss")
 
 
+def shown(evaluations: Sequence[Evaluation], inputs: Collection[Sequence[str]]) -> list[str]:
+    """The settings that have a column: those that differ, but for what the others tell already."""
+    names = varying(evaluations)
+    for left_out in FOLLOWING:
+        others = [name for name in names if name != left_out]
+        columns = [[text_of(one.settings[n]) for one in evaluations] for n in others]
+        if others != names and len(set(zip(*columns, *inputs, strict=True))) == len(evaluations):
+            names = others
+    return names
+
+
 def text_of(value: object) -> str:
     """A setting as a table has it.
 
     Example:
         >>> text_of(["convnet3", "resnet18"]), text_of([]), text_of(0.001), text_of(True)
         ('convnet3 resnet18', 'none', '0.001', 'yes')
+        >>> text_of(None)  # images per class, where none are chosen
+        'all'
     """
+    if value is None:
+        return "all"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
@@ -159,8 +177,8 @@ def input_columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
 
 def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
     """The table: in what evaluations differ, and what came of them."""
-    names = varying(evaluations) or ["loss"]
     inputs = input_columns(evaluations)
+    names = shown(evaluations, inputs.values()) or ["loss"]
     columns = [Column(name.replace("_", " "), numeric=False) for name in names]
     columns += [Column(name, numeric=False, long=True) for name in inputs]
     columns += map(Column, ("top-1", "seeds", "top-5", "best top-1"))
@@ -210,18 +228,24 @@ def print_evaluations(table: Table) -> None:
 
 
 def evaluations_csv(evaluations: Sequence[Evaluation]) -> str:
-    """A line for every evaluation, with every setting."""
-    results = ("source", "seeds", "top1", "population_std", "sample_std", "top5", "best_top1")
+    """A line for every evaluation, with every setting and the digest of everything it has read."""
+    inputs = dict.fromkeys(f"{name}_digest" for one in evaluations for name in one.inputs)
+    results = ("source", "n", "seeds", "top1", "population_std", "sample_std", "top5", "best_top1")
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*evaluations[0].settings, *results], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, [*evaluations[0].settings, *inputs, *results], lineterminator="\n"
+    )
     writer.writeheader()
     for one in evaluations:
         settings = {
             name: " ".join(value) if isinstance(value, list) else value
             for name, value in one.settings.items()
         }
-        top1, n = one.top1, one.top1.n
+        top1 = one.top1
+        seeds = " ".join(str(run.config.seed) for run in one.runs)
         numbers = (top1.mean, top1.population_std, top1.sample_std, one.top5, one.best)
         values = ["" if math.isnan(x) else round(x, 4) for x in numbers]
-        writer.writerow({**settings, **dict(zip(results, (one.source, n, *values), strict=True))})
+        found = dict(zip(results, (one.source, top1.n, seeds, *values), strict=True))
+        digests = {f"{name}_digest": digest for name, digest in one.inputs.items()}
+        writer.writerow({**settings, **digests, **found})
     return text.getvalue()
