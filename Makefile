@@ -22,7 +22,7 @@ lint: $(VENV)/built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 bench: $(VENV)/built
-	$(BIN)/python -m benchmarks.loss_cpu --out benchmarks/results
+	$(BIN)/python -m benchmarks.loss_cpu --out benchmark-results
 
 # On a machine with a GPU: builds the CUDA kernels, tests, sanitizers, benchmark; one report.
 gpu-check: $(VENV)/torch

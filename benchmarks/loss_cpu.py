@@ -1,8 +1,7 @@
 """Times the CPU loss next to its competitors, interleaved, and reports ratios. See README.md.
 
-Measure:  python -m benchmarks.loss_cpu --out benchmarks/results
-Report:   python -m benchmarks.loss_cpu --markdown benchmarks/results/loss_cpu.json \
-              --write benchmarks/README.md
+Measure:  python -m benchmarks.loss_cpu --out mine
+Report:   python -m benchmarks.loss_cpu --markdown mine/loss_cpu.json
 """
 
 from __future__ import annotations

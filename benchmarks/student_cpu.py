@@ -1,6 +1,6 @@
 """Times the student's training step on the CPU next to a plain loop, interleaved, with a profile.
 
-    python -m benchmarks.student_cpu --out benchmarks/results
+    python -m benchmarks.student_cpu --out mine
     python -m benchmarks.student_cpu --accuracy digits      # also: does bfloat16 cost accuracy?
 
 What is timed is what users get: epochs of ``train_student`` itself, watched from outside. The plain

@@ -34,7 +34,7 @@ from gift_fast.study.tuning import foreseen
 
 STUDIES = ("main", "kd", "architectures", "optimizers", "losses", "ablation", "gamma")
 
-MEASURED = Path(__file__).parent / "results" / "student_cpu.json"
+MEASURED = Path(__file__).parent / "results" / "emerald-rapids" / "student_cpu.json"
 
 
 @dataclass(frozen=True)

@@ -364,9 +364,14 @@ def table(options: argparse.Namespace) -> int:
     )
     from gift_fast.study.report.tables import as_markdown
 
-    evaluations, damaged = read_evaluations(options.folder)
+    evaluations, damaged, of_studies = read_evaluations(options.folder)
     for message in damaged:
         print(f"gift-fast: not in the table: {message}", file=sys.stderr)
+    if of_studies:
+        print(
+            f"left out: {of_studies} runs of studies, see gift-fast report {options.folder}",
+            file=sys.stderr,
+        )
     if evaluations and options.csv:
         print(evaluations_csv(evaluations), end="")
     elif evaluations and options.markdown:

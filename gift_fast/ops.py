@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -85,7 +86,10 @@ def _load(library: str, how: str) -> tuple[ModuleType | None, str | None]:
         return None, reason
 
 
-CPU_LIBRARY, _why_not_cpu = _load("_C", "no C++ compiler, or the build skipped")
+_how = "no C++ compiler, or the build skipped"
+if (Path(__file__).parents[1] / "setup.py").exists():  # a checkout hides what is installed
+    _how += f"; or it is not this folder that was installed, {Path(__file__).parent}: leave it"
+CPU_LIBRARY, _why_not_cpu = _load("_C", _how)
 if torch.version.cuda is None:
     _why_not_cuda: str | None = "this torch was built without CUDA"
 else:

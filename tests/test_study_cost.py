@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.study_cost import STUDIES, cost_of, flops_of, runs_of
+from benchmarks.study_cost import STUDIES, cost_of, flops_of, main, runs_of
 from gift_fast.study.plan import load_study, study_names
 
 
@@ -43,3 +43,13 @@ def test_every_study_is_counted_and_a_shared_run_once():
         < sum(len(load_study(name).experiments(published=True)) for name in STUDIES)
     )
     assert set(runs.values()) == set(STUDIES)
+
+
+def test_the_command_takes_the_rate_that_was_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["study_cost"])
+    main()
+    printed = capsys.readouterr().out
+    assert "images/s of convnet3 at 32 x 32 with 100 classes, teacher online" in printed
+    assert printed.splitlines()[-1].startswith("| all |")

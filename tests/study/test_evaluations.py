@@ -126,6 +126,8 @@ def test_runs_of_studies_and_other_files_are_left_out(
     assert f"got {tmp_path}, whose 1 are studies': see gift-fast report" in error
     write(tmp_path, 40.0)
     assert texts(tmp_path)[1] == ["gift", "40.0", "1", "75.0", "40.0"]
+    assert main(["table", str(tmp_path)]) == 0
+    assert "left out: 1 runs of studies" in capsys.readouterr().err
 
 
 def test_the_command_prints_a_table_markdown_or_csv(

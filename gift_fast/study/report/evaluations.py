@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gift_fast.student.report import print_table
 from gift_fast.student.results import RunResult, Spread, read_run, spread
@@ -73,15 +73,25 @@ class Evaluation:
         return spread([run.best.top1 for run in self.runs]).mean
 
 
-def read_evaluations(folder: Path) -> tuple[tuple[Evaluation, ...], tuple[str, ...]]:
+class Evaluations(NamedTuple):
+    """The evaluations of a folder, see :func:`read_evaluations`.
+
+    Attributes:
+        found: those with the same settings but the loss together, the best of these first.
+        damaged: what could not be read, a message a file.
+        of_studies: how many runs of studies are there beside them.
+    """
+
+    found: tuple[Evaluation, ...]
+    damaged: tuple[str, ...]
+    of_studies: int
+
+
+def read_evaluations(folder: Path) -> Evaluations:
     """The finished runs of a folder that belong to no study, put together by configuration.
 
     Args:
         folder: that ``gift-fast evaluate --out`` has written to.
-
-    Returns:
-        The evaluations, those with the same settings but the loss together and the best of these
-        first; and what could not be read, a message a file.
 
     Raises:
         ValueError: there is no such folder, or no run in it that is not a study's.
@@ -114,7 +124,7 @@ def read_evaluations(folder: Path) -> tuple[tuple[Evaluation, ...], tuple[str, .
     ]
     others = [name for name in varying(found) if name != "loss"]
     found.sort(key=lambda one: ([text_of(one.settings[n]) for n in others], -one.top1.mean))
-    return tuple(found), tuple(damaged)
+    return Evaluations(tuple(found), tuple(damaged), len(of_studies))
 
 
 def varying(evaluations: Sequence[Evaluation]) -> list[str]:
