@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return run(options)
+        status = run(options)
+        sys.stdout.flush()  # a full disk, or a reader that has gone, is told here
+        return status
     except BrokenPipeError:  # the reader of the output has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -376,7 +378,7 @@ def table(options: argparse.Namespace) -> int:
         print(evaluations_csv(evaluations), end="")
     elif evaluations and options.markdown:
         found = evaluations_table(evaluations)
-        print(as_markdown(found), *found.notes, sep="\n")
+        print(f"**{found.caption}**", "", as_markdown(found), *found.notes, sep="\n")
     elif evaluations:
         print_evaluations(evaluations_table(evaluations))
     return 1 if damaged else 0

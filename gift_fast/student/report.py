@@ -163,7 +163,7 @@ def findings(cells: Sequence[Cell], num_classes: int) -> list[str]:
     columns = [[cell for cell in cells if cell.optimizer == name] for name in optimizers]
     sentences = [ranking(column) for column in columns]
     collapsed = [cell for cell in cells if has_collapsed(cell, chance)]
-    if len(collapsed) == len(cells):
+    if collapsed and len(collapsed) == len(cells):
         best = max(cell.last.mean for cell in cells)
         return [
             *sentences,
@@ -203,7 +203,8 @@ def ranking(column: Sequence[Cell]) -> str:
 
 def has_collapsed(cell: Cell, chance: float) -> bool:
     """Whether students learned next to nothing; ``chance`` is in percent."""
-    return cell.last.mean <= COLLAPSED * chance
+    # Of two classes, twice chance is all there is.
+    return cell.last.mean <= min(COLLAPSED * chance, (chance + 100.0) / 2)
 
 
 def collapse(cell: Cell, chance: float) -> str:

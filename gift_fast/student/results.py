@@ -153,8 +153,13 @@ class RunResult:
         checks = tuple(Check.from_dict(check) for check in values["checks"])
         if not all(isinstance(c.top1, int | float) and 0 <= c.top1 <= 100 for c in checks):
             raise ValueError("top1 of every check must be a percentage")
-        if not isinstance(values["inputs"], dict):
-            raise ValueError(f"inputs must be a mapping, got {values['inputs']!r}")
+        if not all(isinstance(c.top5, int | float) for c in checks):
+            raise ValueError("top5 of every check must be a number")
+        inputs = values["inputs"]
+        if not isinstance(inputs, dict) or not all(isinstance(x, str) for x in inputs.values()):
+            raise ValueError(f"inputs must be a mapping of digests, got {inputs!r}")
+        if not isinstance(values["source"], str):
+            raise ValueError(f"source must be a text, got {values['source']!r}")
         return cls(
             config=EvaluationConfig.from_dict(values["config"]),
             inputs=values["inputs"],
@@ -266,11 +271,11 @@ def read_run(path: Path) -> RunResult:
     contents = path.read_bytes()
     try:
         return RunResult.from_dict(json.loads(contents))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
         raise ValueError(
-            f"{path} must hold the result of a run, got: {error!r}; without the file the run is "
-            "made again"
-        ) from error
+            f"{path} must hold the result of a run, got: {e!r}; if it is damaged, delete it, and "
+            "the run is made again"
+        ) from e
 
 
 def find_run(directory: Path, config: EvaluationConfig, inputs: dict[str, str]) -> RunResult | None:

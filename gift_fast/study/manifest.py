@@ -88,7 +88,9 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"format must be {FORMAT}, got {contents['format']!r}")
         runs: list[dict[str, Any]] = contents["runs"]
         for run in runs:
-            key_of(run), run["file"]
+            key_of(run)
+            if not isinstance(run["file"], str | None):
+                raise ValueError(f"file must be a name or null, got {run['file']!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} must hold the record of a study, got: {error!r}") from error
     return runs

@@ -50,6 +50,11 @@ def test_where_no_loss_learns_none_is_said_to_collapse():
     assert "collapsed" not in text
 
 
+def test_of_two_classes_a_loss_may_be_far_above_chance():
+    assert len(findings([cell("ce", "adamw", 99.0), cell("gift", "adamw", 97.0)], 2)) == 1
+    assert findings([], 10) == []
+
+
 def test_one_seed_has_no_deviation_in_the_table():
     table = accuracy_table([cell("ce", "adamw", 50.0), cell("gift", "adamw", 50.0, 60.0)])
     (column,) = (column for column in table.columns if column.header == "std")

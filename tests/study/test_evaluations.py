@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,83 @@ def test_runs_of_studies_and_other_files_are_left_out(
     assert texts(tmp_path)[1] == ["gift", "40.0", "1", "75.0", "40.0"]
     assert main(["table", str(tmp_path)]) == 0
     assert "left out: 1 runs of studies" in capsys.readouterr().err
+
+
+def test_a_configuration_is_whole_although_a_study_has_some_of_its_runs(tmp_path: Path) -> None:
+    for seed, top1 in enumerate((50.0, 60.0, 70.0)):
+        write(tmp_path, top1, seed=seed)
+    write(tmp_path, 10.0, loss="kl")
+    study = RecordedStudy(tmp_path)
+    for name in ("gift-adamw-seed0", "kl-adamw-seed0"):
+        (file,) = tmp_path.glob(f"{name}-*.json")
+        study.add("mse", 1.0, finished=False)
+        study.runs[-1]["file"] = file.name
+    study.write()
+    (evaluation,), damaged, left_out = read_evaluations(tmp_path)
+    assert (evaluation.top1.mean, evaluation.top1.n) == (60.0, 3)
+    assert (damaged, left_out) == ((), 1)  # KL is the study's alone
+
+
+def test_a_damaged_manifest_is_told_with_what_follows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, 40.0)
+    (tmp_path / "study-mine.json").write_text("{")
+    assert main(["table", str(tmp_path)]) == 1
+    assert "its runs are taken for evaluations" in capsys.readouterr().err
+
+
+def test_classes_and_images_are_told_where_they_are_not_all_and_the_test_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = {"classes": "seen:steps=5,step=1", "tested_on": "heldout"}
+    write(tmp_path, 90.0, dataset="fashion-mnist:heldout=5000", **seen)
+    assert main(["table", str(tmp_path), "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    assert "**Accuracy on held-out images after the last epoch, percent**" in printed
+    assert "classes seen:steps=5,step=1, tested on heldout." in printed
+
+
+def test_numbers_that_are_written_in_two_ways_are_the_same(tmp_path: Path) -> None:
+    write(tmp_path, 50.0, seed=0, weight_decay=0)
+    write(tmp_path, 60.0, seed=1, weight_decay=0.0)
+    assert texts(tmp_path)[1] == ["gift", "55.0 ± 7.1", "2", "75.0", "55.0"]
+
+
+def test_numbers_that_differ_are_told_apart_and_sorted_by_size(tmp_path: Path) -> None:
+    for rate in (0.01234568, 0.01234567, 0.1, 0.002):
+        write(tmp_path, 50.0, learning_rate=rate)
+    head, *rows = texts(tmp_path)
+    assert head[0] == "learning rate"
+    assert [row[0] for row in rows] == ["0.002", "0.01234567", "0.01234568", "0.1"]
+
+
+def test_a_copy_of_a_run_is_not_another_seed(tmp_path: Path) -> None:
+    write(tmp_path, 50.0)
+    (original,) = tmp_path.glob("*.json")
+    copy = tmp_path / f"old-{original.name}"
+    copy.write_bytes(original.read_bytes())
+    (evaluation,), damaged, _ = read_evaluations(tmp_path)
+    assert evaluation.top1.n == 1
+    assert damaged == (f"{copy} must be named {original.name}, by what it holds: it may be a copy",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("checks", [{"epoch": 1, "top1": 5.0, "top5": "x", "halves": [1, 1]}]),
+        ("inputs", {"teachers": 5}),
+        ("source", {}),
+        ("config", {"dataset": "digits", "learning_rate": 10**400}),
+    ],
+)
+def test_what_parses_and_is_no_run_is_told(tmp_path: Path, name: str, value: object) -> None:
+    write(tmp_path, 50.0)
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    found, (message,), _ = read_evaluations(tmp_path)
+    assert found == ()
+    assert message.startswith(f"{path} must hold the result of a run")
 
 
 def test_the_command_prints_a_table_markdown_or_csv(

@@ -13,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gift_fast.student.classes import ALL
 from gift_fast.student.report import print_table
-from gift_fast.student.results import RunResult, Spread, read_run, spread
-from gift_fast.study.manifest import known_files
+from gift_fast.student.results import RunResult, Spread, read_run, run_path, spread
+from gift_fast.study.manifest import read_manifest
 from gift_fast.study.report.tables import Column, Item, Table, score
 
 RUN_FILE = re.compile(r"-[0-9a-f]{12}\.json")
@@ -26,6 +27,12 @@ TOLD = ("dataset", "ipc", "student", "teachers", "loss", "optimizer", "learning_
 
 FOLLOWING = ("eval_every", "batch_size")
 """The settings that follow from others, unless they are given."""
+
+TOLD_OTHERWISE = {"classes": ALL, "tested_on": "test"}
+"""The settings that are told only where they are not these."""
+
+REAL = ("learning_rate", "weight_decay", "momentum")
+"""The settings that are real numbers."""
 
 DIGEST = 7
 """Characters of a digest that tell two inputs apart."""
@@ -45,7 +52,9 @@ class Evaluation:
     def settings(self) -> dict[str, Any]:
         """Every field of the configuration but the seed."""
         values = self.runs[0].config.to_dict()
-        return {name: value for name, value in values.items() if name != "seed"}
+        del values["seed"]
+        # A preset's file may hold 0 where the command line gives 0.0.
+        return {k: float(v) if k in REAL and v is not None else v for k, v in values.items()}
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -96,35 +105,58 @@ def read_evaluations(folder: Path) -> Evaluations:
     Raises:
         ValueError: there is no such folder, or no run in it that is not a study's.
     """
-    of_studies = set(known_files(folder).values())
-    files = [
-        path
-        for path in sorted(folder.glob("*.json"))
-        if RUN_FILE.search(path.name) and path.name not in of_studies
-    ]
-    if not files:
-        count = len(of_studies)
-        beside = f", whose {count} are studies': see gift-fast report" if count else ""
-        raise ValueError(
-            "folder must hold runs, as `gift-fast evaluate --out` leaves them; "
-            f"got {folder}{beside}"
-        )
+    of_studies, damaged = files_of_studies(folder)
+    files = [path for path in sorted(folder.glob("*.json")) if RUN_FILE.search(path.name)]
     groups: dict[str, list[RunResult]] = {}
-    damaged = []
+    own = set()
     for path in files:
         try:
             run = read_run(path)
         except (OSError, ValueError) as error:
             damaged.append(str(error))
             continue
+        name = run_path(folder, run.config, run.inputs).name
+        if path.name != name:
+            damaged.append(f"{path} must be named {name}, by what it holds: it may be a copy")
+            continue
         key = json.dumps([Evaluation((run,)).settings, run.inputs], sort_keys=True)
         groups.setdefault(key, []).append(run)
+        if path.name not in of_studies:
+            own.add(key)
     found = [
-        Evaluation(tuple(sorted(runs, key=lambda run: run.config.seed))) for runs in groups.values()
+        Evaluation(tuple(sorted(groups[key], key=lambda run: run.config.seed)))
+        for key in groups
+        if key in own
     ]
+    left_out = sum(len(runs) for key, runs in groups.items() if key not in own)
+    if not found and not damaged:
+        beside = f", whose {left_out} are studies': see gift-fast report" if left_out else ""
+        raise ValueError(
+            "folder must hold runs, as `gift-fast evaluate --out` leaves them; "
+            f"got {folder}{beside}"
+        )
     others = [name for name in varying(found) if name != "loss"]
-    found.sort(key=lambda one: ([text_of(one.settings[n]) for n in others], -one.top1.mean))
-    return Evaluations(tuple(found), tuple(damaged), len(of_studies))
+    found.sort(key=lambda one: ([rank_of(one.settings[n]) for n in others], -one.top1.mean))
+    return Evaluations(tuple(found), tuple(damaged), left_out)
+
+
+def files_of_studies(folder: Path) -> tuple[set[str], list[str]]:
+    """The files of runs that the studies of a folder name; and what could not be read."""
+    files: set[str] = set()
+    damaged = []
+    for manifest in sorted(folder.glob("study-*.json")):
+        try:
+            files |= {run["file"] for run in read_manifest(manifest) if run["file"] is not None}
+        except (OSError, ValueError) as error:
+            damaged.append(f"{error}; its runs are taken for evaluations")
+    return files, damaged
+
+
+def rank_of(value: object) -> tuple[bool, float, str]:
+    """By which a setting is sorted: numbers by their size, before words."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return True, 0.0, text_of(value)
+    return False, float(value), ""
 
 
 def varying(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -160,7 +192,9 @@ def text_of(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return " ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 def input_columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
@@ -199,10 +233,13 @@ def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
         texts += [score(one.top1), str(one.top1.n), f"{one.top5:.1f}", f"{one.best:.1f}"]
         rows.append(tuple(map(Item, texts)))
     shared = evaluations[0].settings
+    differing = varying(evaluations)
     told = [
         f"{name.replace('_', ' ')} {text_of(shared[name])}"
-        for name in TOLD
-        if name not in names and shared[name] is not None
+        for name in (*TOLD, *TOLD_OTHERWISE)
+        if name not in differing
+        and shared[name] is not None
+        and shared[name] != TOLD_OTHERWISE.get(name)
     ]
     images = "the test images" if shared["tested_on"] == "test" else "held-out images"
     if "tested_on" in names:
@@ -231,7 +268,7 @@ def print_evaluations(table: Table) -> None:
         printed.add_column(column.title, justify="right" if column.numeric else "left")
     for row in table.rows:
         printed.add_row(*(item.text for item in row))
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     print_table(console, printed)
     for note in table.notes:
         console.print(note, soft_wrap=True)
@@ -253,7 +290,8 @@ def evaluations_csv(evaluations: Sequence[Evaluation]) -> str:
         }
         top1 = one.top1
         seeds = " ".join(str(run.config.seed) for run in one.runs)
-        numbers = (top1.mean, top1.population_std, top1.sample_std, one.top5, one.best)
+        population_std = top1.population_std if top1.n > 1 else math.nan
+        numbers = (top1.mean, population_std, top1.sample_std, one.top5, one.best)
         values = ["" if math.isnan(x) else round(x, 4) for x in numbers]
         found = dict(zip(results, (one.source, top1.n, seeds, *values), strict=True))
         digests = {f"{name}_digest": digest for name, digest in one.inputs.items()}
