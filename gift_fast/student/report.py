@@ -162,7 +162,7 @@ def findings(cells: Sequence[Cell], num_classes: int) -> list[str]:
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
     columns = [[cell for cell in cells if cell.optimizer == name] for name in optimizers]
     sentences = [ranking(column) for column in columns]
-    collapsed = [cell for cell in cells if has_collapsed(cell, chance)]
+    collapsed = [cell for cell in cells if is_near_chance(cell.last.mean, chance)]
     if collapsed and len(collapsed) == len(cells):
         best = max(cell.last.mean for cell in cells)
         return [
@@ -201,10 +201,12 @@ def ranking(column: Sequence[Cell]) -> str:
     )
 
 
-def has_collapsed(cell: Cell, chance: float) -> bool:
-    """Whether students learned next to nothing; ``chance`` is in percent."""
-    # Of two classes, twice chance is all there is.
-    return cell.last.mean <= min(COLLAPSED * chance, (chance + 100.0) / 2)
+def is_near_chance(top1: float, chance: float) -> bool:
+    """Whether students with this mean, in percent like ``chance``, learned next to nothing.
+
+    Of two classes twice chance is all there is: there it is half of the way to 100.
+    """
+    return top1 <= min(COLLAPSED * chance, (chance + 100.0) / 2)
 
 
 def collapse(cell: Cell, chance: float) -> str:

@@ -162,7 +162,7 @@ class RunResult:
             raise ValueError(f"source must be a text, got {values['source']!r}")
         return cls(
             config=EvaluationConfig.from_dict(values["config"]),
-            inputs=values["inputs"],
+            inputs=inputs,
             checks=checks,
             seconds=values["seconds"],
             images_per_second=values["images_per_second"],

@@ -203,10 +203,11 @@ def input_columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
     A distilled set is told by its source where that differs, anything else by its digest.
     """
     columns = {}
+    differing = varying(evaluations)
     for name in dict.fromkeys(name for one in evaluations for name in one.inputs):
         digests = [one.inputs.get(name, "none") for one in evaluations]
         # Which loss reads them changes no files but those of the user's own functions.
-        known = [setting for setting in varying(evaluations) if setting != "loss" or name == "code"]
+        known = [setting for setting in differing if setting != "loss" or name == "code"]
         settings = [tuple(text_of(one.settings[n]) for n in known) for one in evaluations]
         if len(set(zip(settings, digests, strict=True))) == len(set(settings)):
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gift_fast.student.objectives import display_name
-from gift_fast.student.report import COLLAPSED
+from gift_fast.student.report import is_near_chance
 from gift_fast.study.report.cells import TUNED, Cell, Panel, Setting
 from gift_fast.study.report.charts import gamma_of
 from gift_fast.study.report.tables import setting_name
@@ -149,7 +149,7 @@ def gammas(panel: Panel) -> list[str]:
 def has_collapsed(cell: Cell) -> bool:
     """Whether students learned next to nothing."""
     chance = cell.condition.chance
-    return chance is not None and cell.top1.mean <= COLLAPSED * chance
+    return chance is not None and is_near_chance(cell.top1.mean, chance)
 
 
 def collapses(panel: Panel) -> list[str]:
