@@ -9,7 +9,7 @@ WORKERS ?= 2
 
 SOURCES := pyproject.toml setup.py gift_fast/__init__.py $(wildcard csrc/* csrc/*/*)
 
-.PHONY: demo test lint bench gpu-check format clean
+.PHONY: demo test test-avx2 lint bench gpu-check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/built
@@ -17,6 +17,12 @@ demo: $(VENV)/built
 
 test: $(VENV)/built lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The kernels that PyTorch, oneDNN and this package pick on a processor without AVX-512.
+test-avx2: $(VENV)/built
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 GIFT_FAST_CPU_CAPABILITY=avx2 \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	tests/test_numerics.py tests/student
 
 lint: $(VENV)/built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure

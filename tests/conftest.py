@@ -4,6 +4,18 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_compiler_cache(tmp_path_factory):
+    """Keeps compiled graphs apart from those of other runs.
+
+    The cache of torch.compile is shared by all processes of a user. What was compiled under
+    one ATEN_CPU_CAPABILITY is found under another, and gives NaN there (torch 2.14.1).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_state_for_every_test():
     """Seeds torch, and gives back the number of threads that a test may have changed."""

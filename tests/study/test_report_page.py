@@ -105,16 +105,17 @@ def test_it_opens_without_an_error_and_asks_for_nothing_else(opened, report):
     assert opened.locator("figure svg[role=img]").count() > 10
 
 
-def test_several_hundred_runs_open_in_less_than_two_seconds(browser, report):
-    """The main thread's own time: a busy machine makes the clock on the wall run faster."""
+def test_several_hundred_runs_are_a_page_of_few_elements_laid_out_a_few_times(browser, report):
+    """The work of opening it, counted: seconds would measure the machine."""
     page = browser.new_page()
     session = page.context.new_cdp_session(page)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    session.send("Performance.enable")
     page.goto(report.as_uri())
     page.screenshot()  # all of it has been laid out and painted
-    metrics = session.send("Performance.getMetrics")["metrics"]
+    metrics = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
     page.close()
-    assert {m["name"]: m["value"] for m in metrics}["TaskDuration"] < 2.0
+    assert metrics["Nodes"] < 20_000  # 6,194 when this was written, and 3 layouts
+    assert metrics["LayoutCount"] <= 20
 
 
 def first_column(table) -> list[str]:
