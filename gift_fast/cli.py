@@ -7,12 +7,15 @@ import dataclasses
 import importlib.util
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gift_fast.interrupt import Interrupted, handling_signals
 
 if TYPE_CHECKING:
     from gift_fast.student.config import TrainingConfig
@@ -52,7 +55,19 @@ Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; gives the exit status, 2 for what the user has to mend."""
+    """Runs the command; gives the exit status, 2 for what the user has to mend.
+
+    Where SIGTERM or SIGINT ends it, the status is 143 or 130.
+    """
+    with handling_signals():
+        try:
+            return run_command(arguments)
+        except KeyboardInterrupt as stop:
+            return interrupted(stop)
+
+
+def run_command(arguments: Sequence[str] | None) -> int:
+    """Reads the arguments and calls the subcommand; tells what the user has to mend."""
     # A user's own losses and networks are named by import path, from where the command is called.
     sys.path.append("")
     options = build_parser().parse_args(arguments)
@@ -75,14 +90,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (ImportError, OSError, ValueError) as error:
         return fail(in_options(str(error), options))
-    except KeyboardInterrupt:
-        same = (
-            "the same command without --force"
-            if getattr(options, "force", False)
-            else "the same command"
-        )
-        print(f"\nstopped; {same} goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        return interrupted(stop, "without --force" if getattr(options, "force", False) else "")
+
+
+def interrupted(stop: KeyboardInterrupt, how: str = "") -> int:
+    """Says in a line what was saved and how to resume; gives the exit status.
+
+    Args:
+        stop: the signal.
+        how: the command is to be run again, if otherwise than before.
+    """
+    if not isinstance(stop, Interrupted):
+        stop = Interrupted(signal.SIGINT)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one tells
+        again = f"run the same command {how}".rstrip()
+        print(f"\n{stop}; {again} to resume", file=sys.stderr, flush=True)
+    return stop.status
 
 
 def fail(message: str) -> int:
@@ -174,9 +198,11 @@ def add_place(command: argparse.ArgumentParser, *, trains: bool = True) -> None:
         return
     group.add_argument(
         "--checkpoint-every",
-        type=int,
-        metavar="N",
-        help="epochs that a killed run loses at most (default: 25)",
+        metavar="TIME",
+        help=(
+            "time between two checkpoints, such as 30s, 10m or 1h: what a killed run loses at most "
+            "(default: 5m)"
+        ),
     )
     group.add_argument(
         "--trackers",
@@ -240,9 +266,14 @@ def add_data(command: argparse.ArgumentParser) -> None:
 
 def place_of(options: argparse.Namespace) -> Place:
     """The place that the arguments name."""
+    from gift_fast.student.duration import parse_duration
     from gift_fast.student.job import Place
 
-    return Place(**given(options, [field.name for field in dataclasses.fields(Place)]))
+    values = given(options, [field.name for field in dataclasses.fields(Place)])
+    if "checkpoint_every" in values:
+        every = parse_duration("checkpoint_every", values["checkpoint_every"])
+        values["checkpoint_every"] = every
+    return Place(**values)
 
 
 def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:

@@ -2,8 +2,8 @@
 
 A joint batch is what all processes train on in one step; every process takes a contiguous part of
 it. Order, augmentation and mixing are drawn for the joint batch from generators that are seeded
-anew for every epoch, so the parts together are what a single process would see, and a run goes on
-from any epoch without a generator's state.
+anew for every epoch, so the parts together are what a single process would see. A run is resumed at
+any epoch without the state of a generator, and within an epoch with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gift_fast.student.augment import Part, build_augmentation
+from gift_fast.student.augment import Generators, Part, build_augmentation
 from gift_fast.student.config import TrainingConfig
 from gift_fast.student.datasets import Split
 from gift_fast.student.distilled import DistilledSet
@@ -81,17 +81,34 @@ class Batch:
     joint_size: int
 
 
+RandomState = dict[str, list[Tensor]]
+"""States of generators, by what is drawn from them; the same in all processes."""
+
+
 class Batches(Protocol):
     """All that a network is trained on, an epoch at a time.
 
     Attributes:
         images: images of an epoch, over all processes.
+        steps: joint batches of an epoch.
     """
 
     images: int
+    steps: int
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, counted from 1."""
+    def epoch(
+        self, epoch: int, start: int = 0, random_state: RandomState | None = None
+    ) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 1.
+
+        Args:
+            epoch: which one.
+            start: how many batches to leave out, since they have been trained on.
+            random_state: what :meth:`random_state` gave after these; None where ``start`` is 0.
+        """
+
+    def random_state(self) -> RandomState:
+        """What the batches after the last one that was given depend on, beside their number."""
 
 
 class RandomBatches:
@@ -121,24 +138,29 @@ class RandomBatches:
         self.processes = processes
         self.soft_labels = soft_labels
         self.images = len(split)
+        self.steps = -(-self.images // self.batch_size)
+        self.generators: dict[str, Generators] = {}
+        self.resumed: RandomState | None = None
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, start: int = 0, random_state: RandomState | None = None
+    ) -> Iterator[Batch]:
         """See :class:`Batches`."""
         seed = self.config.seed
+        self.generators, self.resumed = {}, random_state
         labels = self.split.labels
         generator = torch.Generator().manual_seed(seed_for(seed, f"order/{epoch}"))
         # Moved at once: a transfer for every batch would make the host wait for the device.
         order = torch.randperm(self.images, generator=generator).to(labels.device)
-        joint = order.split(self.batch_size)
+        joint = order.split(self.batch_size)[start:]
         parts = [self.processes.part_of(len(index)) for index in joint]
         own = [index[part.start : part.stop] for index, (part, _) in zip(joint, parts, strict=True)]
 
         mixes = self.config.mixing != "none"
         # A mixed image needs its partner, which may lie in another process's part.
         read = self.split.batches(joint if mixes else own)
-        augment = None
         for index, (part, share), (images, target) in zip(own, parts, read, strict=True):
-            if augment is None:  # the first batch tells the device
+            if not self.generators:  # the first batch tells the device
                 device = images.device
                 augment = build_augmentation(
                     self.config.augmentation,
@@ -148,6 +170,9 @@ class RandomBatches:
                 mix = build_mixing(
                     self.config.mixing, seed=seed_for(seed, f"mixing/{epoch}"), device=device
                 )
+                self.generators = {"augmentation": augment.generators, "mixing": mix.generators}
+                for purpose, state in (random_state or {}).items():
+                    self.generators[purpose].set_state(state)
             images = self.normalize(images)
             mixed_target, weight = None, 1.0
             if mixes:
@@ -166,6 +191,12 @@ class RandomBatches:
                 share=share,
                 joint_size=part.size,
             )
+
+    def random_state(self) -> RandomState:
+        """See :class:`Batches`."""
+        if not self.generators:  # no batch was left to give
+            return self.resumed or {}
+        return {purpose: each.get_state() for purpose, each in self.generators.items()}
 
 
 class ReplayBatches:
@@ -194,12 +225,15 @@ class ReplayBatches:
         self.seed = config.seed
         self.processes = processes
         self.images = self.replay.images
+        self.steps = self.replay.batches
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, start: int = 0, random_state: RandomState | None = None
+    ) -> Iterator[Batch]:
         """See :class:`Batches`."""
         images, labels = self.distilled.images, self.distilled.labels
         seed = seed_for(self.seed, f"order/{epoch}")
-        for stored in self.replay.epoch(epoch - 1, seed=seed):
+        for stored in self.replay.epoch(epoch - 1, seed=seed, start=start):
             here = stored.to(images.device)
             part, share = self.processes.part_of(len(here))
             rows = slice(part.start, part.stop)
@@ -215,3 +249,7 @@ class ReplayBatches:
                 share=share,
                 joint_size=part.size,
             )
+
+    def random_state(self) -> RandomState:
+        """See :class:`Batches`; nothing is drawn but which files, and that before the first."""
+        return {}

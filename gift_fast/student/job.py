@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gift_fast import interrupt
 from gift_fast.student import spec
 from gift_fast.student.augment import AUGMENTATIONS
 from gift_fast.student.checkpoints import checkpoint_name, load_weights, save_weights
@@ -43,9 +44,9 @@ from gift_fast.student.results import (
     run_path,
     write_run,
 )
+from gift_fast.student.resume import EVERY, CheckpointConfig, check_seconds
 from gift_fast.student.train import (
     Observer,
-    Saving,
     check_agreement,
     check_inputs,
     new_accelerator,
@@ -77,7 +78,7 @@ class Place:
         data_root: folder that holds the real datasets.
         teacher_dir: folder of the teachers' weights, ``{dataset}_{model}.pth``.
         device: ``auto`` or ``cpu``.
-        checkpoint_every: epochs between checkpoints.
+        checkpoint_every: seconds between checkpoints.
         trackers: names in ``TRACKERS``, to which every test is reported.
         quiet: shows no progress.
         force: trains anew what has been finished.
@@ -87,13 +88,13 @@ class Place:
     data_root: Path | None = None
     teacher_dir: Path = Path("teachers")
     device: str = "auto"
-    checkpoint_every: int = 25
+    checkpoint_every: float = EVERY
     trackers: tuple[str, ...] = ()
     quiet: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:
-        check_integer("checkpoint_every", self.checkpoint_every, 1)
+        check_seconds("checkpoint_every", self.checkpoint_every)
         for tracker in self.trackers:
             if tracker not in TRACKERS:
                 raise ValueError(f"trackers must be of {', '.join(TRACKERS)}, got {tracker!r}")
@@ -293,8 +294,8 @@ def load_teacher(
 def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     """Trains every student of a job, or reads what has been finished, and gives the results.
 
-    A finished student has a JSON file under ``place.out``; one that was stopped has a checkpoint
-    there and goes on from it.
+    A finished student has a JSON file under ``place.out``; one that was interrupted has a
+    checkpoint there and is resumed from it.
     """
     accelerator = place.accelerator(job.config)
     check_writable(place.out, accelerator)
@@ -450,26 +451,29 @@ def run_student(
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     read = inputs.narrowed(config.classes)
-    with tracked(accelerator, place, path.stem, config):
-        student, result = train_student(
-            config,
-            read.dataset,
-            read.distilled,
-            read.teachers,
-            whiten=read.whiten,
-            accelerator=accelerator,
-            saving=Saving(checkpoint, place.checkpoint_every),
-            observer=RunObserver(title, progress, accelerator),
-            inputs=digests,
-        )
-    if accelerator.is_main_process:
-        if keep_weights:
-            weights = path.with_suffix(".pth")
-            save_weights(weights, student, top1=result.last.top1, config=config.to_dict())
-        write_run(place.out, result)
-        checkpoint.unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    progress.end(f"top-1 {result.last.top1:.1f} %")
+    interruption = interrupt.current()
+    with interruption.held():  # until the result is written: it would be lost else
+        with tracked(accelerator, place, path.stem, config):
+            student, result = train_student(
+                config,
+                read.dataset,
+                read.distilled,
+                read.teachers,
+                whiten=read.whiten,
+                accelerator=accelerator,
+                checkpoint=CheckpointConfig(checkpoint, place.checkpoint_every),
+                interruption=interruption,
+                observer=RunObserver(title, progress, accelerator),
+                inputs=digests,
+            )
+        if accelerator.is_main_process:
+            if keep_weights:
+                weights = path.with_suffix(".pth")
+                save_weights(weights, student, top1=result.last.top1, config=config.to_dict())
+            write_run(place.out, result)
+            checkpoint.unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+        progress.end(f"top-1 {result.last.top1:.1f} %")
     return result
 
 
@@ -545,20 +549,23 @@ def prepare_teacher(
     if place.force and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    with tracked(accelerator, place, path.stem, config):
-        teacher, checks = train_teacher(
-            config,
-            dataset,
-            accelerator=accelerator,
-            saving=Saving(checkpoint, place.checkpoint_every),
-            observer=RunObserver("teacher", progress, accelerator),
-        )
-    if accelerator.is_main_process:
-        tests = [check.to_dict() for check in checks]
-        save_weights(path, teacher, config=config.to_dict(), checks=tests)
-        checkpoint.unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    progress.end(f"top-1 {checks[-1].top1:.1f} %")
+    interruption = interrupt.current()
+    with interruption.held():  # until the weights are written
+        with tracked(accelerator, place, path.stem, config):
+            teacher, checks = train_teacher(
+                config,
+                dataset,
+                accelerator=accelerator,
+                checkpoint=CheckpointConfig(checkpoint, place.checkpoint_every),
+                interruption=interruption,
+                observer=RunObserver("teacher", progress, accelerator),
+            )
+        if accelerator.is_main_process:
+            tests = [check.to_dict() for check in checks]
+            save_weights(path, teacher, config=config.to_dict(), checks=tests)
+            checkpoint.unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+        progress.end(f"top-1 {checks[-1].top1:.1f} %")
     return teacher, checks[-1]
 
 
@@ -582,15 +589,21 @@ class RunObserver(Observer):
         self.progress = progress
         self.accelerator = accelerator
 
-    def start(self, epochs: int, done: int) -> None:
+    def start(self, epochs: int, done: float) -> None:
         """See :class:`Observer`."""
         self.progress.begin(self.title, epochs, done)
+
+    def step(
+        self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
+    ) -> None:
+        """See :class:`Observer`."""
+        self.progress.step(epoch, step, steps, images, loss)
 
     def epoch(self, number: int, images: int, check: Check | None) -> None:
         """See :class:`Observer`."""
         if check is None:
-            self.progress.epoch(number, images=images)
+            self.progress.epoch(number)
             return
-        self.progress.epoch(number, images=images, loss=check.loss, top1=check.top1)
+        self.progress.epoch(number, loss=check.loss, top1=check.top1)
         values = {n: x for n, x in check.to_dict().items() if n not in ("epoch", "halves")}
         self.accelerator.log(values, step=number)

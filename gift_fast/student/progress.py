@@ -1,8 +1,8 @@
 """What is shown while networks train: bars in a terminal, else lines that a log can hold.
 
-Both show the same numbers: accuracy and loss of the last check, images a second, and the time that
-the present stage still takes. Progress goes to the standard error, so that a report can be piped
-from the standard output.
+Both show the same numbers: accuracy and loss of the last check, the loss of the present epoch,
+images per second, and the time that the present stage still takes. Progress goes to the standard
+error, so that a report can be piped from the standard output.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ WINDOW = 30.0
 """Seconds that a rate is taken over: the average of a longer time would hide that a machine has
 become slower, that of a shorter one would jump with every test."""
 
-QUIET = 60.0
+QUIET = 30.0
 """Seconds after which a log gets a line even though there was no check."""
+
+REFRESH = 1.0
+"""Seconds between two looks at the steps of an epoch: reading a loss waits for the device."""
 
 
 class Progress(Protocol):
@@ -39,25 +42,30 @@ class Progress(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def begin(self, title: str, epochs: int, done: int = 0) -> None:
-        """A stage starts; an earlier call has finished ``done`` of its epochs."""
+    def begin(self, title: str, epochs: int, done: float = 0) -> None:
+        """A stage starts; an earlier call has finished ``done`` of its epochs, 2.5 for instance."""
 
-    def epoch(
-        self,
-        number: int,
-        *,
-        images: int | None = None,
-        loss: float | None = None,
-        top1: float | None = None,
+    def step(
+        self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
+        """A step of the stage has finished.
+
+        Args:
+            epoch: in which, from 1.
+            step: which of the epoch's steps, from 1.
+            steps: of the epoch.
+            images: that the step trained on, over all processes.
+            loss: gives the mean training loss of the epoch so far. It waits for the device, so it
+                is called only where it is shown.
+        """
+
+    def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
         """Epoch ``number``, from 1, of the stage has finished.
 
         Args:
             number: the epoch.
-            images: that it trained on, over all processes; None shows no rate.
-            loss: mean training loss of the epoch, where it is known. Reading it from a device
-                waits for the device, so it is given at checks alone.
-            top1: accuracy of a check after this epoch, percent.
+            loss: mean training loss of the epoch, where there was a check.
+            top1: accuracy of this check, percent.
         """
 
     def end(self, outcome: str) -> None:
@@ -74,46 +82,58 @@ class Stage:
         clock: tells the time.
 
     Example:
-        >>> now = iter([0.0, 2.0])
+        >>> now = iter([0.0, 2.0, 2.0])
         >>> stage = Stage("teacher", epochs=10, done=0, clock=lambda: next(now))
-        >>> stage.record(4, images=500, loss=0.25, top1=91.0)
+        >>> stage.step(4, 10, 10, images=500)
+        >>> stage.epoch(4, loss=0.25, top1=91.0)
         True
         >>> str(stage)
         'top-1 91.0 %, loss 0.25, 250 images/s, 0:00:03 left'
     """
 
-    def __init__(self, title: str, epochs: int, done: int, clock: Clock) -> None:
+    def __init__(self, title: str, epochs: int, done: float, clock: Clock) -> None:
         self.title = title
         self.epochs = epochs
-        self.number = done
+        self.done = done
         self.clock = clock
-        self.start = clock()
+        self.start = self.now = clock()
         self.images = 0
+        self.where = ""
         self.check = ""
         self.checked = 0
-        # (time, epochs done, images seen) at the start and after every epoch of the window.
+        self.running_loss: float | None = None
+        # (time, epochs done, images seen) at the start and then about once in REFRESH.
         self.seen = deque([(self.start, done, 0)])
 
-    def record(
-        self,
-        number: int,
-        images: int | None = None,
-        loss: float | None = None,
-        top1: float | None = None,
-    ) -> bool:
+    def step(self, epoch: int, step: int, steps: int, images: int) -> None:
+        """Takes in a finished step."""
+        self.done = epoch - 1 + step / steps
+        self.where = f"epoch {epoch}/{self.epochs}, step {step}/{steps}"
+        self.images += images
+        self.now = self.clock()
+        if self.now - self.seen[-1][0] >= REFRESH:
+            self.look()
+
+    def epoch(self, number: int, loss: float | None = None, top1: float | None = None) -> bool:
         """Takes in a finished epoch; tells whether there was a check."""
-        now = self.clock()
-        self.number = number
-        self.images += images or 0
-        self.seen.append((now, number, self.images))
-        # One observation older than the window stays: an epoch may take longer than that.
-        while len(self.seen) > 2 and self.seen[1][0] <= now - WINDOW:
-            self.seen.popleft()
+        self.done, self.now = number, self.clock()
+        self.where = f"epoch {number}/{self.epochs}"
+        self.running_loss = None
+        self.look()
         values = [] if top1 is None else [f"top-1 {top1:.1f} %"]
         values += [] if loss is None else [f"loss {loss:.4g}"]
         if values:
             self.check, self.checked = ", ".join(values), number
         return bool(values)
+
+    def look(self) -> None:
+        """Keeps how far the stage is now, for its rate."""
+        seen = self.seen
+        seen.append((self.now, self.done, self.images))
+        # One observation older than the window stays, and one before the last step: a step or a
+        # test may take longer than that.
+        while len(seen) > 2 and seen[1][0] <= self.now - WINDOW and seen[1][1] < self.done:
+            seen.popleft()
 
     @property
     def images_per_second(self) -> float | None:
@@ -124,10 +144,10 @@ class Stage:
     @property
     def seconds_left(self) -> float | None:
         """Time that the other epochs take at the rate of the window; None while not known."""
-        (start, before, _), (now, number, _) = self.seen[0], self.seen[-1]
-        if number <= before:
+        (start, before, _), (now, done, _) = self.seen[0], self.seen[-1]
+        if done <= before:
             return None
-        return (self.epochs - number) * (now - start) / (number - before)
+        return (self.epochs - done) * (now - start) / (done - before)
 
     @property
     def seconds(self) -> float:
@@ -136,11 +156,22 @@ class Stage:
 
     def __str__(self) -> str:
         rate, left = self.images_per_second, self.seconds_left
-        age = "" if self.checked == self.number else f" after epoch {self.checked}"
-        parts = [self.check + age] if self.check else []
+        age = "" if self.checked == self.done else f" after epoch {self.checked}"
+        parts = [] if self.running_loss is None else [f"loss {self.running_loss:.4g}"]
+        parts += [self.check + age] if self.check else []
         parts += [] if rate is None else [f"{rate:,.0f} images/s"]
         parts += [] if left is None else [f"{timedelta(seconds=round(left))} left"]
         return ", ".join(parts)
+
+
+def resumed_in_words(done: float, epochs: int) -> str:
+    """From where a stage is resumed.
+
+    Example:
+        >>> resumed_in_words(3, 40), resumed_in_words(2.153, 40)
+        ('resumed after 3 of 40 epochs', 'resumed after 2.15 of 40 epochs')
+    """
+    return f"resumed after {done:.{0 if done == int(done) else 2}f} of {epochs} epochs"
 
 
 class SilentProgress:
@@ -152,17 +183,15 @@ class SilentProgress:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def begin(self, title: str, epochs: int, done: int = 0) -> None:
+    def begin(self, title: str, epochs: int, done: float = 0) -> None:
         """Does nothing."""
 
-    def epoch(
-        self,
-        number: int,
-        *,
-        images: int | None = None,
-        loss: float | None = None,
-        top1: float | None = None,
+    def step(
+        self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
+        """Does nothing."""
+
+    def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
         """Does nothing."""
 
     def end(self, outcome: str) -> None:
@@ -170,7 +199,7 @@ class SilentProgress:
 
 
 class PlainProgress:
-    """Writes a line at every check, when a minute has passed without one, and after every stage.
+    """Writes a line at every check, when half a minute has passed without one, and at the end.
 
     Args:
         stages: how many there will be.
@@ -190,28 +219,36 @@ class PlainProgress:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def begin(self, title: str, epochs: int, done: int = 0) -> None:
-        """Writes a line only where the stage goes on from an earlier call."""
+    def begin(self, title: str, epochs: int, done: float = 0) -> None:
+        """Writes a line only where the stage is resumed."""
         self.stage = Stage(title, epochs, done, self.clock)
         self.last_line = self.stage.start
         if 0 < done < epochs:  # a stage that has finished is told by its outcome
-            self.write(f"goes on after epoch {done}/{epochs}")
+            self.write(resumed_in_words(done, epochs))
 
-    def epoch(
-        self,
-        number: int,
-        *,
-        images: int | None = None,
-        loss: float | None = None,
-        top1: float | None = None,
+    def step(
+        self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
-        """Writes a line where there was a check, or none for a minute."""
+        """Writes a line where there was none for half a minute."""
         stage = self.stage
-        checked = stage.record(number, images, loss, top1)
-        due = stage.seen[-1][0] - self.last_line >= QUIET
-        if (checked or due) and number < stage.epochs:  # the last epoch's line is the outcome
-            self.write(", ".join(filter(None, [f"epoch {number}/{stage.epochs}", str(stage)])))
-            self.last_line = stage.seen[-1][0]
+        stage.step(epoch, step, steps, images)
+        if stage.now - self.last_line >= QUIET:
+            stage.running_loss = loss()
+            self.write_numbers()
+
+    def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
+        """Writes a line where there was a check, or none for half a minute."""
+        checked = self.stage.epoch(number, loss, top1)
+        due = self.stage.now - self.last_line >= QUIET
+        if (checked or due) and number < self.stage.epochs:  # the last epoch's is the outcome
+            self.write_numbers()
+
+    def write_numbers(self) -> None:
+        """Writes how far the stage is."""
+        stage = self.stage
+        stage.look()
+        self.write(", ".join(filter(None, [stage.where, str(stage)])))
+        self.last_line = stage.now
 
     def end(self, outcome: str) -> None:
         """Writes the outcome and the seconds."""
@@ -260,24 +297,34 @@ class RichProgress:
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def begin(self, title: str, epochs: int, done: int = 0) -> None:
+    def begin(self, title: str, epochs: int, done: float = 0) -> None:
         """Starts the lower bar anew."""
         self.stage = Stage(title, epochs, done, self.clock)
+        self.shown = self.stage.start
         self.numbers.plain = ""
-        self.bars.reset(self.present, total=epochs, completed=done, description=title)
+        self.bars.reset(self.present, total=epochs, description=title)
+        self.bars.update(self.present, completed=done)
 
-    def epoch(
-        self,
-        number: int,
-        *,
-        images: int | None = None,
-        loss: float | None = None,
-        top1: float | None = None,
+    def step(
+        self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
+        """Moves the lower bar about once in ``REFRESH``."""
+        self.stage.step(epoch, step, steps, images)
+        if self.stage.now - self.shown >= REFRESH:
+            self.stage.running_loss = loss()
+            self.show()
+
+    def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
         """Moves the lower bar."""
-        self.stage.record(number, images, loss, top1)
+        self.stage.epoch(number, loss, top1)
+        self.show()
+
+    def show(self) -> None:
+        """Shows how far the stage is."""
+        self.shown = self.stage.now
+        self.stage.look()
         self.numbers.plain = str(self.stage)
-        self.bars.update(self.present, completed=number)
+        self.bars.update(self.present, completed=self.stage.done)
 
     def end(self, outcome: str) -> None:
         """Leaves a line above the bars and moves the upper one."""

@@ -1,16 +1,178 @@
-"""The state of a training run between two epochs, in one file, so that a killed run goes on."""
+"""Checkpoints: the state of a training run at a step, in one file, from which it is resumed.
+
+A resumed run takes the same steps as one that was never interrupted. On the CPU, with the same
+number of threads and processes, it ends with the same bits.
+"""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from signal import Signals
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gift_fast.interrupt import Interrupted, Interruption
 from gift_fast.student.atomic import replacing
+from gift_fast.student.config import check_number
 
-FORMAT = 1
-"""Raised whenever the meaning of an entry changes; files of another format are not read."""
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+FORMAT = 2
+"""Raised whenever the meaning of an entry changes. Format 1 had checkpoints between epochs alone;
+its files are read. Files of other formats are refused."""
+
+EVERY = 300.0
+"""Seconds between two checkpoints, by default."""
+
+COST = 0.01
+"""The largest share of a run's time that its checkpoints may take."""
+
+AGREEMENT = 1.0
+"""Seconds between two agreements of several processes on whether to save or to stop."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Where and how often the state of a run is saved.
+
+    Attributes:
+        path: the checkpoint; a run is resumed from it where it exists.
+        every: seconds between two checkpoints. They are farther apart where saving would otherwise
+            take more than ``COST`` of the time.
+    """
+
+    path: Path
+    every: float = EVERY
+
+    def __post_init__(self) -> None:
+        check_seconds("every", self.every)
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Raises unless ``value`` is a positive, finite number."""
+    expected = "a positive number of seconds"
+    if value == 0:
+        raise ValueError(f"{name} must be {expected}, got 0")
+    check_number(name, value, 0.0, math.inf, expected)
+
+
+Snapshot = Callable[[], dict[str, Any]]
+"""Gives a run's state, of tensors and plain values. All processes of a run have to call it."""
+
+
+class Checkpointer:
+    """Saves a run when it is due and stops it when a signal has come, in all processes alike.
+
+    Call :meth:`after_step` after every step. One process looks at its clock and at the noted signal
+    in every step. Several agree about once in ``AGREEMENT`` seconds, at a step that they agreed on
+    the time before: an agreement waits for the device and for all processes.
+
+    Args:
+        config: where and how often to save; None saves nothing.
+        interruption: notes the signals.
+        identity: plain values that say which run this is.
+        accelerator: of the run.
+        clock: tells the time in seconds.
+    """
+
+    def __init__(
+        self,
+        config: CheckpointConfig | None,
+        interruption: Interruption,
+        identity: dict[str, Any],
+        accelerator: Accelerator,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.interruption = interruption
+        self.identity = identity
+        self.accelerator = accelerator
+        self.clock = clock
+        self.due = math.inf if config is None else clock() + config.every
+        # Of several processes.
+        self.interval = self.countdown = 1
+        self.agreed_at = clock()
+
+    def after_step(self, snapshot: Snapshot) -> None:
+        """Saves and stops where that is due.
+
+        Raises:
+            Interrupted: a signal has come, and the state is saved.
+        """
+        if self.accelerator.num_processes == 1:
+            stop, save = self.interruption.received, self.is_due()
+        else:
+            self.countdown -= 1
+            if self.countdown:
+                return
+            stop, save = self.agree()
+        if stop is not None:
+            self.stop(stop, snapshot)
+        if save:
+            self.save(snapshot())
+
+    @contextmanager
+    def unchanged(self, snapshot: Snapshot) -> Iterator[None]:
+        """Within, the state does not change, so that a signal need not wait for the next step.
+
+        Several processes do wait for it, since they can only stop together.
+        """
+        if self.accelerator.num_processes > 1:
+            yield
+            return
+        try:
+            with self.interruption.released():
+                yield
+        except Interrupted as stopped:
+            self.stop(stopped.signal, snapshot)
+
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self.clock() >= self.due
+
+    def agree(self) -> tuple[Signals | None, bool]:
+        """What all processes do now: stop for a signal that any has received, or save, or neither.
+
+        Whether it is time to save, and the step of the next agreement, is the main process's word.
+        """
+        now = self.clock()
+        seconds = (now - self.agreed_at) / self.interval
+        # A first step is slow; growing by steps, one wrong estimate is soon mended.
+        self.interval = max(1, min(int(AGREEMENT / max(seconds, 1e-6)), 4 * self.interval))
+        own = [self.interruption.received or 0, self.is_due(), self.interval]
+        gathered = self.accelerator.gather(torch.tensor(own, device=self.accelerator.device))
+        signals, due, intervals = gathered.view(-1, len(own)).T.tolist()
+        self.interval = self.countdown = intervals[0]
+        self.agreed_at = self.clock()
+        stop = max(signals)
+        return Signals(stop) if stop else None, bool(due[0])
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the checkpoint, and sets the time of the next."""
+        assert self.config is not None
+        begun = self.clock()
+        if self.accelerator.is_main_process:
+            write_state(self.config.path, self.identity, state)
+        cost = self.clock() - begun
+        self.due = self.clock() + max(self.config.every, cost / COST)
+
+    def stop(self, signal: Signals, snapshot: Snapshot) -> None:
+        """Saves, and raises :class:`Interrupted`."""
+        if self.config is None:
+            raise Interrupted(signal, "nothing was to be saved")
+        state = snapshot()
+        self.save(state)
+        # A launcher that sees one process end would kill the main one while it writes.
+        self.accelerator.wait_for_everyone()
+        where = f"step {state['step']} of epoch {state['epoch'] + 1}"
+        raise Interrupted(signal, f"state saved at {where}")
 
 
 def write_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
@@ -33,13 +195,13 @@ def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         contents = torch.load(path, weights_only=True, map_location="cpu")
-        found = contents["identity"], contents["format"]
+        found, version = contents["identity"], contents["format"]
         state: dict[str, Any] = contents["state"]
     except Exception as error:  # whatever unpickling a foreign or damaged file may raise
         raise ValueError(f"{path} must be a checkpoint of a run, got: {error}") from error
-    if found != (identity, FORMAT):
+    if found != identity or version not in (1, FORMAT):
         raise ValueError(
             f"{path} must be a checkpoint of the same configuration and inputs, got another run's; "
             "remove it to start anew"
         )
-    return state
+    return state if version == FORMAT else {**state, "step": 0}

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gift_fast.interrupt import Interruption
 from gift_fast.student import spec
 from gift_fast.student.batches import (
     Batch,
     Batches,
     Processes,
     RandomBatches,
+    RandomState,
     ReplayBatches,
     seed_for,
 )
@@ -33,7 +35,6 @@ from gift_fast.student.config import (
     EvaluationConfig,
     TeacherConfig,
     TrainingConfig,
-    check_integer,
 )
 from gift_fast.student.datasets import DATASETS, ImageDataset, TensorSplit
 from gift_fast.student.distilled import DistilledSet
@@ -50,7 +51,7 @@ from gift_fast.student.results import (
     inputs_of,
     peak_memory,
 )
-from gift_fast.student.resume import read_state, write_state
+from gift_fast.student.resume import CheckpointConfig, Checkpointer, read_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,10 +61,24 @@ BatchLoss = Callable[[nn.Module, Batch, int], Tensor]
 
 
 class Observer:
-    """What a run tells while it goes on; this one does nothing with it."""
+    """What is told of a run while it trains; this one does nothing with it."""
 
-    def start(self, epochs: int, done: int) -> None:
-        """The run of ``epochs`` begins, ``done`` of which an earlier one has finished."""
+    def start(self, epochs: int, done: float) -> None:
+        """The run of ``epochs`` begins; it is resumed after ``done`` of them, 2.5 for instance."""
+
+    def step(
+        self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
+    ) -> None:
+        """A step is over.
+
+        Args:
+            epoch: in which it was, from 1.
+            step: which of the epoch's steps, from 1.
+            steps: of the epoch.
+            images: that the step trained on, over all processes.
+            loss: gives the mean training loss of the epoch so far, of this process's images.
+                Calling it waits for the device.
+        """
 
     def epoch(self, number: int, images: int, check: Check | None) -> None:
         """Epoch ``number``, from 1, of so many images is over; ``check`` is its test, if any."""
@@ -82,22 +97,6 @@ class Trained:
     checks: tuple[Check, ...]
     seconds: float
     images_per_second: float
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Where and how often a run is saved, to go on from if it is stopped.
-
-    Attributes:
-        path: the checkpoint; it is read where it exists.
-        every: epochs between two checkpoints.
-    """
-
-    path: Path
-    every: int = 25
-
-    def __post_init__(self) -> None:
-        check_integer("every", self.every, 1)
 
 
 def new_accelerator(config: TrainingConfig, *, device: str = "auto", **options: Any) -> Accelerator:
@@ -139,7 +138,8 @@ def evaluate(
     *,
     whiten: Transform | None = None,
     accelerator: Accelerator | None = None,
-    saving: Saving | None = None,
+    checkpoint: CheckpointConfig | None = None,
+    interruption: Interruption | None = None,
     observer: Observer | None = None,
 ) -> RunResult:
     """Trains a student on a distilled set and measures its accuracy on the real test split.
@@ -155,8 +155,9 @@ def evaluate(
             are moved to the accelerator's device.
         whiten: takes test images in [0, 1] to the space of a distilled set that is whitened.
         accelerator: where to train; by default whatever this process was launched with.
-        saving: goes on from this checkpoint where it exists, and writes to it.
-        observer: told of epochs and tests.
+        checkpoint: where and how often to save; the run is resumed from this file where it exists.
+        interruption: notes signals, at which the state is saved and ``Interrupted`` is raised.
+        observer: told of steps, epochs and tests.
 
     Returns:
         The checks and what they depend on; ``result.last.top1`` is the score.
@@ -174,7 +175,8 @@ def evaluate(
         teachers,
         whiten=whiten,
         accelerator=accelerator,
-        saving=saving,
+        checkpoint=checkpoint,
+        interruption=interruption,
         observer=observer,
     )[1]
 
@@ -187,7 +189,8 @@ def train_student(
     *,
     whiten: Transform | None = None,
     accelerator: Accelerator | None = None,
-    saving: Saving | None = None,
+    checkpoint: CheckpointConfig | None = None,
+    interruption: Interruption | None = None,
     observer: Observer | None = None,
     inputs: dict[str, str] | None = None,
 ) -> tuple[nn.Module, RunResult]:
@@ -234,7 +237,8 @@ def train_student(
         run_test=lambda student: test_on_all(student, dataset, whiten, accelerator),
         is_test_epoch=config.is_test_epoch,
         identity={"config": config.to_dict(), "inputs": inputs},
-        saving=saving,
+        checkpoint=checkpoint,
+        interruption=interruption,
         observer=observer,
     )
     return student, RunResult(
@@ -254,7 +258,8 @@ def train_teacher(
     dataset: ImageDataset,
     *,
     accelerator: Accelerator | None = None,
-    saving: Saving | None = None,
+    checkpoint: CheckpointConfig | None = None,
+    interruption: Interruption | None = None,
     observer: Observer | None = None,
 ) -> tuple[nn.Module, tuple[Check, ...]]:
     """Trains a network on the whole training split with cross-entropy.
@@ -289,7 +294,8 @@ def train_teacher(
         run_test=lambda teacher: test_on_all(teacher, dataset, None, accelerator),
         is_test_epoch=lambda epoch: epoch % every == 0 or epoch == epochs,
         identity=identity,
-        saving=saving,
+        checkpoint=checkpoint,
+        interruption=interruption,
         observer=observer,
     )
     return teacher, trained.checks
@@ -305,7 +311,8 @@ def fit(
     run_test: Callable[[nn.Module], Accuracy],
     is_test_epoch: Callable[[int], bool],
     identity: dict[str, Any],
-    saving: Saving | None = None,
+    checkpoint: CheckpointConfig | None = None,
+    interruption: Interruption | None = None,
     observer: Observer | None = None,
 ) -> tuple[nn.Module, Trained]:
     """Trains a model in place; all that ever trains runs here.
@@ -319,13 +326,22 @@ def fit(
         run_test: tests the model.
         is_test_epoch: whether to test after an epoch, counted from 1.
         identity: says which run a checkpoint belongs to.
-        saving: where and how often to save, and what to go on from.
-        observer: told of epochs and tests.
+        checkpoint: where and how often to save; the run is resumed from this file where it exists.
+        interruption: notes signals, at which the state is saved and ``Interrupted`` is raised.
+        observer: told of steps, epochs and tests.
 
     Returns:
         The model in eval mode, on the accelerator's device, and the tests.
+
+    Raises:
+        Interrupted: a signal has come; the state is saved.
+        ValueError: the checkpoint is another run's, or was saved within an epoch by another number
+            of processes or on another kind of device.
     """
+    from accelerate.utils import gather_object
+
     device, observer = accelerator.device, observer or Observer()
+    interruption = interruption or Interruption()
     assert config.epochs is not None
     if device.type == "cpu":
         keep_freed_memory()
@@ -333,76 +349,185 @@ def fit(
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer, schedule = build_optimizer(model, config)
-    done, checks, seconds, training_seconds = 0, [], 0.0, 0.0
     if accelerator.scaler is not None:  # where the run before has left it
         fresh = {"scale": torch.amp.GradScaler(device.type).get_scale(), "_growth_tracker": 0}
         accelerator.scaler.load_state_dict({**accelerator.scaler.state_dict(), **fresh})
-    if saving is not None and saving.path.exists():
-        state = read_state(saving.path, identity)
+
+    done, step, checks = 0, 0, []  # epochs, steps of the next, tests
+    watch, training, total = Stopwatch(), Stopwatch(), LossSum(device)
+    random_state: RandomState | None = None
+    process_states: list[dict[str, Any]] = []
+    if checkpoint is not None and checkpoint.path.exists():
+        state = read_state(checkpoint.path, identity)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
-        done, checks = state["epoch"], [Check.from_dict(check) for check in state["checks"]]
-        seconds, training_seconds = state["seconds"], state["training_seconds"]
-    check_agreement(accelerator, "the checkpoint's epoch", done)
+        done, step = state["epoch"], state["step"]
+        checks = [Check.from_dict(check) for check in state["checks"]]
+        watch, training = Stopwatch(state["seconds"]), Stopwatch(state["training_seconds"])
+        if step:
+            random_state, process_states = state["batches"], state["processes"]
+            check_processes(checkpoint.path, done + 1, process_states, accelerator)
+    check_agreement(accelerator, "the checkpoint's step", done * batches.steps + step)
+
+    def snapshot() -> dict[str, Any]:
+        """The state after the last step, from which any number of steps go on as they would."""
+        states = gather_object([process_state(device, total)])
+        scaler = accelerator.scaler
+        return {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "epoch": epoch - 1,
+            "step": step,
+            "batches": batches.random_state(),
+            "processes": states,
+            "checks": [check.to_dict() for check in checks],
+            "seconds": watch.seconds,
+            "training_seconds": training.seconds,
+        }
+
     if config.compile:
-        model.compile()
+        # A graph for every size of batch: a resumed run meets the sizes in another order.
+        model.compile(dynamic=False)
     prepared, stepper = accelerator.prepare(model, optimizer)
     if steps_alone(accelerator):
         stepper = stepper.optimizer
-    observer.start(config.epochs, done)
+    observer.start(config.epochs, done + step / batches.steps)
+    checkpointer = Checkpointer(checkpoint, interruption, identity, accelerator)
 
-    start = time.perf_counter() - seconds
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        mark = time.perf_counter()
+    watch.start()
+    training.start()
+    random = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with random, interruption.held():
         for epoch in range(done + 1, config.epochs + 1):
-            # Dropout draws from the global generator.
-            torch.manual_seed(seed_for(config.seed, f"model/{epoch}/{accelerator.process_index}"))
+            if process_states:  # resumed within this epoch
+                restore_process_state(process_states[accelerator.process_index], device, total)
+                process_states = []
+            else:
+                step, random_state = 0, None
+                total.reset()
+                # Dropout draws from the global generator.
+                purpose = f"model/{epoch}/{accelerator.process_index}"
+                torch.manual_seed(seed_for(config.seed, purpose))
             prepared.train()
-            total = torch.zeros((), device=device)
-            for batch in batches.epoch(epoch):
+            for batch in batches.epoch(epoch, step, random_state):
                 loss = batch_loss(prepared, batch, epoch)
                 # Processes average their gradients; unequal parts have to weigh as they are large.
                 weight = batch.share * accelerator.num_processes
                 accelerator.backward(loss if weight == 1.0 else weight * loss)
                 stepper.step()
                 stepper.zero_grad()
-                total += (batch.share * batch.joint_size) * loss.detach()
-            schedule.step()
+                total.add(loss.detach(), batch.share * batch.joint_size)
+                step += 1
+                if step == batches.steps:  # before the checkpoint, which may be the epoch's last
+                    schedule.step()
+                observer.step(epoch, step, batches.steps, batch.joint_size, total.mean)
+                checkpointer.after_step(snapshot)
             check = None
             if is_test_epoch(epoch):
-                mean_loss = float(accelerator.reduce(total, "sum")) / batches.images  # waits
-                training_seconds += time.perf_counter() - mark
+                mean_loss = float(accelerator.reduce(total.sum, "sum")) / batches.images  # waits
+                training.stop()
                 share_buffers(model, accelerator)
-                check = Check.of(epoch, mean_loss, run_test(model))
+                with checkpointer.unchanged(snapshot):
+                    check = Check.of(epoch, mean_loss, run_test(model))
                 if not math.isfinite(mean_loss) and all(math.isfinite(c.loss) for c in checks):
                     warn_of_divergence(epoch, mean_loss)
                 checks.append(check)
-                mark = time.perf_counter()
+                training.start()
             observer.epoch(epoch, batches.images, check)
-            if saving is not None and epoch % saving.every == 0:
-                total.item()  # waits, so that the time is that of the training
-                training_seconds += time.perf_counter() - mark
-                if accelerator.is_main_process:
-                    scaler = accelerator.scaler
-                    state = {
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(),
-                        "scaler": None if scaler is None else scaler.state_dict(),
-                        "epoch": epoch,
-                        "checks": [check.to_dict() for check in checks],
-                        "seconds": time.perf_counter() - start,
-                        "training_seconds": training_seconds,
-                    }
-                    write_state(saving.path, identity, state)
-                mark = time.perf_counter()
     accelerator.free_memory()  # it keeps what it has prepared
-    seconds = time.perf_counter() - start
-    rate = config.epochs * batches.images / training_seconds
-    return model.eval(), Trained(tuple(checks), seconds, rate)
+    rate = config.epochs * batches.images / training.seconds
+    return model.eval(), Trained(tuple(checks), watch.seconds, rate)
+
+
+class Stopwatch:
+    """Counts seconds while it runs.
+
+    Args:
+        seconds: counted before.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.counted = seconds
+        self.started: float | None = None
+
+    def start(self) -> None:
+        """Counts from now on."""
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        """Counts no longer."""
+        self.counted, self.started = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """All that has been counted."""
+        running = 0.0 if self.started is None else time.perf_counter() - self.started
+        return self.counted + running
+
+
+class LossSum:
+    """The losses of an epoch's images, added up on the device.
+
+    Attributes:
+        sum: over this process's images, a scalar tensor.
+        images: how many these are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.sum = torch.zeros((), device=device)
+        self.images = 0.0
+
+    def reset(self) -> None:
+        """Begins an epoch."""
+        self.sum, self.images = torch.zeros_like(self.sum), 0.0
+
+    def add(self, loss: Tensor, images: float) -> None:
+        """Adds the mean loss of so many images."""
+        self.sum += images * loss
+        self.images += images
+
+    def mean(self) -> float:
+        """The mean loss; waits for the device. NaN of no image."""
+        return float(self.sum) / self.images if self.images else math.nan
+
+
+def process_state(device: torch.device, total: LossSum) -> dict[str, Any]:
+    """The part of a run's state that every process has for itself."""
+    host = device.type == "cpu"
+    return {
+        "device": device.type,
+        "random": torch.get_rng_state(),
+        "device_random": None if host else torch.get_device_module(device).get_rng_state(),
+        "loss": total.sum.cpu(),
+        "images": total.images,
+    }
+
+
+def restore_process_state(state: dict[str, Any], device: torch.device, total: LossSum) -> None:
+    """Puts back what :func:`process_state` gave."""
+    torch.set_rng_state(state["random"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(state["device_random"])
+    total.sum, total.images = state["loss"].to(device), state["images"]
+
+
+def check_processes(
+    path: Path, epoch: int, states: list[dict[str, Any]], accelerator: Accelerator
+) -> None:
+    """Raises ValueError unless as many processes as saved a state resume it, on such devices."""
+    found = accelerator.num_processes, accelerator.device.type
+    expected = len(states), states[0]["device"]
+    if found != expected:
+        raise ValueError(
+            f"{path} was saved within epoch {epoch} by {expected[0]} process(es) on {expected[1]} "
+            f"and can only be resumed by as many there, got {found[0]} on {found[1]}; remove it to "
+            "start anew"
+        )
 
 
 def steps_alone(accelerator: Accelerator) -> bool:
@@ -494,7 +619,7 @@ def labeller(
         teacher.to(accelerator.device).eval()
         if config.channels_last:
             teacher.to(memory_format=torch.channels_last)
-        online.append(torch.compile(teacher) if config.compile else teacher)
+        online.append(torch.compile(teacher, dynamic=False) if config.compile else teacher)
 
     def label(batch: Batch) -> Tensor:
         with torch.inference_mode(), accelerator.autocast():

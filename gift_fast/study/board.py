@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TextIO
 
-from gift_fast.student.progress import QUIET, Clock, Stage
+from gift_fast.student.progress import QUIET, Clock, Stage, resumed_in_words
 
 INTERVAL = 1.0
 """Seconds between two messages of a run: an epoch of a small set takes less than a message."""
@@ -28,11 +28,11 @@ class Standing:
 
     Attributes:
         epochs: of the whole run.
-        number: that have finished.
+        done: that have finished, 2.5 in the middle of the third.
     """
 
     epochs: int
-    number: int
+    done: float
 
 
 @dataclass
@@ -56,25 +56,25 @@ class Board:
     Example:
         >>> board = Board()
         >>> board.begin("a", "CE, seed 0", epochs=100, done=25)
-        >>> board.epoch("a", 26, images=50)
+        >>> board.tell("a", 25.5, images=50)
         >>> board.read().news, board.read().news
-        (['CE, seed 0: goes on after epoch 25/100'], [])
+        (['CE, seed 0: resumed after 25 of 100 epochs'], [])
     """
 
     def __init__(self) -> None:
         self.reading = Reading()
 
-    def begin(self, key: str, title: str, epochs: int, done: int) -> None:
-        """A run begins, or begins anew after its worker was lost."""
+    def begin(self, key: str, title: str, epochs: int, done: float) -> None:
+        """A run begins, or is resumed after its worker was lost."""
         self.reading.standings[key] = Standing(epochs, done)
         if 0 < done < epochs:
-            self.reading.news.append(f"{title}: goes on after epoch {done}/{epochs}")
+            self.reading.news.append(f"{title}: {resumed_in_words(done, epochs)}")
 
-    def epoch(self, key: str, number: int, images: int) -> None:
-        """Epoch ``number`` is over; ``images`` were trained on since the run's last message."""
+    def tell(self, key: str, done: float, images: int) -> None:
+        """``done`` epochs are over; ``images`` were trained on since the run's last message."""
         self.reading.images += images
         if key in self.reading.standings:
-            self.reading.standings[key].number = number
+            self.reading.standings[key].done = done
 
     def end(self, key: str) -> None:
         """A run goes on no longer."""
@@ -102,7 +102,7 @@ class Reporter:
         self.board = board
         self.key = key
         self.clock = clock
-        self.number = self.images = 0
+        self.done, self.images = 0.0, 0
         self.told = clock()
 
     def __enter__(self) -> Reporter:
@@ -111,24 +111,22 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def begin(self, title: str, epochs: int, done: int = 0) -> None:
+    def begin(self, title: str, epochs: int, done: float = 0) -> None:
         """Tells the number of epochs, and whether some were done before."""
-        self.number, self.images, self.told = done, 0, self.clock()
+        self.done, self.images, self.told = done, 0, self.clock()
         self.board.begin.remote(self.key, title, epochs, done)
 
-    def epoch(
-        self,
-        number: int,
-        *,
-        images: int | None = None,
-        loss: float | None = None,
-        top1: float | None = None,
+    def step(
+        self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
-        """Tells the number, now and then."""
-        self.number = number
-        self.images += images or 0
+        """Tells how far the run is, about once in ``INTERVAL``."""
+        self.done = epoch - 1 + step / steps
+        self.images += images
         if self.clock() - self.told >= INTERVAL:
             self.tell()
+
+    def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
+        """Tells nothing: the epoch's last step has been told of."""
 
     def end(self, outcome: str) -> None:
         """Tells the rest; the outcome is the task's result, which the driver has from there."""
@@ -137,7 +135,7 @@ class Reporter:
 
     def tell(self) -> None:
         """Sends what has been counted."""
-        self.board.epoch.remote(self.key, self.number, self.images)
+        self.board.tell.remote(self.key, self.done, self.images)
         self.images, self.told = 0, self.clock()
 
 
@@ -188,12 +186,13 @@ class Overview:
         self.running = len(reading.standings)
         standings = reading.standings
         images = sum(
-            (epochs - (standings[key].number if key in standings else 0)) * images
+            (epochs - (standings[key].done if key in standings else 0)) * images
             for key, (epochs, images) in left.items()
         )
         self.known = known
-        self.stage.epochs = reading.images + images
-        self.stage.record(reading.images, images=reading.images - self.stage.number)
+        self.stage.epochs = reading.images + round(images)
+        self.stage.images = reading.images
+        self.stage.epoch(reading.images)
         self.refresh()
 
     def __str__(self) -> str:
@@ -213,7 +212,7 @@ class Overview:
 
 
 class PlainOverview(Overview):
-    """Lines that a log can hold: every outcome, and the counts once a minute.
+    """Lines that a log can hold: every outcome, and the counts twice a minute.
 
     Args:
         runs: how many there are.
@@ -232,7 +231,7 @@ class PlainOverview(Overview):
         print(f"[{ended}/{self.runs}] {line}", file=self.stream, flush=True)
 
     def refresh(self) -> None:
-        """Writes the counts where a minute has passed since the last time."""
+        """Writes the counts where half a minute has passed since the last time."""
         if self.clock() - self.shown >= QUIET:
             self.write(str(self))
             self.shown = self.clock()

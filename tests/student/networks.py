@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,6 +13,23 @@ def dropout(channels: int, side: int, num_classes: int, *, rate: float = 0.5) ->
     return nn.Sequential(
         nn.Flatten(), nn.Dropout(rate), nn.Linear(channels * side * side, num_classes)
     )
+
+
+def normalised_dropout(channels: int, side: int, num_classes: int) -> nn.Module:
+    """With a state of every kind: weights, running statistics, and random numbers in every step."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(4 * side * side, num_classes),
+    )
+
+
+def slow_to_build(channels: int, side: int, num_classes: int) -> nn.Module:
+    print("building", file=sys.stderr, flush=True)
+    time.sleep(60)
+    return dropout(channels, side, num_classes)
 
 
 def huber(*, delta: float = 1.0):

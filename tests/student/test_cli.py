@@ -104,9 +104,9 @@ def test_a_stopped_demo_goes_on_where_it_stood(tmp_path, trained, monkeypatch, c
     with monkeypatch.context() as patch:
         patch.setattr(job, "train_student", stopped)
         assert run(tmp_path) == 130
-        assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+        assert "run the same command to resume" in capsys.readouterr().err
         assert run(tmp_path, "--force") == 130
-        assert "the same command without --force goes on" in capsys.readouterr().err
+        assert "run the same command without --force to resume" in capsys.readouterr().err
     assert len(results(tmp_path)) == 3
     assert run(tmp_path) == 0
     assert trained == ["ce", "ce", "kl", "kl", "gift", "gift"]

@@ -19,16 +19,22 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 LAUNCHER = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
 
 
-def train(out: Path, norm: str, *launcher: str) -> dict[str, object]:
-    command = [sys.executable, *launcher, str(SCRIPT), str(out), norm]
+def train(out: Path, model: str, *more: object, launcher: tuple[str, ...] = ()) -> str:
+    command = [sys.executable, *launcher, str(SCRIPT), str(out), model, *map(str, more)]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+def trained(out: Path, model: str, *more: object, launcher: tuple[str, ...] = ()) -> dict:
+    train(out, model, *more, launcher=launcher)
     return torch.load(out, weights_only=True)
 
 
 def test_two_processes_end_with_the_weights_of_one(tmp_path):
-    one = train(tmp_path / "one.pt", "instance")
-    two = train(tmp_path / "two.pt", "instance", *LAUNCHER)
+    model = "convnet3:width=8,norm=instance"
+    one = trained(tmp_path / "one.pt", model)
+    two = trained(tmp_path / "two.pt", model, launcher=LAUNCHER)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-12)
     for key, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][key], weight, rtol=1e-10, atol=1e-12)
@@ -36,8 +42,23 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
 
 
 def test_what_two_processes_test_together_is_the_network_that_is_saved(tmp_path):
-    two = train(tmp_path / "two.pt", "batch", *LAUNCHER)
+    two = trained(tmp_path / "two.pt", "convnet3:width=8,norm=batch", launcher=LAUNCHER)
     assert two["test_loss"] == pytest.approx(two["test_loss of the saved network"], rel=1e-6)
+
+
+def test_two_processes_stop_at_one_step_and_resume_with_the_same_bits(tmp_path):
+    model = "tests.student.networks.normalised_dropout"
+    unbroken = trained(tmp_path / "unbroken.pt", model, launcher=LAUNCHER)
+    out, checkpoint = tmp_path / "resumed.pt", tmp_path / "run.ckpt"
+    log = train(out, model, checkpoint, 2, launcher=LAUNCHER)
+    for process in (0, 1):  # one of them received the signal
+        assert f"process {process}: interrupted by SIGTERM; state saved at step 2 of epoch 2" in log
+    assert not out.exists()
+    resumed = trained(out, model, checkpoint, launcher=LAUNCHER)
+    for name in ("loss", "test_loss"):
+        assert resumed[name] == unbroken[name]
+    for key, weight in unbroken["weights"].items():
+        assert torch.equal(resumed["weights"][key], weight)
 
 
 def test_a_whole_evaluation_by_two_processes_is_as_good_as_by_one_and_reported_once(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -164,42 +165,82 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_goes_on_to_the_result_of_an_unbroken_one(fresh, place, how):
-    long = ["--seeds", "0", "--epochs", "100", "--checkpoint-every", "5", "--eval-every", "50"]
-    long += ["--augmentation", "none", "--keep-weights", "--no-check", "--quiet"]
+def start(fresh, *arguments: str) -> tuple[subprocess.Popen[str], list[str]]:
+    """Starts the evaluation of a long run in a process, and gives its arguments."""
+    long = ["--seeds", "0", "--epochs", "100", "--checkpoint-every", "0.01s", "--eval-every", "50"]
+    long += ["--batch-size", "8", "--keep-weights", "--no-check"]
     folders = ["--teacher-dir", str(fresh / "teachers"), "--out", str(fresh / "runs")]
     data = ["--data", str(fresh / "rded"), "--student", NETWORK, "--teacher", NETWORK]
-    command = ["evaluate", "--dataset", DATASET, *folders, *data, *long]
+    command = ["evaluate", "--dataset", DATASET, *folders, *data, *long, *arguments]
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, *command],
         cwd=os.getcwd(),
         # A job in the background is started with SIGINT ignored, and so are its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    deadline = time.monotonic() + 120
-    while not list((fresh / "runs").glob("*.ckpt")) and time.monotonic() < deadline:
+    return process, command
+
+
+def wait_for(process: subprocess.Popen[str], what: Callable[[], object]) -> None:
+    """Waits until something is there, which the process is to bring about."""
+    deadline = time.monotonic() + 240
+    while not what() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert what(), process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_is_resumed_to_the_result_of_an_unbroken_one(fresh, how):
+    process, command = start(fresh)
+    wait_for(process, lambda: list((fresh / "runs").glob("*.ckpt")))
     process.send_signal(how)
-    assert process.wait(60) in (-signal.SIGKILL, 130)
+    _, log = process.communicate(timeout=60)
     (checkpoint,) = (fresh / "runs").glob("*.ckpt")
     assert not written(fresh)
-    done = torch.load(checkpoint, weights_only=True)["state"]["epoch"]
+    state = torch.load(checkpoint, weights_only=True)["state"]
+    if how == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + how
+        last = log.splitlines()[-1]
+        assert f"interrupted by {how.name}" in last
+        assert f"state saved at step {state['step']} of epoch {state['epoch'] + 1}" in last
+        assert "the same command" in last
+        assert "Traceback" not in log
 
     seen = []
     original = train.RandomBatches.epoch
+
+    def epoch(self, number, start=0, random_state=None):
+        seen.append((number, start))
+        return original(self, number, start, random_state)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            train.RandomBatches, "epoch", lambda self, e: seen.append(e) or original(self, e)
-        )
+        patch.setattr(train.RandomBatches, "epoch", epoch)
         assert main(command) == 0
-    assert seen[0] == done + 1
+    assert seen[0] == (state["epoch"] + 1, state["step"])
 
     (resumed,) = (torch.load(p, weights_only=True) for p in (fresh / "runs").glob("*.pth"))
     assert main([*command, "--force"]) == 0
     (unbroken,) = (torch.load(p, weights_only=True) for p in (fresh / "runs").glob("*.pth"))
     for key, value in unbroken["model"].items():
         assert torch.equal(resumed["model"][key], value)
+
+
+def test_a_signal_outside_of_training_stops_at_once_and_leaves_nothing_behind(fresh):
+    slow = "tests.student.networks.slow_to_build"
+    process, _ = start(fresh, "--student", slow)
+    assert process.stderr is not None
+    wait_for(process, lambda: (fresh / "runs").exists())
+    while "building" not in process.stderr.readline():
+        assert process.poll() is None
+    process.terminate()
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert log.splitlines()[-1].startswith("interrupted by SIGTERM; run the same command")
+    assert list((fresh / "runs").iterdir()) == []
 
 
 def test_the_audit_says_what_it_sees_and_nothing_is_trained(place, capsys):
@@ -241,7 +282,11 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
         (["--format", "zip"], "format must be one of auto, "),
         (["--preset", "best"], "preset must be one of datm, "),
         (["--trackers", "paper"], "trackers must be of tensorboard, wandb, mlflow, got 'paper'"),
-        (["--checkpoint-every", "0"], "--checkpoint-every must be at least 1, got 0"),
+        (
+            ["--checkpoint-every", "0"],
+            "--checkpoint-every must be a positive duration",
+        ),
+        (["--checkpoint-every", "5 epochs"], "number of seconds, got '5 epochs'"),
         (["--dataset", "cifar10"], "--data-root must be the folder that holds cifar10, got None"),
         (["--teacher"], "--data must hold soft labels for the loss gift"),
         (["--teacher", "convnet4"], "soft labels stored with the set, if it has any, with `--teac"),

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +17,6 @@ from gift_fast.student.predict import measure_accuracy
 from gift_fast.student.results import Check
 from gift_fast.student.train import (
     Observer,
-    Saving,
     average_of,
     new_accelerator,
     new_model,
@@ -49,17 +48,22 @@ class Recorder(nn.Module):
         return self.teacher(images)
 
 
-class Stopper(Observer):
-    """Stops a run after an epoch, as a signal would."""
+class Recording(Observer):
+    """Notes the epochs and the steps of a run."""
 
-    def __init__(self, epoch: int) -> None:
-        self.last = epoch
+    def __init__(self) -> None:
         self.seen: list[int] = []
+        self.steps: list[tuple[int, int, int, int]] = []
+        self.losses: list[float] = []
+
+    def step(
+        self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
+    ) -> None:
+        self.steps.append((epoch, step, steps, images))
+        self.losses.append(loss())
 
     def epoch(self, number: int, images: int, check: Check | None) -> None:
         self.seen.append(number)
-        if number == self.last:
-            raise KeyboardInterrupt
 
 
 def weights(student: nn.Module) -> torch.Tensor:
@@ -98,10 +102,13 @@ def test_dropout_too_is_the_same_from_the_seed(dataset, distilled, teacher):
 
 def test_checks_come_when_the_configuration_says(dataset, distilled, teacher):
     config = replace(CONFIG, epochs=5, eval_every=2)
-    observer = Stopper(99)
+    observer = Recording()
     result = evaluate(config, dataset, distilled, [teacher], observer=observer)
     assert [check.epoch for check in result.checks] == [2, 4, 5]
     assert observer.seen == [1, 2, 3, 4, 5]
+    assert observer.steps[:4] == [(1, 1, 3, 8), (1, 2, 3, 8), (1, 3, 3, 4), (2, 1, 3, 8)]
+    last_steps = observer.losses[2::3]
+    assert [last_steps[epoch - 1] for epoch in (2, 4, 5)] == [c.loss for c in result.checks]
     assert result.last == result.checks[-1]
     assert result.best.top1 == max(check.top1 for check in result.checks)
 
@@ -225,19 +232,12 @@ def replayed(distilled, teacher, dataset, tmp_path) -> DistilledSet:
 
 
 def test_a_student_is_trained_on_stored_batches_and_records_their_settings(
-    dataset, replayed, teacher, tmp_path
+    dataset, replayed, teacher
 ):
     config = replace(CONFIG, teachers=(), epochs=3, eval_every=1, batch_size=7)
-    student, result = train_student(config, dataset, replayed)
+    result = evaluate(config, dataset, replayed)
     settings = result.config
     assert (settings.batch_size, settings.augmentation, settings.mixing) == (5, "none", "none")
-
-    saving = Saving(tmp_path / "run.ckpt", every=1)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(config, dataset, replayed, saving=saving, observer=Stopper(2))
-    resumed, again = train_student(config, dataset, replayed, saving=saving)
-    assert torch.equal(weights(resumed), weights(student))
-    assert again.checks == result.checks
 
     with pytest.raises(ValueError, match="epochs must be at most 3, of which labels are stored"):
         evaluate(replace(config, epochs=4), dataset, replayed)
@@ -319,70 +319,15 @@ def test_a_device_that_is_neither_auto_nor_cpu_is_refused():
         new_accelerator(CONFIG, device="abacus")
 
 
-# ---- stopping and going on -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"student": "tests.student.networks.dropout"}],
-)
-def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
-    dataset, distilled, teacher, tmp_path, changes
-):
-    config = replace(CONFIG, epochs=7, mixing="cutmix", eval_every=2, **changes)
-    unbroken = train_student(config, dataset, distilled, [teacher])
-    saving = Saving(tmp_path / "run.ckpt", every=3)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(config, dataset, distilled, [teacher], saving=saving, observer=Stopper(5))
-    observer = Stopper(99)
-    resumed = train_student(config, dataset, distilled, [teacher], saving=saving, observer=observer)
-    assert observer.seen == [4, 5, 6, 7]  # no more than `every` epochs were lost
-    assert torch.equal(weights(resumed[0]), weights(unbroken[0]))
-    assert resumed[1].checks == unbroken[1].checks
-
-
-def with_scaler():
-    """An accelerator for the CPU that scales its gradients, as one for float16 does on a GPU."""
+def test_the_gradient_scaler_starts_afresh_in_every_run(dataset, distilled, teacher):
     accelerator = new_accelerator(CONFIG)
     accelerator.scaler = torch.amp.GradScaler("cpu", growth_interval=5)
-    return accelerator
-
-
-def test_the_gradient_scaler_starts_afresh_in_every_run_and_goes_on_with_a_resumed_one(
-    dataset, distilled, teacher, tmp_path
-):
-    def scale_after(accelerator, **options) -> float:
-        config = replace(CONFIG, epochs=7)
-        with contextlib.suppress(KeyboardInterrupt):
-            evaluate(config, dataset, distilled, [teacher], accelerator=accelerator, **options)
-        return accelerator.scaler.get_scale()
-
-    shared = with_scaler()
-    first = scale_after(shared)
-    assert first > 2.0**16  # 21 steps have let it grow
-    assert scale_after(shared) == first
-    saving = Saving(tmp_path / "run.ckpt", every=3)
-    scale_after(with_scaler(), saving=saving, observer=Stopper(5))
-    assert scale_after(with_scaler(), saving=saving) == first
-
-
-def test_a_checkpoint_of_another_run_is_refused(dataset, distilled, teacher, tmp_path):
-    saving = Saving(tmp_path / "run.ckpt", every=1)
-    evaluate(replace(CONFIG, epochs=2), dataset, distilled, [teacher], saving=saving)
-    with pytest.raises(ValueError, match=r"run\.ckpt must be a checkpoint of the same config"):
-        evaluate(replace(CONFIG, epochs=3), dataset, distilled, [teacher], saving=saving)
-
-
-@pytest.mark.parametrize("contents", [b"", b"no checkpoint", "half"])
-def test_a_file_that_is_no_checkpoint_is_refused_by_name(
-    dataset, distilled, teacher, tmp_path, contents
-):
-    path = tmp_path / "run.ckpt"
-    config = replace(CONFIG, epochs=1)
-    evaluate(config, dataset, distilled, [teacher], saving=Saving(path, every=1))
-    path.write_bytes(path.read_bytes()[:5000] if contents == "half" else contents)
-    with pytest.raises(ValueError, match=r"run\.ckpt must be a checkpoint of a run, got"):
-        evaluate(config, dataset, distilled, [teacher], saving=Saving(path, every=1))
+    scales = []
+    for _ in range(2):
+        evaluate(CONFIG, dataset, distilled, [teacher], accelerator=accelerator)
+        scales.append(accelerator.scaler.get_scale())
+    assert scales[0] > 2.0**16  # twelve steps have let it grow
+    assert scales[0] == scales[1]
 
 
 # ---- teachers ------------------------------------------------------------------------------------
@@ -401,17 +346,6 @@ def test_a_teacher_is_tested_and_records_its_accuracy(dataset):
     assert [check.epoch for check in checks] == [1, 2]
     assert checks[-1].top1 == measure_accuracy(teacher, dataset).top1
     assert not teacher.training
-
-
-def test_a_stopped_teacher_goes_on_to_the_weights_of_an_unbroken_one(dataset, tmp_path: Path):
-    unbroken = train_teacher(TEACHER, dataset)[0]
-    saving = Saving(tmp_path / "teacher.ckpt", every=1)
-    with pytest.raises(KeyboardInterrupt):
-        train_teacher(TEACHER, dataset, saving=saving, observer=Stopper(1))
-    with pytest.raises(KeyboardInterrupt):  # killed before it had saved
-        train_teacher(TEACHER, dataset, saving=saving, observer=Stopper(1))
-    resumed = train_teacher(TEACHER, dataset, saving=saving)[0]
-    assert torch.equal(weights(resumed), weights(unbroken))
 
 
 def test_the_seed_sets_the_initial_weights(dataset):
@@ -447,11 +381,6 @@ def test_a_dataset_or_a_precision_other_than_the_configurations_is_refused(
     accelerator = new_accelerator(replace(CONFIG, mixed_precision="bf16"))
     with pytest.raises(ValueError, match="mixed_precision 'no', got 'bf16'"):
         evaluate(CONFIG, dataset, distilled, [teacher], accelerator=accelerator)
-
-
-def test_a_checkpoint_every_no_epochs_is_refused():
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-        Saving(Path("run.ckpt"), every=0)
 
 
 def test_a_student_that_diverges_is_reported_once_and_goes_on(dataset, distilled, teacher):

@@ -52,28 +52,30 @@ def test_a_reporter_tells_of_a_run_once_a_second_and_of_every_image():
     reporter = Reporter(handle, "a.json", clock=clock)
     reporter.begin("CE, seed 0", 100)
     for epoch in range(1, 101):
-        clock.now += 0.1
-        reporter.epoch(epoch, images=50)
-        assert board.read().standings["a.json"].number >= epoch - 10
+        for step in (1, 2):
+            clock.now += 0.05
+            reporter.step(epoch, step, 2, 25, lambda: pytest.fail("has read a loss"))
+            assert board.read().standings["a.json"].done >= epoch - 1 + step / 2 - 10
+        reporter.epoch(epoch)
     reporter.end("top-1 40.0 %")
     assert board.read() == Reading({}, images=5000, news=[])
     assert handle.calls < 100 / 9 + 3
 
 
-def test_a_run_that_goes_on_is_news_and_one_that_has_finished_is_none():
+def test_a_run_that_is_resumed_is_news_and_one_that_has_finished_is_none():
     board = Board()
     board.begin("a", "CE, seed 0", 100, done=0)
     board.begin("b", "CE, seed 1", 100, done=100)
     assert board.read().news == []
     board.begin("a", "CE, seed 0", 100, done=40)  # after its worker was lost
-    assert board.read().news == ["CE, seed 0: goes on after epoch 40/100"]
+    assert board.read().news == ["CE, seed 0: resumed after 40 of 100 epochs"]
 
 
 def test_a_late_message_of_a_run_that_has_ended_does_not_bring_it_back():
     board = Board()
     board.begin("a", "CE, seed 0", 100, done=0)
     board.end("a")
-    board.epoch("a", 7, images=70)
+    board.tell("a", 7.5, images=70)
     assert board.read() == Reading({}, images=70, news=[])
 
 
@@ -103,19 +105,18 @@ def test_epochs_from_an_earlier_call_count_for_no_rate():
     assert str(overview) == "0 of 1 runs done, 1 going on, 10 images/s, 0:00:40 left"
 
 
-def test_a_log_has_a_line_for_every_outcome_and_the_counts_once_a_minute():
+def test_a_log_has_a_line_for_every_outcome_and_the_counts_twice_a_minute():
     stream, clock = io.StringIO(), Clock()
     with PlainOverview(10, stream, clock=clock) as overview:
         overview.count(done=1, line="CE, seed 0: top-1 40.0 %")
         for _ in range(130):
             clock.now += 1
             overview.update(Reading(), {}, known=True)
-        overview.update(Reading(news=["CE, seed 1: goes on after epoch 5/10"]), {}, known=True)
+        overview.update(Reading(news=["CE, seed 1: resumed after 5 of 10 epochs"]), {}, known=True)
     assert stream.getvalue().splitlines() == [
         "[ 1/10] CE, seed 0: top-1 40.0 %",
-        "[ 1/10] 1 of 10 runs done, 0 going on",
-        "[ 1/10] 1 of 10 runs done, 0 going on",
-        "[ 1/10] CE, seed 1: goes on after epoch 5/10",
+        *["[ 1/10] 1 of 10 runs done, 0 going on"] * 4,
+        "[ 1/10] CE, seed 1: resumed after 5 of 10 epochs",
     ]
 
 

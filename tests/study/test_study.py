@@ -169,7 +169,7 @@ def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(job, "train_student", stopped)
         assert study(tmp_path, "ce, kl, gift", *few) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
     assert not (tmp_path / "runs" / "study-mine.md").exists()
     assert study(tmp_path, "ce, kl, gift", *few, "--dry-run") == 0
     assert "2 of 3 runs done" in capsys.readouterr().out

@@ -58,6 +58,15 @@ class Generators:
         derived = int(torch.randint(2**62, (), generator=self.choices))
         self.parameters = torch.Generator(device).manual_seed(derived)
 
+    def get_state(self) -> list[Tensor]:
+        """The state of both, for :meth:`set_state` on the same kind of device."""
+        return [self.choices.get_state(), self.parameters.get_state()]
+
+    def set_state(self, state: list[Tensor]) -> None:
+        """Draws go on as they did after :meth:`get_state`."""
+        self.choices.set_state(state[0])
+        self.parameters.set_state(state[1])
+
 
 class Draws:
     """Random numbers for every image of a joint batch.

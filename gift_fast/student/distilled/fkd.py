@@ -263,7 +263,7 @@ class FkdLabels:
     def __repr__(self) -> str:
         return f"FkdLabels({str(self.folder)!r}, {len(self.labels)} images, epochs={self.epochs})"
 
-    def epoch(self, epoch: int, *, seed: int = 0) -> Iterator[FkdBatch]:
+    def epoch(self, epoch: int, *, seed: int = 0, start: int = 0) -> Iterator[FkdBatch]:
         """The batches of an epoch, counted from 0; other epochs' files are not read.
 
         A thread reads ahead, at most ``READ_AHEAD`` batches. Its errors are raised here, and it
@@ -272,6 +272,7 @@ class FkdLabels:
         Args:
             epoch: below ``epochs``.
             seed: of the batches that are drawn ``at_random``.
+            start: how many batches to leave out at its beginning, whose files are not read.
 
         Raises:
             IndexError: there is no such epoch.
@@ -279,7 +280,7 @@ class FkdLabels:
         if epoch < 0 or (self.epochs is not None and epoch >= self.epochs):
             last = "any number" if self.epochs is None else self.epochs - 1
             raise IndexError(f"epoch must be from 0 to {last}, for {self.folder}, got {epoch}")
-        return _read_ahead(self._read_all(self._plan(epoch, seed)))
+        return _read_ahead(self._read_all(self._plan(epoch, seed)[start:]))
 
     def agreement(self, epochs: Iterable[int] = (0,)) -> Agreement:
         """Compares the first labels of stored ``epochs`` with the classes of their images.
