@@ -123,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     add_demo(commands)
     add_train_teacher(commands)
+    add_distill(commands)
     add_evaluate(commands)
     add_table(commands)
     add_audit(commands)
@@ -415,6 +416,72 @@ def train_teacher(options: argparse.Namespace) -> int:
     config = TeacherConfig(dataset=dataset, **own)
     path, check = run_teacher(config, place_of(options))
     print(f"{path}: top-1 {check.top1:.2f} %, top-5 {check.top5:.2f} % on the test images")
+    return 0
+
+
+def add_distill(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``distill``."""
+    from gift_fast.student.distill import METHODS
+
+    command = commands.add_parser(
+        "distill",
+        help="make a distilled set from real images and a teacher",
+        description=(
+            "Makes a distilled set by one of the methods that need no optimisation, and writes it "
+            "as the method's authors do. A set that has been made before is not made again."
+        ),
+        epilog=(
+            "example: gift-fast distill rded --dataset cifar10 --data-root data --teacher convnet3 "
+            "--ipc 10 --out sets/cifar10_rded_ipc10"
+        ),
+    )
+    command.add_argument(
+        "method",
+        metavar="METHOD",
+        help=f"{', '.join(METHODS)}; it may have options: rded:factor=2",
+    )
+    add_dataset(command, required=True)
+    command.add_argument("--ipc", type=int, required=True, metavar="N", help="images per class")
+    command.add_argument("--seed", type=int, metavar="N", help="of all that is random (default: 0)")
+    command.add_argument(
+        "--teacher",
+        default="convnet3",
+        metavar="MODEL",
+        help="scores the crops (default: convnet3)",
+    )
+    command.add_argument(
+        "--teacher-weights", type=Path, metavar="FILE", help="its weights, if not in --teacher-dir"
+    )
+    command.add_argument(
+        "--force", action="store_true", default=None, help="replace another set in --out"
+    )
+    add_place(command, trains=False)
+    command.set_defaults(run=distill)
+
+
+def distill(options: argparse.Namespace) -> int:
+    """The subcommand ``distill``."""
+    from gift_fast.student.config import TeacherConfig, paper_dataset
+    from gift_fast.student.datasets import load_dataset
+    from gift_fast.student.distill import distill
+    from gift_fast.student.job import advice_for, load_teacher, teacher_path
+
+    place, network = place_of(options), options.teacher
+    if options.out is None:
+        raise ValueError("out must be the folder for the set, got none")
+    config = TeacherConfig(dataset=paper_dataset(options.dataset, network), model=network)
+    dataset = load_dataset(config.dataset, place.data_root)
+    weights = options.teacher_weights or teacher_path(place, config.dataset, network)
+    advice = advice_for(config.dataset, network)
+    teacher, _ = load_teacher(network, weights, dataset, advice=advice)
+    made = distill(
+        options.method,
+        dataset,
+        teacher.to(place.accelerator(config).device),
+        place.out,
+        **given(options, ["ipc", "seed", "force"]),
+    )
+    print(f"{made.source}; digest {made.fingerprint()}")
     return 0
 
 

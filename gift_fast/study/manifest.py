@@ -243,7 +243,8 @@ def cost_of(experiment: Experiment) -> tuple[object, ...]:
     """What the time of a run depends on most."""
     config = experiment.config
     images = (config.dataset, config.ipc, config.classes, config.tested_on)
-    return *images, config.student, config.epochs, config.eval_every
+    work = (config.epochs, config.eval_every, config.eval_after, config.forward_twice)
+    return *images, config.student, *work
 
 
 def describe(study: Study, state: State, at_a_time: int = 1) -> str:

@@ -23,12 +23,12 @@ from gift_fast.study.tuning import trial_score
 REFERENCE = "gift"
 """The loss that the others are compared with, where a study has it."""
 
-AXES = {"loss", "seed", "learning_rate", "weight_decay", "tested_on", "eval_every"}
+AXES = {"loss", "seed", "learning_rate", "weight_decay", "tested_on", "eval_every", "eval_after"}
 """Fields of a configuration that may differ within a condition."""
 
 NUM_CLASSES = {
-    **dict.fromkeys(("digits", "fashion-mnist", "cifar10", "imagenet-nette"), 10),
-    **dict.fromkeys(("imagenet-woof", "imagenet-10"), 10),
+    **dict.fromkeys(("digits", "fashion-mnist", "cifar10", "cifar10-jpeg"), 10),
+    **dict.fromkeys(("imagenet-nette", "imagenet-woof", "imagenet-10"), 10),
     **{"cifar100": 100, "imagenet-100": 100, "tinyimagenet": 200, "imagenet-1k": 1000},
 }
 """Of the datasets with a fixed number: what chance is, and the protocol's batch size, follow."""
