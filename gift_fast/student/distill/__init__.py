@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -125,9 +126,12 @@ def distill(
             "versions": {"gift-fast": gift_fast.__version__, **versions},
         }
         (temporary / RECORD).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
-        if path.exists():
+        if force and path.exists():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        with suppress(OSError):  # another process may have been faster
+            os.replace(temporary, path)
+        if not (is_made(path) and made_alike(path, record)):
+            raise OSError(f"{path} could not be written")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return replace(made, source=made.source.replace(str(temporary), str(path)))
