@@ -45,7 +45,7 @@ ARGUMENTS = {"root": "data_root", "path": "data", "distilled": "data"}
 OPTIONS = {"teachers": "teacher"}
 """The options that are not called as what they set."""
 
-POSITIONAL = ("study", "folder", "run")
+POSITIONAL = ("study", "folder", "run", "reproduction", "method")
 """What has no option."""
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
@@ -128,6 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_table(commands)
     add_audit(commands)
     add_study(commands)
+    add_reproduce(commands)
     add_report(commands)
     return parser
 
@@ -683,6 +684,63 @@ def runner_of(
     asked = ClusterOptions(address=options.ray, **share)
     with connected(asked, device=place.device, quiet=place.quiet) as cluster:
         yield RayRunner(cluster, plan, place, options.sets), cluster.runs
+
+
+def add_reproduce(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``reproduce``."""
+    from gift_fast.study.reproduce import reproduction_names
+
+    command = commands.add_parser(
+        "reproduce",
+        help="measure what others have published, from teachers to a report",
+        description=(
+            "Trains teachers, makes distilled sets, trains students and writes a report, by a plan "
+            "of several studies. Says before it starts how long each part takes on this machine, "
+            "from a short measurement. A stopped reproduction resumes when it is called again."
+        ),
+        epilog=(
+            "example: gift-fast reproduce rded-cifar10 --data-root data --out runs/rded-cifar10"
+        ),
+    )
+    command.add_argument(
+        "reproduction",
+        metavar="NAME",
+        help=f"{', '.join(reproduction_names())}, or a folder with plan.yaml",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="measure and print the plan, and run nothing"
+    )
+    command.add_argument("--dataset", metavar="NAME", help="in place of the plan's, such as copies")
+    add_place(command)
+    command.set_defaults(run=reproduce)
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """The subcommand ``reproduce``."""
+    from gift_fast.student.job import is_main_process
+    from gift_fast.study.reproduce import (
+        describe,
+        estimates_of,
+        load_reproduction,
+        run_reproduction,
+    )
+
+    plan, place, tell = load_reproduction(options.reproduction), place_of(options), teller(options)
+    if options.dataset is not None:
+        plan = plan.on(options.dataset)
+    if options.teacher_dir is not None:
+        raise ValueError("teacher_dir must not be given: the plan says where each part's lie")
+    text = describe(plan, estimates_of(plan, place, tell))
+    if is_main_process():
+        print(text, flush=True)
+    if options.dry_run:
+        return 0
+    failures = list(run_reproduction(plan, place, tell))
+    for failed in failures:
+        print(failed.report(), file=sys.stderr)
+    if failures:
+        print("the same command runs those again, and nothing else", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def add_report(commands: Subparsers[argparse.ArgumentParser]) -> None:

@@ -43,6 +43,7 @@ __all__ = [
     "Split",
     "TensorSplit",
     "check_dataset",
+    "dataset_title",
     "load_dataset",
 ]
 
@@ -64,6 +65,20 @@ DATASETS: dict[str, Callable[..., ImageDataset]] = {
 
 COPY_OF = {"cifar10-jpeg": "cifar10"}
 """Lossy copies: they are trained on with the settings of the dataset that they are copies of."""
+
+TITLES = {"cifar10-jpeg": "CIFAR-10 (JPEG copies)"}
+"""How a result on a dataset must be called, where its name alone would leave something out."""
+
+
+def dataset_title(dataset: str) -> str:
+    """A dataset's specification as it is shown.
+
+    Example:
+        >>> dataset_title("cifar10-jpeg:normalization=imagenet"), dataset_title("cifar100")
+        ('CIFAR-10 (JPEG copies), normalization=imagenet', 'cifar100')
+    """
+    name, colon, options = dataset.partition(":")
+    return f"{TITLES[name]}{', ' if colon else ''}{options}" if name in TITLES else dataset
 
 
 def check_dataset(dataset: str) -> None:

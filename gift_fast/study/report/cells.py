@@ -11,6 +11,7 @@ from typing import Any
 from gift_fast.student import spec
 from gift_fast.student.classes import ALL, IN_ORDER, build_classes
 from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.datasets import dataset_title
 from gift_fast.student.datasets.heldout import split_heldout
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
@@ -61,7 +62,8 @@ class Condition:
         epochs = "the protocol's epochs" if self["epochs"] is None else f"{self['epochs']} epochs"
         dataset, heldout = split_heldout(self.source.dataset)
         words = {
-            "dataset": dataset + (f", {heldout} training images held out" if heldout else ""),
+            "dataset": dataset_title(dataset)
+            + (f", {heldout} training images held out" if heldout else ""),
             "method": f"{self.source.method} sets",
             "ipc": f"IPC {self.source.ipc}",
             "network": f"distilled on {self.source.network}",
@@ -86,7 +88,7 @@ class Condition:
     @property
     def native(self) -> str | None:
         """The loss that the method's authors train with."""
-        return NATIVE_LOSSES.get(self.source.method)
+        return NATIVE_LOSSES.get(spec.split_spec(self.source.method)[0])
 
 
 @dataclass(frozen=True)
