@@ -48,7 +48,7 @@ ARGUMENTS = {"root": "data_root", "path": "data", "distilled": "data"}
 OPTIONS = {"teachers": "teacher"}
 """The options that are not called as what they set."""
 
-POSITIONAL = ("study", "folder", "run")
+POSITIONAL = ("study", "folder", "run", "reproduction", "method")
 """What has no option."""
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
@@ -147,10 +147,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     add_demo(commands)
     add_train_teacher(commands)
+    add_distill(commands)
     add_evaluate(commands)
     add_table(commands)
     add_audit(commands)
     add_study(commands)
+    add_reproduce(commands)
     add_report(commands)
     return parser
 
@@ -449,6 +451,72 @@ def train_teacher(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_distill(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``distill``."""
+    from gift_fast.student.distill import METHODS
+
+    command = commands.add_parser(
+        "distill",
+        help="make a distilled set from real images and a teacher",
+        description=(
+            "Makes a distilled set by one of the methods that need no optimisation, and writes it "
+            "as the method's authors do. A set that has been made before is not made again."
+        ),
+        epilog=(
+            "example: gift-fast distill rded --dataset cifar10 --data-root data --teacher convnet3 "
+            "--ipc 10 --out sets/cifar10_rded_ipc10"
+        ),
+    )
+    command.add_argument(
+        "method",
+        metavar="METHOD",
+        help=f"{', '.join(METHODS)}; it may have options: rded:factor=2",
+    )
+    add_dataset(command, required=True)
+    command.add_argument("--ipc", type=int, required=True, metavar="N", help="images per class")
+    command.add_argument("--seed", type=int, metavar="N", help="of all that is random (default: 0)")
+    command.add_argument(
+        "--teacher",
+        default="convnet3",
+        metavar="MODEL",
+        help="scores the crops (default: convnet3)",
+    )
+    command.add_argument(
+        "--teacher-weights", type=Path, metavar="FILE", help="its weights, if not in --teacher-dir"
+    )
+    command.add_argument(
+        "--force", action="store_true", default=None, help="replace another set in --out"
+    )
+    add_place(command, trains=False)
+    command.set_defaults(run=distill)
+
+
+def distill(options: argparse.Namespace) -> int:
+    """The subcommand ``distill``."""
+    from gift_fast.student.config import TeacherConfig, paper_dataset
+    from gift_fast.student.datasets import load_dataset
+    from gift_fast.student.distill import distill
+    from gift_fast.student.job import advice_for, load_teacher, teacher_path
+
+    place, network = place_of(options), options.teacher
+    if options.out is None:
+        raise ValueError("out must be the folder for the set, got none")
+    config = TeacherConfig(dataset=paper_dataset(options.dataset, network), model=network)
+    dataset = load_dataset(config.dataset, place.data_root)
+    weights = options.teacher_weights or teacher_path(place, config.dataset, network)
+    advice = advice_for(config.dataset, network)
+    teacher, _ = load_teacher(network, weights, dataset, advice=advice)
+    made = distill(
+        options.method,
+        dataset,
+        teacher.to(place.accelerator(config).device),
+        place.out,
+        **given(options, ["ipc", "seed", "force"]),
+    )
+    print(f"{made.source}; digest {made.fingerprint()}")
+    return 0
+
+
 def add_audit(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """The arguments of ``audit``."""
     command = commands.add_parser(
@@ -647,6 +715,63 @@ def runner_of(
     asked = ClusterOptions(address=options.ray, **share)
     with connected(asked, device=place.device, quiet=place.quiet) as cluster:
         yield RayRunner(cluster, plan, place, options.sets), cluster.runs
+
+
+def add_reproduce(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``reproduce``."""
+    from gift_fast.study.reproduce import reproduction_names
+
+    command = commands.add_parser(
+        "reproduce",
+        help="measure what others have published, from teachers to a report",
+        description=(
+            "Trains teachers, makes distilled sets, trains students and writes a report, by a plan "
+            "of several studies. Says before it starts how long each part takes on this machine, "
+            "from a short measurement. A stopped reproduction resumes when it is called again."
+        ),
+        epilog=(
+            "example: gift-fast reproduce rded-cifar10 --data-root data --out runs/rded-cifar10"
+        ),
+    )
+    command.add_argument(
+        "reproduction",
+        metavar="NAME",
+        help=f"{', '.join(reproduction_names())}, or a folder with plan.yaml",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="measure and print the plan, and run nothing"
+    )
+    command.add_argument("--dataset", metavar="NAME", help="in place of the plan's, such as copies")
+    add_place(command)
+    command.set_defaults(run=reproduce)
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """The subcommand ``reproduce``."""
+    from gift_fast.student.job import is_main_process
+    from gift_fast.study.reproduce import (
+        describe,
+        estimates_of,
+        load_reproduction,
+        run_reproduction,
+    )
+
+    plan, place, tell = load_reproduction(options.reproduction), place_of(options), teller(options)
+    if options.dataset is not None:
+        plan = plan.on(options.dataset)
+    if options.teacher_dir is not None:
+        raise ValueError("teacher_dir must not be given: the plan says where each part's lie")
+    text = describe(plan, estimates_of(plan, place, tell))
+    if is_main_process():
+        print(text, flush=True)
+    if options.dry_run:
+        return 0
+    failures = list(run_reproduction(plan, place, tell))
+    for failed in failures:
+        print(failed.report(), file=sys.stderr)
+    if failures:
+        print("the same command runs those again, and nothing else", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def add_report(commands: Subparsers[argparse.ArgumentParser]) -> None:

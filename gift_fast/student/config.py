@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -29,6 +29,12 @@ BATCH_SIZES = ((10, 10), (500, 50), (20_000, 100))
 """(largest number of images, batch size), in rising order (table 11)."""
 
 LARGEST_BATCH_SIZE = 200
+
+RDED_BATCH_SIZES = {1: 10, 10: 50, 50: 100}
+"""By images per class; RDED's code has no others."""
+
+RDED_DOUBLED = (100, 1000)
+"""Numbers of classes for which RDED's code doubles the batch."""
 
 PRECISIONS = ("no", "bf16", "fp16")
 """Of autocast: none, bfloat16, or float16 with a gradient scaler."""
@@ -50,6 +56,32 @@ def paper_batch_size(num_images: int) -> int:
         if num_images <= largest:
             return batch_size
     return LARGEST_BATCH_SIZE
+
+
+def rded_batch_size(num_images: int, ipc: int | None) -> int:
+    """RDED's batch size for a set of ``num_images``, ``ipc`` of each class.
+
+    Source: argument.py of github.com/LINs-lab/RDED.
+
+    Example:
+        >>> [rded_batch_size(10 * ipc, ipc) for ipc in (1, 10, 50)], rded_batch_size(1000, 10)
+        ([10, 50, 100], 100)
+    """
+    if ipc not in RDED_BATCH_SIZES:
+        known = ", ".join(map(str, RDED_BATCH_SIZES))
+        raise ValueError(
+            f"batch_size must be given where batch_rule is rded, which is for {known} images per "
+            f"class, and the set has {ipc or 'unequal numbers'}"
+        )
+    factor = 2 if num_images // ipc in RDED_DOUBLED else 1
+    return min(factor * RDED_BATCH_SIZES[ipc], num_images)
+
+
+BATCH_RULES: dict[str, Callable[[int, int | None], int]] = {
+    "paper": lambda num_images, ipc: paper_batch_size(num_images),
+    "rded": rded_batch_size,
+}
+"""From the images of a set, and those of each class (None if unequal), to the batch size."""
 
 
 def paper_epochs(dataset: str) -> int:
@@ -102,14 +134,21 @@ def check_bool(name: str, value: object) -> None:
 
 
 def option(
-    default: Any, text: str, kind: type = str, registry: Mapping[str, object] | None = None
+    default: Any,
+    text: str,
+    kind: type = str,
+    registry: Mapping[str, object] | None = None,
+    *,
+    added: bool = False,
 ) -> Any:
     """A field with a default, its explanation and the type in which the command line reads it.
 
-    Where it is a name in a registry, the explanation goes on with the names.
+    Where it is a name in a registry, the explanation goes on with the names. A field that is
+    ``added`` after runs have been recorded is written only where it is not at its default, so that
+    these runs keep their names.
     """
     names = f": {', '.join(registry)}" if registry is not None else ""
-    return field(default=default, metadata={"help": text + names, "kind": kind})
+    return field(default=default, metadata={"help": text + names, "kind": kind, "added": added})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +214,19 @@ class TrainingConfig:
         check_integer("seed", self.seed, 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain values that JSON can hold."""
+        """A dictionary of plain values that JSON can hold.
+
+        It names the run. Fields that were added later are left out at their defaults.
+        """
+        left_out = {
+            field.name
+            for field in dataclasses.fields(self)
+            if field.metadata.get("added") and getattr(self, field.name) == field.default
+        }
+        return {k: value for k, value in self.all_fields().items() if k not in left_out}
+
+    def all_fields(self) -> dict[str, Any]:
+        """Every field as a plain value, to be shown."""
         values = dataclasses.asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -252,8 +303,14 @@ class EvaluationConfig(TrainingConfig):
         loss: a name in ``OBJECTIVES``, with options: ``kl:temperature=4,scale_t2=true``.
         mixed_targets: on a batch mixed by mixup or cutmix, a loss that reads hard labels takes both
             of every image, weighted; False takes the image's own, as G-VBSM's code does.
+        batch_rule: a name in ``BATCH_RULES``: gives the batch size where ``batch_size`` is None.
+        forward_twice: every batch also passes through the student in training mode without a
+            gradient, before the pass that has one. Batch norm's running statistics then move twice
+            a step, as in RDED's code; nothing else changes but the random numbers of dropout.
         eval_every: epochs between tests; None is a quarter of all, as the paper's code does. The
             last epoch is always tested.
+        eval_after: fraction of the epochs before the first test, in [0, 1); RDED's code tests in
+            the last fifth alone.
         classes: of the dataset, that the student has seen: a name in ``CLASSES``, with options:
             ``seen:steps=5,step=2``.
 
@@ -274,7 +331,17 @@ class EvaluationConfig(TrainingConfig):
     teachers: tuple[str, ...] = ("convnet3",)
     loss: str = option("gift", "loss", registry=OBJECTIVES)
     mixed_targets: bool = option(True, "both hard labels of a mixed image, weighted", bool)
+    batch_rule: str = option(
+        "paper", "gives the batch size where none is given", registry=BATCH_RULES, added=True
+    )
+    forward_twice: bool = option(
+        False,
+        "forward every batch once more, as RDED's code does",
+        bool,
+        added=True,
+    )
     eval_every: int | None = option(None, "epochs between tests (default: a quarter of all)", int)
+    eval_after: float = option(0.0, "fraction of the epochs without a test", float, added=True)
     tested_on: str = option("test", "split that accuracy is measured on: test or heldout")
     classes: str = option(ALL, "of the dataset, that the student has seen", registry=CLASSES)
 
@@ -303,18 +370,34 @@ class EvaluationConfig(TrainingConfig):
         # One way to write a loss, so that a run is found again however it was asked for.
         object.__setattr__(self, "loss", spec.canonical("loss", self.loss, OBJECTIVES))
         check_bool("mixed_targets", self.mixed_targets)
+        if self.batch_rule not in BATCH_RULES:
+            raise ValueError(
+                f"batch_rule must be one of {', '.join(BATCH_RULES)}, got {self.batch_rule!r}"
+            )
+        check_bool("forward_twice", self.forward_twice)
         if self.eval_every is not None:
             check_integer("eval_every", self.eval_every, 1)
+        check_number("eval_after", self.eval_after, 0.0, 1.0, "in [0, 1)")
 
-    def resolved(self, num_images: int, learned_rate: float | None = None) -> EvaluationConfig:
+    def resolved(
+        self, num_images: int, learned_rate: float | None = None, ipc: int | None = None
+    ) -> EvaluationConfig:
         """The same with the protocol's value where a field is None.
 
         Args:
             num_images: images of the distilled set, which the batch size follows.
             learned_rate: the learning rate that came with the set; SGD takes it, for which it was
                 learned.
+            ipc: images of each class of the set, where the configuration does not say; None where
+                they are unequal.
+
+        Raises:
+            ValueError: ``batch_rule`` has no batch size for such a set.
         """
         config = self
+        if config.batch_size is None:
+            rule = BATCH_RULES[config.batch_rule]
+            config = replace(config, batch_size=rule(num_images, config.ipc or ipc))
         if config.learning_rate is None and spec.split_spec(config.optimizer)[0] == "sgd":
             config = replace(config, learning_rate=learned_rate)
         config = resolve_training(config, self.dataset, self.student, num_images)
@@ -324,7 +407,9 @@ class EvaluationConfig(TrainingConfig):
     def is_test_epoch(self, epoch: int) -> bool:
         """Whether the student of a resolved configuration is tested after ``epoch``, from 1."""
         assert self.eval_every is not None
-        return epoch % self.eval_every == 0 or epoch == self.epochs
+        assert self.epochs is not None
+        late = epoch > self.eval_after * self.epochs
+        return (late and epoch % self.eval_every == 0) or epoch == self.epochs
 
 
 def resolve_training(config: Config, dataset: str, model: str, num_images: int) -> Config:

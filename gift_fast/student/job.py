@@ -351,7 +351,7 @@ def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> 
         f"test set: {len(inputs.dataset.test)} {tested} images of {inputs.dataset.name}",
         f"settings: {preset or 'given one by one'}",
     ]
-    values = config.to_dict()
+    values = config.all_fields()
     del values["seed"]
     values["ipc"] = "all" if config.ipc is None else config.ipc
     for name, registry in REGISTRIES.items():

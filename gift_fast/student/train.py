@@ -218,6 +218,9 @@ def train_student(
     label = labeller(teachers if objective.reads_soft_labels else (), config, accelerator)
 
     def batch_loss(student: nn.Module, batch: Batch, epoch: int) -> Tensor:
+        if config.forward_twice:
+            with torch.no_grad():  # for what it does to batch norm's running statistics
+                student(batch.images)
         soft_labels = label(batch)
         return objective(
             student(batch.images),
@@ -581,7 +584,9 @@ def settled(config: EvaluationConfig, distilled: DistilledSet) -> EvaluationConf
     What follows a rule of the protocol is filled in. Where stored batches are replayed, their size
     is that of the files, and augmentation and mixing are those they were stored with.
     """
-    config = config.resolved(len(distilled), distilled.learning_rate)
+    counts = distilled.labels.unique(return_counts=True)[1]
+    ipc = int(counts[0]) if (counts == counts[0]).all() else None
+    config = config.resolved(len(distilled), distilled.learning_rate, ipc)
     if config.teachers or distilled.replay is None:
         return config
     size = distilled.replay.batch_size

@@ -16,6 +16,7 @@ from typing import Any
 
 from gift_fast.student.atomic import replacing
 from gift_fast.student.classes import ALL, classes_in_words
+from gift_fast.student.datasets import dataset_title
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
 from gift_fast.student.results import RunResult, read_run, spread
@@ -47,9 +48,9 @@ def title_of(experiment: Experiment) -> str:
             settings += f": learning rate {rate:g}, weight decay {decay:g}"
     classes = "" if config.classes == ALL else f" {classes_in_words(config.classes)},"
     return (
-        f"{source.dataset} {source.method} IPC {source.ipc}{made},{classes} {config.student}, "
-        f"{display_name(config.loss)}, {optimizer_name(config.optimizer)}, seed {config.seed}"
-        f"{settings}"
+        f"{dataset_title(source.dataset)} {source.method} IPC {source.ipc}{made},{classes} "
+        f"{config.student}, {display_name(config.loss)}, {optimizer_name(config.optimizer)}, "
+        f"seed {config.seed}{settings}"
     )
 
 
@@ -243,7 +244,8 @@ def cost_of(experiment: Experiment) -> tuple[object, ...]:
     """What the time of a run depends on most."""
     config = experiment.config
     images = (config.dataset, config.ipc, config.classes, config.tested_on)
-    return *images, config.student, config.epochs, config.eval_every
+    work = (config.epochs, config.eval_every, config.eval_after, config.forward_twice)
+    return *images, config.student, *work
 
 
 def describe(study: Study, state: State, at_a_time: int = 1) -> str:

@@ -16,6 +16,7 @@
                 gift_fast.student.classes
     optimizers  each with its learning rate, weight decay and momentum (default: the preset's)
     seeds       one student each (default: 0 1 2); see student_seed
+    made_by     how sets are made here, see gift_fast.student.distill (default: selected)
     set_seeds   one set each, where sets are made here (default: 0 1 2 3 4)
     heldout     training images taken away before teacher and sets are made here (default: none)
     tuning      runs every loss again at the learning rate and weight decay that trials choose:
@@ -47,6 +48,7 @@ from gift_fast.student.config import (
 )
 from gift_fast.student.datasets import check_dataset
 from gift_fast.student.datasets.heldout import split_heldout, with_heldout
+from gift_fast.student.distill import METHODS
 from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES
 from gift_fast.student.packaged import load_yaml, packaged_names
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 SELECTED = "selected"
-"""The method of the sets that are made here, by :func:`select_crops`."""
+"""How sets are made here unless a study says otherwise, by :func:`select_crops`."""
 
 NATIVE_LOSSES = {
     **{FORMATS[method]: loss for method, loss in PUBLISHED_LOSSES.items()},
@@ -89,7 +91,7 @@ class SetSource:
 
     Attributes:
         dataset: of whose classes it is: a name in ``DATASETS``.
-        method: that made it; ``selected`` is made here.
+        method: that made it; ``selected`` is always made here.
         ipc: images per class.
         network: that it was distilled on; it is the teacher too.
         seed: of a set that is made here, else None.
@@ -104,7 +106,7 @@ class SetSource:
     @property
     def made_here(self) -> bool:
         """Whether it is made here, and not read."""
-        return self.method == SELECTED
+        return self.method == SELECTED or self.seed is not None
 
     @property
     def name(self) -> str:
@@ -204,6 +206,7 @@ class Study:
     classes: tuple[str, ...] = (ALL,)
     optimizers: tuple[Mapping[str, Any], ...] = ({},)
     seeds: tuple[int, ...] = (0, 1, 2)
+    made_by: str = SELECTED
     set_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     heldout: int = 0
     tuning: Tuning | None = None
@@ -283,7 +286,8 @@ class Study:
                     continue
                 own = split_heldout(source.dataset)[1]
                 dataset = source.dataset if own else with_heldout(source.dataset, self.heldout)
-                made = replace(source, dataset=dataset, method=SELECTED)
+                method = source.method if source.made_here else self.made_by
+                made = replace(source, dataset=dataset, method=method)
                 sources = [replace(made, seed=seed) for seed in self.set_seeds]
             for each in sources:
                 before = students_of.get(each, ())
@@ -317,6 +321,7 @@ def loss_of(loss: str, method: str) -> str:
     name, colon, options = loss.partition(":")
     parts = name.split("+")
     if "native" in parts:
+        method = spec.split_spec(method)[0]
         if method not in NATIVE_LOSSES:
             raise ValueError(
                 f"native must stand for the loss of {', '.join(NATIVE_LOSSES)}; {method!r} has "
@@ -511,6 +516,11 @@ def read_labelled_by(key: str, value: Any) -> str:
     return str(value)
 
 
+def read_made_by(key: str, value: Any) -> str:
+    """A method with its options, in one way of writing it."""
+    return spec.canonical(key, read_text(key, value), METHODS)
+
+
 def read_classes(key: str, value: Any) -> tuple[str, ...]:
     """Specifications, or every step of some numbers of steps; those of fewer classes first."""
     if not isinstance(value, dict):
@@ -591,6 +601,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "classes": read_classes,
     "optimizers": read_optimizers,
     "seeds": read_seeds,
+    "made_by": read_made_by,
     "set_seeds": read_seeds,
     "heldout": read_heldout,
     "tuning": read_tuning,

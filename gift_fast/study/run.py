@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gift_fast.student.config import EvaluationConfig, TeacherConfig
 from gift_fast.student.datasets import load_dataset
+from gift_fast.student.distill import distill, is_made
 from gift_fast.student.distilled import write_distilled
 from gift_fast.student.distilled.native import is_pair
 from gift_fast.student.distilled.selection import select_crops
@@ -34,7 +35,7 @@ from gift_fast.student.memory import keep_freed_memory
 from gift_fast.student.results import RunResult, run_path
 from gift_fast.study.failures import Failure, RunsFailed
 from gift_fast.study.manifest import Finished, Record, title_of
-from gift_fast.study.plan import Experiment, SetSource, Study
+from gift_fast.study.plan import SELECTED, Experiment, SetSource, Study
 from gift_fast.study.tuning import Runner, tune, tuned
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ def train_missing_teacher(
 
 
 def made_set(source: SetSource, place: Place, accelerator: Accelerator, progress: Progress) -> Path:
-    """Where a set of the crops that its teacher is surest of lies; makes it where it is missing.
+    """Where a set that is made with its teacher lies; makes it where it is missing.
 
     The name holds a digest of the teacher: another teacher makes another set.
     """
@@ -287,15 +288,18 @@ def made_set(source: SetSource, place: Place, accelerator: Accelerator, progress
     digest = fingerprint(teacher.state_dict().values())
     path = place.out / "sets" / f"{source.name}_seed{source.seed}-{digest}"
     outcome = "from an earlier call"
-    if accelerator.is_main_process and not is_pair(path):
+    if accelerator.is_main_process and not (is_pair(path) or is_made(path)):
         outcome = "made"
         if accelerator.device.type == "cpu":
             keep_freed_memory()
         dataset = load_dataset(source.sized_dataset, place.data_root)
         teacher = teacher.to(accelerator.device)
-        distilled = select_crops(dataset, teacher, ipc=source.ipc, seed=source.seed)
-        distilled = replace(distilled, source=f"{distilled.source}, seed {source.seed}")
-        write_distilled(path, distilled, dataset)
+        if source.method == SELECTED:
+            distilled = select_crops(dataset, teacher, ipc=source.ipc, seed=source.seed)
+            distilled = replace(distilled, source=f"{distilled.source}, seed {source.seed}")
+            write_distilled(path, distilled, dataset)
+        else:
+            distill(source.method, dataset, teacher, path, ipc=source.ipc, seed=source.seed)
     accelerator.wait_for_everyone()
     progress.end(outcome)
     return path

@@ -38,6 +38,8 @@ def test_the_batch_size_follows_the_papers_rule(images, batch_size):
         ({"epochs": 12}, [3, 6, 9, 12]),
         ({"epochs": 5, "eval_every": 3}, [3, 5]),
         ({"epochs": 3}, [1, 2, 3]),
+        ({"epochs": 10, "eval_every": 1, "eval_after": 0.8}, [9, 10]),
+        ({"epochs": 10, "eval_every": 3, "eval_after": 0.5}, [6, 9, 10]),
     ],
 )
 def test_a_student_is_tested_every_quarter_and_after_the_last_epoch(changes, epochs):
@@ -81,6 +83,9 @@ def test_a_configuration_survives_json():
         ({"augmentation": "blur"}, ValueError, "augmentation must be one of .*; got 'blur'"),
         ({"mixing": "blend"}, ValueError, "mixing must be one of .*; got 'blend'"),
         ({"mixed_precision": "fp8"}, ValueError, "mixed_precision must be one of no, bf16, fp16"),
+        ({"forward_twice": 1}, TypeError, "forward_twice must be True or False, got 1"),
+        ({"eval_after": 1.0}, ValueError, r"eval_after must be in \[0, 1\), got 1.0"),
+        ({"batch_rule": "mine"}, ValueError, "batch_rule must be one of paper, rded, got 'mine'"),
         ({"compile": 1}, TypeError, "compile must be True or False, got 1"),
         ({"mixed_targets": None}, TypeError, "mixed_targets must be True or False, got None"),
         ({"augmentation": None}, TypeError, "augmentation must be a string, got NoneType"),
@@ -89,6 +94,17 @@ def test_a_configuration_survives_json():
 def test_a_bad_value_is_refused_by_name(changes, error, message):
     with pytest.raises(error, match=message):
         config(**changes)
+
+
+def test_fields_that_were_added_later_change_no_earlier_runs_record():
+    added = {"batch_rule": "rded", "forward_twice": True, "eval_after": 0.8}
+    written = config().to_dict()
+    assert not added.keys() & written.keys()
+    assert EvaluationConfig.from_dict(written) == config()
+    changed = config(**added)
+    assert added.items() <= changed.to_dict().items()
+    assert EvaluationConfig.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
+    assert changed.all_fields().keys() == config().all_fields().keys() >= written.keys()
 
 
 def test_an_unknown_field_is_refused_by_name():

@@ -157,9 +157,48 @@ def test_rdeds_batch_sizes_are_its_codes_at_ten_images_per_class(
     dataset, student, num_classes, batch_size
 ):
     values = {**settings("rded", dataset, student), "dataset": dataset, "student": student}
-    config = EvaluationConfig.from_dict(values).resolved(num_images=10 * num_classes)
+    config = EvaluationConfig.from_dict(values).resolved(num_images=10 * num_classes, ipc=10)
     assert config.batch_size == batch_size  # argument.py
     assert config.learning_rate == (2e-3 if batch_size == 25 else 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "num_classes", "expected"),
+    [
+        ("cifar10", 10, {1: 10, 10: 50, 50: 100}),
+        ("cifar10-jpeg", 10, {1: 10, 10: 50, 50: 100}),
+        ("imagenet-100", 100, {1: 20, 10: 100, 50: 200}),
+        ("imagenet-1k", 1000, {1: 20, 10: 100, 50: 200}),
+        ("tinyimagenet", 200, {1: 100, 10: 100, 50: 100, 20: 100}),
+    ],
+)
+def test_rdeds_batch_sizes_follow_the_images_per_class(dataset, num_classes, expected):
+    for ipc, batch_size in expected.items():  # argument.py
+        values = {**settings("rded", dataset, "resnet18"), "dataset": dataset, "ipc": ipc}
+        config = EvaluationConfig.from_dict(values).resolved(ipc * num_classes)
+        assert config.batch_size == batch_size
+
+
+@pytest.mark.parametrize("ipc", [20, None])
+def test_rdeds_code_has_no_batch_size_for_other_images_per_class(ipc):
+    values = {**settings("rded", "cifar10"), "dataset": "cifar10"}
+    config = EvaluationConfig.from_dict(values)
+    with pytest.raises(ValueError, match=rf"batch_size must be given .* 1, 10, 50 .*({ipc}|uneq)"):
+        config.resolved(200, ipc=ipc)
+    assert EvaluationConfig.from_dict({**values, "batch_size": 7}).resolved(200).batch_size == 7
+
+
+def test_rded_tests_six_times_in_the_last_fifth_and_forwards_every_batch_twice():
+    values = {**settings("rded", "cifar10"), "dataset": "cifar10", "ipc": 10}
+    config = EvaluationConfig.from_dict(values).resolved(100)
+    tested = [epoch for epoch in range(1, 301) if config.is_test_epoch(epoch)]
+    assert tested == [250, 260, 270, 280, 290, 300]  # validation/main.py, which counts from 0
+    assert config.forward_twice
+
+
+def test_copies_have_the_settings_of_their_dataset():
+    for name in preset_names():
+        assert settings(name, "cifar10-jpeg") == settings(name, "cifar10")
 
 
 @pytest.mark.parametrize(

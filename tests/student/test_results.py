@@ -6,6 +6,7 @@ import linecache
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -155,3 +156,11 @@ def test_runs_are_grouped_by_loss_and_optimizer():
     ]
     assert cells[0].last.population_std == 10.0
     assert cells[0].best.mean == 80.0
+
+
+def test_the_names_of_runs_that_have_been_recorded_do_not_change():
+    config = EvaluationConfig(dataset="cifar100", ipc=10, loss="kl").resolved(1000)
+    path = run_path(Path(), config, {"test": "t", "distilled": "d"})
+    assert path.name == "kl-adamw-seed0-b0d01e034cd1.json"  # as the first version named it
+    other = replace(config, forward_twice=True)
+    assert run_path(Path(), other, {"test": "t", "distilled": "d"}) != path

@@ -100,6 +100,7 @@ def check_resumes_with_the_same_bits(path: Path, stop: tuple[int, int], *argumen
         {"mixing": "mixup"},
         {"mixing": "cutmix", "augmentation": "rrc"},
         {"augmentation": "dsa-one"},
+        {"forward_twice": True, "mixing": "cutmix"},
         {"student": "tests.student.networks.normalised_dropout"},
         {"mixed_precision": "bf16"},
     ],

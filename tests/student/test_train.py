@@ -330,6 +330,57 @@ def test_the_gradient_scaler_starts_afresh_in_every_run(dataset, distilled, teac
     assert scales[0] == scales[1]
 
 
+# ---- RDED's second forward pass ------------------------------------------------------------------
+
+
+def running_means(student: nn.Module) -> torch.Tensor:
+    buffers = [b for name, b in student.named_buffers() if name.endswith("running_mean")]
+    return torch.cat(buffers).cpu()
+
+
+def test_forward_twice_moves_the_running_statistics_twice_and_nothing_else(
+    dataset, distilled, teacher
+):
+    config = replace(CONFIG, epochs=1, batch_size=20)  # a single step
+    once, _ = train_student(config, dataset, distilled, [teacher])
+    twice, result = train_student(
+        replace(config, forward_twice=True), dataset, distilled, [teacher]
+    )
+    for (name, ours), theirs in zip(once.named_parameters(), twice.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+    # From 0 with momentum m: m x after one pass, m x + (1 - m) m x after two.
+    torch.testing.assert_close(running_means(twice), 1.9 * running_means(once))
+    counts = [b for n, b in twice.named_buffers() if n.endswith("num_batches_tracked")]
+    assert counts
+    assert all(count == 2 for count in counts)
+    assert result.config.forward_twice
+
+
+@pytest.mark.parametrize("changes", [{"mixed_precision": "bf16"}, {"mixing": "cutmix"}])
+def test_forward_twice_passes_the_augmented_and_mixed_batch(dataset, distilled, teacher, changes):
+    calls = []
+
+    class Student(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = new_model("convnet3:width=16", dataset, 0)
+
+        def forward(self, images):
+            if self.training:
+                calls.append((torch.is_grad_enabled(), images.clone()))
+            return self.network(images)
+
+    import gift_fast.student.train as train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "new_model", lambda *arguments: Student())
+        config = replace(CONFIG, epochs=1, forward_twice=True, **changes)
+        evaluate(config, dataset, distilled, [teacher])
+    assert [grad for grad, _ in calls] == [False, True] * 3
+    for (_, first), (_, second) in zip(calls[::2], calls[1::2], strict=True):
+        assert torch.equal(first, second)
+
+
 # ---- teachers ------------------------------------------------------------------------------------
 
 

@@ -96,6 +96,16 @@ def test_studies_share_their_experiments():
     assert shared <= set(experiments("main"))
 
 
+def test_another_method_may_make_the_sets():
+    study = parse_study("mine", MINIMAL.replace("selected", "rded") + "made_by: rded:crops=5\n")
+    sources = {experiment.source for experiment in study.experiments(published=False)}
+    assert {source.method for source in sources} == {"rded"}  # options at their defaults left out
+    assert all(source.made_here for source in sources)
+    assert not any(each.source.made_here for each in study.experiments(published=True))
+    with pytest.raises(ValueError, match=r"made_by must be one of rded, selected, .*'rdde'"):
+        parse_study("mine", MINIMAL + "made_by: rdde\n")
+
+
 def test_sets_made_here_stand_for_the_methods_and_each_has_its_seed():
     sources = {e.source for e in experiments("optimizers", published=False)}
     assert {source.method for source in sources} == {"selected"}

@@ -361,3 +361,22 @@ def test_tuned_runs_at_settings_that_are_no_longer_chosen_leave_the_manifest(tmp
     assert record(tuned_at(0.1, 0), tuned_at(0.1, 1)) == [0.1, 0.1]
     assert record(tuned_at(0.1, 2)) == [0.1, 0.1, 0.1]
     assert record(tuned_at(0.3, 0)) == [0.3]
+
+
+def test_sets_are_made_by_the_method_that_a_study_names(tmp_path):
+    text = STUDY.replace("selected", "rded") + 'made_by: "rded:images_per_class=20"\n'
+    (tmp_path / "mine.yaml").write_text(text % "native")
+    folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(tmp_path), "--quiet"]
+    assert main(["study", str(tmp_path / "mine.yaml"), *folders]) == 0
+    sets = sorted((tmp_path / "runs" / "sets").iterdir())
+    assert [path.name.split("-")[-2].rpartition("_")[2] for path in sets] == ["seed0", "seed1"]
+    records = [json.loads((path / "made.json").read_text()) for path in sets]
+    assert [record["seed"] for record in records] == [0, 1]
+    assert {record["method"] for record in records} == {"rded:factor=1,crops=5,images_per_class=20"}
+    runs = runs_of(tmp_path)
+    assert {run["config"]["loss"] for run in runs} == {"kl"}
+    distilled = {run["set"]["seed"]: read_run(tmp_path / "runs" / run["file"]) for run in runs}
+    assert [distilled[k].inputs["distilled"] for k in (0, 1)] == [r["set"] for r in records]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
+    assert main(["study", str(tmp_path / "mine.yaml"), *folders]) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")} == before

@@ -4,8 +4,9 @@ A new dataset is one file with a function that returns an :class:`ImageDataset`,
 ``DATASETS``. The function takes the folder that holds the data (or None) and whether to load the
 training split, ``function(root, train)``; its keyword-only parameters are the options that a
 specification sets: ``imagenet-1k:side=64``. Every dataset has the options ``heldout``, see
-:mod:`gift_fast.student.datasets.heldout`, and ``resize``, see
-:mod:`gift_fast.student.datasets.resize`.
+:mod:`gift_fast.student.datasets.heldout`, ``resize``, see
+:mod:`gift_fast.student.datasets.resize`, and ``normalization``, see
+:mod:`gift_fast.student.datasets.normalization`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from gift_fast.student import spec
 from gift_fast.student.datasets.cifar import cifar10, cifar100
+from gift_fast.student.datasets.cifar_jpeg import cifar10_jpeg
 from gift_fast.student.datasets.digits import digits
 from gift_fast.student.datasets.fashion_mnist import fashion_mnist
 from gift_fast.student.datasets.files import FileSplit
@@ -29,16 +31,19 @@ from gift_fast.student.datasets.imagenet import (
     imagenet_woof,
 )
 from gift_fast.student.datasets.images import ImageDataset, Split, TensorSplit
+from gift_fast.student.datasets.normalization import normalized_like, split_normalization
 from gift_fast.student.datasets.resize import resize, split_resize
 from gift_fast.student.datasets.tinyimagenet import tinyimagenet
 
 __all__ = [
+    "COPY_OF",
     "DATASETS",
     "FileSplit",
     "ImageDataset",
     "Split",
     "TensorSplit",
     "check_dataset",
+    "dataset_title",
     "load_dataset",
 ]
 
@@ -46,6 +51,7 @@ DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
+    "cifar10-jpeg": cifar10_jpeg,
     "cifar100": cifar100,
     "tinyimagenet": tinyimagenet,
     "imagenet-1k": imagenet_1k,
@@ -57,10 +63,28 @@ DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "folder": folder,
 }
 
+COPY_OF = {"cifar10-jpeg": "cifar10"}
+"""Lossy copies: they are trained on with the settings of the dataset that they are copies of."""
+
+TITLES = {"cifar10-jpeg": "CIFAR-10 (JPEG copies)"}
+"""How a result on a dataset must be called, where its name alone would leave something out."""
+
+
+def dataset_title(dataset: str) -> str:
+    """A dataset's specification as it is shown.
+
+    Example:
+        >>> dataset_title("cifar10-jpeg:normalization=imagenet"), dataset_title("cifar100")
+        ('CIFAR-10 (JPEG copies), normalization=imagenet', 'cifar100')
+    """
+    name, colon, options = dataset.partition(":")
+    return f"{TITLES[name]}{', ' if colon else ''}{options}" if name in TITLES else dataset
+
 
 def check_dataset(dataset: str) -> None:
     """Raises ValueError unless a specification names a dataset and options that it has."""
-    spec.resolve("dataset", split_resize(split_heldout(dataset)[0])[0], DATASETS)
+    rest = split_resize(split_heldout(dataset)[0])[0]
+    spec.resolve("dataset", split_normalization(rest)[0], DATASETS)
 
 
 def load_dataset(
@@ -86,8 +110,11 @@ def load_dataset(
     """
     data_root = None if root is None else Path(root).expanduser()
     rest, heldout = split_heldout(dataset)
-    name, side = split_resize(rest)
+    rest, side = split_resize(rest)
+    name, normalization = split_normalization(rest)
     loaded = spec.build("dataset", name, DATASETS, data_root, train)
+    if normalization is not None:
+        loaded = normalized_like(loaded, normalization)
     if train and heldout:
         loaded = hold_out(loaded, heldout)
     return resize(loaded, side) if side else loaded

@@ -26,12 +26,12 @@ def folder(
     *,
     side: int = 224,
     shorter_side: int = 0,
-    normalization: str = "imagenet",
     in_memory: bool = False,
 ) -> ImageDataset:
     """Any dataset with ``train/<class>/*`` and ``val/<class>/*`` (or ``test``), as colour images.
 
-    Labels follow the sorted names of the folders, as torchvision's ``ImageFolder`` gives them.
+    Labels follow the sorted names of the folders, as torchvision's ``ImageFolder`` gives them. The
+    images are normalised with ImageNet's constants; ``folder:normalization=cifar`` takes CIFAR's.
 
     Args:
         root: the folder that holds ``train`` and ``val``, or ``test`` where there is no ``val``.
@@ -40,16 +40,12 @@ def folder(
         shorter_side: what an image's shorter side is resized to before; 0 is 8/7 of ``side``,
             rounded down (256 for 224). The same number as ``side`` keeps images of that size as
             they are.
-        normalization: whose mean and std to use: ``imagenet`` or ``cifar``.
         in_memory: decode once and keep the pixels in memory, instead of decoding every batch.
 
     Raises:
         FileNotFoundError: a folder is missing or holds no image.
         ValueError: the splits have different classes, or an option is out of range.
     """
-    colour = [name for name, (mean, _) in NORMALIZATIONS.items() if len(mean) == 3]
-    if normalization not in colour:
-        raise ValueError(f"normalization must be {' or '.join(colour)}, got {normalization!r}")
     called_test = root is not None and (root / "test").is_dir() and not (root / "val").is_dir()
     test = "test" if called_test else "val"
     found = locate("folder", root, [test], ADVICE)
@@ -65,7 +61,6 @@ def folder(
         train=train,
         side=side,
         shorter_side=shorter_side,
-        normalization=normalization,
         in_memory=in_memory,
     )
 
@@ -80,7 +75,6 @@ def sorted_into_folders(
     train: bool,
     side: int,
     shorter_side: int = 0,
-    normalization: str = "imagenet",
     in_memory: bool = False,
 ) -> ImageDataset:
     """The dataset of ``root/train`` and ``root/<test>`` with the classes in the order given."""
@@ -97,8 +91,8 @@ def sorted_into_folders(
         name=name,
         train=split("train") if train else None,
         test=split(test),
-        mean=NORMALIZATIONS[normalization].mean,
-        std=NORMALIZATIONS[normalization].std,
+        mean=NORMALIZATIONS["imagenet"].mean,
+        std=NORMALIZATIONS["imagenet"].std,
         class_names=tuple(class_names),
     )
 

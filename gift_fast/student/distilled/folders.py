@@ -51,9 +51,9 @@ class Layout:
         """The name of a class's folder."""
         return f"{self.prefix}{label:0{digits or self.digits}d}"
 
-    def file(self, label: int) -> str:
-        """The name of a class's first image."""
-        return f"class{label:0{self.digits}d}_id{0:0{self.digits}d}.jpg"
+    def file(self, label: int, number: int = 0) -> str:
+        """The name of an image of a class, by default of its first."""
+        return f"class{label:0{self.digits}d}_id{number:0{self.digits}d}.jpg"
 
     @property
     def pattern(self) -> re.Pattern[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from gift_fast.student import spec
 from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.datasets import COPY_OF
 from gift_fast.student.packaged import load_yaml, packaged_names
 
 CONDITIONS = ("dataset", "student", "format")
@@ -55,6 +56,8 @@ class Preset:
     def settings_for(self, *, dataset: str, student: str, format: str) -> dict[str, Any]:  # noqa: A002
         """The settings for a dataset, a student and a format, options of their names aside.
 
+        Lossy copies of a dataset have the dataset's settings.
+
         Example:
             >>> load_preset("rded").settings_for(
             ...     dataset="cifar100", student="convnet3:width=32", format="rded"
@@ -65,6 +68,7 @@ class Preset:
             key: spec.split_spec(value)[0]
             for key, value in {"dataset": dataset, "student": student, "format": format}.items()
         }
+        names["dataset"] = COPY_OF.get(names["dataset"], names["dataset"])
         settings = dict(self.settings)
         for condition, override in self.overrides:
             if all(names[key] in allowed for key, allowed in condition.items()):

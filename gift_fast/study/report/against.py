@@ -36,7 +36,7 @@ METHODS = {**{ours: theirs for theirs, ours in FORMATS.items()}, SELECTED: "RDED
 
 PROTOCOL = (
     *("optimizer", "learning_rate", "weight_decay", "epochs", "batch_size", "schedule"),
-    *("augmentation", "mixing", "mixed_precision"),
+    *("augmentation", "mixing", "mixed_precision", "forward_twice"),
 )
 """Fields of a configuration in which the protocol must agree."""
 

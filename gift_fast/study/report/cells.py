@@ -11,6 +11,7 @@ from typing import Any
 from gift_fast.student import spec
 from gift_fast.student.classes import ALL, IN_ORDER, build_classes
 from gift_fast.student.config import EvaluationConfig
+from gift_fast.student.datasets import dataset_title
 from gift_fast.student.datasets.heldout import split_heldout
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
@@ -23,12 +24,12 @@ from gift_fast.study.tuning import trial_score
 REFERENCE = "gift"
 """The loss that the others are compared with, where a study has it."""
 
-AXES = {"loss", "seed", "learning_rate", "weight_decay", "tested_on", "eval_every"}
+AXES = {"loss", "seed", "learning_rate", "weight_decay", "tested_on", "eval_every", "eval_after"}
 """Fields of a configuration that may differ within a condition."""
 
 NUM_CLASSES = {
-    **dict.fromkeys(("digits", "fashion-mnist", "cifar10", "imagenet-nette"), 10),
-    **dict.fromkeys(("imagenet-woof", "imagenet-10"), 10),
+    **dict.fromkeys(("digits", "fashion-mnist", "cifar10", "cifar10-jpeg"), 10),
+    **dict.fromkeys(("imagenet-nette", "imagenet-woof", "imagenet-10"), 10),
     **{"cifar100": 100, "imagenet-100": 100, "tinyimagenet": 200, "imagenet-1k": 1000},
 }
 """Of the datasets with a fixed number: what chance is, and the protocol's batch size, follow."""
@@ -61,7 +62,8 @@ class Condition:
         epochs = "the protocol's epochs" if self["epochs"] is None else f"{self['epochs']} epochs"
         dataset, heldout = split_heldout(self.source.dataset)
         words = {
-            "dataset": dataset + (f", {heldout} training images held out" if heldout else ""),
+            "dataset": dataset_title(dataset)
+            + (f", {heldout} training images held out" if heldout else ""),
             "method": f"{self.source.method} sets",
             "ipc": f"IPC {self.source.ipc}",
             "network": f"distilled on {self.source.network}",
@@ -86,7 +88,7 @@ class Condition:
     @property
     def native(self) -> str | None:
         """The loss that the method's authors train with."""
-        return NATIVE_LOSSES.get(self.source.method)
+        return NATIVE_LOSSES.get(spec.split_spec(self.source.method)[0])
 
 
 @dataclass(frozen=True)

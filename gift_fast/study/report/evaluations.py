@@ -28,7 +28,13 @@ TOLD = ("dataset", "ipc", "student", "teachers", "loss", "optimizer", "learning_
 FOLLOWING = ("eval_every", "batch_size")
 """The settings that follow from others, unless they are given."""
 
-TOLD_OTHERWISE = {"classes": ALL, "tested_on": "test"}
+TOLD_OTHERWISE = {
+    "classes": ALL,
+    "tested_on": "test",
+    "batch_rule": "paper",
+    "forward_twice": False,
+    "eval_after": 0.0,
+}
 """The settings that are told only where they are not these."""
 
 REAL = ("learning_rate", "weight_decay", "momentum")
@@ -51,7 +57,7 @@ class Evaluation:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Every field of the configuration but the seed."""
-        values = self.runs[0].config.to_dict()
+        values = self.runs[0].config.all_fields()
         del values["seed"]
         # A preset's file may hold 0 where the command line gives 0.0.
         return {k: float(v) if k in REAL and v is not None else v for k, v in values.items()}

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 import gift_fast
+from gift_fast.student.datasets import dataset_title
 from gift_fast.student.objectives import display_name
 from gift_fast.study.report.cells import Cell, Trial
 from gift_fast.study.report.contents import Contents
@@ -110,7 +111,8 @@ def title_of(cell: Cell | Trial) -> str:
     """What a number is, in a line."""
     run = cell.runs[0]
     source, config = run.experiment.source, run.result.config
-    return f"{display_name(cell.loss)} on {source.dataset}, IPC {source.ipc}, {config.student}"
+    dataset = dataset_title(source.dataset)
+    return f"{display_name(cell.loss)} on {dataset}, IPC {source.ipc}, {config.student}"
 
 
 def words_of(cell: Cell | Trial) -> str:

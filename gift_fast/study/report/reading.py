@@ -150,7 +150,9 @@ def is_of(result: RunResult, experiment: Experiment) -> bool:
     """Whether a result has the settings of an experiment, where these are not left to the set."""
     config = experiment.config.to_dict()
     settled = result.config.to_dict()
-    return all(settled[name] == value for name, value in config.items() if value is not None)
+    return config.keys() == settled.keys() and all(
+        settled[name] == value for name, value in config.items() if value is not None
+    )
 
 
 def of_one_set(runs: Sequence[Run]) -> list[Run]:
