@@ -71,7 +71,7 @@ class Stopwatch(Observer):
         self.plain: list[float] = []
         self.tested: list[float] = []
 
-    def start(self, epochs: int, done: int) -> None:
+    def start(self, epochs: int, done: float) -> None:
         """See :class:`Observer`."""
         self.begun = self.mark = time.perf_counter()
 
