@@ -8,11 +8,14 @@ import importlib.util
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gift_fast.advice import in_words
 
 if TYPE_CHECKING:
     from gift_fast.student.config import TrainingConfig
@@ -48,11 +51,14 @@ OPTIONS = {"teachers": "teacher"}
 POSITIONAL = ("study", "folder", "run")
 """What has no option."""
 
+TRACEBACK = "GIFT_FAST_TRACEBACK"
+"""The environment variable that, set to 1, shows the traceback of every error."""
+
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; gives the exit status, 2 for what the user has to mend."""
+    """Runs the command; gives the exit status: 2 for what the user has to mend, 1 for a bug."""
     # A user's own losses and networks are named by import path, from where the command is called.
     sys.path.append("")
     options = build_parser().parse_args(arguments)
@@ -61,9 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for module, package in STUDENT_PACKAGES.items()
         if importlib.util.find_spec(module) is None
     ]
-    if missing:
+    if missing and options.command != "doctor":
         return fail(
-            f"this command needs {', '.join(missing)}; pip install 'gift-fast[student]' brings it"
+            f"this command needs {', '.join(missing)}; pip install 'gift-fast[student]' brings it "
+            "(gift-fast doctor lists what is there)"
         )
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -73,8 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ImportError, OSError, ValueError) as error:
-        return fail(in_options(str(error), options))
     except KeyboardInterrupt:
         same = (
             "the same command without --force"
@@ -83,6 +88,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(f"\nstopped; {same} goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except Exception as error:
+        return failed(error, options)
+
+
+def failed(error: Exception, options: argparse.Namespace) -> int:
+    """Says what an error was; gives the exit status, 2 where the user can do something about it."""
+    message = in_words(error)
+    if message is None or os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    if message is not None:
+        return fail(in_options(message, options))
+    print(
+        f"gift-fast: unexpected error: {type(error).__name__}. If it does not come from code of "
+        "your own, please report it, with the lines above and what `gift-fast doctor` prints",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def fail(message: str) -> int:
@@ -128,6 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_audit(commands)
     add_study(commands)
     add_report(commands)
+    add_doctor(commands)
     return parser
 
 
@@ -652,6 +675,30 @@ def report(options: argparse.Namespace) -> int:
     if options.open:
         webbrowser.open(page.resolve().as_uri())
     return 1 if damaged else 0
+
+
+def add_doctor(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``doctor``."""
+    command = commands.add_parser(
+        "doctor",
+        help="show what this installation and this machine have, and what is missing",
+        description=(
+            "Prints versions, compiler, CUDA, the loss's backends, memory, and what is missing with "
+            "the command that installs it. It works where parts of the installation do not; its "
+            "output belongs into a bug report."
+        ),
+    )
+    command.add_argument("--json", action="store_true", help="print it as JSON")
+    command.set_defaults(run=doctor)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """The subcommand ``doctor``."""
+    from gift_fast import doctor
+
+    found = doctor.examine()
+    print(json.dumps(found, indent=2) if options.json else doctor.in_words(found))
+    return 0
 
 
 def demo(options: argparse.Namespace) -> int:

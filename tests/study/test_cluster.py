@@ -153,7 +153,7 @@ from torch.nn import functional as F
 def hungry():
     def loss(logits, soft_labels, target, epoch):
         if epoch == 2 and Path(__file__).with_name("full").exists():
-            raise MemoryError("there is no more")
+            raise LookupError("there is no more")
         return F.cross_entropy(logits, target)
     return loss
 """
@@ -171,9 +171,9 @@ def test_a_run_that_raises_stops_no_other_and_alone_is_run_again(
     assert main(arguments) == 1
     log = capsys.readouterr().err
     failed = TITLE % "losses_of_mine.hungry"
-    assert f"{failed}: failed: MemoryError: there is no more" in log
+    assert f"{failed}: failed: LookupError: there is no more" in log
     report = log[log.index("1 of 3 runs failed:") :]
-    assert 'raise MemoryError("there is no more")' in report  # where, in the worker's traceback
+    assert 'raise LookupError("there is no more")' in report  # where, in the worker's traceback
     assert f"  {failed}\n" in report
     assert sorted(re.findall(r"\] (.*): top-1", log)) == [TITLE % "CE", TITLE % "GIFT"]
 

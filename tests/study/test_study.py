@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import statistics
 from collections import Counter
@@ -240,7 +241,7 @@ def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
 
     def hungry(config, *arguments, **options):
         if config.loss == "ce" and config.seed == 0:
-            raise MemoryError("there is no more")
+            raise LookupError("there is no more")
         return counted(config, *arguments, **options)
 
     few = ("--seeds", "0", "1", "--set-seeds", "0")
@@ -249,11 +250,21 @@ def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
         assert study(tmp_path, "ce, gift", *few) == 1
     log = capsys.readouterr().err
     report = log[log.index("1 of 4 runs failed:") :]
-    assert 'raise MemoryError("there is no more")' in report
+    assert 'raise LookupError("there is no more")' in report
     assert "  digits selected IPC 1 set 0, convnet3:width=8, CE, AdamW, seed 0\n" in report
     assert len(trained) == 3
     assert study(tmp_path, "ce, gift", *few) == 0
     assert trained[3:] == [("ce", 0)]
+
+
+def test_a_full_disk_stops_the_whole_study(tmp_path, trained, monkeypatch, capsys):
+    def full(folder, result):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr(job, "write_run", full)
+    assert study(tmp_path, "ce, gift") == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert len(trained) == 1
 
 
 def test_a_set_that_cannot_be_read_stops_no_run_on_another(finished, tmp_path, capsys):
