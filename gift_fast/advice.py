@@ -14,7 +14,7 @@ import sys
 from typing import TypeGuard
 
 OUT_OF_MEMORY = (
-    "DefaultCPUAllocator",  # torch on the CPU: Linux and macOS "can't allocate", Windows "not enough"
+    "DefaultCPUAllocator",  # torch on the CPU
     "out of memory",  # CUDA, where the error is a plain RuntimeError; ROCm; XPU
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Cannot allocate memory",  # mmap and fork
@@ -104,10 +104,10 @@ def out_of_memory_in_words(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the lines of advice and the trace that torch appends.
+    r"""What an error says, without the lines of advice and the trace that torch appends.
 
     Example:
-        >>> first_line(RuntimeError("CUDA error: out of memory\\nFor debugging consider ..."))
+        >>> first_line(RuntimeError("CUDA error: out of memory\nFor debugging consider ..."))
         'CUDA error: out of memory'
     """
     line = str(error).strip().partition("\n")[0].rstrip(".")

@@ -683,9 +683,9 @@ def add_doctor(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "doctor",
         help="show what this installation and this machine have, and what is missing",
         description=(
-            "Prints versions, compiler, CUDA, the loss's backends, memory, and what is missing with "
-            "the command that installs it. It works where parts of the installation do not; its "
-            "output belongs into a bug report."
+            "Prints versions, compiler, CUDA, the loss's backends, memory, and what is missing "
+            "with the command that installs it. It works where parts of the installation do not. Add "
+            "its output to bug reports."
         ),
     )
     command.add_argument("--json", action="store_true", help="print it as JSON")

@@ -26,7 +26,7 @@ PACKAGES = {
     "cluster": ("ray",),
     "networks and trackers": ("timm", "tensorboard", "wandb", "mlflow"),
 }
-"""The packages whose versions are told, by what needs them; ``student`` and ``cluster`` are extras."""
+"""The packages whose versions are shown, by what needs them; two of these are extras."""
 
 EXTRAS = ("student", "cluster")
 
@@ -94,10 +94,10 @@ def answered(section: Callable[[], Answers]) -> Answers:
         return {"not known": reason(error)}
 
 
-def asked(question: Callable[[], object]) -> str:
+def asked(question: Callable[..., object], *arguments: Any) -> str:
     """The answer to one question in words, or why there is none."""
     try:
-        return str(question())
+        return str(question(*arguments))
     except Exception as error:
         return f"not known: {reason(error)}"
 
@@ -159,11 +159,12 @@ def cores() -> str:
 
 def compilers() -> Answers:
     """What builds the extension: a C++ compiler, CUDA's, ninja."""
-    own = os.environ.get("CXX")
-    found = {"C++": asked(lambda: program(*([own.split()[0]] if own else []), "c++", "g++", "cl"))}
-    found["nvcc"] = asked(lambda: program(str(Path(cuda_home(), "bin", "nvcc")), "nvcc", last=True))
-    found["ninja"] = asked(lambda: program("ninja"))
-    return found
+    own = os.environ.get("CXX", "c++").split()[:1]
+    return {
+        "C++": asked(program, *own, "c++", "g++", "cl"),
+        "nvcc": asked(program, str(Path(cuda_home(), "bin", "nvcc")), "nvcc"),
+        "ninja": asked(program, "ninja"),
+    }
 
 
 def cuda_home() -> str:
@@ -171,13 +172,14 @@ def cuda_home() -> str:
     return os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
 
 
-def program(*names: str, last: bool = False) -> str:
-    """The first of some programs that is there, with the first line of its version, or the last."""
+def program(*names: str) -> str:
+    """The first of some programs that is there, with its version."""
     for name in names:
         path = shutil.which(name)
         if path is not None:
             lines = output_of(path, "--version").splitlines() or [""]
-            return f"{lines[-1 if last else 0].strip()} ({path})"
+            told = lines[-1 if Path(path).stem == "nvcc" else 0]  # nvcc begins with its name
+            return f"{told.strip()} ({path})"
     return "none found"
 
 
@@ -190,7 +192,7 @@ def output_of(*command: str) -> str:
 
 
 def gpus() -> Answers:
-    """torch's CUDA, the driver, and every device with its memory."""
+    """CUDA of torch and of the driver, and every device with its memory."""
     import torch
 
     found = {"torch's CUDA": str(torch.version.cuda or "none: a CPU build of torch")}
@@ -201,7 +203,7 @@ def gpus() -> Answers:
     found["usable by torch"] = {"True": "yes", "False": "no"}.get(available, available)
     if available == "True":
         for index in range(torch.cuda.device_count()):
-            found[f"device {index}"] = asked(lambda index=index: device_in_words(torch, index))
+            found[f"device {index}"] = asked(device_in_words, torch, index)
     return found
 
 
@@ -264,7 +266,7 @@ def memory() -> Answers:
     """Of the machine and of the disks that are written to."""
     found = {"memory": asked(machine_memory)}
     for what, folder in (("this folder", Path.cwd), ("cache", cache_folder), ("temporary", temp)):
-        found[f"disk of {what}"] = asked(lambda folder=folder: disk_in_words(folder()))
+        found[f"disk of {what}"] = asked(disk_in_words, folder)
     return found
 
 
@@ -297,8 +299,9 @@ def temp() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def disk_in_words(folder: Path) -> str:
+def disk_in_words(locate: Callable[[], Path]) -> str:
     """Free space of the disk that a folder lies on, or would lie on."""
+    folder = locate()
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     usage = shutil.disk_usage(there)
     return f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free ({folder})"
