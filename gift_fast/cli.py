@@ -684,8 +684,8 @@ def add_doctor(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="show what this installation and this machine have, and what is missing",
         description=(
             "Prints versions, compiler, CUDA, the loss's backends, memory, and what is missing "
-            "with the command that installs it. It works where parts of the installation do not. Add "
-            "its output to bug reports."
+            "with the command that installs it. It works where parts of the installation do not. "
+            "Add its output to bug reports."
         ),
     )
     command.add_argument("--json", action="store_true", help="print it as JSON")

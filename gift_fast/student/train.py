@@ -37,6 +37,7 @@ from gift_fast.student.config import (
 )
 from gift_fast.student.datasets import DATASETS, ImageDataset, TensorSplit
 from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.last_batch import check_last_batch
 from gift_fast.student.memory import keep_freed_memory
 from gift_fast.student.models import build_model
 from gift_fast.student.objectives import build_objective
@@ -50,7 +51,7 @@ from gift_fast.student.results import (
     inputs_of,
     peak_memory,
 )
-from gift_fast.student.resume import read_state, write_state
+from gift_fast.student.resume import find_state, write_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -265,6 +266,14 @@ def train_teacher(
     split = dataset.training_split
     config = config.resolved(len(split))
     accelerator = accelerator or new_accelerator(config)
+    assert config.batch_size is not None
+    check_last_batch(
+        lambda: new_model(config.model, dataset, config.seed),
+        split.shape,
+        images=len(split),
+        batch_size=config.batch_size,
+        network=config.model,
+    )
     identity = {"config": config.to_dict(), "train": split.fingerprint()}
     dataset = dataset.to(accelerator.device)
     batches = RandomBatches(
@@ -337,8 +346,10 @@ def fit(
     if accelerator.scaler is not None:  # where the run before has left it
         fresh = {"scale": torch.amp.GradScaler(device.type).get_scale(), "_growth_tracker": 0}
         accelerator.scaler.load_state_dict({**accelerator.scaler.state_dict(), **fresh})
-    if saving is not None and saving.path.exists():
-        state = read_state(saving.path, identity)
+    state = None
+    if saving is not None:
+        state = find_state(saving.path, identity, main=accelerator.is_main_process)
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -596,3 +607,11 @@ def check_inputs(
         raise ValueError("whiten must be given, since the distilled images are whitened; got None")
     if whiten is not None and not distilled.whitened:
         raise ValueError("whiten must be None, since the distilled images are not whitened")
+    if replay is None and config.batch_size is not None:
+        check_last_batch(
+            lambda: new_model(config.student, dataset, config.seed),
+            dataset.test.shape,
+            images=len(distilled),
+            batch_size=config.batch_size,
+            network=config.student,
+        )

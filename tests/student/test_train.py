@@ -324,15 +324,33 @@ def test_a_checkpoint_of_another_run_is_refused(dataset, distilled, teacher, tmp
 
 
 @pytest.mark.parametrize("contents", [b"", b"no checkpoint", "half"])
-def test_a_file_that_is_no_checkpoint_is_refused_by_name(
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_anew(
     dataset, distilled, teacher, tmp_path, contents
 ):
     path = tmp_path / "run.ckpt"
-    config = replace(CONFIG, epochs=1)
-    evaluate(config, dataset, distilled, [teacher], saving=Saving(path, every=1))
-    path.write_bytes(path.read_bytes()[:5000] if contents == "half" else contents)
-    with pytest.raises(ValueError, match=r"run\.ckpt must be a checkpoint of a run, got"):
-        evaluate(config, dataset, distilled, [teacher], saving=Saving(path, every=1))
+    config = replace(CONFIG, epochs=2)
+    saving = Saving(path, every=1)
+    unbroken = train_student(config, dataset, distilled, [teacher], saving=saving)
+    damaged = path.read_bytes()[:5000] if contents == "half" else contents
+    path.write_bytes(damaged)
+    observer = Stopper(99)
+    with pytest.warns(UserWarning, match=r"run\.ckpt must be a whole checkpoint .* starts anew"):
+        again = train_student(
+            config, dataset, distilled, [teacher], saving=saving, observer=observer
+        )
+    assert observer.seen == [1, 2]
+    assert torch.equal(weights(again[0]), weights(unbroken[0]))
+    assert path.with_name("run.ckpt.damaged").read_bytes() == damaged
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(
+    dataset, distilled, teacher, tmp_path
+):
+    path = tmp_path / "run.ckpt"
+    path.mkdir()  # as root, nothing else is refused
+    with pytest.raises(OSError, match=r"run\.ckpt"):
+        evaluate(CONFIG, dataset, distilled, [teacher], saving=Saving(path, every=1))
+    assert path.is_dir()
 
 
 # ---- teachers ------------------------------------------------------------------------------------
