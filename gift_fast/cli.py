@@ -6,9 +6,11 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        status = run(options)
+        with warnings_in_a_line():
+            status = run(options)
         sys.stdout.flush()  # a full disk, or a reader that has gone, is told here
         return status
     except BrokenPipeError:  # the reader of the output has gone, as head does
@@ -90,6 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         return failed(error, options)
+
+
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Shows a warning as what it says, without the place in the code that gives it."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"gift-fast: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def failed(error: Exception, options: argparse.Namespace) -> int:
@@ -437,6 +451,11 @@ def train_teacher(options: argparse.Namespace) -> int:
     dataset = paper_dataset(options.dataset, own.get("model", TeacherConfig.model))
     config = TeacherConfig(dataset=dataset, **own)
     path, check = run_teacher(config, place_of(options))
+    if not math.isfinite(check.loss + check.test_loss):
+        return fail(
+            f"{path} holds no usable teacher: its training diverged (the loss is not finite). Train "
+            "it again with --force and a smaller --learning-rate"
+        )
     print(f"{path}: top-1 {check.top1:.2f} %, top-5 {check.top5:.2f} % on the test images")
     return 0
 

@@ -40,7 +40,7 @@ from gift_fast.student.report import (
     save_accuracies,
     save_images,
 )
-from gift_fast.student.results import Check, RunResult, summarize
+from gift_fast.student.results import Check, RunResult, divergence, summarize
 
 DATASET = "digits"
 NETWORK = "convnet3:width=32"
@@ -197,6 +197,8 @@ def print_report(
     say()
     for sentence in findings(cells, dataset.num_classes):
         say(f"- {sentence}")
+    for line in divergence(runs):
+        say(line)
     say(
         "- Small digits, one distilled set and one teacher: this shows how the evaluation works "
         "and settles nothing about larger images. The std covers only what the seed of a student "

@@ -40,6 +40,7 @@ from gift_fast.student.results import (
     code_of,
     find_run,
     inputs_of,
+    outcome,
     run_path,
     write_run,
 )
@@ -444,7 +445,7 @@ def run_student(
     check_agreement(accelerator, "whether a run has finished", int(finished is not None))
     if finished is not None:
         progress.begin(title, config.epochs, done=config.epochs)
-        progress.end(f"top-1 {finished.last.top1:.1f} %, from an earlier call")
+        progress.end(f"{outcome(finished)}, from an earlier call")
         return finished
     if place.force and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
@@ -469,7 +470,7 @@ def run_student(
         write_run(place.out, result)
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    progress.end(f"top-1 {result.last.top1:.1f} %")
+    progress.end(outcome(result))
     return result
 
 

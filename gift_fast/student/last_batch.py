@@ -1,7 +1,7 @@
 """The last batch of an epoch, which may be too small for batch norm.
 
-In training batch norm takes its statistics from the batch. From a single image it has none where
-the feature maps are down to one pixel, and torch raises in the middle of the first epoch; where they
+In training batch norm takes its statistics from the batch. Of a single image whose feature maps are
+down to one pixel there are none, and torch raises in the middle of the first epoch; where the maps
 are larger it trains, on the statistics of that image alone.
 """
 

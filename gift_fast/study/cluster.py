@@ -33,7 +33,7 @@ import torch
 
 from gift_fast.student.config import EvaluationConfig, check_integer, check_number
 from gift_fast.student.job import Inputs, Place, check_writable, run_student, teacher_path
-from gift_fast.student.results import RunResult, read_run, run_path
+from gift_fast.student.results import RunResult, outcome, read_run, run_path
 from gift_fast.study.board import Board, Overview, Reporter, show_overview
 from gift_fast.study.failures import Failure, RunsFailed
 from gift_fast.study.manifest import Finished, Record, title_of
@@ -361,7 +361,7 @@ class Batch:
         self.results[file] = result
         self.left.pop(file, None)
         seconds = "" if remark else f" ({result.seconds:.1f} s)"
-        line = f"{title_of(experiment)}: top-1 {result.last.top1:.1f} %{remark}{seconds}"
+        line = f"{title_of(experiment)}: {outcome(result)}{remark}{seconds}"
         self.overview.count(done=1, line=line)
 
     def fail(self, group: Sequence[Experiment], error: Exception) -> None:

@@ -18,7 +18,7 @@ from gift_fast.student.atomic import replacing
 from gift_fast.student.classes import ALL, classes_in_words
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
-from gift_fast.student.results import RunResult, read_run, spread
+from gift_fast.student.results import RunResult, outcome, read_run, spread
 from gift_fast.study.plan import Experiment, Study, Tuning
 
 FORMAT = 2
@@ -256,7 +256,7 @@ def describe(study: Study, state: State, at_a_time: int = 1) -> str:
     """
     done = {finished.experiment: finished.result for finished in state.done}
     lines = [f"{study.name}: {study.title}"]
-    lines += [f"  done   {title_of(e)}: top-1 {r.last.top1:.1f} %" for e, r in done.items()]
+    lines += [f"  done   {title_of(e)}: {outcome(r)}" for e, r in done.items()]
     lines += [f"  to do  {title_of(experiment)}" for experiment in state.left]
     total = str(len(done) + len(state.left))
     if any(map(is_open, state.left)):  # the grid of the trials may grow

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from gift_fast.cli import main
+from gift_fast.cli import main, warnings_in_a_line
 from gift_fast.student import job, train
 from gift_fast.student.distilled import DistilledSet
 
@@ -112,6 +113,38 @@ def test_a_finished_run_is_not_repeated_unless_asked(fresh, monkeypatch, capsys)
     assert trained == [1]
 
 
+def test_a_diverged_student_is_told_when_it_is_trained_and_when_it_is_read(fresh, capsys):
+    settings = ["--seeds", "0", "--learning-rate", "1e30", "--no-check"]
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        assert evaluate(fresh, *settings) == 0
+    for read in (False, True):
+        if read:
+            assert evaluate(fresh, *settings) == 0
+        printed = capsys.readouterr()
+        assert "† 1 of 1 run diverged" in printed.out
+        assert "smaller learning rate" in printed.out
+        assert ("diverged by epoch 1, from an earlier call" in printed.err) == read
+    assert written(fresh)[0]["diverged"] == 1
+    assert main(["table", str(fresh / "runs")]) == 0
+    assert "† 1 of 1 run diverged" in capsys.readouterr().out
+
+
+def test_a_teacher_that_diverges_is_no_teacher(tmp_path, capsys):
+    (tmp_path / "teachers").mkdir()
+    arguments = ["--model", NETWORK, "--epochs", "1", "--learning-rate", "1e30", "--quiet"]
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        assert call(tmp_path, "train-teacher", *arguments) == 2
+    assert "smaller --learning-rate" in capsys.readouterr().err
+
+
+def test_a_warning_is_a_line_without_its_place_in_the_code():
+    before = warnings.formatwarning
+    with warnings_in_a_line():
+        text = warnings.formatwarning("mind this", UserWarning, "train.py", 7, "code")
+    assert text == "gift-fast: warning: mind this\n"
+    assert warnings.formatwarning is before
+
+
 def test_losses_and_networks_of_the_users_own_are_named_by_import_path(fresh):
     own = ["--student", "tests.student.networks.dropout:rate=0.25"]
     own += ["--loss", "tests.student.networks.huber:delta=2"]
@@ -159,7 +192,7 @@ def test_tests_are_reported_to_a_tracker(fresh):
 
 KILLED = """
 import sys
-from gift_fast.cli import main
+from gift_fast.cli import main, warnings_in_a_line
 sys.exit(main(sys.argv[1:]))
 """
 
