@@ -22,6 +22,7 @@ from gift_fast.advice import in_words
 if TYPE_CHECKING:
     from gift_fast.student.config import TrainingConfig
     from gift_fast.student.job import EvaluationJob, Place
+    from gift_fast.study.cluster import ClusterOptions
     from gift_fast.study.plan import Study
     from gift_fast.study.tuning import Runner
 
@@ -453,7 +454,7 @@ def train_teacher(options: argparse.Namespace) -> int:
     path, check = run_teacher(config, place_of(options))
     if not math.isfinite(check.loss + check.test_loss):
         return fail(
-            f"{path} holds no usable teacher: its training diverged (the loss is not finite). Train "
+            f"{path} holds no usable teacher: its training diverged, the loss is not finite. Train "
             "it again with --force and a smaller --learning-rate"
         )
     print(f"{path}: top-1 {check.top1:.2f} %, top-5 {check.top5:.2f} % on the test images")
@@ -492,12 +493,15 @@ def audit(options: argparse.Namespace) -> int:
     """The subcommand ``audit``."""
     from gift_fast.student.audit import print_audit
     from gift_fast.student.config import EvaluationConfig, paper_dataset
+    from gift_fast.student.disk import check_can_write
     from gift_fast.student.job import EvaluationJob, run_audit
 
     teachers = EvaluationConfig.teachers if options.teachers is None else options.teachers
     dataset = paper_dataset(options.dataset, teachers[0]) if teachers else options.dataset
     config = EvaluationConfig(dataset=dataset, teachers=teachers)
     job = EvaluationJob(config=config, **given(options, READ))
+    if options.write_class_map is not None:
+        check_can_write(options.write_class_map.parent)
     report = run_audit(job, place_of(options), quick=options.quick)
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
@@ -573,10 +577,13 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
     cluster = command.add_argument_group("runs side by side (needs gift-fast[cluster])")
     cluster.add_argument(
         "--ray",
+        nargs="?",
+        const="local",
         metavar="ADDRESS",
         help=(
-            "run as tasks of a Ray cluster: local starts one on this machine, auto takes the one "
-            "that this machine is part of, HOST:PORT another (default: one run after the other)"
+            "run as tasks of a Ray cluster: local, or no address, starts one on this machine, auto "
+            "takes the one that this machine is part of, HOST:PORT another (default: one run after "
+            "the other)"
         ),
     )
     cluster.add_argument(
@@ -598,20 +605,31 @@ def study(options: argparse.Namespace) -> int:
     from gift_fast.study.failures import RunsFailed
     from gift_fast.study.manifest import describe, state_of
     from gift_fast.study.plan import load_study, narrowed
+    from gift_fast.study.preflight import check_study
     from gift_fast.study.report import write_tables
     from gift_fast.study.run import run_study, split_by_presence
     from gift_fast.study.tuning import foreseen
 
     parts = ("dataset", "ipc", "student", "epochs", "seeds", "set_seeds")
     names = (*parts, "heldout", "tuning_seeds", "tuned")
-    plan = narrowed(load_study(options.study), **given(options, names))
+    asked = cluster_options(options)
+    changes = given(options, [*names, "data_root"])
+    loaded = load_study(options.study)
+    plan = narrowed(loaded, **changes)
+    if options.heldout is None and plan.heldout != loaded.heldout:
+        teller(options)(
+            f"{plan.heldout} training images are held out, as many as suit {options.dataset}; the "
+            f"study's own number is {loaded.heldout}, and --heldout gives another"
+        )
     planned = plan.experiments(published=options.sets is not None)
     experiments, missing = split_by_presence(planned, options.sets)
     place = place_of(options)
     if missing:
         print(f"left out, not in {options.sets}: {', '.join(missing)}", file=sys.stderr)
+    if not options.dry_run:
+        check_study(plan, experiments, place, options.sets)
     try:
-        with runner_of(options, plan, place) as (run, at_a_time):
+        with runner_of(asked, options, plan, place) as (run, at_a_time):
             if options.dry_run:
                 state = state_of(foreseen(plan, experiments, place.out), place.out)
                 print(describe(plan, state, at_a_time))
@@ -639,23 +657,33 @@ def teller(options: argparse.Namespace) -> Callable[[str], None]:
     return tell
 
 
+def cluster_options(options: argparse.Namespace) -> ClusterOptions | None:
+    """The cluster that the arguments name, or None where there is to be none."""
+    share = given(options, ["cpus_per_run", "gpus_per_run"])
+    if options.ray is None:
+        for name, value in share.items():
+            raise ValueError(f"{name} must come with --ray, got {value}")
+        return None
+    from gift_fast.study.cluster import ClusterOptions
+
+    asked = ClusterOptions(address=options.ray, **share)
+    if importlib.util.find_spec("ray") is None:
+        raise ImportError("--ray needs ray; pip install 'gift-fast[cluster]' brings it")
+    return asked
+
+
 @contextmanager
 def runner_of(
-    options: argparse.Namespace, plan: Study, place: Place
+    asked: ClusterOptions | None, options: argparse.Namespace, plan: Study, place: Place
 ) -> Iterator[tuple[Runner, int]]:
     """What runs the experiments, and how many at a time: this process, or a cluster's."""
-    from gift_fast.study.run import LocalRunner
+    if asked is None:
+        from gift_fast.study.run import LocalRunner
 
-    if options.ray is None:
-        for name in ("cpus_per_run", "gpus_per_run"):
-            if getattr(options, name) is not None:
-                raise ValueError(f"{name} must come with --ray, got {getattr(options, name)}")
         yield LocalRunner(plan, place, options.sets), 1
         return
-    from gift_fast.study.cluster import ClusterOptions, RayRunner, connected
+    from gift_fast.study.cluster import RayRunner, connected
 
-    share = given(options, ["cpus_per_run", "gpus_per_run"])
-    asked = ClusterOptions(address=options.ray, **share)
     with connected(asked, device=place.device, quiet=place.quiet) as cluster:
         yield RayRunner(cluster, plan, place, options.sets), cluster.runs
 

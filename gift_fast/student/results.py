@@ -315,9 +315,9 @@ def divergence(runs: Sequence[RunResult]) -> list[str]:
         return []
     epochs = f"{min(lost)}" + (f" to {max(lost)}" if min(lost) < max(lost) else "")
     return [
-        f"{DIVERGED} {len(lost)} of {len(runs)} run{'s' * (len(runs) > 1)} diverged: NaN or infinite "
-        f"at the test after epoch {epochs}. Their accuracy does not measure the loss function; try "
-        "a smaller learning rate."
+        f"{DIVERGED} {len(lost)} of {len(runs)} run{'s' * (len(runs) > 1)} diverged: not finite at "
+        f"the test after epoch {epochs}. Their accuracy does not measure the loss function; try a "
+        "smaller learning rate."
     ]
 
 

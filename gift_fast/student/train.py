@@ -610,7 +610,7 @@ def check_inputs(
     if replay is None and config.batch_size is not None:
         check_last_batch(
             lambda: new_model(config.student, dataset, config.seed),
-            dataset.test.shape,
+            (dataset.channels, dataset.side, dataset.side),
             images=len(distilled),
             batch_size=config.batch_size,
             network=config.student,

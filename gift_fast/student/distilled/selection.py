@@ -35,6 +35,14 @@ def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+def check_ipc(dataset: ImageDataset, ipc: int) -> None:
+    """Raises ValueError unless every class has so many training images."""
+    labels = dataset.training_split.labels.cpu()
+    fewest = int(labels.bincount(minlength=dataset.num_classes).min())
+    if not 1 <= ipc <= fewest:
+        raise ValueError(f"ipc must be from 1 to {fewest}, the smallest class, got {ipc}")
+
+
 @torch.inference_mode()
 def select_crops(
     dataset: ImageDataset,
@@ -64,9 +72,7 @@ def select_crops(
     """
     split = dataset.training_split
     labels = split.labels.cpu()
-    fewest = int(labels.bincount(minlength=dataset.num_classes).min())
-    if not 1 <= ipc <= fewest:
-        raise ValueError(f"ipc must be from 1 to {fewest}, the smallest class, got {ipc}")
+    check_ipc(dataset, ipc)
     teacher.eval()
     device = next(teacher.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
