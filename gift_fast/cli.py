@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        with warnings_in_a_line():
+        with warnings_in_a_line(), decoding_shown(options):
             status = run(options)
         sys.stdout.flush()  # a full disk, or a reader that has gone, is told here
         return status
@@ -105,6 +105,19 @@ def warnings_in_a_line() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
+
+
+@contextmanager
+def decoding_shown(options: argparse.Namespace) -> Iterator[None]:
+    """Shows how far the decoding of images is, by one process, unless --quiet is given."""
+    if options.command == "doctor":  # which needs nothing of the extra
+        yield
+        return
+    from gift_fast.student.datasets.decoding import showing
+
+    main_process = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate number them
+    with showing(main_process and not getattr(options, "quiet", None)):
+        yield
 
 
 def failed(error: Exception, options: argparse.Namespace) -> int:

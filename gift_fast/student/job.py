@@ -273,7 +273,10 @@ def check_files(job: EvaluationJob, place: Place) -> None:
         path = getattr(job, name)
         if path is not None and not path.exists():
             raise FileNotFoundError(f"{name} must be there, got {path}")
-    for teacher, path in weights_of(job, place):
+    weights = weights_of(job, place)
+    if place.data_root is None and not all(path.exists() for _, path in weights):
+        load_tested(job.config, None)  # the dataset is missed first, and at once
+    for teacher, path in weights:
         check_weights(teacher, path, job.config.dataset, advice_for(job.config.dataset, teacher))
 
 
