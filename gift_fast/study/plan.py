@@ -371,7 +371,8 @@ def narrowed(
         check_dataset(dataset)
         known = [source.dataset for source, _ in sets]
         kept = dataset if dataset in known else known[0]
-        if dataset not in known and heldout is None and study.heldout:
+        own = split_heldout(dataset)[1]
+        if dataset not in known and heldout is None and study.heldout and not own:
             heldout = default_heldout(dataset, study.heldout, data_root)
         sets = [
             (replace(source, dataset=dataset), students)

@@ -267,6 +267,59 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--teacher", "convnet4"], "no weights of the teacher convnet4"),
+        (["--class-map", "map.json"], "--class-map must be there, got map.json"),
+        (["--labels", "fkd"], "--labels must be there, got fkd"),
+        (["--format", "rded", "--data", "nowhere"], "--data must be a distilled set's"),
+        (["--student", "convnet6"], "at least 64 pixels for ConvNet-6"),
+    ],
+)
+def test_what_can_be_seen_at_once_is_told_before_the_set_is_read(
+    fresh, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(job, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
+    assert evaluate(fresh, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (fresh / "runs").exists() or not list((fresh / "runs").iterdir())
+
+
+def test_room_for_checkpoints_is_asked_for_before_the_set_is_read(fresh, capsys, monkeypatch):
+    monkeypatch.setattr(job, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    assert evaluate(fresh) == 2
+    assert "the disk is too full for checkpoints" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "convnet6"], "at least 64 pixels for ConvNet-6"),
+        (["--teacher-dir", __file__], __file__),
+    ],
+)
+def test_a_teacher_that_cannot_be_trained_or_kept_is_told_before_its_images_are_read(
+    tmp_path, capsys, monkeypatch, arguments, message
+):
+    load = job.load_dataset
+
+    def tested_alone(*given, train=True):
+        return pytest.fail("the training images were read") if train else load(*given, train=False)
+
+    monkeypatch.setattr(job, "load_dataset", tested_alone)
+    assert call(tmp_path, "train-teacher", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_audit_asks_where_its_class_map_goes_before_it_reads(fresh, capsys, monkeypatch):
+    monkeypatch.setattr(job, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
+    data = ["--data", str(fresh / "rded"), "--teacher", NETWORK]
+    assert call(fresh, "audit", *data, "--write-class-map", f"{__file__}/map.json") == 2
+    assert __file__ in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["--seeds", "0", "0"], "seeds must be one or more that differ, got [0, 0]"),
         (["--teacher", "convnet4"], "gift-fast train-teacher --dataset digits --model convnet4"),
         (["--teacher", "convnet3"], "teachers holds digits_convnet3-width=8.pth)"),
