@@ -31,7 +31,7 @@ NO_DEVICE = (
 )
 """What RuntimeErrors of torch say where a GPU cannot be used."""
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
 """No space left on the device; the user's quota is exhausted."""
 
 LONGEST = 300
@@ -53,7 +53,7 @@ def in_words(error: BaseException) -> str | None:
     """
     if is_out_of_memory(error):
         return out_of_memory_in_words(error)
-    if is_disk_full(error) and error.strerror is not None:  # else it is told in words already
+    if is_disk_full(error) and str(error).startswith("[Errno"):  # else it is told in words already
         return (
             f"the disk is full ({error}); free some space, and call the same command again: what "
             "has finished is kept"

@@ -21,6 +21,18 @@ ABANDONED = 3600.0
 """Seconds without a write after which a temporary file is taken for a killed process's."""
 
 
+class NotWritten(OSError):  # noqa: N818, it says what has happened
+    """A file that could not be written: ``errno``, and the whole message as ``strerror``.
+
+    Example:
+        >>> str(NotWritten(28, "a.json could not be written: the disk is full"))
+        'a.json could not be written: the disk is full'
+    """
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path`` to write to, and puts it in the place of ``path``.
@@ -30,8 +42,9 @@ def replacing(path: Path) -> Iterator[Path]:
     process leaves its temporary file; a later write to the same path removes it.
 
     Raises:
-        OSError: the block raised an OSError, or the RuntimeError that ``torch.save`` raises where a
-            disk is full; the message names ``path``, and ``errno`` is kept.
+        NotWritten: the block raised an OSError, or the RuntimeError that ``torch.save`` raises
+            where a disk is full. This is an OSError; the message names ``path``, and ``errno`` is
+            kept.
 
     Example:
         >>> import tempfile
@@ -76,9 +89,7 @@ def not_written(path: Path, error: OSError | RuntimeError) -> Exception:
             reason = f"the disk is full, {free}. Free some space, and call the same command again"
         elif isinstance(error, RuntimeError):
             reason += f"; is the disk full? {free}"
-    told = OSError(f"{path} could not be written: {reason}")
-    told.errno = number
-    return told
+    return NotWritten(number, f"{path} could not be written: {reason}")
 
 
 def errno_of_a_write(folder: Path) -> int | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
+from gift_fast.student.atomic import NotWritten
+
 STATES = 2
 """Tensors of a parameter's size that an optimizer keeps at most: AdamW's two moments."""
 
@@ -46,16 +48,15 @@ def check_space(folder: Path, needed: float, what: str) -> None:
         what: is to be written there.
 
     Raises:
-        OSError: with ``errno.ENOSPC``; the message gives both numbers.
+        NotWritten: an OSError with ``errno.ENOSPC``; the message gives both numbers.
     """
     free = shutil.disk_usage(existing(folder)).free
     if free < needed:
-        error = OSError(
+        raise NotWritten(
+            errno.ENOSPC,
             f"the disk is too full for {what}: {folder} needs {size_in_words(needed)}, "
-            f"{size_in_words(free)} are free. Free some space, or choose another disk"
+            f"{size_in_words(free)} are free. Free some space, or choose another disk",
         )
-        error.errno = errno.ENOSPC
-        raise error
 
 
 def checkpoint_bytes(network: nn.Module) -> int:

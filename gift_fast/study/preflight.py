@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from gift_fast.student.classes import build_classes
 from gift_fast.student.config import TeacherConfig
-from gift_fast.student.datasets import load_dataset
+from gift_fast.student.datasets import ImageDataset, load_dataset
 from gift_fast.student.datasets.sizes import check_heldout_fits
 from gift_fast.student.disk import check_can_write, check_space, checkpoint_bytes
 from gift_fast.student.distilled.formats import recognise
 from gift_fast.student.distilled.selection import check_ipc
 from gift_fast.student.job import Place, load_teacher, teacher_path
+from gift_fast.student.last_batch import check_last_batch
 from gift_fast.student.train import new_model
 from gift_fast.study.plan import Experiment, SetSource, Study
 
@@ -65,7 +67,25 @@ def check_study(
     pairs = {(e.config.student, e.source.sized_dataset): None for e in experiments}
     for student, name in pairs:
         largest = max(largest, checkpoint_bytes(new_model(student, datasets[name], seed=0)))
+    for experiment in experiments:
+        check_batches(experiment, datasets[experiment.source.sized_dataset])
     check_space(place.out, largest, "checkpoints")
+
+
+def check_batches(experiment: Experiment, dataset: ImageDataset) -> None:
+    """Raises ValueError where batch norm could not train on the last batch of a run's epoch."""
+    images = experiment.source.ipc * build_classes(experiment.config.classes).count(
+        dataset.num_classes
+    )
+    config = experiment.config.resolved(images)
+    assert config.batch_size is not None
+    check_last_batch(
+        lambda: new_model(config.student, dataset, seed=0),
+        (dataset.channels, dataset.side, dataset.side),
+        images=images,
+        batch_size=config.batch_size,
+        network=config.student,
+    )
 
 
 def missing(study: Study, sources: Iterable[SetSource], place: Place) -> list[tuple[str, str]]:

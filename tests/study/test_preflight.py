@@ -141,6 +141,23 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, capsys, option):
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
+LAST_BATCH_OF_ONE = """
+title: Ten images in batches of nine
+settings: {batch_size: 9}
+sets: [{method: selected, dataset: digits, ipc: 1, network: resnet18}]
+losses: ce
+"""
+
+
+def test_a_last_batch_of_one_image_is_told(tmp_path, capsys):
+    path = tmp_path / "batches.yaml"
+    path.write_text(LAST_BATCH_OF_ONE)
+    assert study(tmp_path, "--student", "resnet18", name=str(path)) == 2
+    printed = capsys.readouterr().err
+    assert "10 images in batches of 9 end with a batch of 1" in printed
+    assert "Take 8 or 10" in printed
+
+
 def test_a_disk_without_room_for_checkpoints_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     assert study(tmp_path, "--dataset", "digits") == 2
