@@ -55,8 +55,8 @@ def in_words(error: BaseException) -> str | None:
         return out_of_memory_in_words(error)
     if is_disk_full(error) and str(error).startswith("[Errno"):  # else it is told in words already
         return (
-            f"the disk is full ({error}); free some space, and call the same command again: what "
-            "has finished is kept"
+            f"the disk is full ({error}); free some space and run the same command again: what has "
+            "finished is kept"
         )
     if isinstance(error, RuntimeError) and any(text in str(error) for text in NO_DEVICE):
         return (

@@ -92,6 +92,15 @@ def test_the_kernels_own_check_is_run_where_there_is_one(monkeypatch, fails):
         assert found["triton, checked against the definition"] == "no device"
 
 
+def test_it_answers_where_torch_cannot_be_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = doctor.examine()
+    assert list(found) == SECTIONS
+    assert "torch" in found["gpu"]["not known"]
+    assert found["versions"]["python"]
+    assert "missing" in doctor.in_words(found)
+
+
 WITHOUT_THE_EXTRA = """
 import importlib.util, sys
 extra = {*sys.argv[1:]}

@@ -86,7 +86,7 @@ def not_written(path: Path, error: OSError | RuntimeError) -> Exception:
     with suppress(OSError):
         free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free there"
         if number in DISK_FULL:
-            reason = f"the disk is full, {free}. Free some space, and call the same command again"
+            reason = f"the disk is full, {free}. Free some space and run the same command again"
         elif isinstance(error, RuntimeError):
             reason += f"; is the disk full? {free}"
     return NotWritten(number, f"{path} could not be written: {reason}")

@@ -53,7 +53,9 @@ batches of 5 end with a batch of 1. Take 4 or 6
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return
     rest = images % batch_size
-    ends = f"end with a batch of {rest}" if rest and images > batch_size else "are one image each"
+    ends = "are one image each" if processes == 1 else "leave a process a single image"
+    if rest and images > batch_size:
+        ends = f"end with a batch of {rest}"
     shared = f", shared by {processes} processes," if processes > 1 else ""
     advice = f"Take {' or '.join(map(str, sizes_near(images, batch_size, processes)))}"
     if images < 2 * processes:

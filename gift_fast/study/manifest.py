@@ -92,7 +92,10 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
             if not isinstance(run["file"], str | None):
                 raise ValueError(f"file must be a name or null, got {run['file']!r}")
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} must hold the record of a study, got: {error!r}") from error
+        raise ValueError(
+            f"{path} must hold the record of a study, got: {error!r}; if it is damaged, delete it, "
+            "and the same study finds its runs again"
+        ) from error
     return runs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import shutil
 import statistics
 from collections import Counter
 from dataclasses import replace
@@ -230,7 +231,9 @@ def test_a_studys_own_damaged_manifest_is_refused_and_kept(tmp_path, trained, ca
     own.write_text('{"format": 0}')
     assert study(tmp_path, "ce") == 2
     assert trained == []
-    assert "study-mine.json must hold the record of a study" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "study-mine.json must hold the record of a study" in printed
+    assert "delete it" in printed
     assert own.read_text() == '{"format": 0}'
 
 
@@ -372,3 +375,13 @@ def test_tuned_runs_at_settings_that_are_no_longer_chosen_leave_the_manifest(tmp
     assert record(tuned_at(0.1, 0), tuned_at(0.1, 1)) == [0.1, 0.1]
     assert record(tuned_at(0.1, 2)) == [0.1, 0.1, 0.1]
     assert record(tuned_at(0.3, 0)) == [0.3]
+
+
+def test_a_study_whose_record_is_deleted_finds_its_runs_again(finished, tmp_path, trained):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    record = tmp_path / "runs" / "study-mine.json"
+    before = runs_of(tmp_path)
+    record.unlink()
+    assert study(tmp_path, "ce, gift") == 0
+    assert trained == []
+    assert runs_of(tmp_path) == before

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gift_fast.student.datasets import ImageDataset
+from gift_fast.student.datasets.decoding import followed
 from gift_fast.student.distilled.images import DistilledSet
 
 BATCH_SIZE = 1000
@@ -78,7 +79,8 @@ def select_crops(
     generator = torch.Generator(device).manual_seed(seed)
 
     losses, kept = torch.empty(len(labels)), torch.empty(len(labels), *split.shape)
-    for index in torch.arange(len(labels)).split(BATCH_SIZE):
+    batches = torch.arange(len(labels)).split(BATCH_SIZE)
+    for index in followed(batches, f"choosing crops of {dataset.name}", len(labels), len):
         images, target = (tensor.to(device) for tensor in next(split.batches([index])))
         best_loss, best_crop = torch.full(target.shape, torch.inf, device=device), images.clone()
         for _ in range(crops_per_image):
