@@ -6,20 +6,25 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import signal
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gift_fast.advice import in_words
 from gift_fast.interrupt import Interrupted, handling_signals
 
 if TYPE_CHECKING:
     from gift_fast.student.config import TrainingConfig
     from gift_fast.student.job import EvaluationJob, Place
+    from gift_fast.study.cluster import ClusterOptions
     from gift_fast.study.plan import Study
     from gift_fast.study.tuning import Runner
 
@@ -51,11 +56,14 @@ OPTIONS = {"teachers": "teacher"}
 POSITIONAL = ("study", "folder", "run", "reproduction", "method")
 """What has no option."""
 
+TRACEBACK = "GIFT_FAST_TRACEBACK"
+"""The environment variable that, set to 1, shows the traceback of every error."""
+
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; gives the exit status, 2 for what the user has to mend.
+    """Runs the command; gives the exit status: 2 for what the user has to mend, 1 for a bug.
 
     Where SIGTERM or SIGINT ends it, the status is 143 or 130.
     """
@@ -76,22 +84,24 @@ def run_command(arguments: Sequence[str] | None) -> int:
         for module, package in STUDENT_PACKAGES.items()
         if importlib.util.find_spec(module) is None
     ]
-    if missing:
+    if missing and options.command != "doctor":
         return fail(
-            f"this command needs {', '.join(missing)}; pip install 'gift-fast[student]' brings it"
+            f"this command needs {', '.join(missing)}; pip install 'gift-fast[student]' brings it "
+            "(gift-fast doctor lists what is there)"
         )
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        status = run(options)
+        with warnings_in_a_line(), decoding_shown(options):
+            status = run(options)
         sys.stdout.flush()  # a full disk, or a reader that has gone, is told here
         return status
     except BrokenPipeError:  # the reader of the output has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ImportError, OSError, ValueError) as error:
-        return fail(in_options(str(error), options))
     except KeyboardInterrupt as stop:
         return interrupted(stop, "without --force" if getattr(options, "force", False) else "")
+    except Exception as error:
+        return failed(error, options)
 
 
 def interrupted(stop: KeyboardInterrupt, how: str = "") -> int:
@@ -107,6 +117,45 @@ def interrupted(stop: KeyboardInterrupt, how: str = "") -> int:
         again = f"run the same command {how}".rstrip()
         print(f"\n{stop}; {again} to resume", file=sys.stderr, flush=True)
     return stop.status
+
+
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Shows a warning as what it says, without the place in the code that gives it."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"gift-fast: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+@contextmanager
+def decoding_shown(options: argparse.Namespace) -> Iterator[None]:
+    """Shows how far the decoding of images is, by one process, unless --quiet is given."""
+    if options.command == "doctor":  # which needs nothing of the extra
+        yield
+        return
+    from gift_fast.student.datasets.decoding import showing
+
+    main_process = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate number them
+    with showing(main_process and not getattr(options, "quiet", None)):
+        yield
+
+
+def failed(error: Exception, options: argparse.Namespace) -> int:
+    """Says what an error was; gives the exit status, 2 where the user can do something about it."""
+    message = in_words(error)
+    if message is None or os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    if message is not None:
+        return fail(in_options(message, options))
+    print(
+        f"gift-fast: unexpected error: {type(error).__name__}. If it does not come from code of "
+        "your own, please report it, with the lines above and what `gift-fast doctor` prints",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def fail(message: str) -> int:
@@ -154,6 +203,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_study(commands)
     add_reproduce(commands)
     add_report(commands)
+    add_doctor(commands)
     return parser
 
 
@@ -447,6 +497,11 @@ def train_teacher(options: argparse.Namespace) -> int:
     dataset = paper_dataset(options.dataset, own.get("model", TeacherConfig.model))
     config = TeacherConfig(dataset=dataset, **own)
     path, check = run_teacher(config, place_of(options))
+    if not math.isfinite(check.loss + check.test_loss):
+        return fail(
+            f"{path} holds no usable teacher: its training diverged, the loss is not finite. Train "
+            "it again with --force and a smaller --learning-rate"
+        )
     print(f"{path}: top-1 {check.top1:.2f} %, top-5 {check.top5:.2f} % on the test images")
     return 0
 
@@ -549,12 +604,15 @@ def audit(options: argparse.Namespace) -> int:
     """The subcommand ``audit``."""
     from gift_fast.student.audit import print_audit
     from gift_fast.student.config import EvaluationConfig, paper_dataset
+    from gift_fast.student.disk import check_can_write
     from gift_fast.student.job import EvaluationJob, run_audit
 
     teachers = EvaluationConfig.teachers if options.teachers is None else options.teachers
     dataset = paper_dataset(options.dataset, teachers[0]) if teachers else options.dataset
     config = EvaluationConfig(dataset=dataset, teachers=teachers)
     job = EvaluationJob(config=config, **given(options, READ))
+    if options.write_class_map is not None:
+        check_can_write(options.write_class_map.parent)
     report = run_audit(job, place_of(options), quick=options.quick)
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
@@ -630,10 +688,13 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
     cluster = command.add_argument_group("runs side by side (needs gift-fast[cluster])")
     cluster.add_argument(
         "--ray",
+        nargs="?",
+        const="local",
         metavar="ADDRESS",
         help=(
-            "run as tasks of a Ray cluster: local starts one on this machine, auto takes the one "
-            "that this machine is part of, HOST:PORT another (default: one run after the other)"
+            "run as tasks of a Ray cluster: local, or no address, starts one on this machine, auto "
+            "takes the one that this machine is part of, HOST:PORT another (default: one run after "
+            "the other)"
         ),
     )
     cluster.add_argument(
@@ -655,20 +716,31 @@ def study(options: argparse.Namespace) -> int:
     from gift_fast.study.failures import RunsFailed
     from gift_fast.study.manifest import describe, state_of
     from gift_fast.study.plan import load_study, narrowed
+    from gift_fast.study.preflight import check_study
     from gift_fast.study.report import write_tables
     from gift_fast.study.run import run_study, split_by_presence
     from gift_fast.study.tuning import foreseen
 
     parts = ("dataset", "ipc", "student", "epochs", "seeds", "set_seeds")
     names = (*parts, "heldout", "tuning_seeds", "tuned")
-    plan = narrowed(load_study(options.study), **given(options, names))
+    asked = cluster_options(options)
+    changes = given(options, [*names, "data_root"])
+    loaded = load_study(options.study)
+    plan = narrowed(loaded, **changes)
+    if options.heldout is None and plan.heldout != loaded.heldout:
+        teller(options)(
+            f"{plan.heldout} training images are held out, as many as suit {options.dataset}; the "
+            f"study's own number is {loaded.heldout}, and --heldout gives another"
+        )
     planned = plan.experiments(published=options.sets is not None)
     experiments, missing = split_by_presence(planned, options.sets)
     place = place_of(options)
     if missing:
         print(f"left out, not in {options.sets}: {', '.join(missing)}", file=sys.stderr)
+    if not options.dry_run:
+        check_study(plan, experiments, place, options.sets)
     try:
-        with runner_of(options, plan, place) as (run, at_a_time):
+        with runner_of(asked, options, plan, place) as (run, at_a_time):
             if options.dry_run:
                 state = state_of(foreseen(plan, experiments, place.out), place.out)
                 print(describe(plan, state, at_a_time))
@@ -696,23 +768,33 @@ def teller(options: argparse.Namespace) -> Callable[[str], None]:
     return tell
 
 
+def cluster_options(options: argparse.Namespace) -> ClusterOptions | None:
+    """The cluster that the arguments name, or None where there is to be none."""
+    share = given(options, ["cpus_per_run", "gpus_per_run"])
+    if options.ray is None:
+        for name, value in share.items():
+            raise ValueError(f"{name} must come with --ray, got {value}")
+        return None
+    from gift_fast.study.cluster import ClusterOptions
+
+    asked = ClusterOptions(address=options.ray, **share)
+    if importlib.util.find_spec("ray") is None:
+        raise ImportError("--ray needs ray; pip install 'gift-fast[cluster]' brings it")
+    return asked
+
+
 @contextmanager
 def runner_of(
-    options: argparse.Namespace, plan: Study, place: Place
+    asked: ClusterOptions | None, options: argparse.Namespace, plan: Study, place: Place
 ) -> Iterator[tuple[Runner, int]]:
     """What runs the experiments, and how many at a time: this process, or a cluster's."""
-    from gift_fast.study.run import LocalRunner
+    if asked is None:
+        from gift_fast.study.run import LocalRunner
 
-    if options.ray is None:
-        for name in ("cpus_per_run", "gpus_per_run"):
-            if getattr(options, name) is not None:
-                raise ValueError(f"{name} must come with --ray, got {getattr(options, name)}")
         yield LocalRunner(plan, place, options.sets), 1
         return
-    from gift_fast.study.cluster import ClusterOptions, RayRunner, connected
+    from gift_fast.study.cluster import RayRunner, connected
 
-    share = given(options, ["cpus_per_run", "gpus_per_run"])
-    asked = ClusterOptions(address=options.ray, **share)
     with connected(asked, device=place.device, quiet=place.quiet) as cluster:
         yield RayRunner(cluster, plan, place, options.sets), cluster.runs
 
@@ -808,6 +890,30 @@ def report(options: argparse.Namespace) -> int:
     if options.open:
         webbrowser.open(page.resolve().as_uri())
     return 1 if damaged else 0
+
+
+def add_doctor(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """The arguments of ``doctor``."""
+    command = commands.add_parser(
+        "doctor",
+        help="show what this installation and this machine have, and what is missing",
+        description=(
+            "Prints versions, compiler, CUDA, the loss's backends, memory, and what is missing "
+            "with the command that installs it. It works where parts of the installation do not. "
+            "Add its output to bug reports."
+        ),
+    )
+    command.add_argument("--json", action="store_true", help="print it as JSON")
+    command.set_defaults(run=doctor)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """The subcommand ``doctor``."""
+    from gift_fast import doctor
+
+    found = doctor.examine()
+    print(json.dumps(found, indent=2) if options.json else doctor.in_words(found))
+    return 0
 
 
 def demo(options: argparse.Namespace) -> int:

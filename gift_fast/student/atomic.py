@@ -5,13 +5,32 @@ from __future__ import annotations
 import glob
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gift_fast.advice import DISK_FULL
+
+TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error", "unexpected pos")
+"""What the RuntimeErrors of ``torch.save`` say where a file cannot be written to its end."""
+
 ABANDONED = 3600.0
 """Seconds without a write after which a temporary file is taken for a killed process's."""
+
+
+class NotWritten(OSError):  # noqa: N818, it says what has happened
+    """A file that could not be written: ``errno``, and the whole message as ``strerror``.
+
+    Example:
+        >>> str(NotWritten(28, "a.json could not be written: the disk is full"))
+        'a.json could not be written: the disk is full'
+    """
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 @contextmanager
@@ -23,8 +42,9 @@ def replacing(path: Path) -> Iterator[Path]:
     process leaves its temporary file; a later write to the same path removes it.
 
     Raises:
-        OSError: the block raised an OSError or RuntimeError, which is what ``torch.save`` raises on
-            a full disk; the message names ``path``.
+        NotWritten: the block raised an OSError, or the RuntimeError that ``torch.save`` raises
+            where a disk is full. This is an OSError; the message names ``path``, and ``errno`` is
+            kept.
 
     Example:
         >>> import tempfile
@@ -44,10 +64,44 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        hint = "; is the disk full?" if isinstance(error, RuntimeError) else ""
-        raise OSError(f"{path} could not be written: {error}{hint}") from error
+        raise not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def not_written(path: Path, error: OSError | RuntimeError) -> Exception:
+    """What to raise for an error while ``path`` was written; what is no such error stays as it is.
+
+    torch's writer tells neither the file nor the reason: "unexpected pos 704 vs 598" is what it
+    says of a full disk, so the folder is tried.
+    """
+    reason = str(error)
+    if isinstance(error, OSError):
+        number = error.errno
+    elif any(text in reason for text in TORCH_WRITER):
+        number = errno_of_a_write(path.parent)
+        reason = reason.partition("\n")[0]
+    else:
+        return error
+    with suppress(OSError):
+        free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free there"
+        if number in DISK_FULL:
+            reason = f"the disk is full, {free}. Free some space and run the same command again"
+        elif isinstance(error, RuntimeError):
+            reason += f"; is the disk full? {free}"
+    return NotWritten(number, f"{path} could not be written: {reason}")
+
+
+def errno_of_a_write(folder: Path) -> int | None:
+    """What the system says to a mebibyte in a folder: None where it can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno
+    return None
 
 
 def remove_abandoned(path: Path) -> None:

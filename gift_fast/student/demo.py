@@ -28,8 +28,9 @@ from gift_fast.student.config import (
     paper_batch_size,
 )
 from gift_fast.student.datasets import ImageDataset, load_dataset
+from gift_fast.student.disk import check_can_write
 from gift_fast.student.distilled import DistilledSet
-from gift_fast.student.distilled.selection import select_crops
+from gift_fast.student.distilled.selection import check_ipc, select_crops
 from gift_fast.student.job import Inputs, Place, prepare_teacher, run_student
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import (
@@ -40,7 +41,7 @@ from gift_fast.student.report import (
     save_accuracies,
     save_images,
 )
-from gift_fast.student.results import Check, RunResult, summarize
+from gift_fast.student.results import Check, RunResult, divergence, summarize
 
 DATASET = "digits"
 NETWORK = "convnet3:width=32"
@@ -127,6 +128,8 @@ def run_demo(demo: DemoConfig) -> list[RunResult]:
     """
     start = time.perf_counter()
     dataset = load_dataset(DATASET)
+    check_ipc(dataset, demo.ipc)
+    check_can_write(demo.out)
     configs = list(student_configs(demo))
     place = Place(
         out=demo.out / "runs",
@@ -197,6 +200,8 @@ def print_report(
     say()
     for sentence in findings(cells, dataset.num_classes):
         say(f"- {sentence}")
+    for line in divergence(runs):
+        say(line)
     say(
         "- Small digits, one distilled set and one teacher: this shows how the evaluation works "
         "and settles nothing about larger images. The std covers only what the seed of a student "

@@ -28,7 +28,10 @@ from gift_fast.student.config import (
 )
 from gift_fast.student.datasets import ImageDataset, load_dataset
 from gift_fast.student.datasets.resize import split_resize
+from gift_fast.student.datasets.sizes import check_heldout_fits
+from gift_fast.student.disk import check_space, checkpoint_bytes
 from gift_fast.student.distilled import DistilledSet, read_distilled
+from gift_fast.student.distilled.native import is_pair
 from gift_fast.student.mixing import MIXINGS
 from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES, build_objective
@@ -41,6 +44,7 @@ from gift_fast.student.results import (
     code_of,
     find_run,
     inputs_of,
+    outcome,
     run_path,
     write_run,
 )
@@ -205,7 +209,12 @@ class Inputs:
 
 
 def load_inputs(
-    job: EvaluationJob, place: Place, device: torch.device, *, verify: bool = True
+    job: EvaluationJob,
+    place: Place,
+    device: torch.device,
+    *,
+    verify: bool = True,
+    dataset: ImageDataset | None = None,
 ) -> Inputs:
     """Reads the test images, the distilled set and the teachers.
 
@@ -214,13 +223,17 @@ def load_inputs(
         place: where the real images and the teachers are.
         device: where whitening, if any, is applied; all else is on the CPU.
         verify: refuses stored soft labels that are not those of the images; an audit reports them.
+        dataset: the test images, for a caller that has loaded them already.
 
     Raises:
         OSError: a file is missing; the message says which, and how to get it.
         ValueError: a file holds something else than was expected.
     """
     config = job.config
-    dataset = load_tested(config, place.data_root)
+    check_files(job, place)
+    if dataset is None:
+        dataset = load_tested(config, place.data_root)
+    teachers = tuple(load_teacher(*each, dataset)[0] for each in weights_of(job, place))
     distilled = read_distilled(
         job.format,
         job.data,
@@ -241,14 +254,31 @@ def load_inputs(
 
         training = load_dataset(config.dataset, place.data_root).training_split
         whiten = fit_zca(training, place.out / "zca").to(device)
-    paths = job.teacher_weights or tuple(
-        teacher_path(place, config.dataset, teacher) for teacher in config.teachers
-    )
-    teachers = tuple(
-        load_teacher(teacher, path, dataset, advice=advice_for(config.dataset, teacher))[0]
-        for teacher, path in zip(config.teachers, paths, strict=True)
-    )
     return Inputs(dataset, distilled, teachers, whiten)
+
+
+def weights_of(job: EvaluationJob, place: Place) -> list[tuple[str, Path]]:
+    """The teachers of a job, each with its file."""
+    teachers = job.config.teachers
+    paths = job.teacher_weights or tuple(
+        teacher_path(place, job.config.dataset, teacher) for teacher in teachers
+    )
+    return list(zip(teachers, paths, strict=True))
+
+
+def check_files(job: EvaluationJob, place: Place) -> None:
+    """Raises FileNotFoundError where a file of a job is missing, before anything is read."""
+    if "." not in spec.split_spec(job.format)[0] and not (job.data.exists() or is_pair(job.data)):
+        raise FileNotFoundError(f"data must be a distilled set's folder or file, got {job.data}")
+    for name in ("labels", "labels_class_map", "class_map"):
+        path = getattr(job, name)
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{name} must be there, got {path}")
+    weights = weights_of(job, place)
+    if place.data_root is None and not all(path.exists() for _, path in weights):
+        load_tested(job.config, None)  # the dataset is missed first, and at once
+    for teacher, path in weights:
+        check_weights(teacher, path, job.config.dataset, advice_for(job.config.dataset, teacher))
 
 
 def load_tested(config: EvaluationConfig, data_root: Path | None) -> ImageDataset:
@@ -269,6 +299,16 @@ def advice_for(dataset: str, teacher: str) -> str:
     )
 
 
+def check_weights(teacher: str, path: Path, dataset: str, advice: str) -> None:
+    """Raises FileNotFoundError where there is no file of a teacher's weights."""
+    if not path.exists():
+        others = sorted(other.name for other in path.parent.glob("*.pth"))
+        there = f" ({path.parent} holds {', '.join(others)})" if others else ""
+        raise FileNotFoundError(
+            f"{path}: no weights of the teacher {teacher} for {dataset}{there}; {advice}"
+        )
+
+
 def load_teacher(
     teacher: str, path: Path, dataset: ImageDataset, *, advice: str = ""
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -280,12 +320,7 @@ def load_teacher(
         dataset: whose images and classes it takes.
         advice: ends the error where there is no such file.
     """
-    if not path.exists():
-        others = sorted(other.name for other in path.parent.glob("*.pth"))
-        there = f" ({path.parent} holds {', '.join(others)})" if others else ""
-        raise FileNotFoundError(
-            f"{path}: no weights of the teacher {teacher} for {dataset.name}{there}; {advice}"
-        )
+    check_weights(teacher, path, dataset.name, advice)
     model = new_model(teacher, dataset, seed=0)
     record = load_weights(path, model)
     return model.eval(), record
@@ -298,11 +333,14 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     checkpoint there and is resumed from it.
     """
     accelerator = place.accelerator(job.config)
+    check_files(job, place)
     check_writable(place.out, accelerator)
-    inputs = load_inputs(job, place, accelerator.device)
+    dataset = load_tested(job.config, place.data_root)
+    student = new_model(job.config.student, dataset, seed=0)  # raises where it cannot be made
+    check_space(place.out, checkpoint_bytes(student), "checkpoints")
+    inputs = load_inputs(job, place, accelerator.device, dataset=dataset)
     config = inputs.settle(job.config)
     narrowed = inputs.narrowed(config.classes)
-    new_model(config.student, narrowed.dataset, seed=0)  # raises where it cannot be made
     configs = [replace(config, seed=seed) for seed in job.seeds]
     if accelerator.is_main_process and not place.quiet:
         print(settings_in_words(config, narrowed, job.preset), file=sys.stderr)
@@ -445,7 +483,7 @@ def run_student(
     check_agreement(accelerator, "whether a run has finished", int(finished is not None))
     if finished is not None:
         progress.begin(title, config.epochs, done=config.epochs)
-        progress.end(f"top-1 {finished.last.top1:.1f} %, from an earlier call")
+        progress.end(f"{outcome(finished)}, from an earlier call")
         return finished
     if place.force and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
@@ -473,7 +511,7 @@ def run_student(
             write_run(place.out, result)
             checkpoint.unlink(missing_ok=True)
         accelerator.wait_for_everyone()
-        progress.end(f"top-1 {result.last.top1:.1f} %")
+        progress.end(outcome(result))
     return result
 
 
@@ -499,8 +537,12 @@ def tracked(
 def run_teacher(config: TeacherConfig, place: Place) -> tuple[Path, Check]:
     """Trains a teacher, or reads the one that was finished; gives its file and its last test."""
     accelerator = place.accelerator(config)
-    dataset = load_dataset(config.dataset, place.data_root)
+    check_heldout_fits(config.dataset, place.data_root)
     check_writable(place.teacher_dir, accelerator)
+    tested = load_dataset(config.dataset, place.data_root, train=False)
+    teacher = new_model(config.model, tested, seed=0)  # raises where it cannot be made
+    check_space(place.teacher_dir, checkpoint_bytes(teacher), "checkpoints")
+    dataset = load_dataset(config.dataset, place.data_root)
     with place.progress(accelerator, 1) as progress:
         _, check = prepare_teacher(config, dataset, place, accelerator, progress)
     return teacher_path(place, config.dataset, config.model), check

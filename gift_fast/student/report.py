@@ -19,7 +19,15 @@ from gift_fast.student import spec
 from gift_fast.student.atomic import replacing
 from gift_fast.student.distilled import DistilledSet
 from gift_fast.student.objectives import OBJECTIVES, display_name
-from gift_fast.student.results import Cell, RunResult, Spread, spread
+from gift_fast.student.results import (
+    DIVERGED,
+    Cell,
+    RunResult,
+    Spread,
+    divergence,
+    marked,
+    spread,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +81,7 @@ def accuracy_table(cells: Sequence[Cell]) -> Table:
         table.add_row(
             display_name(cell.loss),
             optimizer_name(cell.optimizer),
-            f"{cell.last.mean:.1f}",
+            f"{cell.last.mean:.1f}{DIVERGED if cell.diverged else ''}",
             f"{cell.last.population_std:.1f}" if cell.last.n > 1 else "-",
             str(cell.last.n),
             f"{cell.best.mean:.1f}",
@@ -128,7 +136,7 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
     for run in runs:
         table.add_row(
             str(run.config.seed),
-            f"{run.last.top1:.2f}",
+            marked(f"{run.last.top1:.2f}", [run]),
             f"{run.last.top5:.2f}",
             f"{run.best.top1:.2f}",
             f"{run.images_per_second:.0f}",
@@ -149,6 +157,8 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
         "optimistic.",
         soft_wrap=True,
     )
+    for line in divergence(runs):
+        console.print(line, soft_wrap=True)
 
 
 def plain(values: Spread) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ import math
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -127,6 +127,17 @@ class RunResult:
         """
         return max(self.checks, key=lambda check: check.top1)
 
+    @property
+    def diverged(self) -> int | None:
+        """The epoch of the first test at which a loss was NaN or infinite; None where none was.
+
+        The student's accuracy then does not measure the loss that it was trained with.
+        """
+        finite = (math.isfinite(check.loss + check.test_loss) for check in self.checks)
+        return next(
+            (c.epoch for c, fine in zip(self.checks, finite, strict=True) if not fine), None
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of plain values that JSON can hold."""
         return {
@@ -135,6 +146,7 @@ class RunResult:
             "inputs": self.inputs,
             "last": self.last.to_dict(),
             "best": self.best.to_dict(),
+            "diverged": self.diverged,
             "checks": [check.to_dict() for check in self.checks],
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
@@ -284,6 +296,40 @@ def find_run(directory: Path, config: EvaluationConfig, inputs: dict[str, str]) 
     return read_run(path) if path.exists() else None
 
 
+# ---- runs that have diverged ---------------------------------------------------------------------
+
+
+DIVERGED = "†"
+"""Marks an accuracy that diverged runs are part of."""
+
+
+def marked(text: str, runs: Iterable[RunResult]) -> str:
+    """An accuracy in words, with a mark where any of its runs has diverged."""
+    return text + DIVERGED if any(run.diverged is not None for run in runs) else text
+
+
+def divergence(runs: Sequence[RunResult]) -> list[str]:
+    """A line on how many of some runs have diverged and what to do, or nothing where none has."""
+    lost = [run.diverged for run in runs if run.diverged is not None]
+    if not lost:
+        return []
+    epochs = f"{min(lost)}" + (f" to {max(lost)}" if min(lost) < max(lost) else "")
+    return [
+        f"{DIVERGED} {len(lost)} of {len(runs)} run{'s' * (len(runs) > 1)} diverged: not finite at "
+        f"the test after epoch {epochs}. Their accuracy does not measure the loss function; try a "
+        "smaller learning rate."
+    ]
+
+
+def outcome(run: RunResult) -> str:
+    """What came of a run, for a line of progress."""
+    lost = "" if run.diverged is None else f", diverged by epoch {run.diverged}"
+    return f"top-1 {run.last.top1:.1f} %{lost}"
+
+
+# ---- several runs as one number ------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Spread:
     """Mean and standard deviation over seeds.
@@ -327,6 +373,7 @@ class Cell:
         best: top-1 of each run's best check, percent.
         values: the score of every seed, in the order of the runs.
         seconds: mean wall time of a run.
+        diverged: how many of the runs have diverged.
     """
 
     loss: str
@@ -335,6 +382,7 @@ class Cell:
     best: Spread
     values: tuple[float, ...]
     seconds: float
+    diverged: int = 0
 
 
 def summarize(runs: Sequence[RunResult]) -> list[Cell]:
@@ -350,6 +398,7 @@ def summarize(runs: Sequence[RunResult]) -> list[Cell]:
             best=spread([run.best.top1 for run in group]),
             values=tuple(run.last.top1 for run in group),
             seconds=spread([run.seconds for run in group]).mean,
+            diverged=sum(run.diverged is not None for run in group),
         )
         for (loss, optimizer), group in groups.items()
     ]

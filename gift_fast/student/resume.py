@@ -6,8 +6,10 @@ number of threads and processes, it ends with the same bits.
 
 from __future__ import annotations
 
+import errno
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gift_fast.advice import is_out_of_memory
 from gift_fast.interrupt import Interrupted, Interruption
 from gift_fast.student.atomic import replacing
 from gift_fast.student.config import check_number
@@ -187,18 +190,61 @@ def write_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> 
         torch.save({"format": FORMAT, "identity": identity, "state": state}, temporary)
 
 
+class DamagedCheckpoint(ValueError):  # noqa: N818, it says what the file is
+    """A checkpoint that cannot be read: cut off when power or disk failed, or no checkpoint."""
+
+
+def find_state(path: Path, identity: dict[str, Any], *, main: bool = True) -> dict[str, Any] | None:
+    """The state that a run resumes from, or None where it starts anew.
+
+    A damaged checkpoint is set aside, and a warning tells it: what is trained anew from its seed
+    ends as if nothing had happened, and in a study the other runs need not wait for anyone.
+
+    Args:
+        path: of the checkpoint, which need not exist.
+        identity: see :func:`read_state`.
+        main: whether this is the process that sets aside and warns.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is another run's; the message names it.
+    """
+    try:
+        return read_state(path, identity)
+    except FileNotFoundError:  # or the main process has just set it aside
+        return None
+    except DamagedCheckpoint as error:
+        if main:
+            aside = path.with_name(f"{path.name}.damaged")
+            path.replace(aside)
+            warnings.warn(
+                f"{error}. It was set aside as {aside.name}, which may be deleted, and the run "
+                "starts anew",
+                UserWarning,
+                stacklevel=2,
+            )
+        return None
+
+
 def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """The state that :func:`write_state` wrote for the same run, on the CPU.
 
     Raises:
-        ValueError: the file is not a state, or another run's; the message names it.
+        DamagedCheckpoint: the file is not a whole checkpoint.
+        OSError: the file cannot be opened.
+        ValueError: it is another run's; the message names it.
     """
     try:
         contents = torch.load(path, weights_only=True, map_location="cpu")
         found, version = contents["identity"], contents["format"]
         state: dict[str, Any] = contents["state"]
     except Exception as error:  # whatever unpickling a foreign or damaged file may raise
-        raise ValueError(f"{path} must be a checkpoint of a run, got: {error}") from error
+        # torch seeks to before the beginning of a short file, which the system calls invalid.
+        unread = isinstance(error, OSError) and error.errno != errno.EINVAL
+        if unread or is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DamagedCheckpoint(f"{path} must be a whole checkpoint of a run: {reason}") from error
     if found != identity or version not in (1, FORMAT):
         raise ValueError(
             f"{path} must be a checkpoint of the same configuration and inputs, got another run's; "

@@ -38,6 +38,7 @@ from gift_fast.student.config import (
 )
 from gift_fast.student.datasets import DATASETS, ImageDataset, TensorSplit
 from gift_fast.student.distilled import DistilledSet
+from gift_fast.student.last_batch import check_last_batch
 from gift_fast.student.memory import keep_freed_memory
 from gift_fast.student.models import build_model
 from gift_fast.student.objectives import build_objective
@@ -51,7 +52,7 @@ from gift_fast.student.results import (
     inputs_of,
     peak_memory,
 )
-from gift_fast.student.resume import CheckpointConfig, Checkpointer, read_state
+from gift_fast.student.resume import CheckpointConfig, Checkpointer, find_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -273,6 +274,14 @@ def train_teacher(
     split = dataset.training_split
     config = config.resolved(len(split))
     accelerator = accelerator or new_accelerator(config)
+    assert config.batch_size is not None
+    check_last_batch(
+        lambda: new_model(config.model, dataset, config.seed),
+        split.shape,
+        images=len(split),
+        batch_size=config.batch_size,
+        network=config.model,
+    )
     identity = {"config": config.to_dict(), "train": split.fingerprint()}
     dataset = dataset.to(accelerator.device)
     batches = RandomBatches(
@@ -360,8 +369,10 @@ def fit(
     watch, training, total = Stopwatch(), Stopwatch(), LossSum(device)
     random_state: RandomState | None = None
     process_states: list[dict[str, Any]] = []
-    if checkpoint is not None and checkpoint.path.exists():
-        state = read_state(checkpoint.path, identity)
+    state = None
+    if checkpoint is not None:
+        state = find_state(checkpoint.path, identity, main=accelerator.is_main_process)
+    if checkpoint is not None and state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -726,3 +737,11 @@ def check_inputs(
         raise ValueError("whiten must be given, since the distilled images are whitened; got None")
     if whiten is not None and not distilled.whitened:
         raise ValueError("whiten must be None, since the distilled images are not whitened")
+    if replay is None and config.batch_size is not None:
+        check_last_batch(
+            lambda: new_model(config.student, dataset, config.seed),
+            (dataset.channels, dataset.side, dataset.side),
+            images=len(distilled),
+            batch_size=config.batch_size,
+            network=config.student,
+        )

@@ -31,9 +31,10 @@ from typing import Any
 
 import torch
 
+from gift_fast.advice import is_disk_full
 from gift_fast.student.config import EvaluationConfig, check_integer, check_number
 from gift_fast.student.job import Inputs, Place, check_writable, run_student, teacher_path
-from gift_fast.student.results import RunResult, read_run, run_path
+from gift_fast.student.results import RunResult, outcome, read_run, run_path
 from gift_fast.study.board import Board, Overview, Reporter, show_overview
 from gift_fast.study.failures import Failure, RunsFailed
 from gift_fast.study.manifest import Finished, Record, title_of
@@ -361,11 +362,17 @@ class Batch:
         self.results[file] = result
         self.left.pop(file, None)
         seconds = "" if remark else f" ({result.seconds:.1f} s)"
-        line = f"{title_of(experiment)}: top-1 {result.last.top1:.1f} %{remark}{seconds}"
+        line = f"{title_of(experiment)}: {outcome(result)}{remark}{seconds}"
         self.overview.count(done=1, line=line)
 
     def fail(self, group: Sequence[Experiment], error: Exception) -> None:
-        """Keeps why experiments have no result, and tells the board, since no worker will."""
+        """Keeps why experiments have no result, and tells the board, since no worker will.
+
+        A full disk is raised again: no other run could be kept either.
+        """
+        cause = cause_of(error)
+        if cause is not None and is_disk_full(cause):
+            raise cause
         for experiment in group:
             failure = failure_of(title_of(experiment), error)
             self.failures.append(failure)
@@ -376,14 +383,20 @@ class Batch:
             self.overview.count(failed=1, line=f"{failure.title}: failed: {failure.reason}")
 
 
+def cause_of(error: Exception) -> Exception | None:
+    """What a task, or a task that it followed, has raised; None where its worker has died."""
+    cause: Exception | None = getattr(error, "cause", None)
+    while getattr(cause, "cause", None) is not None:
+        cause = getattr(cause, "cause", None)
+    return cause
+
+
 def failure_of(title: str, error: Exception) -> Failure:
     """Why a task has no result: what it raised, or the end of its worker."""
-    cause = getattr(error, "cause", None)
+    cause = cause_of(error)
     if cause is None:  # of Ray: the worker or its machine was lost, again and again
         reason = str(error).strip().splitlines()[0]
         return Failure(title, f"{reason} (tried {1 + RETRIES} times)")
-    while getattr(cause, "cause", None) is not None:  # the error of a task that it followed
-        cause = cause.cause
     failure = Failure.of(title, cause)
     # The error has travelled without its traceback; Ray's message holds it, in colours.
     return replace(failure, trace=COLOUR.sub("", str(error))) if failure.trace else failure

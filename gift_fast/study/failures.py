@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gift_fast.advice import in_words
+
 SHOWN = 5
 """Runs that are listed under a reason; of more, the number is."""
 
@@ -27,8 +29,9 @@ class Failure:
     @classmethod
     def of(cls, title: str, error: BaseException) -> Failure:
         """The failure of a run that raised an error."""
-        if isinstance(error, (OSError, ValueError)):  # these say what came and what was expected
-            return cls(title, str(error))
+        message = in_words(error)
+        if message is not None:
+            return cls(title, message)
         lines = traceback.format_exception(error)
         return cls(title, f"{type(error).__name__}: {error}", "".join(lines))
 

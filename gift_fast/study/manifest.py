@@ -19,7 +19,7 @@ from gift_fast.student.classes import ALL, classes_in_words
 from gift_fast.student.datasets import dataset_title
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
-from gift_fast.student.results import RunResult, read_run, spread
+from gift_fast.student.results import RunResult, outcome, read_run, spread
 from gift_fast.study.plan import Experiment, Study, Tuning
 
 FORMAT = 2
@@ -93,7 +93,10 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
             if not isinstance(run["file"], str | None):
                 raise ValueError(f"file must be a name or null, got {run['file']!r}")
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} must hold the record of a study, got: {error!r}") from error
+        raise ValueError(
+            f"{path} must hold the record of a study, got: {error!r}; if it is damaged, delete it, "
+            "and the same study finds its runs again"
+        ) from error
     return runs
 
 
@@ -258,7 +261,7 @@ def describe(study: Study, state: State, at_a_time: int = 1) -> str:
     """
     done = {finished.experiment: finished.result for finished in state.done}
     lines = [f"{study.name}: {study.title}"]
-    lines += [f"  done   {title_of(e)}: top-1 {r.last.top1:.1f} %" for e, r in done.items()]
+    lines += [f"  done   {title_of(e)}: {outcome(r)}" for e, r in done.items()]
     lines += [f"  to do  {title_of(experiment)}" for experiment in state.left]
     total = str(len(done) + len(state.left))
     if any(map(is_open, state.left)):  # the grid of the trials may grow

@@ -18,7 +18,8 @@
     seeds       one student each (default: 0 1 2); see student_seed
     made_by     how sets are made here, see gift_fast.student.distill (default: selected)
     set_seeds   one set each, where sets are made here (default: 0 1 2 3 4)
-    heldout     training images taken away before teacher and sets are made here (default: none)
+    heldout     training images taken away before teacher and sets are made here (default: none);
+                on a smaller dataset that --dataset names, a tenth of its images
     tuning      runs every loss again at the learning rate and weight decay that trials choose:
                 weight_decays, and the trials' own seeds and set_seeds
 
@@ -35,6 +36,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gift_fast.student import spec
@@ -48,6 +50,7 @@ from gift_fast.student.config import (
 )
 from gift_fast.student.datasets import check_dataset
 from gift_fast.student.datasets.heldout import split_heldout, with_heldout
+from gift_fast.student.datasets.sizes import default_heldout
 from gift_fast.student.distill import METHODS
 from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES
@@ -343,6 +346,7 @@ def narrowed(
     heldout: int | None = None,
     tuning_seeds: Sequence[int] | None = None,
     tuned: bool = True,
+    data_root: Path | None = None,
 ) -> Study:
     """A study on other data, or smaller; what is None stays.
 
@@ -355,11 +359,16 @@ def narrowed(
         epochs: of every student.
         seeds: of the students.
         set_seeds: of the sets that are made here.
-        heldout: training images taken away before teacher and sets are made here.
+        heldout: training images taken away before teacher and sets are made here. None is the
+            study's number; on a dataset that is not among the study's, at most a tenth of the
+            images, see :func:`~gift_fast.student.datasets.sizes.default_heldout`.
         tuning_seeds: of the students of the trials, where the study has any.
         tuned: whether to keep the study's tuning, if it has any.
+        data_root: the folder that holds ``dataset``, whose images are counted where its size is
+            not a published one.
 
     Raises:
+        OSError: the images of ``dataset`` cannot be counted, since they are missing.
         TypeError, ValueError: a value is not one that the study's file could hold.
     """
     sets = list(study.sets)
@@ -367,6 +376,9 @@ def narrowed(
         check_dataset(dataset)
         known = [source.dataset for source, _ in sets]
         kept = dataset if dataset in known else known[0]
+        own = split_heldout(dataset)[1]
+        if dataset not in known and heldout is None and study.heldout and not own:
+            heldout = default_heldout(dataset, study.heldout, data_root)
         sets = [
             (replace(source, dataset=dataset), students)
             for source, students in sets

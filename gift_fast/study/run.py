@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gift_fast.advice import is_disk_full
 from gift_fast.student.config import EvaluationConfig, TeacherConfig
 from gift_fast.student.datasets import load_dataset
 from gift_fast.student.distill import distill, is_made
@@ -177,8 +178,12 @@ class LocalRunner:
 def failures_of(
     group: Sequence[Experiment], error: Exception, accelerator: Accelerator
 ) -> list[Failure]:
-    """What an error stops; it is raised again where other processes would wait for this one."""
-    if accelerator.num_processes > 1:
+    """What an error stops.
+
+    It is raised again where other processes would wait for this one, and where no other run could
+    be kept either, since the disk is full.
+    """
+    if accelerator.num_processes > 1 or is_disk_full(error):
         raise error
     return [Failure.of(title_of(experiment), error) for experiment in group]
 

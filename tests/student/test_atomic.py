@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -96,6 +97,27 @@ def test_what_torch_raises_on_a_full_disk_is_an_os_error_too(tmp_path):
         replacing(tmp_path / "file.pt"),
     ):
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+@pytest.mark.parametrize("writer", ["torch", "the system"])
+def test_a_full_disk_keeps_its_errno_and_says_what_to_do(tmp_path, monkeypatch, writer):
+    monkeypatch.setattr(atomic, "errno_of_a_write", lambda folder: errno.ENOSPC)
+    error = OSError(errno.ENOSPC, "No space left on device")
+    if writer == "torch":
+        error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 7 vs 5")
+    with (
+        pytest.raises(OSError, match=r"file\.pt could not be written: the disk is full") as raised,
+        replacing(tmp_path / "file.pt"),
+    ):
+        raise error
+    assert raised.value.errno == errno.ENOSPC
+    assert "Free some space" in str(raised.value)
+
+
+def test_an_error_that_is_not_the_writers_stays_as_it_is(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes differ"), replacing(tmp_path / "file.pt"):
+        raise RuntimeError("shapes differ")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_killed_processes_left_is_removed_by_the_next_write_to_the_same_path(tmp_path):

@@ -141,7 +141,8 @@ def test_a_bad_argument_is_refused_before_any_work(tmp_path, capsys, arguments, 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_ipc_that_the_training_split_cannot_give_is_refused(tmp_path, capsys):
+def test_an_ipc_that_the_training_split_cannot_give_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "prepare_teacher", lambda *_, **__: pytest.fail("a teacher trains"))
     assert run(tmp_path, "--ipc", "1000") == 2
     assert "ipc must be from 1 to 1" in capsys.readouterr().err
 
@@ -158,7 +159,8 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch, capsys, 
     assert "pip install 'gift-fast[student]'" in error
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "prepare_teacher", lambda *_, **__: pytest.fail("a teacher trains"))
     occupied = tmp_path / "file"
     occupied.write_text("")
     assert run(occupied, "--quiet") == 2

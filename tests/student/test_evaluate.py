@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gift_fast.cli import main
+from gift_fast.cli import main, warnings_in_a_line
 from gift_fast.student import job, train
 from gift_fast.student.distilled import DistilledSet
 
@@ -113,6 +114,38 @@ def test_a_finished_run_is_not_repeated_unless_asked(fresh, monkeypatch, capsys)
     assert trained == [1]
 
 
+def test_a_diverged_student_is_told_when_it_is_trained_and_when_it_is_read(fresh, capsys):
+    settings = ["--seeds", "0", "--learning-rate", "1e30", "--no-check"]
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        assert evaluate(fresh, *settings) == 0
+    for read in (False, True):
+        if read:
+            assert evaluate(fresh, *settings) == 0
+        printed = capsys.readouterr()
+        assert "† 1 of 1 run diverged" in printed.out
+        assert "smaller learning rate" in printed.out
+        assert ("diverged by epoch 1, from an earlier call" in printed.err) == read
+    assert written(fresh)[0]["diverged"] == 1
+    assert main(["table", str(fresh / "runs")]) == 0
+    assert "† 1 of 1 run diverged" in capsys.readouterr().out
+
+
+def test_a_teacher_that_diverges_is_no_teacher(tmp_path, capsys):
+    (tmp_path / "teachers").mkdir()
+    arguments = ["--model", NETWORK, "--epochs", "1", "--learning-rate", "1e30", "--quiet"]
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        assert call(tmp_path, "train-teacher", *arguments) == 2
+    assert "smaller --learning-rate" in capsys.readouterr().err
+
+
+def test_a_warning_is_a_line_without_its_place_in_the_code():
+    before = warnings.formatwarning
+    with warnings_in_a_line():
+        text = warnings.formatwarning("mind this", UserWarning, "train.py", 7, "code")
+    assert text == "gift-fast: warning: mind this\n"
+    assert warnings.formatwarning is before
+
+
 def test_losses_and_networks_of_the_users_own_are_named_by_import_path(fresh):
     own = ["--student", "tests.student.networks.dropout:rate=0.25"]
     own += ["--loss", "tests.student.networks.huber:delta=2"]
@@ -160,7 +193,7 @@ def test_tests_are_reported_to_a_tracker(fresh):
 
 KILLED = """
 import sys
-from gift_fast.cli import main
+from gift_fast.cli import main, warnings_in_a_line
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -270,6 +303,59 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
     capsys.readouterr()
     assert evaluate(tmp_path, *["--teacher-dir", str(place / "teachers"), "--seeds", "0"]) == 0
     assert "classes are permuted" in capsys.readouterr().err  # it warned, and the run went on
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher", "convnet4"], "no weights of the teacher convnet4"),
+        (["--class-map", "map.json"], "--class-map must be there, got map.json"),
+        (["--labels", "fkd"], "--labels must be there, got fkd"),
+        (["--format", "rded", "--data", "nowhere"], "--data must be a distilled set's"),
+        (["--student", "convnet6"], "at least 64 pixels for ConvNet-6"),
+    ],
+)
+def test_what_can_be_seen_at_once_is_told_before_the_set_is_read(
+    fresh, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(job, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
+    assert evaluate(fresh, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (fresh / "runs").exists() or not list((fresh / "runs").iterdir())
+
+
+def test_room_for_checkpoints_is_asked_for_before_the_set_is_read(fresh, capsys, monkeypatch):
+    monkeypatch.setattr(job, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    assert evaluate(fresh) == 2
+    assert "the disk is too full for checkpoints" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "convnet6"], "at least 64 pixels for ConvNet-6"),
+        (["--teacher-dir", __file__], __file__),
+    ],
+)
+def test_a_teacher_that_cannot_be_trained_or_kept_is_told_before_its_images_are_read(
+    tmp_path, capsys, monkeypatch, arguments, message
+):
+    load = job.load_dataset
+
+    def tested_alone(*given, train=True):
+        return pytest.fail("the training images were read") if train else load(*given, train=False)
+
+    monkeypatch.setattr(job, "load_dataset", tested_alone)
+    assert call(tmp_path, "train-teacher", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_audit_asks_where_its_class_map_goes_before_it_reads(fresh, capsys, monkeypatch):
+    monkeypatch.setattr(job, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
+    data = ["--data", str(fresh / "rded"), "--teacher", NETWORK]
+    assert call(fresh, "audit", *data, "--write-class-map", f"{__file__}/map.json") == 2
+    assert __file__ in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

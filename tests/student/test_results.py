@@ -55,6 +55,20 @@ def test_the_score_is_the_last_check_and_the_best_is_recorded_beside_it(tmp_path
     assert written["best"]["top1"] == 80.0
 
 
+@pytest.mark.parametrize(
+    "broken", [{"loss": math.nan}, {"loss": math.inf}, {"test_loss": math.nan}]
+)
+def test_a_result_knows_when_it_diverged_also_when_it_is_read(tmp_path, broken):
+    assert run().diverged is None
+    first, last = run().checks
+    lost = replace(run(), checks=(first, replace(last, **broken)))
+    assert lost.diverged == 2
+    path = write_run(tmp_path, lost)
+    assert json.loads(path.read_text())["diverged"] == 2
+    assert read_run(path).diverged == 2
+    assert summarize([run(), lost])[0].diverged == 1
+
+
 def test_a_result_is_found_again_as_it_was_written(tmp_path):
     write_run(tmp_path, run())
     assert find_run(tmp_path, run().config, INPUTS) == run()

@@ -286,14 +286,30 @@ def test_a_checkpoint_of_another_run_is_refused(dataset, distilled, teacher, tmp
 
 
 @pytest.mark.parametrize("contents", [b"", b"no checkpoint", "half"])
-def test_a_file_that_is_no_checkpoint_is_refused_by_name(
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_again(
     dataset, distilled, teacher, tmp_path, contents
 ):
     path = tmp_path / "run.ckpt"
-    run(path, (1, 1), train_student, CONFIG, dataset, distilled, [teacher])
-    path.write_bytes(path.read_bytes()[:5000] if contents == "half" else contents)
-    with pytest.raises(ValueError, match=r"run\.ckpt must be a checkpoint of a run, got"):
+    arguments = (CONFIG, dataset, distilled, [teacher])
+    unbroken = train_student(*arguments)
+    run(path, (2, 1), train_student, *arguments)
+    damaged = path.read_bytes()[:5000] if contents == "half" else contents
+    path.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"run\.ckpt must be a whole checkpoint"):
+        again, observer = run(path, None, train_student, *arguments)
+    assert observer.steps[0] == (1, 1)
+    assert torch.equal(weights(again[0]), weights(unbroken[0]))
+    assert path.with_name("run.ckpt.damaged").read_bytes() == damaged
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(
+    dataset, distilled, teacher, tmp_path
+):
+    path = tmp_path / "run.ckpt"
+    path.mkdir()  # as root, nothing else is refused
+    with pytest.raises(OSError, match=r"run\.ckpt"):
         run(path, None, train_student, CONFIG, dataset, distilled, [teacher])
+    assert path.is_dir()
 
 
 def test_checkpoints_of_format_1_which_lie_between_epochs_are_read(

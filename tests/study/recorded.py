@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 from gift_fast.student.config import EvaluationConfig
@@ -43,9 +44,11 @@ class RecordedStudy:
         finished: bool = True,
         halves: tuple[float, float] | None = None,
         best: float | None = None,
+        diverged: bool = False,
         **settings: object,
     ) -> None:
         """A run with a score; ``best`` is that of an earlier check."""
+        last_loss = math.nan if diverged else 1.5
         values = {
             "dataset": source.dataset,
             "ipc": source.ipc,
@@ -63,7 +66,7 @@ class RecordedStudy:
         halves = halves or (top1, top1)
         checks = [
             Check(epochs // 2, (top1 if best is None else best), 99.0, 1.0, 2.0, halves),
-            Check(epochs, top1, 99.0, 1.0, 1.5, halves),
+            Check(epochs, top1, 99.0, 1.0, last_loss, halves),
         ]
         inputs = {"test": "0" * 16, "distilled": f"{source.name}-{source.seed}"}
         result = RunResult(

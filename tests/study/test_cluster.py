@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
 import re
 import secrets
 import signal
@@ -19,6 +21,7 @@ import pytest
 import torch
 
 from gift_fast.cli import main
+from gift_fast.student.atomic import NotWritten
 from gift_fast.student.job import Place
 from gift_fast.student.results import read_run
 from gift_fast.study import cluster as cluster_module
@@ -151,7 +154,7 @@ from torch.nn import functional as F
 def hungry():
     def loss(logits, soft_labels, target, epoch):
         if epoch == 2 and Path(__file__).with_name("full").exists():
-            raise MemoryError("there is no more")
+            raise LookupError("there is no more")
         return F.cross_entropy(logits, target)
     return loss
 """
@@ -169,9 +172,9 @@ def test_a_run_that_raises_stops_no_other_and_alone_is_run_again(
     assert main(arguments) == 1
     log = capsys.readouterr().err
     failed = TITLE % "losses_of_mine.hungry"
-    assert f"{failed}: failed: MemoryError: there is no more" in log
+    assert f"{failed}: failed: LookupError: there is no more" in log
     report = log[log.index("1 of 3 runs failed:") :]
-    assert 'raise MemoryError("there is no more")' in report  # where, in the worker's traceback
+    assert 'raise LookupError("there is no more")' in report  # where, in the worker's traceback
     assert f"  {failed}\n" in report
     assert sorted(re.findall(r"\] (.*): top-1", log)) == [TITLE % "CE", TITLE % "GIFT"]
 
@@ -314,6 +317,22 @@ def test_a_run_that_two_experiments_name_is_trained_once(ray, tmp_path):
     assert one.experiment != other.experiment
     assert one.result is other.result
     assert ray.names.count(TITLE % "CE") == 1
+
+
+def test_a_full_disk_ends_the_whole_study(ray, tmp_path, monkeypatch):
+    def full(folder, result):
+        error = NotWritten(errno.ENOSPC, "a.json could not be written: the disk is full")
+        raise TaskError(pickle.loads(pickle.dumps(error)))  # as Ray brings it from a worker
+
+    class TaskError(Exception):
+        def __init__(self, cause: Exception) -> None:
+            self.cause = cause
+
+    monkeypatch.setattr("gift_fast.student.job.write_run", full)
+    study = parse_study("mine", STUDY % (1, "ce, kl"))
+    with pytest.raises(OSError, match=r"a\.json could not be written") as raised:
+        runner_of(ray, study, tmp_path)(study.experiments(published=False))
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_force_repeats_a_run_once_and_from_its_start(ray, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def write(
     best: float | None = None,
     inputs: dict[str, str] | None = None,
     source: str = "rded, 1000 images",
+    loss_at_end: float = 0.25,
     **fields: object,
 ) -> None:
     result = RunResult(
@@ -34,7 +36,7 @@ def write(
         inputs={**INPUTS, **(inputs or {})},
         checks=(
             Check(1, top1 if best is None else best, 80.0, 2.0, 0.5),
-            Check(2, top1, 75.0, 2.5, 0.25),
+            Check(2, top1, 75.0, 2.5, loss_at_end),
         ),
         seconds=1.0,
         images_per_second=100.0,
@@ -228,6 +230,32 @@ def test_the_command_prints_a_table_markdown_or_csv(
     assert (first["teachers_digest"], first["distilled_digest"]) == ("c" * 64, "b" * 64)
     assert (first["population_std"], first["sample_std"]) == ("0.5", "0.7071")
     assert (second["sample_std"], second["source"]) == ("", "rded, 1000 images")
+
+
+def test_a_diverged_run_is_marked_and_the_mark_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, 1.0, seed=0, loss="mse", loss_at_end=math.nan)
+    write(tmp_path, 40.0, seed=1, loss="mse")
+    write(tmp_path, 50.0)
+    for form in ([], ["--markdown"]):
+        assert main(["table", str(tmp_path), *form]) == 0
+        printed = capsys.readouterr().out
+        (row,) = (line for line in printed.splitlines() if "mse" in line)
+        assert "20.5 ± 27.6†" in row
+        assert "50.0†" not in printed
+        assert "† 1 of 3 runs diverged" in printed
+        assert "after epoch 2." in printed
+        assert "smaller learning rate" in printed
+    assert main(["table", str(tmp_path), "--csv"]) == 0
+    rows = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert {row["loss"]: row["diverged"] for row in rows} == {"mse": "1", "gift": "0"}
+
+
+def test_a_table_of_finite_losses_has_no_mark(tmp_path: Path) -> None:
+    write(tmp_path, 1.0)
+    table = evaluations_table(read_evaluations(tmp_path)[0])
+    assert "†" not in str(table)
 
 
 def test_a_damaged_run_is_named_and_the_rest_is_shown(

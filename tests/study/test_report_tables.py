@@ -336,3 +336,28 @@ def test_a_file_that_holds_another_run_is_told(tmp_path):
     contents["config"]["loss"] = "mse"
     path.write_text(json.dumps(contents))
     assert f"{path.name} must hold digits" in report_of(folder, ".md")
+
+
+def test_diverged_runs_are_marked_in_every_table_and_counted(tmp_path):
+    study = RecordedStudy(tmp_path)
+    for seed in (0, 1):
+        for loss in ("ce", "gift"):
+            for student in ("convnet3", "convnet4"):
+                lost = loss == "ce" and seed == 1
+                study.add(loss, 10.0, seed=seed, student=student, diverged=lost)
+    study.write()
+    page, _ = write_report(tmp_path)
+    markdown = page.with_suffix(".md").read_text()
+    marked = [line for line in markdown.splitlines() if line.startswith("| CE ")]
+    assert len(marked) == 2
+    assert all("10.0 ± 0.0†" in line for line in marked)
+    overview = next(line for line in markdown.splitlines() if line.startswith("| convnet3 "))
+    assert overview.count("†") == 1
+    assert "† 2 of 8 runs diverged" in markdown  # the study
+    assert markdown.count("† 1 of 4 runs diverged") == 2  # its conditions
+    assert r"10.0 $\pm$ 0.0$\dagger$" in page.with_suffix(".tex").read_text()
+    assert "10.00†" in page.read_text()  # the run behind the number
+    assert {(row["loss"], row["diverged"]) for row in csv_of(tmp_path)} == {
+        ("ce", "1"),
+        ("gift", "0"),
+    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import shutil
 import statistics
 from collections import Counter
 from dataclasses import replace
@@ -229,7 +231,9 @@ def test_a_studys_own_damaged_manifest_is_refused_and_kept(tmp_path, trained, ca
     own.write_text('{"format": 0}')
     assert study(tmp_path, "ce") == 2
     assert trained == []
-    assert "study-mine.json must hold the record of a study" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "study-mine.json must hold the record of a study" in printed
+    assert "delete it" in printed
     assert own.read_text() == '{"format": 0}'
 
 
@@ -240,7 +244,7 @@ def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
 
     def hungry(config, *arguments, **options):
         if config.loss == "ce" and config.seed == 0:
-            raise MemoryError("there is no more")
+            raise LookupError("there is no more")
         return counted(config, *arguments, **options)
 
     few = ("--seeds", "0", "1", "--set-seeds", "0")
@@ -249,11 +253,21 @@ def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
         assert study(tmp_path, "ce, gift", *few) == 1
     log = capsys.readouterr().err
     report = log[log.index("1 of 4 runs failed:") :]
-    assert 'raise MemoryError("there is no more")' in report
+    assert 'raise LookupError("there is no more")' in report
     assert "  digits selected IPC 1 set 0, convnet3:width=8, CE, AdamW, seed 0\n" in report
     assert len(trained) == 3
     assert study(tmp_path, "ce, gift", *few) == 0
     assert trained[3:] == [("ce", 0)]
+
+
+def test_a_full_disk_stops_the_whole_study(tmp_path, trained, monkeypatch, capsys):
+    def full(folder, result):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr(job, "write_run", full)
+    assert study(tmp_path, "ce, gift") == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert len(trained) == 1
 
 
 def test_a_set_that_cannot_be_read_stops_no_run_on_another(finished, tmp_path, capsys):
@@ -380,3 +394,13 @@ def test_sets_are_made_by_the_method_that_a_study_names(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
     assert main(["study", str(tmp_path / "mine.yaml"), *folders]) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")} == before
+
+
+def test_a_study_whose_record_is_deleted_finds_its_runs_again(finished, tmp_path, trained):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    record = tmp_path / "runs" / "study-mine.json"
+    before = runs_of(tmp_path)
+    record.unlink()
+    assert study(tmp_path, "ce, gift") == 0
+    assert trained == []
+    assert runs_of(tmp_path) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from gift_fast.student.atomic import replacing
+from gift_fast.student.datasets.decoding import followed
 from gift_fast.student.datasets.files import FileSplit
 from gift_fast.student.datasets.images import TensorSplit
+from gift_fast.student.disk import check_space
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
         cache: the folder of cache files; :func:`cache_folder` when None.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to, or its disk has no room for the images.
         ValueError: a file cannot be decoded; it is named, and no cache file is left.
     """
     folder = cache_folder() if cache is None else cache
@@ -52,8 +55,11 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
     images = read_cache(path)
     if images is None:
         logger.info("decoding %d images of %s once, into %s", len(split), split.root, path)
+        check_space(folder, len(split) * math.prod(split.shape), "decoded images")
         images = torch.empty(len(split), *split.shape, dtype=torch.uint8)
-        for index, pixels in split.decoded(torch.arange(len(split)).split(IMAGES_AT_ONCE)):
+        parts = split.decoded(torch.arange(len(split)).split(IMAGES_AT_ONCE))
+        title = f"decoding {split.root}, once"
+        for index, pixels in followed(parts, title, len(split), lambda part: len(part[0])):
             images[index] = pixels
         with replacing(path) as temporary:
             torch.save({"images": images}, temporary)

@@ -48,6 +48,23 @@ def with_heldout(dataset: str, images: int) -> str:
     return f"{dataset}{',' if ':' in dataset else ':'}{HELDOUT}={images}"
 
 
+def check_heldout(dataset: str, heldout: int, images: int, classes: int) -> None:
+    """Raises ValueError unless so many of a dataset's training images may be held out.
+
+    Args:
+        dataset: its name.
+        heldout: how many are to be taken away.
+        images: how many there are.
+        classes: how many there are.
+    """
+    most = (images - 1) // 2
+    if not classes <= heldout <= most:
+        raise ValueError(
+            f"dataset {dataset!r}: {HELDOUT} must be {classes} to {most} of the {images} training "
+            f"images, got {heldout} (a study's own number, where --heldout gives no other)"
+        )
+
+
 def hold_out(dataset: ImageDataset, images: int) -> ImageDataset:
     """The dataset without some training images, which are its held-out split.
 
@@ -63,13 +80,7 @@ def hold_out(dataset: ImageDataset, images: int) -> ImageDataset:
     from sklearn.model_selection import train_test_split
 
     split = dataset.training_split
-    most = (len(split) - 1) // 2
-    if not dataset.num_classes <= images <= most:
-        raise ValueError(
-            f"dataset {dataset.name!r}: {HELDOUT} must be {dataset.num_classes} to {most} of the "
-            f"{len(split)} training images, got {images} (a study's own number, where --heldout "
-            "gives no other)"
-        )
+    check_heldout(dataset.name, images, len(split), dataset.num_classes)
     kept, taken = train_test_split(
         torch.arange(len(split)).numpy(),
         test_size=images,

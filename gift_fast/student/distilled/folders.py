@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gift_fast.student.datasets import ImageDataset
+from gift_fast.student.datasets.decoding import followed
 from gift_fast.student.datasets.files import decoding_threads
 from gift_fast.student.distilled.fkd import SAMPLER_SEED
 from gift_fast.student.distilled.images import DistilledSet
@@ -310,8 +311,9 @@ def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tens
     images = torch.empty(len(files), channels, side, side, dtype=torch.uint8)
     pixels = images.numpy()
 
-    def decode(start: int) -> None:
-        for index, file in enumerate(files[start : start + CHUNK], start):
+    def decode(start: int) -> int:
+        part = files[start : start + CHUNK]
+        for index, file in enumerate(part, start):
             image = read(file)
             if image.size != (width, height):
                 raise ValueError(
@@ -321,8 +323,11 @@ def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tens
             if width != side:
                 image = image.resize((side, side), Image.Resampling.BILINEAR)
             pixels[index] = np.asarray(image).reshape(side, side, channels).transpose(2, 0, 1)
+        return len(part)
 
     with ThreadPoolExecutor(decoding_threads()) as threads:
-        for _ in threads.map(decode, range(0, len(files), CHUNK)):  # raises the first error
+        decoded = threads.map(decode, range(0, len(files), CHUNK))  # raises the first error
+        title = f"decoding {files[0].parent.parent}"
+        for _ in followed(decoded, title, len(files), lambda images: images):
             pass
     return images, width

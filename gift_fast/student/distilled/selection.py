@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gift_fast.student.datasets import ImageDataset
+from gift_fast.student.datasets.decoding import followed
 from gift_fast.student.distilled.images import DistilledSet
 
 BATCH_SIZE = 1000
@@ -33,6 +34,14 @@ def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
     theta = torch.cat([zoom, centre.unsqueeze(2)], 2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def check_ipc(dataset: ImageDataset, ipc: int) -> None:
+    """Raises ValueError unless every class has so many training images."""
+    labels = dataset.training_split.labels.cpu()
+    fewest = int(labels.bincount(minlength=dataset.num_classes).min())
+    if not 1 <= ipc <= fewest:
+        raise ValueError(f"ipc must be from 1 to {fewest}, the smallest class, got {ipc}")
 
 
 @torch.inference_mode()
@@ -64,15 +73,14 @@ def select_crops(
     """
     split = dataset.training_split
     labels = split.labels.cpu()
-    fewest = int(labels.bincount(minlength=dataset.num_classes).min())
-    if not 1 <= ipc <= fewest:
-        raise ValueError(f"ipc must be from 1 to {fewest}, the smallest class, got {ipc}")
+    check_ipc(dataset, ipc)
     teacher.eval()
     device = next(teacher.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
 
     losses, kept = torch.empty(len(labels)), torch.empty(len(labels), *split.shape)
-    for index in torch.arange(len(labels)).split(BATCH_SIZE):
+    batches = torch.arange(len(labels)).split(BATCH_SIZE)
+    for index in followed(batches, f"choosing crops of {dataset.name}", len(labels), len):
         images, target = (tensor.to(device) for tensor in next(split.batches([index])))
         best_loss, best_crop = torch.full(target.shape, torch.inf, device=device), images.clone()
         for _ in range(crops_per_image):

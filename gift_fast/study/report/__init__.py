@@ -80,7 +80,7 @@ def markdown_of(contents: Contents) -> str:
     lines += ["## Published against measured", "", contents.published.summary, ""]
     for table in (contents.published.table, contents.published.signs):
         if table is not None:
-            lines += [as_markdown(table)]
+            lines += [as_markdown(table), *table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -90,16 +90,18 @@ def section_in_markdown(section: Section) -> list[str]:
     lines += [text + "\n" for text in (section.unfinished, section.notes) if text]
     if section.overview is not None:
         lines += [*(f"- {sentence}" for sentence in section.findings), ""]
-        lines += [as_markdown(section.overview)]
+        lines += [as_markdown(section.overview), *section.overview.notes, ""]
     for part in section.parts:
         if len(section.parts) > 1:
             lines += [f"### {escaped_markdown(part.heading)}", ""]
         lines += [f"- {sentence}" for sentence in part.findings]
         if part.shares is not None:
-            lines += ["", f"{part.shares.caption}:", "", as_markdown(part.shares)]
+            shares = part.shares
+            lines += ["", f"{shares.caption}:", "", as_markdown(shares), *shares.notes]
         lines += ["", as_markdown(part.table), *part.table.notes, ""]
         if part.trials is not None:
-            lines += [f"{part.trials.caption}:", "", as_markdown(part.trials)]
+            trials = part.trials
+            lines += [f"{trials.caption}:", "", as_markdown(trials), *trials.notes, ""]
     return lines
 
 

@@ -15,7 +15,7 @@ from gift_fast.student.datasets import dataset_title
 from gift_fast.student.datasets.heldout import split_heldout
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
-from gift_fast.student.results import Spread, spread
+from gift_fast.student.results import RunResult, Spread, spread
 from gift_fast.study.plan import NATIVE_LOSSES, SetSource
 from gift_fast.study.report.reading import Run, StudyRecord
 from gift_fast.study.statistics import Comparison, Pair, compare
@@ -162,6 +162,11 @@ class Cell:
         return spread(self.replicates)
 
     @property
+    def results(self) -> list[RunResult]:
+        """Of its runs."""
+        return [run.result for run in self.runs]
+
+    @property
     def best_mean(self) -> float:
         """Mean top-1 of each run's best check, which the paper's code reports, percent."""
         return spread([run.result.best.top1 for run in self.runs]).mean
@@ -194,6 +199,11 @@ class Trial:
     weight_decay: float
     top1: float
     runs: tuple[Run, ...]
+
+    @property
+    def results(self) -> list[RunResult]:
+        """Of its runs."""
+        return [run.result for run in self.runs]
 
     def score_of(self, run: Run) -> float:
         """What one of its runs is judged by, percent."""

@@ -33,10 +33,11 @@ from gift_fast.study.report.tables import (
     Item,
     Table,
     csv_rows,
+    divergence_of,
     losses_table,
     overview_table,
     published_items,
-    score,
+    score_of,
     shares_table,
     trials_table,
 )
@@ -386,13 +387,13 @@ def pairs_table(found: dict[Cell, Beside]) -> Table:
                 Item(published.dataset),
                 Item(published.method),
                 Item(str(published.ipc), published.ipc),
-                Item(score(cell.top1), cell.top1.mean, cell),
+                Item(score_of(cell), cell.top1.mean, cell),
                 number,
                 Item(signed(each.difference), each.difference),
                 verdict,
             )
         )
-    return Table("Published beside measured", columns, tuple(rows))
+    return Table("Published beside measured", columns, tuple(rows), divergence_of(found))
 
 
 def signs_table(

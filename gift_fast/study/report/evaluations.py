@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 
 from gift_fast.student.classes import ALL
 from gift_fast.student.report import print_table
-from gift_fast.student.results import RunResult, Spread, read_run, run_path, spread
+from gift_fast.student.results import (
+    RunResult,
+    Spread,
+    divergence,
+    marked,
+    read_run,
+    run_path,
+    spread,
+)
 from gift_fast.study.manifest import read_manifest
 from gift_fast.study.report.tables import Column, Item, Table, score
 
@@ -237,7 +245,8 @@ def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
     for index, one in enumerate(evaluations):
         texts = [text_of(one.settings[name]) for name in names]
         texts += [texts[index] for texts in inputs.values()]
-        texts += [score(one.top1), str(one.top1.n), f"{one.top5:.1f}", f"{one.best:.1f}"]
+        top1 = marked(score(one.top1), one.runs)
+        texts += [top1, str(one.top1.n), f"{one.top5:.1f}", f"{one.best:.1f}"]
         rows.append(tuple(map(Item, texts)))
     shared = evaluations[0].settings
     differing = varying(evaluations)
@@ -257,6 +266,7 @@ def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
         rows=tuple(rows),
         notes=(
             *([f"All rows: {', '.join(told)}."] if told else []),
+            *divergence([run for one in evaluations for run in one.runs]),
             "± is the sample standard deviation (ddof 1) over seeds: it says nothing of other "
             "distilled sets. The best check is chosen on the images that it is tested on, so it "
             "flatters.",
@@ -284,7 +294,10 @@ def print_evaluations(table: Table) -> None:
 def evaluations_csv(evaluations: Sequence[Evaluation]) -> str:
     """A line for every evaluation, with every setting and the digest of everything it has read."""
     inputs = dict.fromkeys(f"{name}_digest" for one in evaluations for name in one.inputs)
-    results = ("source", "n", "seeds", "top1", "population_std", "sample_std", "top5", "best_top1")
+    results = (
+        *("source", "n", "seeds", "top1", "population_std", "sample_std", "top5", "best_top1"),
+        "diverged",
+    )
     text = io.StringIO()
     writer = csv.DictWriter(
         text, [*evaluations[0].settings, *inputs, *results], lineterminator="\n"
@@ -300,6 +313,7 @@ def evaluations_csv(evaluations: Sequence[Evaluation]) -> str:
         population_std = top1.population_std if top1.n > 1 else math.nan
         numbers = (top1.mean, population_std, top1.sample_std, one.top5, one.best)
         values = ["" if math.isnan(x) else round(x, 4) for x in numbers]
+        values.append(sum(run.diverged is not None for run in one.runs))
         found = dict(zip(results, (one.source, top1.n, seeds, *values), strict=True))
         digests = {f"{name}_digest": digest for name, digest in one.inputs.items()}
         writer.writerow({**settings, **digests, **found})

@@ -13,6 +13,7 @@ from typing import Any
 import gift_fast
 from gift_fast.student.datasets import dataset_title
 from gift_fast.student.objectives import display_name
+from gift_fast.student.results import marked
 from gift_fast.study.report.cells import Cell, Trial
 from gift_fast.study.report.contents import Contents
 from gift_fast.study.report.reading import Run
@@ -142,7 +143,7 @@ def row_of(cell: Cell | Trial, run: Run) -> list[str | int]:
     return [
         "-" if source.seed is None else source.seed,
         run.result.config.seed,
-        f"{cell.score_of(run):.2f}",
+        marked(f"{cell.score_of(run):.2f}", [run.result]),
         f"{run.result.best.top1:.2f}",
         run.file,
     ]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gift_fast.student.objectives import display_name
-from gift_fast.student.results import Spread
+from gift_fast.student.results import Spread, divergence, marked
 from gift_fast.study.report.against import Beside
 from gift_fast.study.report.cells import TUNED, Cell, Panel, Setting, Trial, signed, varying_parts
 from gift_fast.study.statistics import Comparison
@@ -95,6 +95,11 @@ def score(top1: Spread) -> str:
         ('51.0 ± 1.4', '50.0')
     """
     return f"{top1.mean:.1f}" + (f" ± {top1.sample_std:.1f}" if top1.n > 1 else "")
+
+
+def score_of(cell: Cell) -> str:
+    """The score of a cell as a table has it, marked where a run of it has diverged."""
+    return marked(score(cell.top1), cell.results)
 
 
 def setting_name(setting: Setting, panel: Panel) -> str:
@@ -204,7 +209,12 @@ def notes_of(panel: Panel) -> tuple[str, ...]:
         notes.append("In brackets, 95 % paired t interval over sets; p after Holm's adjustment.")
     if len(panel.settings) > 1:
         notes.append("lr: learning rate; wd: weight decay.")
-    return tuple(notes)
+    return (*notes, *divergence_of(cells))
+
+
+def divergence_of(cells: Iterable[Cell | Trial]) -> tuple[str, ...]:
+    """What the mark of diverged runs means, where a table has one."""
+    return tuple(divergence([result for cell in cells for result in cell.results]))
 
 
 def has_comparisons(panel: Panel, setting: Setting) -> bool:
@@ -226,7 +236,7 @@ def items_of(panel: Panel, setting: Setting, loss: str) -> list[Item]:
         items.append(EMPTY)
     else:
         tone = "best" if cell.top1.mean == best else ""
-        items.append(Item(score(cell.top1), cell.top1.mean, cell, tone))
+        items.append(Item(score_of(cell), cell.top1.mean, cell, tone))
     before = panel.of_purpose("protocol")
     if setting == TUNED and before:
         start = panel.cells.get((before[0], loss))
@@ -274,7 +284,7 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
                 items.append(EMPTY)
                 continue
             tone = "best" if cell.top1.mean == best else ""
-            items.append(Item(score(cell.top1), cell.top1.mean, cell, tone))
+            items.append(Item(score_of(cell), cell.top1.mean, cell, tone))
         if two:
             items += difference_items(panel, setting)
         rows.append(tuple(items))
@@ -283,7 +293,8 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
     if two:
         columns += [Column(f"{display_name(panels[0].reference)} minus it")]
         columns += [Column("outcome", numeric=False)]
-    return Table(caption, tuple(columns), tuple(rows))
+    notes = divergence_of(cell for panel in panels for cell in panel.cells.values())
+    return Table(caption, tuple(columns), tuple(rows), notes)
 
 
 PART_NAMES = {"ipc": "IPC", "network": "distilled on"}
@@ -333,11 +344,12 @@ def shares_table(panel: Panel, caption: str) -> Table:
             cells = {cell.share: cell for cell in panel.shares.get((setting, loss), ())}
             found = [cells.get(share) for share in shares]
             items += [
-                EMPTY if cell is None else Item(score(cell.top1), cell.top1.mean, cell)
+                EMPTY if cell is None else Item(score_of(cell), cell.top1.mean, cell)
                 for cell in found
             ]
         rows.append(tuple(items))
-    return Table(caption, tuple(columns), tuple(rows))
+    notes = divergence_of(cell for cells in panel.shares.values() for cell in cells)
+    return Table(caption, tuple(columns), tuple(rows), notes)
 
 
 def trials_table(panel: Panel, caption: str) -> Table:
@@ -359,9 +371,10 @@ def trials_table(panel: Panel, caption: str) -> Table:
                     items.append(EMPTY)
                     continue
                 tone = "best" if trial.top1 == best else ""
-                items.append(Item(f"{trial.top1:.1f}", trial.top1, trial, tone))
+                text = marked(f"{trial.top1:.1f}", trial.results)
+                items.append(Item(text, trial.top1, trial, tone))
             rows.append(tuple(items))
-    return Table(caption, tuple(columns), tuple(rows))
+    return Table(caption, tuple(columns), tuple(rows), divergence_of(panel.trials))
 
 
 # ---- as text -------------------------------------------------------------------------------------
@@ -391,6 +404,7 @@ LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "†": r"$\dagger$",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }
@@ -403,7 +417,7 @@ def escaped_latex(text: str) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """A table in LaTeX, for the package booktabs, its best numbers in bold."""
+    """A table in LaTeX, for the package booktabs, its best numbers in bold, its notes comments."""
     shape = "".join("r" if column.numeric else "l" for column in table.columns)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped_latex(table.caption)}}}"]
     lines += [rf"\begin{{tabular}}{{{shape}}}", r"\toprule"]
@@ -423,7 +437,9 @@ def as_latex(table: Table) -> str:
             rf"\textbf{{{t}}}" if i.tone == "best" else t for t, i in zip(texts, row, strict=True)
         ]
         lines.append(" & ".join(texts) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [f"% {note}" for note in table.notes]
+    lines.append(r"\end{table}")
     return "\n".join(lines) + "\n"
 
 
@@ -431,6 +447,7 @@ CSV_COLUMNS = (
     *("study", "dataset", "method", "ipc", "network", "student", "loss"),
     *("optimizer", "purpose", "learning_rate", "weight_decay", "momentum", "epochs"),
     *("classes", "share", "mean", "sample_std", "n", "over", "scored_on", "best_mean"),
+    "diverged",
     *("reference", "difference", "low", "high", "p_holm", "outcome"),
     *("published_mean", "published_std", "verdict"),
 )
@@ -473,6 +490,7 @@ def csv_rows(study: str, panel: Panel, found: Mapping[Cell, Beside]) -> list[dic
                 "over": each.over,
                 "scored_on": "second half" if each.halved else "test",
                 "best_mean": round(each.best_mean, 4),
+                "diverged": sum(result.diverged is not None for result in each.results),
             }
             comparison = panel.comparisons.get((setting, loss)) if each is cell else None
             if comparison is not None:
@@ -505,5 +523,6 @@ def csv_rows(study: str, panel: Panel, found: Mapping[Cell, Beside]) -> list[dic
             over="trials",
             share=1.0,
             scored_on="held-out" if config.tested_on == "heldout" else "first half",
+            diverged=sum(result.diverged is not None for result in trial.results),
         )
     return rows

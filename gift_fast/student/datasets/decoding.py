@@ -1,0 +1,122 @@
+"""Progress of decoding: a bar in a terminal, else a line at least every half minute.
+
+Nothing is shown unless a command has asked for it with :func:`showing`: what a program of the
+user's own prints is its own affair.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TextIO, TypeVar
+
+Part = TypeVar("Part")
+
+EVERY = 20.0
+"""Seconds between two lines of a log; a slow part may delay one, which is to come within 30."""
+
+BRIEF = 1.0
+"""Seconds that pass before anything is shown: most sets are decoded in less."""
+
+_shown: ContextVar[bool] = ContextVar("shown", default=False)
+
+
+@contextmanager
+def showing(shown: bool = True) -> Iterator[None]:
+    """Shows the progress of what is decoded within the block, in this process.
+
+    Args:
+        shown: False shows nothing, as for ``--quiet`` and for all processes but the main one.
+    """
+    token = _shown.set(shown)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def followed(
+    parts: Iterable[Part],
+    title: str,
+    total: int,
+    size: Callable[[Part], int] = lambda part: 1,
+    *,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Part]:
+    """Gives the parts of some work as they come, and shows how much of it is done.
+
+    Args:
+        parts: what is gone through.
+        title: of the work: "decoding 10000 images of DIR".
+        total: the sum of the sizes of all parts.
+        size: of a part.
+        stream: where it is shown, by default the standard error.
+        clock: tells the time, in seconds.
+
+    Example:
+        >>> list(followed([1, 2], "counting", total=2))
+        [1, 2]
+    """
+    if not _shown.get():
+        yield from parts
+        return
+    stream = sys.stderr if stream is None else stream
+    # A bar that is there already puts what is printed above itself; a second one would break it.
+    occupied = type(stream).__name__ == "FileProxy"
+    if stream.isatty() and not occupied:
+        yield from bar(parts, title, total, size, stream)
+    else:
+        yield from lines(parts, title, total, size, stream, clock)
+
+
+def lines(
+    parts: Iterable[Part],
+    title: str,
+    total: int,
+    size: Callable[[Part], int],
+    stream: TextIO,
+    clock: Callable[[], float],
+) -> Iterator[Part]:
+    """The parts, with a line for a log now and then, and one in the end if there was any."""
+    start, told, done = clock(), None, 0
+    for part in parts:
+        done += size(part)
+        now = clock()
+        if now - start >= BRIEF and (told is None or now - told >= EVERY):
+            rate = done / (now - start)
+            left = f"{(total - done) / rate:.0f} s left" if rate else "no rate yet"
+            print(f"{title}: {done} of {total}, {rate:.0f}/s, {left}", file=stream, flush=True)
+            told = now
+        yield part
+    if told is not None:
+        print(f"{title}: done in {clock() - start:.0f} s", file=stream, flush=True)
+
+
+def bar(
+    parts: Iterable[Part],
+    title: str,
+    total: int,
+    size: Callable[[Part], int],
+    stream: TextIO,
+) -> Iterator[Part]:
+    """The parts, with a bar that disappears when they have ended."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(file=stream)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        for part in parts:
+            progress.advance(task, size(part))
+            yield part
