@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; gives the exit status, 2 for what the user has to mend."""
     # A user's own losses and networks are named by import path, from where the command is called.
     sys.path.append("")
-    options = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    options = build_parser(command).parse_args(arguments)
     missing = [
         package
         for module, package in STUDENT_PACKAGES.items()
@@ -113,8 +115,18 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all subcommands.
+
+    Args:
+        command: the one that is going to be parsed, or "" for none. The help of some options names
+            what the registries hold, which takes an import of torch: the parsers of the other
+            subcommands are left without arguments. None: all have theirs.
+    """
+
+    def wanted(name: str) -> bool:
+        return command is None or command == name
+
     parser = argparse.ArgumentParser(
         prog="gift-fast",
         description="Evaluates students that are trained on distilled datasets with soft labels.",
@@ -122,11 +134,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gift-fast {package_version()}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     add_demo(commands)
-    add_train_teacher(commands)
-    add_evaluate(commands)
+    add_train_teacher(commands, arguments=wanted("train-teacher"))
+    add_evaluate(commands, arguments=wanted("evaluate"))
     add_table(commands)
-    add_audit(commands)
-    add_study(commands)
+    add_audit(commands, arguments=wanted("audit"))
+    add_study(commands, arguments=wanted("study"))
     add_report(commands)
     return parser
 
@@ -245,11 +257,8 @@ def place_of(options: argparse.Namespace) -> Place:
     return Place(**given(options, [field.name for field in dataclasses.fields(Place)]))
 
 
-def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``evaluate``."""
-    from gift_fast.student.config import EvaluationConfig
-    from gift_fast.student.presets import preset_names
-
+def add_evaluate(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``evaluate``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "evaluate",
         help="train students on a distilled set and report their accuracy",
@@ -263,6 +272,11 @@ def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "--data-root data --student convnet3 --teacher convnet3 --loss gift --seeds 0 1 2"
         ),
     )
+    if not arguments:
+        return
+    from gift_fast.student.config import EvaluationConfig
+    from gift_fast.student.presets import preset_names
+
     add_data(command)
     command.add_argument(
         "--no-check", dest="check_set", action="store_false", default=None, help="skip the audit"
@@ -384,10 +398,8 @@ def table(options: argparse.Namespace) -> int:
     return 1 if damaged else 0
 
 
-def add_train_teacher(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``train-teacher``."""
-    from gift_fast.student.config import TeacherConfig
-
+def add_train_teacher(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``train-teacher``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "train-teacher",
         help="train a teacher on a real dataset and record its accuracy",
@@ -398,6 +410,10 @@ def add_train_teacher(commands: Subparsers[argparse.ArgumentParser]) -> None:
         ),
         epilog="example: gift-fast train-teacher --dataset cifar100 --data-root data",
     )
+    if not arguments:
+        return
+    from gift_fast.student.config import TeacherConfig
+
     add_dataset(command, required=True)
     training = command.add_argument_group(TRAINING)
     names = add_fields(training, TeacherConfig)
@@ -418,8 +434,8 @@ def train_teacher(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_audit(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``audit``."""
+def add_audit(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``audit``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "audit",
         help="examine a distilled set: class order, images, labels",
@@ -433,6 +449,8 @@ def add_audit(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "--teacher convnet3 --write-class-map map.json"
         ),
     )
+    if not arguments:
+        return
     add_data(command)
     command.add_argument("--quick", action="store_true", help="look at a sample of the images")
     command.add_argument(
@@ -471,10 +489,8 @@ def audit(options: argparse.Namespace) -> int:
     return 1 if report.severity == "error" else 0
 
 
-def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``study``."""
-    from gift_fast.study.plan import study_names
-
+def add_study(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``study``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "study",
         help="run all of a comparison, such as one of the paper's tables",
@@ -488,6 +504,10 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "--student convnet3:width=32 --epochs 100 --seeds 0 1 2 --set-seeds 0"
         ),
     )
+    if not arguments:
+        return
+    from gift_fast.study.plan import study_names
+
     command.add_argument(
         "study", metavar="NAME", help=f"{', '.join(study_names())}, or a YAML file"
     )
