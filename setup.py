@@ -11,6 +11,7 @@ honoured, and
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,7 @@ def extensions() -> list:
         f"-DGIFT_FAST_TORCH_TARGET={major}.{minor}",
         f"-DGIFT_FAST_TORCH_BUILT_WITH={torch.__version__}",
         f"-DGIFT_FAST_VERSION={version}",
+        *shlex.split(os.environ.get("CXXFLAGS", "")),  # torch's build command reads CFLAGS alone
     ]
     cuda = (
         f"_C_cuda for {cuda_architectures()}" if WITH_CUDA else "not built: FORCE_CUDA=1 builds it"
