@@ -62,9 +62,7 @@ import gift_fast.loss, torch
 print(torch.export.load({str(path)!r}).module()(*torch.load({str(path) + ".in"!r})).item())
 """
     torch.save((logits.detach(), soft_labels, target), f"{path}.in")
-    said = subprocess.run(
-        [sys.executable, "-c", load], capture_output=True, text=True, check=False
-    )
+    said = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, check=False)
     if said.returncode != 0:
         raise SystemExit(said.stderr)
     expected = definition(*batch()).item()

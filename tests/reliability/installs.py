@@ -208,7 +208,9 @@ def readme_lines() -> list[str]:
     """The commands of README.md's section Install, in order, without their comments."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Install\n")[1]
     section = section.split("\n## ")[0]
-    return [line.split("  #")[0].strip() for line in re.findall("^    (.+)$", section, re.MULTILINE)]
+    return [
+        line.split("  #")[0].strip() for line in re.findall("^    (.+)$", section, re.MULTILINE)
+    ]
 
 
 def readme(pattern: str, **variables: str) -> Callable[[Environment], None]:
@@ -321,7 +323,9 @@ CASES = (
             ),
         ),
     ),
-    Case("3.11", "2.10.0", (Row("repaired wheel built with torch 2.14.1", from_wheel_of("2.14.1")),)),
+    Case(
+        "3.11", "2.10.0", (Row("repaired wheel built with torch 2.14.1", from_wheel_of("2.14.1")),)
+    ),
     Case(
         "3.12",
         "2.12.0",

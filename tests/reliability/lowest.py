@@ -1,7 +1,7 @@
 """The lowest version of every dependency that pyproject.toml states, as constraints for pip.
 
-    python -m tests.reliability.lowest > lowest.txt
-    pip install -c lowest.txt '.[student,test]'
+python -m tests.reliability.lowest > lowest.txt
+pip install -c lowest.txt '.[student,test]'
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def lowest_versions(pyproject: Path = ROOT / "pyproject.toml") -> dict[str, str]
             continue
         stated = [s.version for s in requirement.specifier if s.operator in (">=", "==", "~=")]
         if len(stated) != 1:
-            raise ValueError(f"{pyproject}: {text!r} must state its lowest version, as in NAME>=1.2")
+            raise ValueError(
+                f"{pyproject}: {text!r} must state its lowest version, as in NAME>=1.2"
+            )
         if lowest.setdefault(requirement.name, stated[0]) != stated[0]:
             raise ValueError(
                 f"{pyproject}: {requirement.name} must have one lowest version, got "
