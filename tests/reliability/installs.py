@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,20 @@ class Case:
 
     python: str
     torch: str
-    rows: tuple[Row, ...] = field(default=())
+    rows: tuple[Row, ...]
+    keep: bool = False  # a later case goes on in the same environment
 
     @property
     def name(self) -> str:
-        """What its results and its folder are called by."""
+        """What its folder is called by."""
         return f"python{self.python}-torch{self.torch}"
+
+    def results(self, work: Path) -> list[Path]:
+        """The files of the rows' results."""
+        return [
+            work / "results" / f"{self.name}, {re.sub('[^a-z0-9.,]+', ' ', row.route.lower())}.json"
+            for row in self.rows
+        ]
 
 
 @dataclass
@@ -110,7 +118,10 @@ class Environment:
         return self.folder / "checkout"
 
     def create(self) -> None:
-        """Makes both, and installs torch."""
+        """Makes both, and installs torch; takes what a case before this one has kept."""
+        ready = self.folder / "ready"
+        if ready.exists():
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.fresh_checkout()
@@ -118,6 +129,7 @@ class Environment:
         if self.torch:
             vision = f"torchvision=={TORCHVISION[self.torch]}"
             self.shell(f"pip install --no-cache-dir torch=={self.torch} {vision}")
+        ready.touch()
 
     def fresh_checkout(self) -> None:
         """Copies the files that git tracks, without anything that was built."""
@@ -298,21 +310,22 @@ def repair_command() -> str:
 
 
 CASES = (
-    Case("3.10", "2.10.0", (Row("README, `.[student]`", readme(STUDENT), student=True),)),
+    Case("3.10", "2.11.0", (Row("README, `.`", readme(LOSS)),)),
     Case(
         "3.11",
-        "2.11.0",
+        "2.10.0",
         (
-            Row("README, `.`", readme(LOSS)),
+            Row("README, `.[student]`", readme(STUDENT), student=True),
             Row("wheel of an sdist", wheel_of_sdist),
         ),
+        keep=True,
     ),
     Case(
         "3.11",
         "2.14.1",
         (
             Row("README, `--no-build-isolation`", readme(NO_ISOLATION)),
-            Row("wheel built with 2.11.0", from_wheel_of("2.11.0")),
+            Row("wheel built with 2.10.0", from_wheel_of("2.10.0")),
             Row("wheel repaired by auditwheel", repaired_wheel),
             Row(
                 "README, `FORCE_CUDA=1`; nvcc, no GPU",
@@ -347,29 +360,28 @@ CASES = (
 
 def run_case(case: Case, work: Path, *, again: bool) -> None:
     """Runs the rows of an environment whose results are not there yet."""
-    results = work / "results"
-    results.mkdir(parents=True, exist_ok=True)
-    files = [results / f"{case.name}-{i}.json" for i in range(len(case.rows))]
-    missing = [i for i, file in enumerate(files) if again or not file.exists()]
+    missing = [
+        (row, file)
+        for row, file in zip(case.rows, case.results(work), strict=True)
+        if again or not file.exists()
+    ]
     if not missing:
         return
     environment = Environment(work / case.name, case.python, case.torch, work / "wheels")
     try:
         environment.create()
-        for i, row in enumerate(case.rows):
-            if i not in missing:
-                continue
-            print(f"{case.name}: {row.route}", flush=True)
+        for row, file in missing:
+            print(f"{time.strftime('%H:%M')} {case.name}: {row.route}", flush=True)
             begin = time.perf_counter()
             row.install(environment)
             seconds = time.perf_counter() - begin
             answer = environment.check(row)
-            files[i].write_text(
-                json.dumps({"route": row.route, "seconds": seconds, **answer}, indent=1)
-            )
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps({"route": row.route, "seconds": seconds, **answer}))
             environment.uninstall()
     finally:
-        shutil.rmtree(environment.folder, ignore_errors=True)
+        if not case.keep:
+            shutil.rmtree(environment.folder, ignore_errors=True)
 
 
 def table(work: Path) -> str:
@@ -380,8 +392,7 @@ def table(work: Path) -> str:
         "|---|---|---|---|---:|---|---|---:|---|---|---|",
     ]
     for case in CASES:
-        for i, row in enumerate(case.rows):
-            file = work / "results" / f"{case.name}-{i}.json"
+        for row, file in zip(case.rows, case.results(work), strict=True):
             if not file.exists():
                 lines.append(f"| {case.python} | {case.torch} | | {row.route} | | not run |")
                 continue
