@@ -43,6 +43,8 @@ CI_TESTS = (
 )
 """What runs with the oldest versions."""
 
+OLDEST_PYTHON = "3.10"
+
 NO_COMPILER = "no-such-compiler"
 
 
@@ -438,36 +440,29 @@ loads and runs. `student`: `gift-fast demo` with one short run.
 """
 
 
-def ci(work: Path) -> None:
-    """An sdist, a wheel of it, and a clean environment with the oldest version of everything."""
-    lowest = lowest_versions()
-    environment = Environment(work / "ci", "3.10", "", work / "wheels")
-    try:
+def ci() -> None:
+    """An sdist, a wheel of it, and a clean environment with the lowest version of everything."""
+    constraints = "".join(f"{name}=={version}\n" for name, version in lowest_versions().items())
+    with tempfile.TemporaryDirectory(prefix="gift-fast-") as work:
+        environment = Environment(Path(work, "environment"), OLDEST_PYTHON, "", Path(work))
         environment.create()
-        constraints = environment.folder / "lowest.txt"
-        constraints.write_text("".join(f"{n}=={v}\n" for n, v in sorted(lowest.items())))
-        environment.shell(
-            f"pip install --no-cache-dir -c {constraints} torch torchvision numpy --quiet"
-        )
+        lowest = environment.folder / "lowest.txt"
+        lowest.write_text(constraints)
+        install = f"pip install --quiet --no-cache-dir --constraint {lowest}"
+        environment.shell(f"{install} torch torchvision numpy")
         sdist = environment.sdist()
-        environment.shell(
-            f"pip wheel --no-deps --wheel-dir dist {sdist}", GIFT_FAST_REQUIRE_BUILD="1"
-        )
+        environment.shell(f"pip wheel --no-deps -w dist {sdist}", GIFT_FAST_REQUIRE_BUILD="1")
         (wheel,) = (environment.checkout / "dist").glob("*.whl")
-        environment.shell(
-            f"pip install --no-cache-dir --quiet -c {constraints} '{wheel}[student,test]'"
-        )
-        answer = environment.check(Row("wheel", wheel_of_sdist))
-        print(f"installed from {wheel.name}: {json.dumps(answer)}", flush=True)
-        # The tests alone: the package must be the installed one.
+        environment.shell(f"{install} '{wheel}[student,test]'")
+        answers = environment.check(Row(wheel.name, wheel_of_sdist))
+        print(f"{wheel.name}: {json.dumps(answers, indent=1)}", flush=True)
+        # The tests alone, so that it is the installed package that they import.
         outside = environment.folder / "outside"
         shutil.copytree(environment.checkout / "tests", outside / "tests")
         shutil.copy2(environment.checkout / "pyproject.toml", outside)
-        command = [environment.bin / "python", "-m", "pytest", "-q", *CI_TESTS]
         env = without_ours() | {"PATH": f"{environment.bin}:{os.environ['PATH']}"}
-        subprocess.run(list(map(str, command)), cwd=outside, env=env, check=True)
-    finally:
-        shutil.rmtree(environment.folder, ignore_errors=True)
+        tests = [environment.bin / "python", "-m", "pytest", "-q", *CI_TESTS]
+        subprocess.run(list(map(str, tests)), cwd=outside, env=env, check=True)
 
 
 def main() -> int:
@@ -485,7 +480,7 @@ def main() -> int:
     parser.add_argument("--ci", action="store_true", help="what CI runs, and no table")
     options = parser.parse_args()
     if options.ci:
-        ci(options.work)
+        ci()
         return 0
     failed = 0
     for number, case in enumerate(CASES, 1):
