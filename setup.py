@@ -27,12 +27,7 @@ if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
         f"{setuptools.__version__}; run: pip install --upgrade setuptools ninja pybind11"
     )
 
-from build_backend import (  # noqa: E402
-    OLDEST_TORCH,
-    major_minor,
-    torch_folders,
-    why_not_compiled,
-)
+from build_backend import OLDEST_TORCH, torch_folders, why_not_compiled  # noqa: E402
 
 WITH_CUDA = os.environ.get("FORCE_CUDA") == "1"
 WHY_NOT_BUILT = "why-not-built.txt"  # in the package; gift_fast/installation.py reads it
@@ -48,12 +43,9 @@ def why_pure_python() -> str | None:
         return f"no torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or later to build against"
     sys.path += folders
     try:
-        import torch
-        import torch.utils.cpp_extension
+        import torch.utils.cpp_extension  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: a library of torch's is missing
         return f"torch cannot be imported: {error}"
-    if major_minor(torch.__version__) < OLDEST_TORCH:
-        return f"torch {torch.__version__} is older than {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}"
     return None
 
 
@@ -202,6 +194,8 @@ def extensions() -> list:
             ],
             include_dirs=[pybind11.get_include()],
             extra_compile_args=[*flags, "-ffp-contract=fast", f'-DGIFT_FAST_CUDA="{cuda}"'],
+            # Beside torch in site-packages; on Linux its libraries are found without.
+            extra_link_args=["-Wl,-rpath,@loader_path/../torch/lib"] * (sys.platform == "darwin"),
         )
     ]
     if WITH_CUDA:
