@@ -479,6 +479,7 @@ def main() -> int:
     parser.add_argument("--no-document", action="store_true", help="print the table only")
     parser.add_argument("--ci", action="store_true", help="what CI runs, and no table")
     options = parser.parse_args()
+    work = options.work.resolve()
     if options.ci:
         ci()
         return 0
@@ -486,11 +487,11 @@ def main() -> int:
     for number, case in enumerate(CASES, 1):
         if options.only is None or number in options.only:
             try:
-                run_case(case, options.work, again=options.again)
+                run_case(case, work, again=options.again)
             except InstallError as error:
                 failed += 1
                 print(f"{case.name}: {error}", file=sys.stderr)
-    text = f"{table(options.work)}\n\n{LEGEND.strip()}"
+    text = f"{table(work)}\n\n{LEGEND.strip()}"
     print(text)
     if not options.no_document:
         write_section("installs", text)
