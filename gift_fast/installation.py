@@ -21,19 +21,18 @@ def why_not_built(package: Path = PACKAGE) -> str:
 
     Example:
         >>> why_not_built(Path("/usr/lib/python3/site-packages/gift_fast"))
-        'the package holds no library; pip install --force-reinstall --no-deps --no-cache-dir \
-gift-fast builds it'
+        'the package holds no library. To build it: pip install --force-reinstall --no-deps \
+--no-cache-dir gift-fast (in a checkout: .)'
     """
     checkout = package.parent
-    in_checkout = (checkout / "setup.py").exists()
     file = package / REASON
     if file.exists():
         reason = file.read_text(encoding="utf-8").strip()
-    elif in_checkout:
+    elif (checkout / "setup.py").exists():
         return (
             f"{checkout} is a checkout, which hides the installed package: leave that folder, or "
             "install it with pip install -e ."
         )
     else:
         reason = "the package holds no library"
-    return f"{reason}; {REBUILD} {'-e .' if in_checkout else 'gift-fast'} builds it"
+    return f"{reason}. To build it: {REBUILD} gift-fast (in a checkout: .)"
