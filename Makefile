@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 # Processes of `make test`, each of which takes files of tests.
 WORKERS ?= 2
 
-SOURCES := pyproject.toml setup.py gift_fast/__init__.py $(wildcard csrc/* csrc/*/*)
+SOURCES := pyproject.toml setup.py build_backend.py gift_fast/__init__.py $(wildcard csrc/* csrc/*/*)
 
-.PHONY: demo test test-avx2 lint bench gpu-check format clean
+.PHONY: demo test test-avx2 lint installs bench gpu-check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/built
@@ -27,6 +27,10 @@ test-avx2: $(VENV)/built
 lint: $(VENV)/built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
 
+# An sdist, a wheel of it, and an environment with the oldest Python, torch and dependencies.
+installs: $(VENV)/built
+	$(BIN)/python -m tests.reliability.installs --ci
+
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.loss_cpu --out benchmark-results
 
@@ -39,16 +43,17 @@ format: $(VENV)/built
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-# Torch first and on its own: the extension is then built against it, without a second copy of torch
-# in pip's isolated build environment.
+# Torch first and on its own: the extension is then built against it.
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy setuptools ninja pybind11
+	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
+	$(BIN)/python -m pip install --quiet --upgrade setuptools ninja pybind11
 	touch $@
 
 $(VENV)/built: $(VENV)/torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	GIFT_FAST_REQUIRE_BUILD=1 $(BIN)/python -m pip install --quiet --no-build-isolation \
+		--editable ".[dev]"
 	touch $@
 
 clean:

@@ -14,6 +14,10 @@
 
 #include "gift_loss.h"
 
+#if !defined(STABLE_TORCH_ERROR_CODE_CHECK)  // torch 2.10 has it under another name
+#define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
+
 namespace gift {
 
 using torch::headeronly::ScalarType;

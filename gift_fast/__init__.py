@@ -1,7 +1,30 @@
-"""GIFT: a fused loss for soft labels, and the evaluation of students trained with it."""
+"""GIFT: a fused loss for soft labels, and the evaluation of students trained with it.
 
-from gift_fast.loss import GIFTLoss, gift_loss, refine_labels
-from gift_fast.ops import backends
+``import gift_fast`` leaves torch alone, so that ``gift-fast --version`` answers at once; the names
+below import it when they are first used. The operators ``torch.ops.gift_fast.*`` are registered by
+that use, by ``import gift_fast`` where torch has been imported before, and by
+``import gift_fast.loss`` in any case: a program that only loads an exported graph writes the last.
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or "torch" in sys.modules:
+    from gift_fast.loss import GIFTLoss, gift_loss, refine_labels
+    from gift_fast.ops import backends
 
 __all__ = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name, and torch with it, when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module("gift_fast.ops" if name == "backends" else "gift_fast.loss")
+    return globals().setdefault(name, getattr(module, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

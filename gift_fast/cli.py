@@ -78,7 +78,9 @@ def run_command(arguments: Sequence[str] | None) -> int:
     """Reads the arguments and calls the subcommand; tells what the user has to mend."""
     # A user's own losses and networks are named by import path, from where the command is called.
     sys.path.append("")
-    options = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    options = build_parser(command).parse_args(arguments)
     missing = [
         package
         for module, package in STUDENT_PACKAGES.items()
@@ -186,8 +188,18 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all subcommands.
+
+    Args:
+        command: the one that is going to be parsed, or "" for none. The help of some options names
+            what the registries hold, which takes an import of torch: the parsers of the other
+            subcommands are left without arguments. None: all have theirs.
+    """
+
+    def wanted(name: str) -> bool:
+        return command is None or command == name
+
     parser = argparse.ArgumentParser(
         prog="gift-fast",
         description="Evaluates students that are trained on distilled datasets with soft labels.",
@@ -195,13 +207,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gift-fast {package_version()}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     add_demo(commands)
-    add_train_teacher(commands)
-    add_distill(commands)
-    add_evaluate(commands)
+    add_train_teacher(commands, arguments=wanted("train-teacher"))
+    add_distill(commands, arguments=wanted("distill"))
+    add_evaluate(commands, arguments=wanted("evaluate"))
     add_table(commands)
-    add_audit(commands)
-    add_study(commands)
-    add_reproduce(commands)
+    add_audit(commands, arguments=wanted("audit"))
+    add_study(commands, arguments=wanted("study"))
+    add_reproduce(commands, arguments=wanted("reproduce"))
     add_report(commands)
     add_doctor(commands)
     return parser
@@ -328,11 +340,8 @@ def place_of(options: argparse.Namespace) -> Place:
     return Place(**values)
 
 
-def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``evaluate``."""
-    from gift_fast.student.config import EvaluationConfig
-    from gift_fast.student.presets import preset_names
-
+def add_evaluate(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``evaluate``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "evaluate",
         help="train students on a distilled set and report their accuracy",
@@ -346,6 +355,11 @@ def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "--data-root data --student convnet3 --teacher convnet3 --loss gift --seeds 0 1 2"
         ),
     )
+    if not arguments:
+        return
+    from gift_fast.student.config import EvaluationConfig
+    from gift_fast.student.presets import preset_names
+
     add_data(command)
     command.add_argument(
         "--no-check", dest="check_set", action="store_false", default=None, help="skip the audit"
@@ -467,10 +481,8 @@ def table(options: argparse.Namespace) -> int:
     return 1 if damaged else 0
 
 
-def add_train_teacher(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``train-teacher``."""
-    from gift_fast.student.config import TeacherConfig
-
+def add_train_teacher(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``train-teacher``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "train-teacher",
         help="train a teacher on a real dataset and record its accuracy",
@@ -481,6 +493,10 @@ def add_train_teacher(commands: Subparsers[argparse.ArgumentParser]) -> None:
         ),
         epilog="example: gift-fast train-teacher --dataset cifar100 --data-root data",
     )
+    if not arguments:
+        return
+    from gift_fast.student.config import TeacherConfig
+
     add_dataset(command, required=True)
     training = command.add_argument_group(TRAINING)
     names = add_fields(training, TeacherConfig)
@@ -506,10 +522,8 @@ def train_teacher(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_distill(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``distill``."""
-    from gift_fast.student.distill import METHODS
-
+def add_distill(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``distill``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "distill",
         help="make a distilled set from real images and a teacher",
@@ -522,6 +536,10 @@ def add_distill(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "--ipc 10 --out sets/cifar10_rded_ipc10"
         ),
     )
+    if not arguments:
+        return
+    from gift_fast.student.distill import METHODS
+
     command.add_argument(
         "method",
         metavar="METHOD",
@@ -572,8 +590,8 @@ def distill(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_audit(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``audit``."""
+def add_audit(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``audit``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "audit",
         help="examine a distilled set: class order, images, labels",
@@ -587,6 +605,8 @@ def add_audit(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "--teacher convnet3 --write-class-map map.json"
         ),
     )
+    if not arguments:
+        return
     add_data(command)
     command.add_argument("--quick", action="store_true", help="look at a sample of the images")
     command.add_argument(
@@ -628,10 +648,8 @@ def audit(options: argparse.Namespace) -> int:
     return 1 if report.severity == "error" else 0
 
 
-def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``study``."""
-    from gift_fast.study.plan import study_names
-
+def add_study(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``study``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "study",
         help="run all of a comparison, such as one of the paper's tables",
@@ -645,6 +663,10 @@ def add_study(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "--student convnet3:width=32 --epochs 100 --seeds 0 1 2 --set-seeds 0"
         ),
     )
+    if not arguments:
+        return
+    from gift_fast.study.plan import study_names
+
     command.add_argument(
         "study", metavar="NAME", help=f"{', '.join(study_names())}, or a YAML file"
     )
@@ -799,10 +821,8 @@ def runner_of(
         yield RayRunner(cluster, plan, place, options.sets), cluster.runs
 
 
-def add_reproduce(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """The arguments of ``reproduce``."""
-    from gift_fast.study.reproduce import reproduction_names
-
+def add_reproduce(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool) -> None:
+    """The subcommand ``reproduce``, and its arguments where they are wanted."""
     command = commands.add_parser(
         "reproduce",
         help="measure what others have published, from teachers to a report",
@@ -815,6 +835,10 @@ def add_reproduce(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "example: gift-fast reproduce rded-cifar10 --data-root data --out runs/rded-cifar10"
         ),
     )
+    if not arguments:
+        return
+    from gift_fast.study.reproduce import reproduction_names
+
     command.add_argument(
         "reproduction",
         metavar="NAME",
