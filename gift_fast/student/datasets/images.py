@@ -138,6 +138,8 @@ class ImageDataset:
         std: one number a channel.
         class_names: one a class, in the order of the labels.
         classes: which of its classes its images are of, see :mod:`gift_fast.student.classes`.
+        class_folders: the folders that hold the images of each class, in the order of the labels;
+            empty where the images lie otherwise.
     """
 
     name: str
@@ -148,6 +150,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     heldout: Split | None = None
     classes: str = "all"
+    class_folders: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
