@@ -6,6 +6,7 @@ import linecache
 import math
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from gift_fast.student.results import (
     code_of,
     find_run,
     inputs_of,
+    peak_memory,
     read_run,
     run_path,
     spread,
@@ -155,3 +157,16 @@ def test_runs_are_grouped_by_loss_and_optimizer():
     ]
     assert cells[0].last.population_std == 10.0
     assert cells[0].best.mean == 80.0
+
+
+@pytest.mark.parametrize("psutil_too", [False, True])
+def test_a_system_that_does_not_record_the_peak_is_no_error(monkeypatch, psutil_too):
+    assert peak_memory(torch.device("cpu")) > 2**20
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    if psutil_too:
+        monkeypatch.setitem(sys.modules, "psutil", None)
+    else:
+        memory = SimpleNamespace(rss=5, peak_wset=7)
+        process = SimpleNamespace(memory_info=lambda: memory)
+        monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(Process=lambda: process))
+    assert peak_memory(torch.device("cpu")) == (0 if psutil_too else 7)

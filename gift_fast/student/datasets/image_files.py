@@ -82,7 +82,7 @@ class UnfaithfulError(ValueError):
 
 
 def check_frames(image: Image.Image, path: Path) -> None:
-    """Raises UnfaithfulError where a file holds several frames, as animations and some TIFF files do."""
+    """Raises UnfaithfulError where a file holds several frames, as animations do."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise UnfaithfulError(

@@ -186,6 +186,14 @@ class ImageDataset:
         )
         return (images - mean) / std
 
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Images on the scale that the networks are fed, (..., C, H, W), back to that of [0, 1]."""
+        mean, std = (
+            channel_constants(values, images.dtype, images.device)
+            for values in (self.mean, self.std)
+        )
+        return images * std + mean
+
     def to(self, device: torch.device | str) -> ImageDataset:
         """The same dataset, which gives its batches on ``device``."""
         train = None if self.train is None else self.train.to(device)
