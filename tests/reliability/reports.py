@@ -335,6 +335,30 @@ def another_name_of_val(root: Path) -> str:
 
 
 @report(
+    "open-edge-platform/anomalib#3058",
+    "pytorch/vision#446",
+    "GaParmar/clean-fid#37",
+    tried="`0.JPG`, `1.Jpeg` and `2.PNG` in a class's folder",
+)
+def upper_case(root: Path) -> str:
+    write_dataset(root)
+    for name in ("0.JPG", "1.Jpeg", "2.PNG"):
+        picture(0).save(root / "val" / "ant" / name)
+    return f"{len(load(root).test)} test images of 9"
+
+
+@report(
+    "FlyMyAI/flymyai-lora-trainer#72",
+    tried="two images of a class as `.gif` and `.jfif`, which ImageFolder passes over",
+)
+def unread_kinds(root: Path) -> str:
+    write_dataset(root)
+    picture(0).save(root / "val" / "ant" / "2.gif")
+    picture(0).save(root / "val" / "ant" / "3.jfif", format="JPEG")
+    return f"{len(load(root).test)} test images of 8"
+
+
+@report(
     "LINs-lab/RDED#9",
     "LINs-lab/RDED#10",
     "Jiacheng8/CV-DD#5",
@@ -465,6 +489,17 @@ def cmyk(root: Path) -> str:
     got = every_image(load(root).test)[0]
     expected = torch.from_numpy(np.asarray(picture(0))).permute(2, 0, 1) / 255
     return "its colours" if torch.allclose(got, expected, atol=0.01) else "other colours"
+
+
+@report(
+    "napari/napari#3745",
+    tried="a TIFF of three pages among the test images",
+)
+def frames(root: Path) -> str:
+    write_dataset(root)
+    pages = [picture(seed) for seed in (1, 2)]
+    picture(0).save(root / "val" / "ant" / "2.tiff", save_all=True, append_images=pages)
+    return f"the first page, as one of {len(every_image(load(root).test))} images"
 
 
 @report(
@@ -628,6 +663,56 @@ def other_network(root: Path) -> str:
 
 
 @report(
+    "haitongli/knowledge-distillation-pytorch#16",
+    "haitongli/knowledge-distillation-pytorch#17",
+    tried="a teacher's stored labels, read in the order they were stored in and in another one",
+)
+def order_of_labels(root: Path) -> str:
+    from gift_fast.student.distilled.fkd import FkdLabels
+
+    labels = torch.arange(8).repeat(16)
+    sampler = torch.utils.data.RandomSampler(
+        list(range(128)), generator=torch.Generator().manual_seed(42)
+    )
+    for epoch in range(2):
+        folder = root / f"epoch_{epoch}"
+        folder.mkdir()
+        for number, index in enumerate(torch.tensor(list(sampler)).split(32)):
+            logits = 10 * nn.functional.one_hot(labels[index], 8).half()
+            coords = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(32, 1)
+            items = [coords, torch.zeros(32).bool(), None, None, None, logits]
+            torch.save(items, folder / f"batch_{number}.tar")
+    agreed = FkdLabels(root, labels, 8).agreement((0, 1)).share
+    try:
+        FkdLabels(root, labels, 8, seed=7)
+    except ValueError as error:
+        return f"as stored: {agreed:.0%} agree; otherwise refused: {error}"
+    return f"as stored: {agreed:.0%} agree; otherwise accepted"
+
+
+@report(
+    "vrvlive/knowlege-distillation#2",
+    "facebookresearch/unbiased-teacher#47",
+    tried="a teacher in train mode is handed over; whether its running statistics move",
+)
+def teacher_in_train_mode(root: Path) -> str:
+    from gift_fast.student import EvaluationConfig, evaluate
+    from gift_fast.student.distilled import DistilledSet
+    from gift_fast.student.train import new_model
+
+    digits = load(root, "digits", train=True)
+    teacher = new_model("convnet3:width=8", digits, seed=0).train()
+    before = [value.clone() for value in teacher.state_dict().values()]
+    name = "convnet3:width=8"
+    config = EvaluationConfig(dataset="digits", student=name, teachers=(name,), epochs=2)
+    distilled = DistilledSet(digits.train.images[:40], digits.train.labels[:40])
+    evaluate(config, digits, distilled, [teacher])
+    after = teacher.state_dict().values()
+    same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    return "they stay" if same else "they move"
+
+
+@report(
     "pytorch/pytorch#25162",
     "areal-project/AReaL#1096",
     tried="1, 2, 3 and 7 processes test 500 images; the images that are counted",
@@ -652,6 +737,7 @@ def padded_test(root: Path) -> str:
 @report(
     "huggingface/accelerate#2823",
     "huggingface/accelerate#4195",
+    "huggingface/transformers#11663",
     tried="the tests that compare stopped and resumed runs with unbroken ones, bit for bit",
 )
 def resumed(root: Path) -> str:
