@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from gift_fast.student.atomic import replacing
-from gift_fast.student.distilled.pickles import load_tensors, numpy_scalars
+from gift_fast.student.distilled.pickles import load_tensors, numpy_arrays
 from gift_fast.student.models import ConvNet
 
 logger = logging.getLogger(__name__)
@@ -136,16 +136,16 @@ def read_checkpoint(path: Path) -> Any:
         except SafetensorError as error:
             raise ValueError(f"{path} must be a safetensors file, but {error}") from error
     try:
-        return load_tensors(path, (*numpy_scalars(), argparse.Namespace))
+        return load_tensors(path, (*numpy_arrays(), argparse.Namespace))
     except ValueError as error:
         if "TorchScript" in str(error):
-            hint = (
-                "a TorchScript file holds a program; save the weights in it: "
-                'torch.save({"model": torch.jit.load(path).state_dict()}, path)'
-            )
-        else:
-            hint = f"for the weights of a network that was saved whole, {HOW_TO_SAVE}"
-        raise ValueError(f"{error}; {hint}") from error
+            raise ValueError(
+                f"{path} must hold a state dict, got a TorchScript archive, which is a program; save "
+                'its weights: torch.save({"model": torch.jit.load(path).state_dict()}, path)'
+            ) from error
+        raise ValueError(
+            f"{error}; for the weights of a network that was saved whole, {HOW_TO_SAVE}"
+        ) from error
 
 
 def split_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

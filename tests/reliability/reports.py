@@ -158,6 +158,7 @@ def outcome(program: Callable[[Path], str]) -> str:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
+        torch.manual_seed(0)
         os.environ["GIFT_FAST_CACHE"] = str(Path(folder) / "cache")
         try:
             text = program(Path(folder))
@@ -569,7 +570,14 @@ def bytes_as_floats(root: Path) -> str:
 
 
 @report(
-    "ssnl/dataset-distillation#61",
+    "LeeJunHyun/Image_Segmentation#29",
+    tried="`data.pt` with images (N, S, S, C)",
+)
+def channels_last(root: Path) -> str:
+    return f"{len(read(write_data(root, torch.rand(3, SIDE, SIDE, 3)), animals()))} images"
+
+
+@report(
     "rosinality/swapping-autoencoder-pytorch#20",
     tried="`data.pt` with the optimised images themselves, which require a gradient",
 )
@@ -608,6 +616,7 @@ def lightning(root: Path) -> str:
 @report(
     "huggingface/pytorch-image-models#2003",
     "rasbt/LLMs-from-scratch#580",
+    "akamaster/pytorch_resnet_cifar10#30",
     tried="weights of a compiled network in `DataParallel`",
 )
 def compiled(root: Path) -> str:
@@ -617,15 +626,39 @@ def compiled(root: Path) -> str:
 
 
 @report(
-    "sktime/pytorch-forecasting#1998",
-    tried="weights under `net`, and under `model_state_dict`",
+    "Haichao-Zhang/FeatureScatter#6",
+    "mingcv/DSRNet#12",
+    tried="weights under `net` with the prefix `module.basic_net.`, and under `weight`",
 )
 def other_keys(root: Path) -> str:
     model = network()
-    return " / ".join(
-        loaded(root / "w.pth", {key: model.state_dict(), "epoch": 1}, model)
-        for key in ("net", "model_state_dict")
-    )
+    prefixed = {f"module.basic_net.{key}": value for key, value in model.state_dict().items()}
+    first = loaded(root / "w.pth", {"net": prefixed, "epoch": 1}, model)
+    second = loaded(root / "w.pth", {"weight": model.state_dict(), "opt_g": {}}, model)
+    return f"{first} / {second}"
+
+
+@report(
+    "bioimage-io/core-bioimage-io-python#486",
+    "facebookresearch/fairseq#5603",
+    tried="a NumPy array beside the weights",
+)
+def array(root: Path) -> str:
+    model = network()
+    return loaded(root / "w.pth", {"model": model.state_dict(), "stats": np.zeros(3)}, model)
+
+
+@report(
+    "ChenDelong1999/RemoteCLIP#8",
+    "WongKinYiu/yolov7#1555",
+    tried="a TorchScript file as weights",
+)
+def torchscript(root: Path) -> str:
+    from gift_fast.student.checkpoints import load_weights
+
+    torch.jit.script(nn.Linear(2, 2)).save(root / "w.pt")
+    load_weights(root / "w.pt", nn.Linear(2, 2))
+    return "loaded"
 
 
 @report(
@@ -639,8 +672,8 @@ def namespace(root: Path) -> str:
 
 
 @report(
-    "facebookresearch/fairseq#5603",
     "tanjimin/C.Origami#51",
+    "sktime/pytorch-forecasting#1998",
     tried="a network that was saved whole, as a pickle",
 )
 def whole(root: Path) -> str:
@@ -794,6 +827,32 @@ def all_ignored(root: Path) -> str:
         f"mean {mean.item()} as F.cross_entropy, sum {total.item()}, "
         f"gradient {z.grad.abs().max().item()}"
     )
+
+
+@report(
+    "Megvii-BaseDetection/YOLOX#17",
+    "analogdevicesinc/ai8x-training#248",
+    tried="a run without the module `resource`, as on Windows",
+)
+def without_resource(root: Path) -> str:
+    from gift_fast.student import EvaluationConfig, evaluate
+    from gift_fast.student.distilled import DistilledSet
+
+    digits = load(root, "digits", train=True)
+    distilled = DistilledSet(digits.train.images[:40], digits.train.labels[:40])
+    config = EvaluationConfig(
+        dataset="digits", student="convnet3:width=8", teachers=(), epochs=2, loss="ce"
+    )
+    kept = sys.modules.get("resource")
+    sys.modules["resource"] = None  # type: ignore[assignment]
+    try:
+        result = evaluate(config, digits, distilled)
+    finally:
+        if kept is None:
+            del sys.modules["resource"]
+        else:
+            sys.modules["resource"] = kept
+    return f"a result with {len(result.checks)} test"
 
 
 # ---- the table -----------------------------------------------------------------------------------

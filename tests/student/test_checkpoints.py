@@ -205,6 +205,12 @@ def test_numpy_scalars_beside_the_weights_are_read(tmp_path):
     assert load_weights(tmp_path / "a.pth", convnet()) == {"acc": 61.27}
 
 
+def test_numpy_arrays_beside_the_weights_are_read(tmp_path):
+    history = np.array([50.0, 61.27])
+    torch.save({"model": convnet().state_dict(), "history": history}, tmp_path / "a.pth")
+    assert load_weights(tmp_path / "a.pth", convnet())["history"].tolist() == history.tolist()
+
+
 def test_weights_take_the_dtype_of_the_network(tmp_path):
     model, other = convnet(), convnet()
     save_weights(tmp_path / "half.pth", model.half())

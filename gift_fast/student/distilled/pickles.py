@@ -45,6 +45,24 @@ def numpy_scalars() -> tuple[Allowed, ...]:
     )
 
 
+@functools.cache
+def numpy_arrays() -> tuple[Allowed, ...]:
+    """What a file that holds NumPy arrays and numbers may name, whichever version wrote it.
+
+    Checkpoints keep such arrays beside the weights, of accuracies for instance.
+    """
+    import numpy as np
+
+    reconstruct = np.zeros(1).__reduce__()[0]
+    assert callable(reconstruct)
+    return (
+        *numpy_scalars(),
+        np.ndarray,
+        (reconstruct, "numpy.core.multiarray._reconstruct"),  # up to NumPy 1.26
+        (reconstruct, "numpy._core.multiarray._reconstruct"),
+    )
+
+
 def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
     """Reads a file of ``torch.save`` onto the CPU; nothing that it holds is run.
 
