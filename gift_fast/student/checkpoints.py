@@ -140,8 +140,8 @@ def read_checkpoint(path: Path) -> Any:
     except ValueError as error:
         if "TorchScript" in str(error):
             raise ValueError(
-                f"{path} must hold a state dict, got a TorchScript archive, which is a program; save "
-                'its weights: torch.save({"model": torch.jit.load(path).state_dict()}, path)'
+                f"{path} must hold a state dict, got a TorchScript archive, which is a program; "
+                'save its weights: torch.save({"model": torch.jit.load(path).state_dict()}, path)'
             ) from error
         raise ValueError(
             f"{error}; for the weights of a network that was saved whole, {HOW_TO_SAVE}"
@@ -158,6 +158,14 @@ def split_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Tensor], dict
         named = [key for key in STATE_KEYS if key in candidates]
         chosen = named[:1] or candidates
         if len(chosen) == 1:
+            others = [str(key) for key in candidates if key != chosen[0]]
+            if others:
+                logger.warning(
+                    "%s: the weights under %r are read, and not %s",
+                    path,
+                    chosen[0],
+                    listing(others),
+                )
             record = {str(k): value for k, value in contents.items() if k != chosen[0]}
             return dict(contents[chosen[0]]), record
         if len(chosen) > 1:

@@ -166,6 +166,15 @@ def test_what_lies_beside_the_network_under_another_prefix_is_told(tmp_path, cap
     assert "class_weights" in caplog.text
 
 
+def test_averaged_weights_beside_the_others_are_told(tmp_path, caplog):
+    model, other = convnet(), convnet()
+    contents = {"state_dict": model.state_dict(), "state_dict_ema": convnet().state_dict()}
+    torch.save(contents, tmp_path / "timm.pth.tar")
+    load_weights(tmp_path / "timm.pth.tar", other)
+    assert same_weights(other, model)
+    assert "state_dict_ema" in caplog.text
+
+
 def test_two_networks_in_a_file_are_not_guessed_between(tmp_path):
     weights = convnet().state_dict()
     both = {f"{who}.{k}": v for who in ("student", "teacher") for k, v in weights.items()}

@@ -73,6 +73,18 @@ def test_images_are_turned_as_the_camera_was_held(tmp_path, orientation):
     assert (np.asarray(read_image(tmp_path / "phone.png")) == np.asarray(upright)).all()
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tiff", "webp"])
+def test_images_of_every_kind_are_turned_once(tmp_path, suffix):
+    upright = Image.fromarray(np.kron([[255, 0], [0, 0]], np.ones((8, 16))).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = upright.transpose(Image.Transpose.ROTATE_90).convert("RGB")
+    stored.save(tmp_path / f"phone.{suffix}", exif=exif)
+    read = read_image(tmp_path / f"phone.{suffix}", 1)
+    assert read.size == (32, 16)
+    assert abs(np.asarray(read).astype(int) - np.asarray(upright)).max() < 30
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_data_does_not_stop_an_image(tmp_path):
     random_image(8, 8).save(tmp_path / "damaged.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
