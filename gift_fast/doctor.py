@@ -287,7 +287,7 @@ def machine_memory() -> str:
 
 def cache_folder() -> Path:
     """Where decoded datasets are kept, see :func:`gift_fast.student.datasets.decoded`."""
-    from gift_fast.student.datasets.decoded import cache_folder
+    from gift_fast.student.datasets.cache import cache_folder
 
     return cache_folder()
 

@@ -16,6 +16,14 @@ def own_compiler_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_file_in_the_users_cache(tmp_path_factory):
+    """Keeps decoded images, and what was checked, in a folder of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIFT_FAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_state_for_every_test():
     """Seeds torch, and gives back the number of threads that a test may have changed."""

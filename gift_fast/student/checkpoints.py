@@ -1,9 +1,11 @@
 """Weights of networks in files, as the field exchanges them.
 
 A checkpoint is a file of ``torch.save`` with the state dict under ``model`` and plain values beside
-it, named ``{dataset}_{model}.pth``: the layout of RDED's and GIFT's published teachers. State dicts
-alone, or under ``state_dict``, are read too, with the prefixes that ``DataParallel`` and
-``torch.compile`` put before every key.
+it, named ``{dataset}_{model}.pth``: the layout of RDED's and GIFT's published teachers. Other
+layouts are read too: a state dict alone, or under another key (``state_dict``, ``net``,
+``model_state_dict``); keys with the prefix of a wrapper (``DataParallel``, ``torch.compile``,
+``AveragedModel``, a Lightning module) or with any other prefix that they share; and files of
+safetensors.
 
 A ConvNet's keys are ``layers.conv.{d}``, ``layers.norm.{d}`` and ``classifier`` (RDED), or
 ``features.{n}`` with four layers a block, and ``classifier`` (dataset condensation and what follows
@@ -12,8 +14,10 @@ it); both are read, the first is written.
 
 from __future__ import annotations
 
+import argparse
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,24 @@ import torch
 from torch import Tensor, nn
 
 from gift_fast.student.atomic import replacing
-from gift_fast.student.distilled.pickles import load_tensors, numpy_scalars
+from gift_fast.student.distilled.pickles import load_tensors, numpy_arrays
 from gift_fast.student.models import ConvNet
 
-STATE_KEYS = ("model", "state_dict")
-"""Where a checkpoint keeps its state dict, if it is not one itself."""
+logger = logging.getLogger(__name__)
 
-PREFIXES = ("module.", "_orig_mod.")
-"""What ``DataParallel`` and ``torch.compile`` put before every key."""
+STATE_KEYS = ("model", "state_dict", "net", "model_state_dict", "model_state", "network", "weights")
+"""Where a checkpoint keeps its state dict, if it is not one itself; the first there is counts."""
+
+COMPILED = "_orig_mod."
+"""What ``torch.compile`` puts before the keys of the module that it wraps, wherever that is."""
+
+NOT_WEIGHTS = frozenset({"n_averaged"})
+"""Keys that wrappers add beside the network's: the counter of ``AveragedModel``."""
+
+MAJORITY = 0.5
+"""The part of a file's tensors that must lie under one prefix to be taken for the network."""
+
+HOW_TO_SAVE = 'save it with torch.save({"model": network.state_dict()}, path)'
 
 LAYERS_PER_BLOCK = 4
 """Convolution, norm, activation, pool: the numbering of ``features`` in the original ConvNet."""
@@ -91,16 +105,15 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     Raises:
         OSError: the file cannot be opened.
         ValueError: the file is no checkpoint, or does not fit the model: keys that are missing or
-            unexpected, or shapes that differ, as for another number of classes; or weights are NaN
-            or infinite.
+            unexpected, or shapes that differ, as for another number of classes; or several of its
+            state dicts fit; or weights are NaN or infinite. The error says how to save the weights
+            so that they can be read.
     """
     path = Path(path)
-    contents = load_tensors(path, numpy_scalars())
-    weights, record = split_checkpoint(path, contents)
-    if isinstance(model, ConvNet):
-        weights = {convnet_key(key): tensor for key, tensor in weights.items()}
+    weights, record = split_checkpoint(path, read_checkpoint(path))
     own = state_dict_of(model)
-    check_fit(path, weights, own, type(model).__name__)
+    rename = convnet_key if isinstance(model, ConvNet) else str
+    weights = fitting(path, weights, own, type(model).__name__, rename)
     broken = [key for key, tensor in weights.items() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(
@@ -112,22 +125,59 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     return record
 
 
-def split_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint's state dict, without the prefixes of wrappers, and what lies beside it."""
-    record: dict[str, Any] = {}
-    weights = contents
-    if isinstance(contents, Mapping):
-        key = next((k for k in STATE_KEYS if isinstance(contents.get(k), Mapping)), None)
-        if key is not None:
-            record = {k: value for k, value in contents.items() if k != key}
-            weights = contents[key]
-    if not is_state_dict(weights):
-        found = sorted(map(str, contents)) if isinstance(contents, Mapping) else type(contents)
+def read_checkpoint(path: Path) -> Any:
+    """What a file of ``torch.save`` or safetensors holds."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} must be a safetensors file, but {error}") from error
+    try:
+        return load_tensors(path, (*numpy_arrays(), argparse.Namespace))
+    except ValueError as error:
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} must hold a state dict, got a TorchScript archive, which is a program; "
+                'save its weights: torch.save({"model": torch.jit.load(path).state_dict()}, path)'
+            ) from error
         raise ValueError(
-            f"{path} must hold a state dict, or one under {' or '.join(map(repr, STATE_KEYS))}; "
-            f"got {found}"
-        )
-    return without_prefixes(weights), record
+            f"{error}; for the weights of a network that was saved whole, {HOW_TO_SAVE}"
+        ) from error
+
+
+def split_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint's state dict, its keys as they are, and what lies beside it."""
+    if is_state_dict(contents):
+        return dict(contents), {}
+    found: list[str] = []
+    if isinstance(contents, Mapping):
+        candidates = [key for key, value in contents.items() if is_state_dict(value)]
+        named = [key for key in STATE_KEYS if key in candidates]
+        chosen = named[:1] or candidates
+        if len(chosen) == 1:
+            others = [str(key) for key in candidates if key != chosen[0]]
+            if others:
+                logger.warning(
+                    "%s: the weights under %r are read, and not %s",
+                    path,
+                    chosen[0],
+                    listing(others),
+                )
+            record = {str(k): value for k, value in contents.items() if k != chosen[0]}
+            return dict(contents[chosen[0]]), record
+        if len(chosen) > 1:
+            raise ValueError(
+                f"{path} must hold one state dict, got {listing(sorted(map(str, chosen)))}: "
+                'save the one that is meant: torch.save({"model": ...}, path)'
+            )
+        found = sorted(map(str, contents))
+    raise ValueError(
+        f"{path} must hold a state dict, or one under a key such as {STATE_KEYS[0]!r} or "
+        f"{STATE_KEYS[1]!r}; got {found or type(contents).__name__}; {HOW_TO_SAVE}"
+    )
 
 
 def is_state_dict(weights: Any) -> bool:
@@ -141,17 +191,64 @@ def is_state_dict(weights: Any) -> bool:
 
 def state_dict_of(model: nn.Module) -> dict[str, Tensor]:
     """A network's state dict without the prefixes of wrappers; the tensors are the network's."""
-    return without_prefixes(model.state_dict())
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    weights = {key.replace(COMPILED, ""): tensor for key, tensor in model.state_dict().items()}
+    if weights and all(key.startswith("module.") for key in weights):
+        weights = {key.removeprefix("module."): tensor for key, tensor in weights.items()}
+    return weights
 
 
-def without_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, without the prefixes that all keys share."""
-    stripped = dict(weights)
-    for _ in PREFIXES:  # a wrapper may wrap the other one
-        for prefix in PREFIXES:
-            if all(key.startswith(prefix) for key in stripped):
-                stripped = {k.removeprefix(prefix): tensor for k, tensor in stripped.items()}
-    return stripped
+def fitting(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    model: str,
+    rename: Callable[[str], str],
+) -> dict[str, Tensor]:
+    """The tensors of a state dict that are the network's, by the network's keys.
+
+    They may lie under a prefix, whatever it is, if most of the file's tensors do.
+
+    Args:
+        path: of the file, for the messages.
+        weights: as the file has them.
+        own: the network's own state dict.
+        model: what the network is called.
+        rename: takes a key in the file, without prefix, to the network's.
+
+    Raises:
+        ValueError: none fit, or those under several prefixes do.
+    """
+    plain = {k.replace(COMPILED, ""): t for k, t in weights.items() if k not in NOT_WEIGHTS}
+    parts = (key.split(".")[:-1] for key in plain)
+    prefixes = {"".join(f"{p}." for p in part[:n]) for part in parts for n in range(len(part) + 1)}
+    under = {
+        prefix: {rename(k[len(prefix) :]): t for k, t in plain.items() if k.startswith(prefix)}
+        for prefix in sorted(prefixes | {""}, key=len)
+    }
+    fit = [prefix for prefix, tensors in under.items() if not faults_of(tensors, own)]
+    if fit and fit[0] != "" and len(under[fit[0]]) <= MAJORITY * len(plain):
+        if len(fit) > 1:
+            raise ValueError(
+                f"{path} must hold the weights of one {model}, got several, under "
+                f"{listing([prefix.rstrip('.') for prefix in fit])}: save the one that is meant: "
+                'torch.save({"model": ...}, path)'
+            )
+        fit = []
+    if fit:
+        others = [key for key in plain if not key.startswith(fit[0])]
+        if others:
+            logger.warning(
+                "%s: the weights under %r are read, and not %s", path, fit[0][:-1], listing(others)
+            )
+        return under[fit[0]]
+    # Under the prefix that holds most of the network's keys, the faults say most.
+    best = max(under.values(), key=lambda tensors: len(own.keys() & tensors.keys()))
+    raise ValueError(
+        f"{path} does not fit the {model}: {'; '.join(faults_of(best, own))}. It must be saved "
+        f"from the same network with as many classes; {HOW_TO_SAVE}"
+    )
 
 
 def convnet_key(key: str) -> str:
@@ -170,10 +267,8 @@ def convnet_key(key: str) -> str:
     return f"layers.{('conv', 'norm')[layer]}.{block}.{match[2]}" if layer < 2 else key
 
 
-def check_fit(
-    path: Path, weights: Mapping[str, Tensor], own: Mapping[str, Tensor], model: str
-) -> None:
-    """Raises ValueError unless keys and shapes in a file are those of the model's state dict."""
+def faults_of(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """How keys and shapes in a file differ from those of a network's state dict, in words."""
     # Files from before PyTorch 0.4.1 do not count batches, and nothing here reads the count.
     missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in weights if k not in own]
@@ -182,13 +277,11 @@ def check_fit(
         for k in own
         if k in weights and weights[k].shape != own[k].shape
     ]
-    faults = [
+    return [
         f"{kind} {listing(keys)}"
         for kind, keys in (("it has", shapes), ("missing:", missing), ("unexpected:", unexpected))
         if keys
     ]
-    if faults:
-        raise ValueError(f"{path} does not fit the {model}: {'; '.join(faults)}")
 
 
 def listing(items: list[str]) -> str:

@@ -218,7 +218,11 @@ def narrow(
     if seen.head == "all":
         return dataset, distilled, tuple(teachers)
     return (
-        replace(dataset, class_names=of_classes(dataset.class_names, labels)),
+        replace(
+            dataset,
+            class_names=of_classes(dataset.class_names, labels),
+            class_folders=of_classes(dataset.class_folders, labels),
+        ),
         replace(
             distilled,
             soft_labels=None if rows is None else rows[:, labels.to(rows.device)],

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import argparse
 import types
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from gift_fast.student.checkpoints import checkpoint_name, load_weights, save_weights
 from gift_fast.student.models import ConvNet
@@ -96,6 +99,107 @@ def test_every_layout_is_read(tmp_path, wrap):
     assert same_weights(other, model)
 
 
+class Lit(nn.Module):
+    """A Lightning module as it is usually written: the network, and what measures it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("class_weights", torch.ones(10))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: {"net": model.state_dict(), "epoch": 3},
+        lambda model: {"model_state_dict": model.state_dict(), "optimizer_state_dict": {}},
+        lambda model: {"ema": model.state_dict()},
+        lambda model: AveragedModel(model).state_dict(),
+        lambda model: {"model": AveragedModel(nn.DataParallel(model)).state_dict()},
+        lambda model: {"state_dict": Lit(model).state_dict(), "pytorch-lightning_version": "2.5.0"},
+        lambda model: {"state_dict": Lit(torch.compile(model)).state_dict()},
+        lambda model: {f"backbone.net.{k}": v for k, v in model.state_dict().items()},
+        lambda model: {"model": model.state_dict(), "args": argparse.Namespace(lr=0.1)},
+        lambda model: {k: nn.Parameter(v.float()) for k, v in model.state_dict().items()},
+    ],
+    ids=[
+        "net",
+        "model_state_dict",
+        "only one",
+        "averaged",
+        "averaged parallel",
+        "lightning",
+        "lightning compiled",
+        "any prefix",
+        "namespace",
+        "parameters",
+    ],
+)
+def test_weights_are_found_wherever_a_trainer_has_put_them(tmp_path, wrap):
+    model, other = convnet(), convnet()
+    torch.save(wrap(model), tmp_path / "teacher.pth")
+    load_weights(tmp_path / "teacher.pth", other)
+    assert same_weights(other, model)
+
+
+def test_the_original_convnets_keys_may_have_a_prefix_too(tmp_path):
+    original = OriginalConvNet("batch").eval()
+    torch.save({"state_dict": Lit(original).state_dict()}, tmp_path / "original.pth")
+    model = convnet()
+    load_weights(tmp_path / "original.pth", model)
+    torch.testing.assert_close(model(IMAGES), original(IMAGES))
+
+
+def test_safetensors_are_read(tmp_path):
+    model, other = convnet(), convnet()
+    save_file(model.state_dict(), tmp_path / "teacher.safetensors")
+    load_weights(tmp_path / "teacher.safetensors", other)
+    assert same_weights(other, model)
+    (tmp_path / "damaged.safetensors").write_bytes(b"no such file")
+    with pytest.raises(ValueError, match=r"damaged\.safetensors"):
+        load_weights(tmp_path / "damaged.safetensors", other)
+
+
+def test_what_lies_beside_the_network_under_another_prefix_is_told(tmp_path, caplog):
+    torch.save(Lit(convnet()).state_dict(), tmp_path / "lightning.ckpt")
+    load_weights(tmp_path / "lightning.ckpt", convnet())
+    assert "class_weights" in caplog.text
+
+
+def test_averaged_weights_beside_the_others_are_told(tmp_path, caplog):
+    model, other = convnet(), convnet()
+    contents = {"state_dict": model.state_dict(), "state_dict_ema": convnet().state_dict()}
+    torch.save(contents, tmp_path / "timm.pth.tar")
+    load_weights(tmp_path / "timm.pth.tar", other)
+    assert same_weights(other, model)
+    assert "state_dict_ema" in caplog.text
+
+
+def test_two_networks_in_a_file_are_not_guessed_between(tmp_path):
+    weights = convnet().state_dict()
+    both = {f"{who}.{k}": v for who in ("student", "teacher") for k, v in weights.items()}
+    torch.save({"state_dict": both}, tmp_path / "both.pth")
+    with pytest.raises(ValueError, match=r"both\.pth .*student.*teacher"):
+        load_weights(tmp_path / "both.pth", convnet())
+    torch.save({"student": weights, "teacher": weights}, tmp_path / "two.pth")
+    with pytest.raises(ValueError, match=r"two\.pth .*student.*teacher"):
+        load_weights(tmp_path / "two.pth", convnet())
+
+
+def test_a_layer_of_another_network_is_not_taken_for_a_small_network(tmp_path):
+    large = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    torch.save(large.state_dict(), tmp_path / "large.pth")
+    with pytest.raises(ValueError, match=r"large\.pth does not fit the Linear"):
+        load_weights(tmp_path / "large.pth", nn.Linear(4, 2))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_file_says_how_to_save_its_weights(tmp_path):
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "scripted.pt")
+    with pytest.raises(ValueError, match=r"scripted\.pt .*torch\.jit\.load"):
+        load_weights(tmp_path / "scripted.pt", nn.Linear(2, 2))
+
+
 def test_wrapped_networks_are_saved_and_loaded_without_their_wrapper(tmp_path):
     model, other = convnet(), convnet()
     save_weights(tmp_path / "teacher.pth", torch.compile(model))
@@ -108,6 +212,12 @@ def test_wrapped_networks_are_saved_and_loaded_without_their_wrapper(tmp_path):
 def test_numpy_scalars_beside_the_weights_are_read(tmp_path):
     torch.save({"model": convnet().state_dict(), "acc": np.float64(61.27)}, tmp_path / "a.pth")
     assert load_weights(tmp_path / "a.pth", convnet()) == {"acc": 61.27}
+
+
+def test_numpy_arrays_beside_the_weights_are_read(tmp_path):
+    history = np.array([50.0, 61.27])
+    torch.save({"model": convnet().state_dict(), "history": history}, tmp_path / "a.pth")
+    assert load_weights(tmp_path / "a.pth", convnet())["history"].tolist() == history.tolist()
 
 
 def test_weights_take_the_dtype_of_the_network(tmp_path):
@@ -130,7 +240,7 @@ def test_another_number_of_classes_is_an_error_that_tells_both(tmp_path):
     message = (
         r"cifar10_convnet2.pth does not fit the ConvNet: "
         r"it has classifier.weight of shape \(10, 32\), expected \(100, 32\), "
-        r"classifier.bias of shape \(10,\), expected \(100,\)$"
+        r"classifier.bias of shape \(10,\), expected \(100,\)\."
     )
     with pytest.raises(ValueError, match=message):
         load_weights(path, convnet(num_classes=100))
@@ -141,7 +251,7 @@ def test_missing_and_unexpected_keys_are_named(tmp_path):
     weights = convnet().state_dict()
     weights["head.weight"] = weights.pop("classifier.weight")
     torch.save(weights, path)
-    message = "teacher.pth .*: missing: classifier.weight; unexpected: head.weight$"
+    message = "teacher.pth .*: missing: classifier.weight; unexpected: head.weight\\."
     with pytest.raises(ValueError, match=message):
         load_weights(path, convnet())
 
@@ -151,7 +261,7 @@ def test_another_norm_is_an_error_that_names_a_few_of_many_keys(tmp_path):
     save_weights(path, convnet("instance"))
     message = (
         "missing: layers.norm.0.running_mean, layers.norm.0.running_var, "
-        "layers.norm.1.running_mean and 1 more$"
+        r"layers.norm.1.running_mean and 1 more\."
     )
     with pytest.raises(ValueError, match=message):
         load_weights(path, convnet("batch"))
@@ -185,22 +295,22 @@ def test_a_path_may_be_a_text(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "found"),
     [
-        ([1, 2], "got <class 'list'>"),
-        ({"net": {"weight": torch.ones(1)}}, r"got \['net'\]"),
+        ([1, 2], "got list"),
         ({"model": {"weight": 1.0}}, r"got \['model'\]"),
-        ({}, r"got \[\]"),
+        ({}, r"got dict"),
     ],
 )
-def test_a_file_without_a_state_dict_is_refused(tmp_path, contents, found):
+def test_a_file_without_a_state_dict_is_refused_and_says_how_to_save_one(tmp_path, contents, found):
     torch.save(contents, tmp_path / "other.pth")
-    message = rf"other.pth must hold a state dict, or one under 'model' or 'state_dict'; {found}"
+    message = rf"other.pth must hold a state dict, .*'model'.*; {found}.*state_dict\(\)"
     with pytest.raises(ValueError, match=message):
         load_weights(tmp_path / "other.pth", convnet())
 
 
 def test_a_pickled_network_is_refused_and_not_run(tmp_path):
     torch.save({"model": convnet()}, tmp_path / "whole.pth")
-    with pytest.raises(ValueError, match=r"whole.pth must hold tensors .* names .*ConvNet"):
+    message = r"whole.pth must hold tensors .* names .*ConvNet.*network\.state_dict\(\)"
+    with pytest.raises(ValueError, match=message):
         load_weights(tmp_path / "whole.pth", convnet())
 
 

@@ -7,6 +7,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from gift_fast.student.results import (
     code_of,
     find_run,
     inputs_of,
+    peak_memory,
     read_run,
     run_path,
     spread,
@@ -178,3 +180,16 @@ def test_the_names_of_runs_that_have_been_recorded_do_not_change():
     assert path.name == "kl-adamw-seed0-b0d01e034cd1.json"  # as the first version named it
     other = replace(config, forward_twice=True)
     assert run_path(Path(), other, {"test": "t", "distilled": "d"}) != path
+
+
+@pytest.mark.parametrize("psutil_too", [False, True])
+def test_a_system_that_does_not_record_the_peak_is_no_error(monkeypatch, psutil_too):
+    assert peak_memory(torch.device("cpu")) > 2**20
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    if psutil_too:
+        monkeypatch.setitem(sys.modules, "psutil", None)
+    else:
+        memory = SimpleNamespace(rss=5, peak_wset=7)
+        process = SimpleNamespace(memory_info=lambda: memory)
+        monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(Process=lambda: process))
+    assert peak_memory(torch.device("cpu")) == (0 if psutil_too else 7)

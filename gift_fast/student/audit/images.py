@@ -122,6 +122,8 @@ def range_findings(
             return []
         text = f"{seen}, yet the set is said to be whitened, which makes half the values negative."
         return [Finding("warning", TOPIC, text)]
+    if not distilled.clipped:
+        return mean_findings(dataset, numbers, 1.0)
     if low >= -ROUNDING and high <= 1.0 + ROUNDING:
         if high > 1.01 / LARGEST_BYTE:
             return mean_findings(dataset, numbers, 1.0)

@@ -32,6 +32,7 @@ from gift_fast.student.datasets.imagenet import (
 )
 from gift_fast.student.datasets.images import ImageDataset, Split, TensorSplit
 from gift_fast.student.datasets.normalization import normalized_like, split_normalization
+from gift_fast.student.datasets.readable import check_readable
 from gift_fast.student.datasets.resize import resize, split_resize
 from gift_fast.student.datasets.tinyimagenet import tinyimagenet
 
@@ -92,6 +93,9 @@ def load_dataset(
 ) -> ImageDataset:
     """Loads the dataset that a specification names, for the CPU.
 
+    Image files that are decoded as batches are read are all decoded once first, to find those that
+    cannot be; see :mod:`gift_fast.student.datasets.readable`.
+
     Args:
         dataset: a name in ``DATASETS`` with its options, or the import path of a function of the
             user's own, which is called with ``root`` and ``train``.
@@ -101,7 +105,8 @@ def load_dataset(
     Raises:
         FileNotFoundError: the data is missing; the error says what was looked for, where, and how
             to get it.
-        ValueError: no such dataset or option, or the data is not as published.
+        ValueError: no such dataset or option, the data is not as published, or images cannot be
+            decoded.
 
     Example:
         >>> digits = load_dataset("digits", train=False)
@@ -113,6 +118,10 @@ def load_dataset(
     rest, side = split_resize(rest)
     name, normalization = split_normalization(rest)
     loaded = spec.build("dataset", name, DATASETS, data_root, train)
+    if isinstance(loaded, ImageDataset):  # which nothing makes a user's own function return
+        for split in (loaded.test, loaded.train):
+            if isinstance(split, FileSplit):
+                check_readable(split)
     if normalization is not None:
         loaded = normalized_like(loaded, normalization)
     if train and heldout:

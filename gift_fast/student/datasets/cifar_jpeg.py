@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gift_fast.student.datasets.class_folders import class_folders
 from gift_fast.student.datasets.decoded import decoded_once
 from gift_fast.student.datasets.files import FileSplit
-from gift_fast.student.datasets.folder import class_folders, scan
+from gift_fast.student.datasets.folder import scan
 from gift_fast.student.datasets.images import ImageDataset, TensorSplit
 from gift_fast.student.datasets.locate import locate
 from gift_fast.student.datasets.normalization import NORMALIZATIONS

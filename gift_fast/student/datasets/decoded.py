@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gift_fast.student.atomic import replacing
+from gift_fast.student.datasets.cache import cache_folder
 from gift_fast.student.datasets.decoding import followed
 from gift_fast.student.datasets.files import FileSplit
 from gift_fast.student.datasets.images import TensorSplit
+from gift_fast.student.datasets.readable import in_words, unreadable
 from gift_fast.student.disk import check_space
+from gift_fast.student.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE = 500
 
-
-def cache_folder() -> Path:
-    """Where decoded images are kept: ``$GIFT_FAST_CACHE``, else ``gift-fast`` in the user's cache.
-
-    The user's cache is ``$XDG_CACHE_HOME`` or ``~/.cache``, as the XDG Base Directory Specification
-    has it; a dataset's own folder is often shared and read-only.
-    """
-    own = os.environ.get("GIFT_FAST_CACHE")
-    if own:
-        return Path(own)
-    users = os.environ.get("XDG_CACHE_HOME")
-    return (Path(users) if users else Path.home() / ".cache") / "gift-fast"
+DECODER = "upright, 16 bits scaled"
+"""How files become pixels; cache files that were made otherwise are not read."""
 
 
 def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> TensorSplit:
@@ -48,10 +40,10 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
 
     Raises:
         OSError: the folder cannot be written to, or its disk has no room for the images.
-        ValueError: a file cannot be decoded; it is named, and no cache file is left.
+        ValueError: files cannot be decoded; the first ten are named, and no cache file is left.
     """
     folder = cache_folder() if cache is None else cache
-    path = folder / f"{name}-{split.fingerprint()}.pt"
+    path = folder / f"{name}-{fingerprint([split.fingerprint(), DECODER])}.pt"
     images = read_cache(path)
     if images is None:
         logger.info("decoding %d images of %s once, into %s", len(split), split.root, path)
@@ -59,8 +51,12 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
         images = torch.empty(len(split), *split.shape, dtype=torch.uint8)
         parts = split.decoded(torch.arange(len(split)).split(IMAGES_AT_ONCE))
         title = f"decoding {split.root}, once"
-        for index, pixels in followed(parts, title, len(split), lambda part: len(part[0])):
-            images[index] = pixels
+        try:
+            for index, pixels in followed(parts, title, len(split), lambda part: len(part[0])):
+                images[index] = pixels
+        except ValueError as error:  # names one file; the others are worth another pass
+            faults = list(unreadable(split, range(len(split)))) or [str(error)]
+            raise ValueError(in_words(faults, f"{len(split)} images of {split.root}")) from error
         with replacing(path) as temporary:
             torch.save({"images": images}, temporary)
         images = read_cache(path)

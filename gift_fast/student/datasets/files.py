@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gift_fast.student.datasets.image_files import read_image
 from gift_fast.student.datasets.images import to_unit_range
 from gift_fast.student.fingerprint import fingerprint
 
@@ -51,32 +52,31 @@ def resize_for(side: int) -> int:
 
 
 def decode(path: Path, side: int, resize: int | None) -> Tensor:
-    """An image file as uint8 (3, side, side), grey and CMYK turned into RGB.
+    """An image file as uint8 (3, side, side); :func:`read_image` says how it becomes colour.
 
     The shorter side is resized to ``resize`` (bilinear, antialiased) and the centre is cropped, as
     torchvision's ``Resize`` and ``CenterCrop`` do it; with None the image must have its size.
 
     Raises:
         OSError: there is no such file, or it may not be read.
-        ValueError: the file is no image, is damaged, or has another size.
+        ValueError: the file is no image, is damaged, cannot be converted, or has another size.
     """
-    from PIL import Image
     from torchvision.transforms import functional
 
-    try:
-        with path.open("rb") as file, Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise ValueError(f"{path} must be an image, but it cannot be decoded: {error}") from error
-    if resize is not None:
+    image = read_image(path)
+    if resize is None:
+        check_size(path, image.size, side)
+    else:
         image = functional.center_crop(functional.resize(image, resize), side)
-    elif image.size != (side, side):
-        width, height = image.size
-        raise ValueError(f"{path} must be of {side} x {side} pixels, got {width} x {height}")
     pixels: Tensor = functional.pil_to_tensor(image)
     return pixels
+
+
+def check_size(path: Path, size: tuple[int, int], side: int) -> None:
+    """Raises ValueError unless an image of (width, height) is of ``side`` x ``side`` pixels."""
+    if size != (side, side):
+        width, height = size
+        raise ValueError(f"{path} must be of {side} x {side} pixels, got {width} x {height}")
 
 
 @dataclass(frozen=True)

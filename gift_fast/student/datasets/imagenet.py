@@ -7,10 +7,18 @@ resized to 8/7 of ``side`` and the centre is cropped, so 256 and 224, 146 and 12
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gift_fast.student.datasets.folder import check_same_classes, sorted_into_folders
+from gift_fast.student.datasets.class_folders import (
+    check_same_classes,
+    class_folders,
+    listed,
+    numbers_of,
+    visible,
+)
+from gift_fast.student.datasets.folder import sorted_into_folders
 from gift_fast.student.datasets.imagenet_classes import IMAGENET_10, IMAGENET_100, NETTE, WOOF
 from gift_fast.student.datasets.images import ImageDataset
 from gift_fast.student.datasets.locate import locate
@@ -25,6 +33,9 @@ unpacks the images into a folder for each class, and the same with 'train'"""
 
 ORDERS = ("list", "sorted")
 
+WNID = re.compile(r"n\d{8}")
+"""WordNet's identifiers of ImageNet's classes."""
+
 
 def imagenet_1k(
     root: Path | None = None, train: bool = True, *, side: int = 224, in_memory: bool = False
@@ -33,7 +44,7 @@ def imagenet_1k(
 
     A label is the place of a class's folder among the sorted ones, as in torchvision's networks,
     whose names of the classes are used too. The folders may be named by wnids or, as RDED's, by
-    numbers.
+    the labels from 0 to 999, with leading zeros or without.
 
     Args:
         root: the folder that holds ``train`` and ``val``; without ``train``, ``val`` alone will do.
@@ -43,7 +54,8 @@ def imagenet_1k(
 
     Raises:
         FileNotFoundError: it is not there; the error says how to get it.
-        ValueError: there are not 1,000 folders, the splits differ, or ``side`` is out of range.
+        ValueError: there are not 1,000 folders, they have other names, the splits differ, or
+            ``side`` is out of range.
 
     Source: Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015.
     """
@@ -51,17 +63,20 @@ def imagenet_1k(
 
     parts = ["train", "val"] if train else ["val"]
     found = locate("imagenet-1k", root, parts, ADVICE, ["imagenet-1k"])
-    folders = {part: [p.name for p in (found / part).iterdir() if p.is_dir()] for part in parts}
+    folders = {
+        part: [path.name for path in visible(found / part) if path.is_dir()] for part in parts
+    }
     for part, names in folders.items():
         if len(names) != CLASSES:
             raise ValueError(
                 f"{found / part} must hold {CLASSES} class folders, got {len(names)}\n{ADVICE}"
             )
     check_same_classes(folders[parts[0]], folders["val"], found)
+    check_labels_or_wnids(folders["val"], found / "val")
     return sorted_into_folders(
         "imagenet-1k",
         found,
-        sorted(folders["val"]),
+        class_folders(found / "val", "number"),
         ResNet18_Weights.IMAGENET1K_V1.meta["categories"],
         test="val",
         train=train,
@@ -234,6 +249,23 @@ def subset(
         side=side,
         in_memory=in_memory,
     )
+
+
+def check_labels_or_wnids(names: Sequence[str], root: Path) -> None:
+    """Raises ValueError unless 1,000 folders are named by wnids or by the labels 0 to 999.
+
+    In any other order, such as that of the classes' names or of ILSVRC's own numbers from 1 to
+    1000, the labels would not be those of the networks and distilled sets that people exchange.
+    """
+    if all(WNID.fullmatch(name) for name in names):
+        return
+    numbers = numbers_of(names)
+    if numbers is None or sorted(numbers) != list(range(CLASSES)):
+        others = [name for name in names if not WNID.fullmatch(name)]
+        raise ValueError(
+            f"{root} must hold folders named by wnids (n01440764) or by the labels 0 to "
+            f"{CLASSES - 1}, got {listed(sorted(others))}"
+        )
 
 
 def ordered(classes: Mapping[str, str], order: str) -> Mapping[str, str]:

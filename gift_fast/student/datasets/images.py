@@ -138,6 +138,8 @@ class ImageDataset:
         std: one number a channel.
         class_names: one a class, in the order of the labels.
         classes: which of its classes its images are of, see :mod:`gift_fast.student.classes`.
+        class_folders: the folders that hold the images of each class, in the order of the labels;
+            empty where the images lie otherwise.
     """
 
     name: str
@@ -148,6 +150,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     heldout: Split | None = None
     classes: str = "all"
+    class_folders: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -182,6 +185,14 @@ class ImageDataset:
             for values in (self.mean, self.std)
         )
         return (images - mean) / std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Images on the scale that the networks are fed, (..., C, H, W), back to that of [0, 1]."""
+        mean, std = (
+            channel_constants(values, images.dtype, images.device)
+            for values in (self.mean, self.std)
+        )
+        return images * std + mean
 
     def to(self, device: torch.device | str) -> ImageDataset:
         """The same dataset, which gives its batches on ``device``."""

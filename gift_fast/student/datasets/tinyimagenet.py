@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from gift_fast.student.datasets.class_folders import class_folders
 from gift_fast.student.datasets.decoded import decoded_once
 from gift_fast.student.datasets.files import FileSplit
-from gift_fast.student.datasets.folder import class_folders, scan
+from gift_fast.student.datasets.folder import scan
 from gift_fast.student.datasets.images import ImageDataset
 from gift_fast.student.datasets.locate import locate
 from gift_fast.student.datasets.normalization import NORMALIZATIONS
@@ -55,6 +56,7 @@ def tinyimagenet(root: Path | None = None, train: bool = True) -> ImageDataset:
         mean=NORMALIZATIONS["imagenet"].mean,
         std=NORMALIZATIONS["imagenet"].std,
         class_names=class_names(found / "words.txt", classes),
+        class_folders=tuple(classes),
     )
 
 

@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from gift_fast.student.batches import seed_for
 from gift_fast.student.config import check_integer
 from gift_fast.student.datasets import ImageDataset
+from gift_fast.student.datasets.image_files import MODES
 from gift_fast.student.datasets.images import channel_constants
-from gift_fast.student.distilled.folders import MODES, RDED
+from gift_fast.student.distilled.folders import RDED
 
 CROP_SCALE = (0.08, 1.0)
 """Smallest and largest area of a crop, as a fraction of the image's."""

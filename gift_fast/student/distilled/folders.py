@@ -1,9 +1,11 @@
 """Folders of images, one folder a class, as the decoupled methods publish them.
 
 SRe2L, CDA, G-VBSM and label pruning (LPLD) name them ``new{class}/class{class}_id{number}.jpg``;
-RDED ``syn_data/{class}/class{class}_id{number}.jpg``. A class is the place of its folder in sorted
-order, and images lie in the order of ``torchvision.datasets.ImageFolder``, which the stored labels
-of such sets count by. Sets whose folders and files have other names are read by :func:`any_folder`.
+RDED ``syn_data/{class}/class{class}_id{number}.jpg``. A class is the number of its folder, and
+images lie in the order of ``torchvision.datasets.ImageFolder``, which the stored labels of such
+sets count by. Sets whose folders and files have other names are read by :func:`any_folder`. What
+systems and tools leave behind is passed over, as
+:mod:`gift_fast.student.datasets.class_folders` says.
 
 Decoded images stay in memory: 150 kB each at 224 x 224, so 1.5 GB for ImageNet-1K at 10 images a
 class and 30 GB at 200.
@@ -21,17 +23,20 @@ import torch
 from torch import Tensor
 
 from gift_fast.student.datasets import ImageDataset
+from gift_fast.student.datasets.class_folders import (
+    images_of_classes,
+    in_class_order,
+    listed,
+    simplified,
+    visible,
+)
 from gift_fast.student.datasets.decoding import followed
 from gift_fast.student.datasets.files import decoding_threads
+from gift_fast.student.datasets.image_files import read_image
+from gift_fast.student.datasets.readable import in_words
 from gift_fast.student.distilled.fkd import SAMPLER_SEED
 from gift_fast.student.distilled.images import DistilledSet
 from gift_fast.student.distilled.labelled import with_fkd_labels
-
-MODES = {1: "L", 3: "RGB"}
-"""How Pillow calls images of one and of three channels."""
-
-CHUNK = 64
-"""Images that a thread decodes before it takes others."""
 
 FILE_NAME = re.compile(r"class(\d+)_id\d+\.(?:jpg|png)")
 
@@ -142,50 +147,106 @@ def rded(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Disti
     return with_fkd_labels(read_folders(rded_root(path), RDED, dataset), labels, dataset)
 
 
-def any_folder(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
+def any_folder(
+    path: Path, dataset: ImageDataset, labels: Path | None = None, *, order: str = "auto"
+) -> DistilledSet:
     """Reads images from a folder for each class, whatever the names.
 
-    Folders that are named as the dataset's classes are, such as ``ankle boot``, hold those; any
-    other names, such as wnids, are taken in sorted order, and ``source`` says so. Images lie in the
-    order of ``torchvision.datasets.ImageFolder``.
+    Folders hold the classes that they are named for: by the class's name, such as ``ankle boot``,
+    or as the folder of the real images is called, such as a wnid; case, punctuation and spaces do
+    not count. Folders that are numbered, from 0 or 1 without a gap, hold the classes in the order
+    of their numbers. Any other names are taken in sorted order. ``source`` says which it was.
+    Images lie in the order of ``torchvision.datasets.ImageFolder``.
 
     Args:
         path: holds the folders.
         dataset: whose classes they are.
         labels: an FKD folder that somebody made for these images; None for the images alone.
+        order: ``auto``, as above; ``name`` or ``number`` takes the folders in that order, see
+            :func:`~gift_fast.student.datasets.class_folders.in_class_order`.
 
     Raises:
-        OSError, ValueError: as :func:`decoupled`.
+        OSError: a folder is missing or cannot be opened, or a class has no image.
+        ValueError: a class is missing or there is one too many; the order is ambiguous; an image
+            cannot be decoded or has another size.
     """
-    names = [folder.name for folder in visible(path) if folder.is_dir()]
-    if len(names) != dataset.num_classes:
-        raise ValueError(
-            f"{path} must hold a folder for each of the {dataset.num_classes} classes of "
-            f"{dataset.name}, got {len(names)}"
-        )
-    by_name = set(names) == set(dataset.class_names)
-    numbers = [dataset.class_names.index(n) if by_name else k for k, n in enumerate(names)]
-    by_class = [image_files(path / name) for name in names]
-    how = "by their classes' names" if by_name else "in the order of their folders' names"
-    distilled = decoded(by_class, numbers, dataset, path)
+    folders = [folder.name for folder in visible(path) if folder.is_dir()]
+    label_of, how = labels_of_folders(folders, dataset, path, order)
+    names, places = images_of_classes(path, folders)
+    distilled = decoded(
+        [path / name for name in names], [label_of[folders[k]] for k in places], dataset, path
+    )
     distilled = replace(distilled, source=f"{distilled.source}, {how}")
     return with_fkd_labels(distilled, labels, dataset)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder, in the order of their names.
+def labels_of_folders(
+    folders: Sequence[str], dataset: ImageDataset, root: Path, order: str
+) -> tuple[dict[str, int], str]:
+    """The label of every folder of a distilled set, and how it was found, in words.
 
     Raises:
-        ValueError: there is another file, or no image.
+        ValueError: the folders are not those of the classes; the error names what is missing.
     """
-    from torchvision.datasets.folder import IMG_EXTENSIONS
+    classes = dataset.num_classes
+    if order == "auto":
+        for names, how in (
+            (dataset.class_names, "by their classes' names"),
+            (dataset.class_folders, f"named as the folders of {dataset.name}"),
+        ):
+            if found := labels_by_name(folders, names, root):
+                return found, how
+    numbers = [int(folder) for folder in folders if folder.isdecimal()]
+    numbered = order == "auto" and len(numbers) == len(folders) > 0
+    first = 1 if numbered and min(numbers) == 1 else 0
+    expected = range(first, first + classes)
+    missing = [str(number) for number in expected if number not in set(numbers)]
+    if len(folders) != classes or (numbered and missing):
+        message = (
+            f"{root} must hold a folder for each of the {classes} classes of {dataset.name}, "
+            f"got {len(folders)}"
+        )
+        if numbered:
+            extra = [str(number) for number in sorted(numbers) if number not in expected]
+            message += f" with numbers, which must be {expected[0]} to {expected[-1]}"
+            message += f"; missing: {listed(missing)}" if missing else ""
+            message += f"; not among them: {listed(extra)}" if extra else ""
+        raise ValueError(message)
+    ordered = in_class_order(folders, root, order)
+    if numbered:
+        how = f"in the order of their folders' numbers from {first}"
+    else:
+        how = f"in the order of their folders' {'numbers' if order == 'number' else 'names'}"
+    return {name: label for label, name in enumerate(ordered)}, how
 
-    files = visible(folder)
-    others = [file for file in files if file.suffix.lower() not in IMG_EXTENSIONS]
-    if others or not files:
-        got = f"got {others[0].name}" if others else "it is empty"
-        raise ValueError(f"{folder} must hold images, {', '.join(IMG_EXTENSIONS)}; {got}")
-    return files
+
+def labels_by_name(folders: Sequence[str], names: Sequence[str], root: Path) -> dict[str, int]:
+    """The labels of folders that are named as classes are; empty where none is.
+
+    Raises:
+        ValueError: some are and others are not.
+    """
+    for key in (str, simplified):  # exactly, or but for case and punctuation
+        label_of = {key(name): label for label, name in enumerate(names)}
+        keys = {key(folder): folder for folder in folders}
+        if len(label_of) < len(names) or len(keys) < len(folders):
+            continue  # two names are one under this key
+        if keys.keys() == label_of.keys():
+            return {folder: label_of[k] for k, folder in keys.items()}
+    known = keys.keys() & label_of.keys()
+    if not known:
+        return {}
+    strange = [folder for k, folder in sorted(keys.items()) if k not in label_of]
+    missing = [name for name in names if key(name) not in keys]
+    faults = [
+        f"{words} {listed(items)}"
+        for words, items in (("there is no folder of", missing), ("no class is called", strange))
+        if items
+    ]
+    raise ValueError(
+        f"{root} must hold a folder for each of {len(names)} classes; {len(known)} are named as "
+        f"classes are, but {' and '.join(faults) or 'two of them have one name'}"
+    )
 
 
 def rded_root(path: Path) -> Path:
@@ -203,36 +264,30 @@ def holds_classes(root: Path, layout: Layout) -> bool:
 
 def read_folders(root: Path, layout: Layout, dataset: ImageDataset) -> DistilledSet:
     """The images of every class, at the side of the dataset, with their hard labels."""
-    folders = class_folders(root, layout, dataset)
-    by_class = [class_files(folder, label, layout) for label, folder in enumerate(folders)]
-    return decoded(by_class, range(len(folders)), dataset, root)
+    files, labels = [], []
+    for label, folder in enumerate(class_folders(root, layout, dataset)):
+        found = class_files(folder, label, layout)
+        files += found
+        labels += [label] * len(found)
+    return decoded(files, labels, dataset, root)
 
 
 def decoded(
-    by_class: Sequence[Sequence[Path]], numbers: Sequence[int], dataset: ImageDataset, root: Path
+    files: Sequence[Path], labels: Sequence[int], dataset: ImageDataset, root: Path
 ) -> DistilledSet:
     """The images of files, at the side of the dataset.
 
     Args:
-        by_class: the files of every folder, in the order they are wanted in.
-        numbers: the class of every folder.
+        files: N images, in the order they are wanted in.
+        labels: the class of each.
         dataset: gives side and channels.
-        root: where the folders are.
+        root: where the files are.
     """
-    counts = torch.tensor([len(files) for files in by_class])
-    files = [file for files in by_class for file in files]
     images, stored = decode_images(files, dataset.channels, dataset.side)
     source = f"{root}, {len(files)} images of {stored} x {stored}"
     if stored != dataset.side:
         source += f" resized to {dataset.side} x {dataset.side}"
-    labels = torch.tensor(numbers).repeat_interleave(counts)
-    return DistilledSet(images=images, labels=labels, source=source)
-
-
-def visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted by name, without the hidden files that systems leave behind."""
-    paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return sorted(paths, key=lambda path: path.name)
+    return DistilledSet(images=images, labels=torch.tensor(labels), source=source)
 
 
 def class_folders(root: Path, layout: Layout, dataset: ImageDataset) -> list[Path]:
@@ -281,7 +336,8 @@ def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tens
     """Decodes square images of one size, on a pool of threads.
 
     Pillow decodes and resizes (bilinear, antialiased), as torchvision does with an ``ImageFolder``:
-    stored labels were made from exactly these pixels.
+    stored labels were made from exactly these pixels. :func:`read_image` says how images of other
+    modes are converted.
 
     Args:
         files: JPEG or PNG images, in the order they are wanted in.
@@ -292,42 +348,46 @@ def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tens
         The images (N, channels, side, side) uint8, and the side that they have in the files.
 
     Raises:
-        ValueError: an image cannot be decoded, is not square, or has another size than the first.
+        OSError: a file may not be read.
+        ValueError: images cannot be decoded or converted, are not square, or have another size than
+            the first; the first ten are named, with the reason.
     """
     import numpy as np
     from PIL import Image
 
-    def read(file: Path) -> Image.Image:
-        try:
-            with Image.open(file) as image:
-                converted: Image.Image = image.convert(MODES[channels])
-                return converted
-        except Exception as error:  # Pillow raises OSError, SyntaxError and more, by the format
-            raise ValueError(f"{file} must be an image, reading it raised: {error}") from error
-
-    width, height = read(files[0]).size
-    if width != height:
-        raise ValueError(f"{files[0]} must be square, got {width} x {height}")
     images = torch.empty(len(files), channels, side, side, dtype=torch.uint8)
     pixels = images.numpy()
 
-    def decode(start: int) -> int:
-        part = files[start : start + CHUNK]
-        for index, file in enumerate(part, start):
-            image = read(file)
-            if image.size != (width, height):
-                raise ValueError(
-                    f"{file} must have the size of {files[0]}, {width} x {height}, "
-                    f"got {image.width} x {image.height}"
-                )
-            if width != side:
+    def decode(index: int) -> tuple[int, int] | str:
+        """The size in the file, or what is wrong with it."""
+        try:
+            image = read_image(files[index], channels)
+        except ValueError as error:
+            return str(error)
+        size = image.size
+        if size[0] == size[1]:
+            if size != (side, side):
                 image = image.resize((side, side), Image.Resampling.BILINEAR)
             pixels[index] = np.asarray(image).reshape(side, side, channels).transpose(2, 0, 1)
-        return len(part)
+        return size
 
     with ThreadPoolExecutor(decoding_threads()) as threads:
-        decoded = threads.map(decode, range(0, len(files), CHUNK))  # raises the first error
-        title = f"decoding {files[0].parent.parent}"
-        for _ in followed(decoded, title, len(files), lambda images: images):
-            pass
-    return images, width
+        decoded = threads.map(decode, range(len(files)))
+        results = list(followed(decoded, f"decoding {files[0].parent.parent}", len(files)))
+    sizes = [result for result in results if not isinstance(result, str)]
+    common = sizes[0] if sizes else (side, side)
+    if common[0] != common[1]:
+        first = next(file for file, size in zip(files, results, strict=True) if size == common)
+        raise ValueError(f"{first} must be square, got {common[0]} x {common[1]}")
+    faults = []
+    for file, result in zip(files, results, strict=True):
+        if isinstance(result, str):
+            faults.append(result)
+        elif result != common:
+            faults.append(
+                f"{file} must have the size of {files[results.index(common)]}, "
+                f"{common[0]} x {common[1]}, got {result[0]} x {result[1]}"
+            )
+    if faults:
+        raise ValueError(in_words(faults, f"{len(files)} images"))
+    return images, common[0]

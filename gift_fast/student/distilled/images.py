@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 ROUNDING = 1e-3
 """How far floating images may leave [0, 1]; float16 resolves 5e-4 there."""
 
+OVERSHOOT = 2.0
+"""How far images may leave [0, 1] that were optimised without being clipped. Bytes as floats leave
+it by 254, and images that would be normalised twice by about 2 with ImageNet's constants."""
+
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that images have, as opposed to their sides."""
+
 
 @dataclass(frozen=True)
 class DistilledSet:
@@ -24,10 +31,13 @@ class DistilledSet:
 
     Attributes:
         images: (N, C, S, S): uint8 in [0, 255], float32 in [0, 1], or float32 already whitened.
+            They and the labels never require a gradient.
         labels: (N) int64 hard labels.
         soft_labels: (N, C) stored with the set, or None when a teacher labels every batch online.
         replay: soft labels stored a batch at a time with the augmentation they belong to, or None.
         whitened: the images are in ZCA space, as DATM stores them, and the test images must follow.
+        clipped: floating images lie in [0, 1]; False for images on that scale that were optimised
+            without being clipped to it.
         learning_rate: the student's, where the method learned it (DATM's ``lr_best.pt``).
         class_names: in the order of the labels, where the set says so itself; else empty.
         source: where the set is from and how it was made, in words.
@@ -47,15 +57,19 @@ class DistilledSet:
     soft_labels: Tensor | None = None
     replay: FkdLabels | None = None
     whitened: bool = False
+    clipped: bool = True
     learning_rate: float | None = None
     class_names: tuple[str, ...] = ()
     source: str = ""
     dataset: str = ""
 
     def __post_init__(self) -> None:
-        n = self.images.shape[0]
-        if self.images.dim() != 4 or n == 0 or self.images.shape[2] != self.images.shape[3]:
-            raise ValueError(f"images must be (N, C, S, S), N >= 1, got {tuple(self.images.shape)}")
+        shape = tuple(self.images.shape)
+        n = shape[0] if shape else 0
+        if len(shape) != 4 or n == 0 or shape[2] != shape[3]:
+            last = len(shape) == 4 and shape[1] == shape[2] and shape[3] in CHANNELS
+            hint = "; the channels are last: store images.permute(0, 3, 1, 2)" if last else ""
+            raise ValueError(f"images must be (N, C, S, S), N >= 1, got {shape}{hint}")
         if self.labels.shape != (n,):
             raise ValueError(f"labels must have shape ({n},), got {tuple(self.labels.shape)}")
         if self.soft_labels is not None and self.soft_labels.shape[:1] != (n,):
@@ -63,6 +77,10 @@ class DistilledSet:
             raise ValueError(f"soft_labels must have {n} rows, one an image, got {shape}")
         if self.learning_rate is not None and not 0.0 < self.learning_rate < torch.inf:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        for name in ("images", "labels", "soft_labels"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, value.detach())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,10 +114,11 @@ class DistilledSet:
             # NaN fails every comparison, so these are written for what is allowed.
             if not (-torch.inf < low and high < torch.inf):
                 raise ValueError("images must be finite, got NaN or infinity")
-            if not (self.whitened or (low >= -ROUNDING and high <= 1.0 + ROUNDING)):
+            margin = ROUNDING if self.clipped else OVERSHOOT
+            if not (self.whitened or (low >= -margin and high <= 1.0 + margin)):
                 raise ValueError(
-                    f"images must lie in [0, 1], got {low:.3g} to {high:.3g}: normalised images "
-                    "must be brought back to [0, 1] first"
+                    f"images must lie in [0, 1], got {low:.3g} to {high:.3g}: "
+                    f"{self.scale_hint(low)}"
                 )
         if labels.dtype != torch.int64 or not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(
@@ -116,6 +135,14 @@ class DistilledSet:
                 raise ValueError("soft_labels must be finite, got NaN or infinity")
         if self.class_names and self.class_names != dataset.class_names:
             raise ValueError(names_differ(self.class_names, dataset))
+
+    def scale_hint(self, low: float) -> str:
+        """What images whose smallest value is ``low``, and that leave [0, 1], may be."""
+        if not self.clipped:
+            return "normalised images would not leave it so far; are they whitened?"
+        if low >= -ROUNDING:
+            return "bytes that were turned into floats must be divided by 255"
+        return "normalised images must be brought back to [0, 1] first"
 
     def fingerprint(self) -> str:
         """A digest of all that a student learns from: images, labels, soft labels."""

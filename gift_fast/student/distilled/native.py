@@ -8,6 +8,7 @@ JSON file says what they are; it can be read and corrected by hand:
     dataset        the name of the dataset whose classes the labels are
     class_names    in the order of the labels
     whitened       whether the images are in ZCA space
+    clipped        false where floating images may leave [0, 1]; absent is true
     learning_rate  the student's, or null
     source         where the set is from, in words
     fingerprint    of the tensors, by which a pair that does not belong together is found
@@ -100,6 +101,7 @@ def write_distilled(path: Path | str, distilled: DistilledSet, dataset: ImageDat
         "dataset": dataset.name,
         "class_names": dataset.class_names,
         "whitened": distilled.whitened,
+        "clipped": distilled.clipped,
         "learning_rate": distilled.learning_rate,
         "source": distilled.source,
         "fingerprint": replace(distilled, replay=None).fingerprint(),
@@ -150,6 +152,7 @@ def native(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Dis
         labels=tensors["labels"],
         soft_labels=tensors.get("soft_labels"),
         whitened=description["whitened"],
+        clipped=description.get("clipped", True),
         learning_rate=None if rate is None else float(rate),
         class_names=tuple(description["class_names"]),
         source=description["source"],
@@ -174,6 +177,8 @@ def check_description(file: Path, description: Any) -> None:
         if type(description.get(name, FIELDS)) not in kinds:  # True is an int to isinstance
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"{file}: {name} must be a {expected}, got {description.get(name)!r}")
+    if type(description.get("clipped", True)) is not bool:
+        raise ValueError(f"{file}: clipped must be a bool, got {description['clipped']!r}")
     names = description["class_names"]
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"{file}: class_names must be texts, got {names}")

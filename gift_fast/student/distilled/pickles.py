@@ -45,6 +45,24 @@ def numpy_scalars() -> tuple[Allowed, ...]:
     )
 
 
+@functools.cache
+def numpy_arrays() -> tuple[Allowed, ...]:
+    """What a file that holds NumPy arrays and numbers may name, whichever version wrote it.
+
+    Checkpoints keep such arrays beside the weights, of accuracies for instance.
+    """
+    import numpy as np
+
+    reconstruct = np.zeros(1).__reduce__()[0]
+    assert callable(reconstruct)
+    return (
+        *numpy_scalars(),
+        np.ndarray,
+        (reconstruct, "numpy.core.multiarray._reconstruct"),  # up to NumPy 1.26
+        (reconstruct, "numpy._core.multiarray._reconstruct"),
+    )
+
+
 def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
     """Reads a file of ``torch.save`` onto the CPU; nothing that it holds is run.
 
@@ -56,12 +74,13 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
             :func:`numpy_scalars`.
 
     Returns:
-        What was saved, with every tensor on the CPU.
+        What was saved, with every tensor on the CPU and none that requires a gradient. Parameters
+        become tensors.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file names a function or class that is not allowed, is damaged, or is not
-            one of ``torch.save``.
+        ValueError: the file names a function or class that is not allowed, is damaged, is not one
+            of ``torch.save``, or holds tensors without values (on the device ``meta``).
 
     Example:
         >>> import tempfile
@@ -74,7 +93,7 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
         pass
     try:
         with _safe_globals, torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file, nearly anything
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is not None:
@@ -88,6 +107,24 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
             f"{path} must be a whole file of torch.save; reading it raised "
             f"{type(error).__name__}: {reason}"
         ) from error
+    return without_gradients(contents, path)
+
+
+def without_gradients(value: Any, path: Path) -> Any:
+    """The same, with tensors that require no gradient, in lists, tuples and dictionaries too.
+
+    Distilled images and learned labels are what was optimised, and ``torch.save`` keeps that they
+    require a gradient.
+    """
+    if isinstance(value, Tensor):
+        if value.is_meta:
+            raise ValueError(f"{path} must hold the values of its tensors, but one is on meta")
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: without_gradients(item, path) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(without_gradients(item, path) for item in value)
+    return value
 
 
 def described(value: object) -> str:

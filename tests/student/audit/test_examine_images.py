@@ -210,3 +210,9 @@ def test_views_differ():
     """What the other tests rest on: no image of the made set is there twice."""
     images = views(torch.zeros(10, dtype=torch.int64), seed=0)
     assert len(images.flatten(1).unique(dim=0)) == 10
+
+
+def test_images_that_were_optimised_without_clipping_may_leave_the_range():
+    images = photographs() * 1.6 - 0.3
+    (finding,) = examine(replace(photographic(images), clipped=False))
+    assert finding.severity == "ok"

@@ -5,7 +5,8 @@ import torch
 from layouts import write_image
 
 from gift_fast.student.datasets import FileSplit
-from gift_fast.student.datasets.decoded import cache_folder, decoded_once
+from gift_fast.student.datasets.cache import cache_folder
+from gift_fast.student.datasets.decoded import decoded_once
 
 
 @pytest.fixture

@@ -89,6 +89,33 @@ def test_a_folder_without_a_test_split_is_refused(root):
         load_dataset("folder", root)
 
 
+def test_numbered_classes_are_in_the_order_of_their_numbers(tmp_path):
+    for part in ("train", "val"):
+        write_folders(tmp_path / part, ["10", "9"])
+    dataset = load_dataset("folder:side=8", tmp_path)
+    assert dataset.class_names == dataset.class_folders == ("9", "10")
+    folders = [name.partition("/")[0] for name in dataset.test.names]
+    labels = dict(zip(folders, dataset.test.labels.tolist(), strict=True))
+    assert labels == {"9": 0, "10": 1}
+    assert load_dataset("folder:side=8,order=name", tmp_path).class_names == ("10", "9")
+
+
+def test_what_tools_leave_behind_does_not_change_the_labels(root):
+    before = load_dataset("folder:side=8", root)
+    for part in ("train", "val"):
+        write_folders(root / part, [".ipynb_checkpoints", "__MACOSX"])
+        (root / part / "gamma" / "._gamma_0.JPEG").write_bytes(b"Mac OS X")
+    after = load_dataset("folder:side=8", root)
+    assert after.class_names == before.class_names
+    assert after.test.fingerprint() == before.test.fingerprint()
+
+
+def test_a_folder_of_one_class_is_refused(tmp_path):
+    write_folders(tmp_path / "val" / "images", ["ant", "bee"])
+    with pytest.raises(ValueError, match=r"two or more classes, got only images"):
+        load_dataset("folder", tmp_path, train=False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

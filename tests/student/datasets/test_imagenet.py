@@ -49,6 +49,34 @@ def test_imagenet_1k_trains_on_its_training_folders(thousand, tmp_path):
     assert (dataset.test.side, dataset.test.resize) == (224, 256)
 
 
+def numbered(root, names):
+    """A validation split with folders of these names, all with the same image."""
+    image = write_image(root / "image.JPEG", 20, 16)
+    for name in names:
+        (root / "val" / name).mkdir(parents=True)
+        (root / "val" / name / "image.JPEG").symlink_to(image)
+
+
+def test_folders_named_by_labels_have_those_labels(tmp_path):
+    numbered(tmp_path, map(str, range(1000)))
+    test = load_dataset("imagenet-1k:side=14", tmp_path, train=False).test
+    assert [int(name.partition("/")[0]) for name in test.names] == test.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ([str(i) for i in range(1, 1001)], "1, 10, 100"),
+        ([f"class {i:04d}" for i in range(1, 1001)], "class 0001"),
+        ([f"n{i:08d}" for i in range(999)] + ["tench"], "tench"),
+    ],
+)
+def test_folders_named_otherwise_are_refused(tmp_path, names, shown):
+    numbered(tmp_path, names)
+    with pytest.raises(ValueError, match=f"wnids .* or by the labels 0 to 999, got {shown}"):
+        load_dataset("imagenet-1k:side=14", tmp_path, train=False)
+
+
 @pytest.mark.parametrize("flat", [True, False])
 def test_validation_images_that_are_not_in_1000_folders_are_refused(tmp_path, flat):
     if flat:

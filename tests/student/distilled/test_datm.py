@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from gift_fast.student.distilled import read_distilled
+from gift_fast.student.distilled import read_distilled, write_distilled
 
 
 def write_datm(folder, *, ipc=2, classes=3, side=8, images=None, logits=None, rate=None):
@@ -25,6 +27,54 @@ def test_images_are_whitened_and_logits_are_soft_labels_without_gradient(tmp_pat
     assert torch.equal(distilled.soft_labels, logits.detach())
     assert not distilled.soft_labels.requires_grad
     assert distilled.whitened
+
+
+@pytest.fixture
+def subset(animals):
+    return replace(animals, name="imagenet-subset")
+
+
+@pytest.mark.parametrize("name", ["datm", "auto", "datm:zca=false"])
+def test_images_of_imagenets_subsets_are_normalised_ones(tmp_path, animals, subset, name):
+    dataset = animals if "zca" in name else subset
+    images, logits = write_datm(tmp_path)
+    distilled = read_distilled(name, tmp_path, dataset)
+    assert not distilled.whitened
+    torch.testing.assert_close(dataset.normalize(distilled.images), images)
+    assert torch.equal(distilled.soft_labels, logits.detach())
+    assert "normalised" in distilled.source
+
+
+def test_what_the_images_are_can_be_said(tmp_path, subset):
+    images, _ = write_datm(tmp_path)
+    distilled = read_distilled("datm:zca=true", tmp_path, subset)
+    assert distilled.whitened
+    assert torch.equal(distilled.images, images)
+    with pytest.raises(ValueError, match="zca must be auto, true or false, got 'yes'"):
+        read_distilled("datm:zca=yes", tmp_path, subset)
+
+
+def test_images_that_look_normalised_are_not_taken_as_whitened_by_default(tmp_path, animals):
+    write_datm(tmp_path, images=animals.normalize(torch.rand(6, 3, 8, 8)))
+    with pytest.raises(ValueError, match=r"look normalised.*datm:zca=false or datm:zca=true"):
+        read_distilled("datm", tmp_path, animals)
+    assert read_distilled("datm:zca=true", tmp_path, animals).whitened
+
+
+def test_images_that_look_whitened_are_not_taken_as_normalised(tmp_path, subset):
+    write_datm(tmp_path, images=12 * torch.randn(6, 3, 8, 8))
+    with pytest.raises(ValueError, match="are they whitened"):
+        read_distilled("datm", tmp_path, subset)
+
+
+def test_normalised_images_are_kept_unclipped_by_the_projects_own_format(tmp_path, subset):
+    write_datm(tmp_path)
+    distilled = read_distilled("datm", tmp_path, subset)
+    assert distilled.images.min() < -0.1
+    write_distilled(tmp_path / "copy", distilled, subset)
+    copy = read_distilled("gift-fast", tmp_path / "copy", subset)
+    assert torch.equal(copy.images, distilled.images)
+    assert not copy.clipped
 
 
 def test_hard_labels_come_class_by_class_whatever_the_logits_say(tmp_path, animals):

@@ -3,12 +3,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor, resize
 
+from gift_fast.student.datasets import load_dataset
+from gift_fast.student.datasets.imagenet_classes import IMAGENET_10
 from gift_fast.student.distilled import read_distilled
 from gift_fast.student.distilled.folders import decode_images
 
@@ -92,9 +95,10 @@ def test_images_of_another_side_are_resized_as_torchvision_does_and_it_is_said(t
 
 def test_files_that_systems_leave_behind_are_passed_over(tmp_path, animals):
     write_sre2l(tmp_path, [0])
-    for left in (".DS_Store", "new001/.DS_Store", "README.md"):
+    for left in (".DS_Store", "new001/.DS_Store", "new001/Thumbs.db", "README.md"):
         (tmp_path / left).write_text("left behind")
-    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for left in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        (tmp_path / left).mkdir()
     assert len(read_distilled("sre2l", tmp_path, animals)) == 3
 
 
@@ -140,11 +144,11 @@ BROKEN = {
     ),
     "truncated image": (
         lambda root: cut(root / FIRST),
-        r"new001/class001_id000\.jpg must be an image, reading it raised",
+        r"new001/class001_id000\.jpg must be an image, but it cannot be decoded",
     ),
     "no image": (
         lambda root: (root / "new000/class000_id000.jpg").write_text("404"),
-        r"new000/class000_id000\.jpg must be an image, reading it raised",
+        r"new000/class000_id000\.jpg must be an image, but it cannot be decoded",
     ),
     "another size": (
         lambda root: noise(9, 0).save(root / FIRST),
@@ -171,16 +175,24 @@ def test_a_missing_folder_is_named(tmp_path, animals):
         read_distilled("sre2l", tmp_path / "nowhere", animals)
 
 
-def test_after_the_first_bad_image_the_rest_is_not_decoded(tmp_path, monkeypatch):
+def test_all_bad_images_are_told_at_once_ten_by_name(tmp_path):
     write_sre2l(tmp_path, range(20), classes=1)
     files = sorted((tmp_path / "new000").iterdir())
-    files[3].write_text("404")
-    opened = []
-    original = Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or original(file))
-    with pytest.raises(ValueError, match="id003"):
-        decode_images(files * 200, channels=3, side=8)
-    assert len(opened) < len(files) * 100
+    for file in files[3:14]:
+        file.write_text("404")
+    noise(9, 0).save(files[15])
+    with pytest.raises(ValueError, match="12 of 20 images") as raised:
+        decode_images(files, channels=3, side=8)
+    told = [file.name in str(raised.value) for file in files]
+    assert [k for k, yes in enumerate(told) if yes] == list(range(3, 13))
+
+
+def test_16_bit_images_keep_their_contrast(tmp_path, grey_animals):
+    write_images(tmp_path, ["a", "b", "c"], count=1)
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "a" / "0.png")
+    images = read_distilled("folder", tmp_path, grey_animals).images
+    assert torch.equal(images[0, 0], torch.from_numpy(np.round(ramp / 257.0).astype(np.uint8)))
 
 
 # ---- a folder of any names -----------------------------------------------------------------------
@@ -212,19 +224,85 @@ def test_folders_named_as_the_classes_are_hold_those(tmp_path, animals):
     assert "by their classes' names" in distilled.source
 
 
+def test_names_may_differ_from_the_classes_in_case_and_punctuation(tmp_path, animals):
+    named = replace(animals, class_names=("Great Ape", "zebra/horse", "Cat"))
+    write_images(tmp_path, ["cat", "great_ape", "Zebra-Horse"], count=1)
+    distilled = read_distilled("folder", tmp_path, named)
+    assert distilled.labels.tolist() == [1, 2, 0]  # "Zebra" sorts before "cat"
+    assert "by their classes' names" in distilled.source
+
+
+def test_folders_named_as_those_of_the_real_images_hold_their_classes(tmp_path, animals):
+    listed = replace(animals, class_folders=("n03", "n01", "n02"))
+    write_images(tmp_path, ["n01", "n02", "n03"], count=1)
+    distilled = read_distilled("folder", tmp_path, listed)
+    assert distilled.labels.tolist() == [1, 2, 0]
+    assert "named as the folders of animals" in distilled.source
+
+
+def test_a_set_in_wnid_folders_has_the_labels_of_a_listed_subset(tmp_path):
+    dataset = load_imagenet_10(tmp_path / "data")
+    write_images(tmp_path / "set", sorted(IMAGENET_10), count=1)
+    labels = read_distilled("folder", tmp_path / "set", dataset).labels
+    assert [list(IMAGENET_10)[label] for label in labels] == sorted(IMAGENET_10)
+    assert labels.tolist() != sorted(labels.tolist())
+
+
+def load_imagenet_10(root):
+    for wnid in IMAGENET_10:
+        (root / "val" / wnid).mkdir(parents=True)
+        noise(8, 0).save(root / "val" / wnid / "0.png")
+    return load_dataset("imagenet-10:side=7", root, train=False)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbered_folders_are_taken_by_number(tmp_path, animals, first):
+    many = replace(animals, class_names=tuple(f"c{k:02d}" for k in range(12)))
+    write_images(tmp_path, [str(k + first) for k in range(12)], count=1)
+    images, _ = image_folder(tmp_path)
+    distilled = read_distilled("folder", tmp_path, many)
+    assert torch.equal(distilled.images, images)  # stored labels count by this order
+    order = sorted(range(12), key=lambda k: str(k + first))
+    assert distilled.labels.tolist() == order
+    by_name = read_distilled("folder:order=name", tmp_path, many)
+    assert by_name.labels.tolist() == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["0", "1"], "got 2 with numbers, which must be 0 to 2; missing: 2"),
+        (["0", "1", "3"], "missing: 2; not among them: 3"),
+        (["ape", "bee"], "2 are named as classes are, but there is no folder of cat"),
+        (["ape", "bee", "dog"], "no folder of cat and no class is called dog"),
+    ],
+)
+def test_missing_classes_are_named(tmp_path, animals, names, message):
+    write_images(tmp_path, names)
+    with pytest.raises(ValueError, match=message):
+        read_distilled("folder", tmp_path, animals)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda root: shutil.rmtree(root / "b"), "a folder for each of the 3 classes.*got 2"),
-        (lambda root: (root / "b" / "notes.txt").touch(), "must hold images.*got notes.txt"),
+        (lambda root: (root / "b" / "0.gif").touch(), r"must hold images.*b/0\.gif"),
         (
             lambda root: [f.unlink() for f in (root / "b").iterdir()],
-            "must hold images.*it is empty",
+            "must hold images of every class: none of b",
         ),
     ],
 )
 def test_a_folder_that_is_no_set_is_refused(tmp_path, animals, damage, message):
     write_images(tmp_path, ["a", "b", "c"])
     damage(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_distilled("folder", tmp_path, animals)
+
+
+def test_texts_and_tools_folders_beside_the_images_are_passed_over(tmp_path, animals):
+    write_images(tmp_path, ["a", "b", "c", ".ipynb_checkpoints", "__MACOSX"])
+    (tmp_path / "b" / "notes.txt").touch()
+    (tmp_path / "b" / "._0.png").write_bytes(b"Mac OS X")
+    assert read_distilled("folder", tmp_path, animals).ipc(3).tolist() == [2, 2, 2]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,6 +39,36 @@ def test_soft_labels_give_the_hard_ones_and_it_is_said(tmp_path, animals):
     assert "hard labels from the largest soft label" in distilled.source
 
 
+def gradient(images):
+    return images.clone().requires_grad_()
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        gradient,
+        torch.nn.Parameter,
+        lambda images: images.transpose(2, 3).contiguous().transpose(2, 3),
+        lambda images: images.to(memory_format=torch.channels_last),
+        torch.Tensor.double,
+        torch.Tensor.half,
+        torch.Tensor.bfloat16,
+    ],
+    ids=["gradient", "parameter", "strided", "channels last", "double", "half", "bfloat16"],
+)
+@pytest.mark.parametrize("label", [HARD, SOFT])
+def test_images_are_read_however_they_were_stored(tmp_path, animals, store, label):
+    images = (torch.rand(4, 3, 8, 8) * 256).floor() / 256  # which bfloat16 holds
+    soft = label.is_floating_point()
+    write_gift(tmp_path, data=store(images), label=gradient(label) if soft else label)
+    distilled = read_distilled("gift", tmp_path, animals)
+    assert torch.equal(distilled.images, images)
+    assert distilled.images.dtype == torch.float32
+    tensors = (distilled.images, distilled.labels, distilled.soft_labels)
+    assert not any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    assert distilled.fingerprint() == replace(distilled, images=images).fingerprint()
+
+
 @pytest.mark.parametrize("name", ["gift", "auto"])
 def test_the_file_may_have_any_name_when_it_is_given_itself(tmp_path, animals, name):
     write_gift(tmp_path)
@@ -61,6 +93,8 @@ def test_the_file_may_have_any_name_when_it_is_given_itself(tmp_path, animals, n
         ),
         ({"label": SOFT > 0.5}, r"soft_labels must be floating \(4, 3\), .* torch.bool"),
         ({"data": 2 * torch.rand(4, 3, 8, 8) - 1}, r"images must lie in \[0, 1\], got -"),
+        ({"data": 255 * torch.rand(4, 3, 8, 8)}, r"images must lie in \[0, 1\].* divided by 255"),
+        ({"data": torch.rand(4, 8, 8, 3)}, r"got \(4, 8, 8, 3\).*permute\(0, 3, 1, 2\)"),
         ({"data": torch.rand(4, 3, 8, 6)}, r"images must be \(N, C, S, S\), .*got \(4, 3, 8, 6\)"),
         (
             {"label": torch.rand(4, 5)},

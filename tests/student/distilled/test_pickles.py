@@ -108,3 +108,25 @@ def test_a_damaged_file_is_named(tmp_path, damage):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"lr_best\.pt"):
         load_tensors(tmp_path / "lr_best.pt")
+
+
+def test_nothing_that_is_read_requires_a_gradient(tmp_path):
+    images = torch.rand(2, 3, requires_grad=True)
+    contents = {
+        "images": images,
+        "pair": (torch.nn.Parameter(torch.ones(2)), [images * 2]),
+        "rate": 0.1,
+    }
+    torch.save(contents, tmp_path / "data.pt")
+    read = load_tensors(tmp_path / "data.pt")
+    assert torch.equal(read["images"], images)
+    for tensor in (read["images"], read["pair"][0], read["pair"][1][0]):
+        assert type(tensor) is torch.Tensor
+        assert not tensor.requires_grad
+    assert read["rate"] == 0.1
+
+
+def test_tensors_without_values_are_refused_by_name(tmp_path):
+    torch.save([torch.empty(2, device="meta")], tmp_path / "data.pt")
+    with pytest.raises(ValueError, match=r"data\.pt must hold the values"):
+        load_tensors(tmp_path / "data.pt")

@@ -1,0 +1,297 @@
+"""The rules by which a folder of images for each class is read, for real and distilled sets alike.
+
+Labels, and therefore every accuracy, depend on which folders count as classes and in which order
+they come. All readers of class folders follow the rules in this file:
+
+- What operating systems and tools leave behind is neither a class nor an image:
+  :func:`left_behind`.
+- Folders are sorted by name, as torchvision's ``ImageFolder`` sorts them, unless their names are
+  numbers: :func:`in_class_order`.
+- Within a class, images lie in the order of ``ImageFolder``, in subfolders too:
+  :func:`images_of_classes`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+NAMES_SHOWN = 5
+"""Names that an error lists before it counts the rest."""
+
+LEFT_BEHIND = frozenset(
+    {
+        "$recycle.bin",  # Windows
+        "desktop.ini",
+        "ehthumbs.db",
+        "system volume information",
+        "thumbs.db",
+        "__macosx",  # macOS, in archives
+        "icon\r",
+        "lost+found",  # Linux
+        "@eadir",  # Synology
+        "#recycle",
+        "#snapshot",
+        "__pycache__",  # Python
+    }
+)
+"""Files and folders of operating systems and tools, in lower case; hidden ones need no entry."""
+
+SIDECARS = frozenset({".txt", ".xml", ".json", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml"})
+"""Suffixes of files that are published beside images, such as Tiny-ImageNet's boxes."""
+
+UNREAD_IMAGES = frozenset(
+    {
+        ".apng",
+        ".avif",
+        ".dng",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".ico",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".npy",
+        ".tga",
+    }
+)
+"""Suffixes of images that ``ImageFolder`` passes over without a word."""
+
+ORDERS = ("auto", "number", "name")
+"""How class folders may be sorted; see :func:`in_class_order`."""
+
+NUMBERED = re.compile(r"([^0-9]*)([0-9]+)")
+LEADING_NUMBER = re.compile(r"([0-9]+)[^0-9].*")
+
+
+def left_behind(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that a system or tool leaves behind.
+
+    Example:
+        >>> [left_behind(name) for name in (".ipynb_checkpoints", "._0.png", "Thumbs.db", "0.png")]
+        [True, True, True, False]
+    """
+    return name.startswith(".") or name.lower() in LEFT_BEHIND
+
+
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name, without what systems and tools leave behind."""
+    paths = [path for path in folder.iterdir() if not left_behind(path.name)]
+    return sorted(paths, key=lambda path: path.name)
+
+
+def class_folders(root: Path, order: str = "auto") -> list[str]:
+    """The names of the class folders in ``root``, in the order of their labels.
+
+    Args:
+        root: the folder that holds them.
+        order: see :func:`in_class_order`.
+
+    Raises:
+        FileNotFoundError: there is no ``root``, or no class folder in it.
+        ValueError: the order of the folders is ambiguous.
+    """
+    names = [path.name for path in visible(root) if path.is_dir()] if root.is_dir() else []
+    if not names:
+        raise FileNotFoundError(f"{root} must hold a folder for each class, found none")
+    return in_class_order(names, root, order)
+
+
+def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> list[str]:
+    """The names of class folders in the order of their labels.
+
+    By default names are sorted as text, as torchvision's ``ImageFolder`` sorts them. Names that are
+    numbers, with one prefix or none, are sorted by number, since folder 10 comes before folder 2 as
+    text. A warning says so where the two orders differ.
+
+    Args:
+        names: of the folders.
+        root: where they lie, for the messages.
+        order: ``auto``; ``name`` sorts as text in any case; ``number`` sorts by the number that a
+            name begins with or consists of.
+
+    Raises:
+        ValueError: two names have the same number; or, under ``auto``, names begin with a number
+            (``10_pear``) and the two orders differ; or no such order.
+
+    Example:
+        >>> in_class_order(["10", "9", "2"], Path("val"), "name")
+        ['10', '2', '9']
+        >>> in_class_order(["10", "9", "2"], Path("val"), "number")
+        ['2', '9', '10']
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order must be {', '.join(ORDERS)}, got {order!r}")
+    as_text = sorted(names)
+    if order == "name":
+        return as_text
+    numbers = numbers_of(names)
+    leading = [LEADING_NUMBER.fullmatch(name) for name in names]
+    starts = [int(match[1]) for match in leading if match]
+    if numbers is None and len(starts) == len(names):
+        numbers = starts
+    if numbers is None:
+        if order == "number":
+            raise ValueError(
+                f"{root} must hold folders named by numbers for order=number, got {listed(as_text)}"
+            )
+        return as_text
+    by_number = [name for _, name in sorted(zip(numbers, names, strict=True))]
+    if len(set(numbers)) < len(numbers):
+        ordered = sorted(numbers)
+        twice = next(a for a, b in pairwise(ordered) if a == b)
+        same = [name for number, name in zip(numbers, names, strict=True) if number == twice]
+        raise ValueError(
+            f"{root} must hold one folder for each number, got {listed(sorted(same))} for {twice}"
+        )
+    if by_number == as_text or order == "number":
+        return by_number
+    if numbers == starts:
+        raise ValueError(
+            f"{root} must hold class folders in one order, but their numbers and their names give "
+            f"different ones: {listed(by_number)} by number, {listed(as_text)} by name as "
+            "torchvision's ImageFolder sorts them. Choose with the option order=number or "
+            "order=name, or pad the numbers with zeros"
+        )
+    logger.warning(
+        "%s: classes are in the order of the folders' numbers (%s); torchvision's ImageFolder "
+        "would sort them as text (%s). The option order=name does so too",
+        root,
+        listed(by_number),
+        listed(as_text),
+    )
+    return by_number
+
+
+def numbers_of(names: Iterable[str]) -> list[int] | None:
+    """The numbers that names consist of, after one prefix that all share; None if any has none.
+
+    Example:
+        >>> numbers_of(["new000", "new010"]), numbers_of(["7", "x8"]), numbers_of(["ant"])
+        ([0, 10], None, None)
+    """
+    matches = [NUMBERED.fullmatch(name) for name in names]
+    if not all(matches) or len({match[1] for match in matches if match}) > 1:
+        return None
+    return [int(match[2]) for match in matches if match]
+
+
+def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The image files of class folders, and the place of each one's class in ``classes``.
+
+    Files lie in the order of torchvision's ``ImageFolder``: by the class's name, then by path, with
+    those in subfolders of a class's folder. Text files beside images are passed over. A warning
+    tells of other files that are no images by their suffix.
+
+    Args:
+        root: holds the folders.
+        classes: their names, in the order of their labels.
+
+    Returns:
+        The paths relative to ``root`` with forward slashes, and the labels.
+
+    Raises:
+        FileNotFoundError: a class has no folder, or its folder holds no image.
+        ValueError: a file is an image of a kind that is not read, such as GIF.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+    absent = [name for name in classes if not (root / name).is_dir()]
+    if absent:
+        raise FileNotFoundError(
+            f"{root} must hold a folder for each of {len(classes)} classes, "
+            f"missing are {listed(absent)}"
+        )
+    start = len(os.path.join(root, ""))
+    unread: list[str] = []
+
+    def is_image(path: str) -> bool:
+        name = path[start:]
+        if any(left_behind(part) for part in name.split(os.sep)[1:]):
+            return False
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in IMG_EXTENSIONS:
+            return True
+        if suffix not in SIDECARS:
+            unread.append(name)
+        return False
+
+    labels = {name: label for label, name in enumerate(classes)}
+    samples = make_dataset(str(root), labels, is_valid_file=is_image, allow_empty=True)
+    others = [name for name in unread if os.path.splitext(name)[1].lower() in UNREAD_IMAGES]
+    if others:
+        raise ValueError(
+            f"{root} must hold images of the kinds {', '.join(IMG_EXTENSIONS)}; "
+            f"{len(others)} {'is' if len(others) == 1 else 'are'} of another: {listed(others)}. "
+            "Convert them, or move them elsewhere"
+        )
+    empty = sorted(set(classes).difference(classes[label] for _, label in samples))
+    if empty:
+        got = f"; it holds {listed(unread)}, which are no images by their names" if unread else ""
+        raise FileNotFoundError(
+            f"{root} must hold images of every class: none of {listed(empty)}{got}. Images are "
+            f"files named {', '.join(IMG_EXTENSIONS)}"
+        )
+    if unread:
+        logger.warning(
+            "%s: %d files are no images by their names and are not read: %s",
+            root,
+            len(unread),
+            listed(unread),
+        )
+    names = [path[start:].replace(os.sep, "/") for path, _ in samples]
+    return names, [label for _, label in samples]
+
+
+def check_same_classes(train: Sequence[str], test: Sequence[str], root: Path) -> None:
+    """Raises ValueError unless both splits of ``root`` have folders of the same names.
+
+    A class that one of them lacks would shift the labels of all that follow.
+    """
+    for split, other, odd, rest in (
+        ("training", "test", set(train) - set(test), test),
+        ("test", "training", set(test) - set(train), train),
+    ):
+        if odd:
+            alike = [
+                f"{name!r} and {twin!r}"
+                for name in sorted(odd)
+                for twin in rest
+                if simplified(name) == simplified(twin)
+            ]
+            hint = f"; {listed(alike)} may be the same: rename one of them" if alike else ""
+            raise ValueError(
+                f"{root} must have the same classes in both splits, "
+                f"but the {split} split alone has {listed(sorted(odd))}, which the {other} split "
+                f"lacks{hint}"
+            )
+
+
+def simplified(name: str) -> str:
+    """A class's name without case, punctuation and spaces, in one Unicode form.
+
+    Example:
+        >>> simplified("T-shirt/top") == simplified("t_shirt top")
+        True
+    """
+    composed = unicodedata.normalize("NFC", name).casefold()
+    return re.sub(r"[\W_]+", "", composed)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are.
+
+    Example:
+        >>> listed(["a", "b", "c", "d", "e", "f", "g"])
+        'a, b, c, d, e and 2 more'
+    """
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

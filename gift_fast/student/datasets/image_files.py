@@ -1,0 +1,143 @@
+"""Image files as 8-bit pixels, for real and distilled sets alike.
+
+Pillow converts between modes without a word where contrast or content is lost: 16-bit values above
+255 become white, and only the first of several frames is read. :func:`read_image` converts what can
+be converted faithfully and refuses the rest, naming the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+MODES = {1: "L", 3: "RGB"}
+"""Pillow's names of images with one and with three channels."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the camera was held."""
+
+UPRIGHT = 1
+"""The value of ``ORIENTATION`` for pixels that are stored as they are shown."""
+
+SCALED_TO_16_BITS = ("PNG", "PPM")
+"""Formats whose 32-bit images of mode I hold values of 16 bits, in which Pillow reads them."""
+
+LARGEST_16_BIT, LARGEST_12_BIT = 65535, 4095
+
+OPAQUE = 255
+"""The largest value of an alpha channel."""
+
+_transparency_told = threading.Event()
+
+
+def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.Image:
+    """An image file as 8-bit grey or colour pixels, upright.
+
+    - Palette and CMYK images are converted to colour, colour to grey and grey to colour, as needed.
+    - 16-bit grey images are scaled to 8 bits. An image that uses no more than the lowest 12 of its
+      16 bits is refused, since it would come out nearly black.
+    - Transparency is dropped and the colour below it kept, as torchvision's ``ImageFolder`` does;
+      the first such file is named in a warning.
+    - Pixels are turned as the EXIF orientation says, which ``ImageFolder`` does not do.
+    - Images of 32-bit integers or floats, whose range is unknown, and files of several frames are
+      refused. The first picture of an MPO file, the JPEG of many cameras, is the image itself.
+
+    Args:
+        path: the file; its contents count, not its suffix.
+        channels: 1 for grey, 3 for colour.
+        draft: decodes JPEG at an eighth of its size, which finds damage at a fraction of the cost;
+            the image is then of another size.
+
+    Returns:
+        An image of mode L or RGB.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        ValueError: the file is no image, is damaged, or cannot be converted; the error names it.
+    """
+    from PIL import Image
+
+    try:
+        with path.open("rb") as file, Image.open(file) as opened:
+            check_frames(opened, path)
+            if draft:
+                opened.draft(None, (opened.width // 8, opened.height // 8))
+            opened.load()
+            return converted(upright(opened), MODES[channels], path)
+    except (FileNotFoundError, PermissionError, IsADirectoryError, UnfaithfulError):
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise ValueError(f"{path} must be an image, but it cannot be decoded: {error}") from error
+
+
+class UnfaithfulError(ValueError):
+    """An image that could be decoded, but not as 8-bit pixels without losing what it shows."""
+
+
+def check_frames(image: Image.Image, path: Path) -> None:
+    """Raises UnfaithfulError where a file holds several frames, as animations do."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise UnfaithfulError(
+            f"{path} must hold one image, got {frames} frames ({image.format}): save the one that "
+            "is meant as a file of its own"
+        )
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; unreadable EXIF data turns nothing."""
+    from PIL import ImageOps
+
+    try:
+        orientation = image.getexif().get(ORIENTATION, UPRIGHT)
+    except Exception:  # some of ImageNet's JPEG files have damaged EXIF data
+        return image
+    return image if orientation == UPRIGHT else ImageOps.exif_transpose(image)
+
+
+def converted(image: Image.Image, mode: str, path: Path) -> Image.Image:
+    """The image in mode L or RGB; raises UnfaithfulError where that would lose what it shows."""
+    if image.mode == "F" or (image.mode == "I" and image.format not in SCALED_TO_16_BITS):
+        low, high = image.getextrema()
+        kind = "floats" if image.mode == "F" else "32-bit integers"
+        raise UnfaithfulError(
+            f"{path} must have 8 or 16 bits per channel, got {kind} from {low:.6g} to {high:.6g} "
+            f"(mode {image.mode}): scale them to 0 to 255 and save the image with 8 bits"
+        )
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = from_16_bits(image, path)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")  # before RGB: a palette's transparency is lost with it
+        low, _ = cast("tuple[int, int]", image.getchannel("A").getextrema())
+        if low < OPAQUE and not _transparency_told.is_set():
+            _transparency_told.set()
+            logger.warning(
+                "%s has transparent pixels; transparency is dropped and the colour below it is "
+                "used, here and in other files, as torchvision's ImageFolder does",
+                path,
+            )
+    if mode == "L" and image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def from_16_bits(image: Image.Image, path: Path) -> Image.Image:
+    """A 16-bit grey image with 8 bits, white staying white."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.int64)
+    largest = int(values.max())
+    if 0 < largest <= LARGEST_12_BIT:
+        raise UnfaithfulError(
+            f"{path} must use the range of its 16 bits, 0 to {LARGEST_16_BIT}, got at most "
+            f"{largest}, which would be nearly black: scale its values, or save it with 8 bits"
+        )
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
