@@ -383,8 +383,11 @@ def gift_loss(
             except (TypeError, ValueError, RuntimeError) as error:
                 rejected = error
             # Outside of the handler: one exception, and not a second one in the course of a first.
-            _check_tensors(logits=logits, soft_labels=soft_labels, target=target)
-            raise rejected
+            try:
+                _check_tensors(logits=logits, soft_labels=soft_labels, target=target)
+                raise rejected
+            finally:
+                del rejected  # its traceback holds this frame, and with it the tensors
     else:
         # Dynamo does not look into a cache; it traces the checks themselves.
         options = _options.__wrapped__(
