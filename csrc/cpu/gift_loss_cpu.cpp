@@ -43,8 +43,8 @@ struct Capability {
   bool supported;
 };
 
-// Best first. GIFT_FAST_CPU_CAPABILITY names one to use instead, as ATEN_CPU_CAPABILITY does. A name
-// that is unknown, or that this processor lacks, is std::invalid_argument at every call.
+// Best first. GIFT_FAST_CPU_CAPABILITY names one to use instead, as ATEN_CPU_CAPABILITY does. A
+// name that is unknown, or that this processor lacks, is std::invalid_argument at every call.
 const Capability& capability() {
   static const Capability& chosen = []() -> const Capability& {
     static const Capability all[] = {

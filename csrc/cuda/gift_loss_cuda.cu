@@ -29,8 +29,8 @@
 #include "gift_loss_cuda.h"
 
 // As CUDA_KERNEL_ASSERT: also in a build with NDEBUG.
-#define GIFT_DEVICE_ASSERT(condition)                                                  \
-  do {                                                                                 \
+#define GIFT_DEVICE_ASSERT(condition)                                                    \
+  do {                                                                                   \
     if (!(condition)) __assert_fail(#condition, __FILE__, unsigned(__LINE__), __func__); \
   } while (0)
 
