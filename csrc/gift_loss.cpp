@@ -77,10 +77,15 @@ Function torch_function(const char* name) {
 const FromPython from_python = torch_function<FromPython>("torch_tensor_from_pyobject");
 const ToPython to_python = torch_function<ToPython>("torch_tensor_to_pyobject");
 
-Tensor tensor_from_python(pybind11::handle object) {
-  AtenTensorHandle tensor = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(from_python(object.ptr(), &tensor));
-  return Tensor(tensor);
+Tensor tensor_from_python(pybind11::handle object, const char* name) {
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(from_python(object.ptr(), &handle));
+  Tensor tensor(handle);
+  // The dispatcher would have no kernel for any other. Asked before the sizes: some have none.
+  int32_t layout = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(handle, &layout));
+  if (layout != aoti_torch_layout_strided()) fail(name, " must be a dense tensor");
+  return tensor;
 }
 
 pybind11::list loss_and_gradients_of_python(pybind11::handle logits, pybind11::handle soft_labels,
@@ -89,8 +94,9 @@ pybind11::list loss_and_gradients_of_python(pybind11::handle logits, pybind11::h
                                             std::optional<double> soft_label_temperature,
                                             int64_t ignore_index, int64_t reduction,
                                             bool logits_grad, bool soft_labels_grad) {
-  const Tensor z = tensor_from_python(logits), s = tensor_from_python(soft_labels),
-               y = tensor_from_python(target);
+  const Tensor z = tensor_from_python(logits, "logits"),
+               s = tensor_from_python(soft_labels, "soft_labels"),
+               y = tensor_from_python(target, "target");
   std::vector<Tensor> outputs;
   {
     pybind11::gil_scoped_release released;

@@ -67,9 +67,10 @@ void scale_gradient_(Tensor grad, Tensor grad_output, std::optional<Tensor> scal
 }  // namespace
 }  // namespace gift
 
+// `gift_loss`, the operator of graphs, is implemented in gift_fast/ops.py: it checks these kernels
+// once, then calls them.
 STABLE_TORCH_LIBRARY_IMPL(gift_fast, CUDA, m) {
   m.impl("loss_and_gradients", TORCH_BOX(&gift::loss_and_gradients));
-  m.impl("gift_loss", TORCH_BOX(&gift::loss_and_gradients));
   m.impl("scale_gradient_", TORCH_BOX(&gift::scale_gradient_));
 }
 

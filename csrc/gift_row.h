@@ -155,4 +155,17 @@ GIFT_HOST_DEVICE double half_gradient_factor(double largest) {
   return largest;
 }
 
+// The gradient of a row of zeros is as large as the bounds of the norms are small: 1e8 and more,
+// which is infinite in float16. A float16 row of zeros has a gradient of this norm at most, times
+// its weight. No other float16 row is at the bounds: the smallest number is 6e-8.
+constexpr double kZeroRowGradient = 32768.0;
+
+// What undoes `scale`, the power of two of a row, and bounds the gradient of a row of zeros.
+GIFT_HOST_DEVICE float half_logits_unit(const Row& row, double scale) {
+  return float((row.z.bounded ? kZeroRowGradient * kCosineEps : 1.0) / scale);
+}
+GIFT_HOST_DEVICE float half_soft_labels_unit(const Row& row, double scale) {
+  return float((row.s.bounded ? kZeroRowGradient * kNormalizeEps / row.t.value : 1.0) / scale);
+}
+
 }  // namespace gift

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gift_fast.ops import Operators, scaled_gradient, unpack_gradients
 from gift_fast.reference import reference_loss, valid_rows
+from gift_fast.torch_internals import graph_is_kept, is_legacy_batched, transforms_active
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
@@ -47,23 +48,15 @@ class Options(NamedTuple):
         )
 
 
-# Whether the running backward pass keeps its graph, so that nothing of it may be overwritten.
-_graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
-_transforms_active = torch._C._are_functorch_transforms_active
-# is_grads_batched=True batches with the vmap that came before torch.func's.
-_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
-
-
 def _differentiable_gradients(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
     """The gradients once more, by the definition and with a graph of their own."""
-    _, options, _, inference = ctx.state
+    _, options, _, inference, asked = ctx.state
     # Inference tensors take no part in a graph; their copies do.
     saved: list[Tensor] = [*ctx.saved_tensors, *(x.clone() for x in inference)]
     # Aliases: the derivatives to the inputs alone are wanted. Where one is computed from the other,
     # the engine would go that way too, and run the hooks of both once more.
     logits, soft_labels = (x.view_as(x) for x in saved[:2])
     target = saved[2]
-    asked = ctx.needs_input_grad[:2]
     inputs = [x for x, wanted in zip((logits, soft_labels), asked, strict=True) if wanted]
     loss = options.reference(logits, soft_labels, target)
     grads = iter(torch.autograd.grad(loss, inputs, grad_output, create_graph=True))
@@ -89,18 +82,20 @@ class GiftLossFunction(torch.autograd.Function):
         options: Options,
         operators: Operators,
     ) -> Tensor:
-        needs = ctx.needs_input_grad
+        # Kept for the backward pass: which gradients `gradients` holds. `needs_input_grad` may say
+        # something else there, if backward(inputs=...) asks for fewer.
+        asked = ctx.needs_input_grad[:2]
         loss, *gradients = operators.loss_and_gradients(
-            logits, soft_labels, target, *options, needs[0], needs[1]
+            logits, soft_labels, target, *options, *asked
         )
         if soft_labels.is_inference() or target.is_inference():
             # A teacher under inference mode. Autograd refuses to save such tensors, so they are
             # referred to. Only second derivatives read them: for those, nobody may have written to
             # them in between, which nothing can check.
-            ctx.state = gradients, options, operators, (soft_labels, target)
+            ctx.state = gradients, options, operators, (soft_labels, target), asked
             ctx.save_for_backward(logits)
         else:
-            ctx.state = gradients, options, operators, ()
+            ctx.state = gradients, options, operators, (), asked
             ctx.save_for_backward(logits, soft_labels, target)
         # Of single rows the upstream gradient may be NaN or inf where the row is ignored, as under
         # a masked division: it must not reach the zeros of that row.
@@ -109,15 +104,15 @@ class GiftLossFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        gradients, _, operators, _ = ctx.state
+        gradients, _, operators, _, asked = ctx.state
         if torch.is_grad_enabled():  # create_graph=True
             return *_differentiable_gradients(ctx, grad_output), None, None, None
         if ctx.ignored is not None:
             grad_output = grad_output.masked_fill(ctx.ignored, 0.0)
         if not gradients:
             _ = ctx.saved_tensors  # a second backward pass: raises torch's own error
-        asked = ctx.needs_input_grad[:2]
-        in_place = not (_graph_is_kept() or _transforms_active() or _is_legacy_batched(grad_output))
+        # Nothing may be written over that a kept graph or a batch of gradients reads once more.
+        in_place = not (graph_is_kept() or transforms_active() or is_legacy_batched(grad_output))
         if (
             in_place
             and len(gradients) == 1

@@ -9,8 +9,8 @@ from numbers import Integral, Real
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from gift_fast import self_check
 from gift_fast.autograd import REDUCTIONS, GiftLossFunction, GiftRowsFunction, Options
 from gift_fast.ops import (
     BEST_OPERATORS,
@@ -21,7 +21,26 @@ from gift_fast.ops import (
     Operators,
     backends,
 )
-from gift_fast.reference import autocast_off, compute_dtype, reduce_rows, refine, valid_rows
+from gift_fast.reference import (
+    COSINE_EPS,
+    ZERO_ROW_GRADIENT,
+    autocast_off,
+    compute_dtype,
+    reduce_rows,
+    refine,
+    soft_labels_factor,
+    valid_rows,
+    widened,
+)
+from gift_fast.torch_internals import (
+    dispatch_modes,
+    forward_mode,
+    is_tracked,
+    is_zerotensor,
+    only_vmap_and_grad,
+    tracing,
+    transforms_active,
+)
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TARGET_TYPES = (torch.int64, torch.int32)
@@ -36,8 +55,6 @@ if CPU_LIBRARY is not None:
         )
     )
 _PLAIN = (Tensor, torch.nn.Parameter)
-_transforms_active = torch._C._are_functorch_transforms_active
-_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 # ---- arguments ----------------------------------------------------------------------------------
@@ -109,9 +126,15 @@ def _check_tensors(**tensors: Tensor) -> None:
         if tensor.dtype not in expected:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in expected)
             raise TypeError(f"{name} must have one of the dtypes {names}, got {tensor.dtype}")
+        if tensor.is_nested:
+            raise TypeError(
+                f"{name} must be a dense tensor, got a nested one; "
+                "to_padded_tensor makes it dense, with a target of ignore_index for the padding"
+            )
         if tensor.layout != torch.strided:
             raise TypeError(
-                f"{name} must be a dense tensor, got one with the layout {tensor.layout}"
+                f"{name} must be a dense tensor, got one with the layout {tensor.layout}; "
+                "to_dense makes it one"
             )
     (first_name, first), *others = tensors.items()
     shape = tuple(first.shape)
@@ -167,33 +190,19 @@ def _is_distributed(*tensors: Tensor) -> bool:
     return module is not None and any(isinstance(tensor, module.DTensor) for tensor in tensors)
 
 
-def _is_tracked(x: Tensor) -> bool:
-    """Whether some level of ``torch.func`` differentiates x: a wrapper knows its own alone."""
-    while not x.requires_grad:
-        if not torch._C._functorch.is_functorch_wrapped_tensor(x):
-            return False
-        x = torch._C._functorch.get_unwrapped(x)
-    return True
-
-
-def _only_vmap_and_grad() -> bool:
-    """Whether GiftRowsFunction has a rule for every active transform of ``torch.func``."""
-    kinds = (torch._C._functorch.TransformType.Vmap, torch._C._functorch.TransformType.Grad)
-    stack = torch._C._functorch.get_interpreter_stack() or ()
-    return all(interpreter.key() in kinds for interpreter in stack)
-
-
 def _transformed(
     logits: Tensor, soft_labels: Tensor, target: Tensor, options: Options, operators: Operators
 ) -> Tensor:
     """The loss under ``torch.func``: fused rows, and a reduction that the transforms see."""
-    asked = (_is_tracked(logits), _is_tracked(soft_labels))
+    asked = (is_tracked(logits), is_tracked(soft_labels))
     # Half gradients are rounded by the cast's derivative, after the upstream factor.
     dtype = compute_dtype(logits)
+    z = widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT)
+    s = widened(
+        soft_labels, dtype, soft_labels_factor(options.gamma, options.soft_label_temperature)
+    )
     rows_options = options._replace(reduction=0)
-    rows: Tensor = GiftRowsFunction.apply(
-        logits.to(dtype), soft_labels.to(dtype), target, rows_options, asked, operators
-    )[0]
+    rows: Tensor = GiftRowsFunction.apply(z, s, target, rows_options, asked, operators)[0]
     valid = valid_rows(target, options.ignore_index)
     return reduce_rows(rows, valid, options.reduction_name)
 
@@ -221,16 +230,25 @@ def _dispatch(
     chosen = _backend(backend, logits.device.type)
 
     compiling = torch.compiler.is_compiling()
-    transformed = _transforms_active()
+    transformed = transforms_active()
     if not compiling and _is_distributed(logits, soft_labels, target):
         if backend not in ("auto", "reference"):
             raise ValueError(f"backend={backend!r} cannot run on a DTensor; 'reference' can")
         chosen = "reference"
     # Forward mode has no fused rule: the definition is right there, a kernel would say zero. Nor
     # do the transforms of torch.func take an operator with a derivative into a compiled graph.
-    forward_mode = not compiling and forward_ad._current_level >= 0
-    no_rule = transformed and (compiling or not _only_vmap_and_grad())
-    if chosen == "reference" or forward_mode or no_rule:
+    dual = not compiling and forward_mode._current_level >= 0
+    no_rule = transformed and (compiling or not only_vmap_and_grad())
+    # The first call on a GPU checks its kernels. Graphs do that when they run: gift_fast/ops.py.
+    if (
+        not compiling
+        and chosen in self_check.CHECKED
+        and (chosen, logits.device) not in self_check.TRUSTED
+        and not self_check.trusts(chosen, logits)
+    ):
+        self_check.reject(chosen, logits.device, named=backend != "auto")
+        chosen = "reference"
+    if chosen == "reference" or dual or no_rule:
         if logits.device.type == "cpu" and not compiling and not transformed:
             _check_target_range(target, num_classes, options.ignore_index)
         return options.reference(logits, soft_labels, target)
@@ -277,7 +295,8 @@ def gift_loss(
     .. math:: 1 - \cos\bigl(z,\; \gamma\, h / |h| + (1 - \gamma)\, s / |s|\bigr)
 
     Norms are bounded from below by 1e-8 (z and the refined label) and 1e-12 (s), so that zero rows
-    give finite gradients.
+    give finite gradients. A gradient of 1e8 would still be infinite in float16, so the gradient of
+    an all-zero float16 row is scaled to a norm of at most 2^15, before its weight.
 
     Args:
         logits: Student logits z, (..., C); float64, float32, bfloat16 or float16.
@@ -327,7 +346,9 @@ def gift_loss(
             options = _options(
                 gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
             )
-        except TypeError:  # the cache's own, for a list: the checks have better words
+        except TypeError:  # the cache's own, for a list: the checks below have better words
+            options = None
+        if options is None:
             options = _options.__wrapped__(
                 gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
             )
@@ -343,12 +364,13 @@ def gift_loss(
             and soft_labels.is_cpu
             and target.is_cpu
             and logits.dim() == 2
+            and not (logits.is_nested or soft_labels.is_nested)
             and not (logits.is_neg() or soft_labels.is_neg() or target.is_neg())
-            and not (logits._is_zerotensor() or soft_labels._is_zerotensor())
-            and forward_ad._current_level < 0
-            and not _transforms_active()
-            and not _dispatch_modes()
-            and torch._C._get_tracing_state() is None
+            and not (is_zerotensor(logits) or is_zerotensor(soft_labels))
+            and forward_mode._current_level < 0
+            and not transforms_active()
+            and not dispatch_modes()
+            and not tracing()
         ):
             try:
                 if not torch.is_grad_enabled():
@@ -358,9 +380,14 @@ def gift_loss(
                 return GiftLossFunction.apply(  # type: ignore[no-any-return]
                     logits, soft_labels, target, options, _CPU_OPERATORS
                 )
-            except (TypeError, ValueError, RuntimeError):
+            except (TypeError, ValueError, RuntimeError) as error:
+                rejected = error
+            # Outside of the handler: one exception, and not a second one in the course of a first.
+            try:
                 _check_tensors(logits=logits, soft_labels=soft_labels, target=target)
-                raise
+                raise rejected
+            finally:
+                del rejected  # its traceback holds this frame, and with it the tensors
     else:
         # Dynamo does not look into a cache; it traces the checks themselves.
         options = _options.__wrapped__(
@@ -486,7 +513,7 @@ def refine_labels(
     _check_tensors(soft_labels=soft_labels, target=target)
     num_classes = soft_labels.shape[-1]
     _check_classes(num_classes, options.smooth_others)
-    if not torch.compiler.is_compiling() and not _transforms_active() and target.is_cpu:
+    if not torch.compiler.is_compiling() and not transforms_active() and target.is_cpu:
         _check_target_range(target, num_classes, None)
     with autocast_off(soft_labels.device.type):
         return refine(

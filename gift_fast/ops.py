@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gift_fast.reference import compute_dtype, valid_rows
+from gift_fast.torch_internals import TAGS
 
 _LIBRARY = torch.library.Library("gift_fast", "DEF")
 
@@ -50,7 +51,7 @@ for _prefix in _PREFIXES:
         "gift_loss" + _ARGUMENTS,
         "scale_gradient_" + _SCALE_ARGUMENTS,
     ):
-        _LIBRARY.define(_prefix + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.define(_prefix + _schema, tags=TAGS)
 
 
 class Operators(NamedTuple):
@@ -99,6 +100,25 @@ GPU_DEVICES = ("cuda", "xpu")  # AMD's devices are "cuda" to torch
 _GPU_KEYS = ("CUDA", "XPU")
 
 
+def _checked(
+    kernels: str, named: bool, loss_and_gradients: Callable[..., list[Tensor]]
+) -> Callable[..., list[Tensor]]:
+    """The operator of graphs on GPUs: its first run checks the kernels that it then calls.
+
+    Eager code asks :mod:`gift_fast.self_check` itself; a graph cannot while it is traced.
+    """
+
+    def gift_loss(logits: Tensor, *arguments: Any) -> list[Tensor]:
+        from gift_fast import self_check  # which imports this module
+
+        if (kernels, logits.device) in self_check.TRUSTED or self_check.trusts(kernels, logits):
+            return loss_and_gradients(logits, *arguments)
+        self_check.reject(kernels, logits.device, named=named)
+        return self_check.loss_and_gradients(logits, *arguments)
+
+    return gift_loss
+
+
 def _register_triton() -> str | None:
     """Puts the Triton kernels behind the operators on GPUs; why there are none, or None.
 
@@ -119,12 +139,17 @@ def _register_triton() -> str | None:
         triton_kernels.scale_gradient_(grad, grad_output, scale)
 
     for prefix in _PREFIXES if _why_not_cuda is not None else ("triton_",):
+        gift_loss = _checked("triton", prefix == "triton_", loss_and_gradients)
         for key in _GPU_KEYS:
             _LIBRARY.impl(f"{prefix}loss_and_gradients", loss_and_gradients, key)
-            _LIBRARY.impl(f"{prefix}gift_loss", loss_and_gradients, key)
+            _LIBRARY.impl(f"{prefix}gift_loss", gift_loss, key)
             _LIBRARY.impl(f"{prefix}scale_gradient_", scale_gradient_, key)
     return None
 
+
+if _why_not_cuda is None:
+    # In a graph "auto" and "cuda" are one operator: it falls back under both names.
+    _LIBRARY.impl("gift_loss", _checked("cuda", False, BEST_OPERATORS.loss_and_gradients), "CUDA")
 
 UNAVAILABLE: dict[str, str | None] = {
     "cpu": _why_not_cpu,

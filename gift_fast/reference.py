@@ -26,6 +26,12 @@ COSINE_EPS = 1e-8
 NORMALIZE_EPS = 1e-12
 """Lower bound of the norm of s, as in ``torch.nn.functional.normalize``."""
 
+ZERO_ROW_GRADIENT = 2.0**15
+"""The largest norm of the gradient of an all-zero float16 row, before the row's weight.
+
+The bounds above make it 1e8 and more, which is infinite in float16.
+"""
+
 
 def smoothed_label_values(
     num_classes: int, label_smoothing: float, smoothing: str
@@ -57,6 +63,25 @@ def bounded_norm(rows: Tensor, eps: float) -> Tensor:
 def compute_dtype(logits: Tensor) -> torch.dtype:
     """The type that sums are taken in: float64 for float64 logits, else float32."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def widened(rows: Tensor, dtype: torch.dtype, zero_row_factor: float) -> Tensor:
+    """The rows (..., C) in a wider type.
+
+    The gradient of an all-zero float16 row is multiplied by ``zero_row_factor``; nothing else is.
+    """
+    wide = rows.to(dtype)
+    if rows.dtype != torch.float16:
+        return wide
+    is_zero = (wide == 0).all(-1, keepdim=True)
+    return torch.where(is_zero, wide * zero_row_factor, wide)
+
+
+def soft_labels_factor(gamma: float, soft_label_temperature: float | None) -> float:
+    """The ``zero_row_factor`` of soft labels, whose refined label is then ``gamma * h / |h|``."""
+    if soft_label_temperature is not None:
+        return 1.0  # a softmax is no row of zeros
+    return NORMALIZE_EPS * ZERO_ROW_GRADIENT * max(gamma, COSINE_EPS)
 
 
 def refine(
@@ -143,8 +168,9 @@ def reference_loss(
         # Ignored rows are replaced before the arithmetic: a NaN in one of them must not reach the
         # gradients through a zero factor.
         row = valid.unsqueeze(-1)
-        z = torch.where(row, logits.to(dtype), 0.0)
-        s = torch.where(row, soft_labels.to(dtype), 0.0)
+        z = torch.where(row, widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT), 0.0)
+        of_labels = soft_labels_factor(gamma, soft_label_temperature)
+        s = torch.where(row, widened(soft_labels, dtype, of_labels), 0.0)
         y = torch.where(valid, target, 0)
         t = refine(s, y, gamma, label_smoothing, smoothing, soft_label_temperature)
         dot = (z * t).sum(-1)

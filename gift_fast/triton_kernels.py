@@ -28,9 +28,11 @@ from torch import Tensor
 from gift_fast.reference import (
     COSINE_EPS,
     NORMALIZE_EPS,
+    ZERO_ROW_GRADIENT,
     compute_dtype,
     smoothed_label_values,
 )
+from gift_fast.torch_internals import assert_async
 
 HELD_CLASSES, HELD_CLASSES_BOTH = 16384, 8192
 """The longest rows that are held in registers, without and with a gradient of the soft labels.
@@ -49,6 +51,7 @@ _EXACT_TILE = 128  # a warp's, in float64
 # In the kernels: constants of csrc/gift_row.h and rows_kernel.h.
 _COSINE_EPS = tl.constexpr(COSINE_EPS)
 _NORMALIZE_EPS = tl.constexpr(NORMALIZE_EPS)
+_ZERO_ROW_GRADIENT = tl.constexpr(ZERO_ROW_GRADIENT)
 _CANCELLATION = tl.constexpr(1e-2)
 _SMALLEST, _LARGEST = tl.constexpr(1e-12), tl.constexpr(1e12)
 
@@ -215,7 +218,7 @@ def _finish(
     inverse_temperature, EXACT: tl.constexpr, SOFTMAX: tl.constexpr,
     HALF_LOGITS: tl.constexpr, HALF_SOFT_LABELS: tl.constexpr,
 ):  # fmt: skip
-    """Loss, whether float32 is good enough, factors of both gradients, what undoes their scales."""
+    """Loss, whether float32 is good enough, factors of both gradients, units of what is stored."""
     z, z_bounded = _inverse_norm(zz, _COSINE_EPS, EXACT)
     t, t_bounded = _inverse_norm(tt, _COSINE_EPS, EXACT)
     # A target that is no class must not pass unnoticed where no assert fires.
@@ -224,17 +227,20 @@ def _finish(
     of_soft_labels = _soft_labels_gradient(
         weight, gamma, on_target, elsewhere, cosine, z, s, s_bounded, t, t_bounded, zs, sh
     )
-    logits_scale = tl.full(zz.shape, 1.0, tl.float64)
-    soft_labels_scale = tl.full(zz.shape, 1.0, tl.float64)
+    logits_unit = tl.full(zz.shape, 1.0, tl.float64)
+    soft_labels_unit = tl.full(zz.shape, 1.0, tl.float64)
     if HALF_LOGITS:
-        logits_scale = _half_factor(tl.where(valid, weight * z, 0.0))
-        of_logits = _scaled(of_logits, logits_scale)
+        scale = _half_factor(tl.where(valid, weight * z, 0.0))
+        of_logits = _scaled(of_logits, scale)
+        logits_unit = tl.where(z_bounded, _ZERO_ROW_GRADIENT * _COSINE_EPS, 1.0) / scale
     if HALF_SOFT_LABELS:
         bound = weight * (1.0 - gamma) * s * t
         if SOFTMAX:
             bound *= inverse_temperature
-        soft_labels_scale = _half_factor(tl.where(valid, bound, 0.0))
-        of_soft_labels = _scaled(of_soft_labels, soft_labels_scale)
+        scale = _half_factor(tl.where(valid, bound, 0.0))
+        of_soft_labels = _scaled(of_soft_labels, scale)
+        of_zeros = _ZERO_ROW_GRADIENT * _NORMALIZE_EPS / t
+        soft_labels_unit = tl.where(s_bounded, of_zeros, 1.0) / scale
     # Float32 has room for a product of three and digits to spare while norms lie between these.
     ordinary = (z >= _SMALLEST) & (z <= _LARGEST) & (s >= _SMALLEST) & (s <= _LARGEST)
     return (
@@ -242,8 +248,8 @@ def _finish(
         ordinary & (tt >= _CANCELLATION) & (tl.abs(zs) < float("inf")),
         _zero_unless(valid, of_logits),
         _zero_unless(valid, of_soft_labels),
-        1.0 / logits_scale,
-        1.0 / soft_labels_scale,
+        logits_unit,
+        soft_labels_unit,
     )
 
 
@@ -326,7 +332,7 @@ def _rows_in_blocks(
             t = tl.where(mask, gamma[:, None] * h + s * soft, 0.0)
             zt += tl.sum(z * t, 1)
             tt += tl.sum(t * t, 1)
-    loss, ordinary, of_logits, of_soft_labels, logits_scale, soft_labels_scale = _finish(
+    loss, ordinary, of_logits, of_soft_labels, logits_unit, soft_labels_unit = _finish(
         todo, in_range, weight, zz, zs, zt, tt, sh, s_inverse, s_bounded, gamma, on_target,
         elsewhere, inverse_temperature, exact, SOFTMAX, HALF_LOGITS, HALF_SOFT_LABELS,
     )  # fmt: skip
@@ -360,7 +366,7 @@ def _rows_in_blocks(
             z, s, edges[None, :] + begin == y[:, None], of_logits, of_soft_labels,
             inverse_temperature, SOFTMAX,
         )  # fmt: skip
-    return loss, ordinary, logits_scale, soft_labels_scale
+    return loss, ordinary, logits_unit, soft_labels_unit
 
 
 # ---- the kernels ---------------------------------------------------------------------------------
@@ -368,15 +374,15 @@ def _rows_in_blocks(
 
 @triton.jit
 def _store_of_row(
-    row, mask, loss, logits_scale, soft_labels_scale, losses, logits_scales, soft_labels_scales,
+    row, mask, loss, logits_unit, soft_labels_unit, losses, logits_scales, soft_labels_scales,
     ADD: tl.constexpr,
 ):  # fmt: skip
     if not ADD:
         tl.store(losses + row, loss, mask=mask)
     if logits_scales is not None:
-        tl.store(logits_scales + row, logits_scale, mask=mask)
+        tl.store(logits_scales + row, logits_unit, mask=mask)
     if soft_labels_scales is not None:
-        tl.store(soft_labels_scales + row, soft_labels_scale, mask=mask)
+        tl.store(soft_labels_scales + row, soft_labels_unit, mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows", "ignore_index"])
@@ -480,7 +486,7 @@ def rows_kernel(
             ss, zs = ss + edge_ss, zs + edge_zs
         s_inverse, s_bounded = _inverse_norm(ss, _NORMALIZE_EPS, False)
         zt, tt = _products(zh, sh, ss, zs, s_inverse, gamma)
-        loss, ordinary, of_logits, of_soft_labels, logits_scale, soft_labels_scale = _finish(
+        loss, ordinary, of_logits, of_soft_labels, logits_unit, soft_labels_unit = _finish(
             valid, in_range, row_weight, zz, zs, zt, tt, sh, s_inverse, s_bounded, gamma, on_target,
             elsewhere, inverse_temperature, False, SOFTMAX, HALF_LOGITS, HALF_SOFT_LABELS,
         )  # fmt: skip
@@ -499,12 +505,12 @@ def rows_kernel(
                 of_logits, of_soft_labels, inverse_temperature, SOFTMAX,
             )  # fmt: skip
         _store_of_row(
-            row, done, loss, logits_scale, soft_labels_scale,
+            row, done, loss, logits_unit, soft_labels_unit,
             losses, logits_scales, soft_labels_scales, ADD,
         )  # fmt: skip
         todo = valid & ~ordinary
     elif not FLOAT64:
-        loss, ordinary, logits_scale, soft_labels_scale = _rows_in_blocks(
+        loss, ordinary, logits_unit, soft_labels_unit = _rows_in_blocks(
             logits, soft_labels, logits_grad, soft_labels_grad, z_body, s_body, grad_body,
             classes, begin, body, valid, in_batch & ~valid, y, in_range, row_weight,
             gamma, on_target, elsewhere, inverse_temperature,
@@ -512,14 +518,14 @@ def rows_kernel(
         )  # fmt: skip
         done = in_batch & (ordinary | ~valid)
         _store_of_row(
-            row, done, loss, logits_scale, soft_labels_scale,
+            row, done, loss, logits_unit, soft_labels_unit,
             losses, logits_scales, soft_labels_scales, ADD,
         )  # fmt: skip
         todo = valid & ~ordinary
 
     zeroed = in_batch & ~valid & FLOAT64  # float32 has written them
     if FLOAT64 or tl.max((todo | zeroed).to(tl.int32), 0) > 0:
-        exact_loss, _, logits_scale, soft_labels_scale = _rows_in_blocks(
+        exact_loss, _, logits_unit, soft_labels_unit = _rows_in_blocks(
             logits, soft_labels, logits_grad, soft_labels_grad, z_offsets, s_offsets, grad_offsets,
             classes, 0, classes if REALIGN else body, todo, zeroed, y, in_range, row_weight,
             gamma, on_target, elsewhere, inverse_temperature,
@@ -529,7 +535,7 @@ def rows_kernel(
         if ADD:
             loss = tl.where(done, exact_loss, loss)
         _store_of_row(
-            row, done, exact_loss, logits_scale, soft_labels_scale,
+            row, done, exact_loss, logits_unit, soft_labels_unit,
             losses, logits_scales, soft_labels_scales, ADD,
         )  # fmt: skip
     if ADD:
@@ -789,8 +795,8 @@ def _assert_async(all_in_range: Tensor, classes: int, ignore_index: int) -> None
     Triton compiles ``tl.device_assert`` under ``TRITON_DEBUG=1`` only. Where PyTorch has no
     asynchronous assert (XPU), the loss and gradients of such a row are NaN, as they are everywhere.
     """
-    if all_in_range.device.type in ("cuda", "cpu"):
-        torch._assert_async(
+    if assert_async is not None and all_in_range.device.type in ("cuda", "cpu"):
+        assert_async(
             all_in_range,
             f"target must be a class in [0, {classes}) or ignore_index ({ignore_index})",
         )

@@ -4,6 +4,13 @@ import pytest
 import torch
 
 
+def pytest_report_header():
+    """One line for the tests that gpu/conftest.py leaves out."""
+    if torch.cuda.is_available():
+        return None
+    return "tests/gpu: not collected, torch finds no CUDA device"
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_compiler_cache(tmp_path_factory):
     """Keeps compiled graphs apart from those of other runs.

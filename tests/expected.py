@@ -92,8 +92,20 @@ def answer(
 
 
 def exact(logits: Tensor, soft_labels: Tensor, target: Tensor, **options: Any) -> Answer:
-    """The definition in float64 on the same values: what every type and kernel is measured with."""
-    return answer(logits.double(), soft_labels.double(), target, function=reference_loss, **options)
+    """The definition in float64 on the same values: what every type and kernel is measured with.
+
+    The gradient of a float16 row of zeros, which is 1 over the bound of its norm, is that over
+    2^-15.
+    """
+    inputs = logits.double(), soft_labels.double(), target
+    loss, z_grad, s_grad = answer(*inputs, function=reference_loss, **options)
+    if z_grad is not None and logits.dtype == torch.float16:
+        z_grad[(logits == 0).all(-1)] *= 2**15 * COSINE_EPS
+    no_softmax = options.get("soft_label_temperature") is None
+    if s_grad is not None and soft_labels.dtype == torch.float16 and no_softmax:
+        t_norm = max(options.get("gamma", DEFAULTS.gamma), COSINE_EPS)
+        s_grad[(soft_labels == 0).all(-1)] *= 2**15 * NORMALIZE_EPS * t_norm
+    return Answer(loss, z_grad, s_grad)
 
 
 def gradient_bounds(

@@ -11,6 +11,7 @@ from gift_fast import backends, gift_loss
 
 LOGITS, SOFT_LABELS, TARGET = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
 FLOAT_NAMES = "float32, bfloat16, float16, float64"
+TO_DENSE = "; to_dense makes it one"
 
 BAD_TENSORS = {
     "logits of a list": (
@@ -126,17 +127,17 @@ BAD_TENSORS = {
     "sparse logits": (
         {"logits": LOGITS.to_sparse()},
         TypeError,
-        "logits must be a dense tensor, got one with the layout torch.sparse_coo",
+        f"logits must be a dense tensor, got one with the layout torch.sparse_coo{TO_DENSE}",
     ),
     "sparse soft labels": (
         {"soft_labels": SOFT_LABELS.to_sparse()},
         TypeError,
-        "soft_labels must be a dense tensor, got one with the layout torch.sparse_coo",
+        f"soft_labels must be a dense tensor, got one with the layout torch.sparse_coo{TO_DENSE}",
     ),
     "a sparse target": (
         {"target": TARGET.to_sparse()},
         TypeError,
-        "target must be a dense tensor, got one with the layout torch.sparse_coo",
+        f"target must be a dense tensor, got one with the layout torch.sparse_coo{TO_DENSE}",
     ),
 }
 
@@ -268,16 +269,58 @@ def test_a_bad_tensor_is_named(changes, error, message, backend, capfd):
         "target": TARGET,
         "backend": backend,
     } | changes
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+    with pytest.raises(error, match=f"^{re.escape(message)}$") as raised:
         gift_loss(**arguments)
+    assert raised.value.__context__ is None  # one traceback, not two
+
+
+# No kernel may run on these, nor torch print what went wrong inside of it.
+WITHOUT_PLAIN_MEMORY = {
+    "csr": (lambda x: x.to_sparse_csr(), "layout torch.sparse_csr"),
+    "csc": (lambda x: x.to_sparse_csc(), "layout torch.sparse_csc"),
+    "coo": (lambda x: x.to_sparse(), "layout torch.sparse_coo"),
+    "hybrid": (lambda x: x.to_sparse(1), "layout torch.sparse_coo"),
+    "mkldnn": (lambda x: x.to_mkldnn(), "layout torch._mkldnn"),
+    "nested": (lambda x: torch.nested.nested_tensor(list(x)), "a nested one"),
+    "jagged": (
+        lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged),
+        "a nested one",
+    ),
+    "quantized": (
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+        "dtypes float32, bfloat16, float16, float64, got torch.qint8",
+    ),
+    "complex": (lambda x: torch.complex(x, x), "got torch.complex64"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own: prototypes, and what is deprecated
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", ["logits", "soft_labels"])
+@pytest.mark.parametrize("kind", WITHOUT_PLAIN_MEMORY)
+def test_tensors_without_plain_memory_are_refused_before_a_kernel_runs(kind, name, backend, capfd):
+    make, named = WITHOUT_PLAIN_MEMORY[kind]
+    arguments = {"logits": LOGITS, "soft_labels": SOFT_LABELS, "target": TARGET}
+    arguments[name] = make(arguments[name])
+    with pytest.raises(TypeError, match=f"^{name} must .*{re.escape(named)}") as raised:
+        gift_loss(**arguments, backend=backend)
+    assert raised.value.__context__ is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_tensors_without_data_give_a_loss_without_data():
+    loss = gift_loss(*(x.to("meta") for x in (LOGITS, SOFT_LABELS, TARGET)))
+    assert loss.is_meta
+    assert loss.shape == ()
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys()
 )
 def test_a_bad_option_is_named(changes, error, message):
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+    with pytest.raises(error, match=f"^{re.escape(message)}$") as raised:
         gift_loss(LOGITS, SOFT_LABELS, TARGET, **changes)
+    assert raised.value.__context__ is None
 
 
 def test_options_are_checked_before_the_tensors_are_touched():

@@ -258,6 +258,38 @@ def test_runs_under_anomaly_detection():
         assert answer(*batch(9, 37)).logits_grad.isfinite().all()
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("wanted", [(True, False), (False, True), (False, False)])
+def test_the_backward_pass_keeps_which_inputs_the_forward_pass_was_asked_for(
+    wanted, reduction, monkeypatch
+):
+    # torch may come to tell the backward pass of backward(inputs=[...]) by needs_input_grad.
+    z, s, y = (x.requires_grad_() if x.is_floating_point() else x for x in batch(9, 37))
+    expected = torch.autograd.grad(gift_loss(z, s, y, reduction=reduction).sum(), (z, s))
+    backward = gift_fast.loss.GiftLossFunction.backward
+
+    def refreshed(ctx, grad_output):
+        ctx.needs_input_grad = (*wanted, False, False, False)
+        return backward(ctx, grad_output)
+
+    monkeypatch.setattr(gift_fast.loss.GiftLossFunction, "backward", staticmethod(refreshed))
+    for create_graph in (False, True):
+        for leaf, want in ((z, expected[0]), (s, expected[1])):
+            loss = gift_loss(z, s, y, reduction=reduction).sum()
+            (got,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_a_backward_pass_to_one_of_two_inputs_gives_it_its_own_gradient():
+    z, s, y = (x.requires_grad_() if x.is_floating_point() else x for x in batch(9, 37))
+    expected = torch.autograd.grad(gift_loss(z, s, y), (z, s))
+    for leaf, want in zip((z, s), expected, strict=True):
+        gift_loss(z, s, y).backward(inputs=[leaf])
+        torch.testing.assert_close(leaf.grad, want, rtol=0, atol=0)
+        leaf.grad = None
+    assert z.grad is None
+
+
 # ---- what is not asked for is not computed -------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import torch
 from expected import ROUNDING, Options, answer, batch, exact, gradient_bounds, largest_error
 
 from gift_fast import gift_loss
+from gift_fast.reference import reference_loss
 
 SCALE = 2.0**16  # a GradScaler's first
 
@@ -105,11 +106,69 @@ def test_with_a_temperature_the_soft_labels_gradient_is_scaled_back():
 
 
 def test_a_gradient_beyond_float16_is_infinite_as_its_rounding_is():
-    logits = torch.zeros(2, 3, dtype=torch.float16)
-    logits[1] = 1
+    logits = torch.ones(2, 3, dtype=torch.float16)
+    logits[0] = torch.tensor([0.0, 0.0, 1e-6])  # a short row, but not one of zeros
     got = answer(logits, torch.ones(2, 3), torch.tensor([0, 0]))
-    assert got.logits_grad[0].isinf().all()
+    assert got.logits_grad[0, :2].isinf().all()
     assert got.logits_grad[1].isfinite().all()
+
+
+def zero_rows(rows=4, classes=5):
+    """A batch whose first row of logits and second row of soft labels are zero."""
+    logits, soft_labels, target = batch(rows, classes, torch.float16)
+    logits[0] = 0
+    soft_labels[1] = 0
+    return logits, soft_labels, target
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_row_of_zeros_has_a_finite_gradient_in_the_right_direction(reduction, gamma, backend):
+    inputs, options = zero_rows(), {"reduction": reduction, "gamma": gamma}
+    got = answer(*inputs, backend=backend, **options)
+    want = answer(*(x.double() for x in inputs[:2]), inputs[2], function=reference_loss, **options)
+    for gradient, expected, row in ((got[1], want[1], 0), (got[2], want[2], 1)):
+        assert gradient.isfinite().all()
+        direction = torch.nn.functional.normalize(expected[row], dim=0)
+        length = gradient[row].double().norm()
+        torch.testing.assert_close(
+            gradient[row].double(), length * direction, rtol=0, atol=2e-3 * length.item() + 1e-12
+        )
+        assert length <= 2**15 * 1.001
+    weight = 0.25 if reduction == "mean" else 1.0
+    torch.testing.assert_close(
+        got.logits_grad[0].double().norm().item(), 2**15 * weight, rtol=1e-3, atol=0
+    )
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_other_rows_and_other_types_do_not_know_of_it(backend):
+    logits, soft_labels, target = zero_rows()
+    alone = answer(logits[2:], soft_labels[2:], target[2:], reduction="none", backend=backend)
+    among = answer(logits, soft_labels, target, reduction="none", backend=backend)
+    for x, y in zip(among, alone, strict=True):
+        torch.testing.assert_close(x[2:], y, rtol=0, atol=0)
+    half, single = (
+        answer(x, soft_labels.float(), target, reduction="none", backend=backend).logits_grad
+        for x in (logits, logits.float())
+    )
+    torch.testing.assert_close(half[0].float(), single[0] * 2**15 * 1e-8, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("function", [gift_loss, reference_loss])
+def test_zero_rows_are_finite_under_transforms_and_with_a_graph(function):
+    logits, soft_labels, target = zero_rows()
+    want = answer(logits, soft_labels, target, reduction="sum")[1:]
+
+    def total(z, s):
+        return function(z, s, target, reduction="sum")
+
+    got = torch.func.grad(total, (0, 1))(logits, soft_labels)
+    torch.testing.assert_close(got, want, rtol=2e-3, atol=1e-6)
+    z, s = logits.requires_grad_(), soft_labels.requires_grad_()
+    with_graph = torch.autograd.grad(total(z, s), (z, s), create_graph=True)
+    torch.testing.assert_close(with_graph, want, rtol=2e-3, atol=1e-6)
 
 
 def test_an_ignored_row_scales_to_zero():

@@ -1,11 +1,27 @@
 // The CPU launcher: picks the instruction set, spreads the rows over torch's threads, reduces.
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include <torch/csrc/stable/ops.h>
 
 #include "rows.h"
+
+// ThreadSanitizer does not see how torch's OpenMP threads begin and end: a build for it is told.
+#if defined(__SANITIZE_THREAD__)
+extern "C" void __tsan_release(void*);
+extern "C" void __tsan_acquire(void*);
+#define GIFT_HAPPENS_BEFORE(mark) __tsan_release(&(mark))
+#define GIFT_HAPPENS_AFTER(mark) __tsan_acquire(&(mark))
+#else
+#define GIFT_HAPPENS_BEFORE(mark) static_cast<void>(mark)
+#define GIFT_HAPPENS_AFTER(mark) static_cast<void>(mark)
+#endif
 
 namespace gift {
 namespace {
@@ -27,7 +43,8 @@ struct Capability {
   bool supported;
 };
 
-// Best first. GIFT_FAST_CPU_CAPABILITY names one to use instead, as ATEN_CPU_CAPABILITY does.
+// Best first. GIFT_FAST_CPU_CAPABILITY names one to use instead, as ATEN_CPU_CAPABILITY does. A
+// name that is unknown, or that this processor lacks, is std::invalid_argument at every call.
 const Capability& capability() {
   static const Capability& chosen = []() -> const Capability& {
     static const Capability all[] = {
@@ -42,15 +59,27 @@ const Capability& capability() {
         {"default", &kRowsDefault, true},
     };
     const char* wanted = std::getenv("GIFT_FAST_CPU_CAPABILITY");
-    const Capability* best = nullptr;
+    const bool any = wanted == nullptr || *wanted == '\0';
+    std::string supported;
     for (const Capability& one : all) {
       if (!one.supported) continue;
-      if (best == nullptr) best = &one;
-      if (wanted != nullptr && std::strcmp(wanted, one.name) == 0) best = &one;
+      if (any || std::strcmp(wanted, one.name) == 0) return one;
+      supported += (supported.empty() ? "" : ", ") + std::string(one.name);
     }
-    return *best;
+    throw std::invalid_argument("GIFT_FAST_CPU_CAPABILITY must be one of " + supported +
+                                ", which this processor and this build have, got \"" + wanted +
+                                "\"; without the variable the first of them is taken");
   }();
   return chosen;
+}
+
+// Whether this process was forked from one that had started torch's threads: GNU OpenMP would wait
+// for them forever. (So do torch's own operators, unless torch.set_num_threads(1) is called.)
+bool threads_were_left_behind() {
+  static std::atomic<pid_t> owner{0};
+  const pid_t self = getpid();
+  pid_t first = 0;
+  return !owner.compare_exchange_strong(first, self) && first != self;
 }
 
 // begin, end and body of a loop over chunks of rows, on torch's threads where there is enough work.
@@ -64,10 +93,17 @@ void for_each_chunk(int64_t rows, int64_t classes, const Body& body) {
   };
   const int64_t elements_per_chunk = std::max<int64_t>(rows * classes / chunks, 1);
   const int64_t grain = std::max<int64_t>(kGrain / elements_per_chunk, 1);
-  if (chunks <= grain) {
+  if (chunks <= grain || threads_were_left_behind()) {
     run(0, chunks);
   } else {
-    torch::stable::parallel_for(0, chunks, grain, run);
+    char begun = 0, ended = 0;
+    GIFT_HAPPENS_BEFORE(begun);
+    torch::stable::parallel_for(0, chunks, grain, [&](int64_t first, int64_t last) {
+      GIFT_HAPPENS_AFTER(begun);
+      run(first, last);
+      GIFT_HAPPENS_BEFORE(ended);
+    });
+    GIFT_HAPPENS_AFTER(ended);
   }
 }
 

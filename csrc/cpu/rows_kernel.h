@@ -87,8 +87,7 @@ A largest_of(const T* row, int64_t n) {
   return largest;
 }
 
-// ---- the sweeps
-// ----------------------------------------------------------------------------------
+// ---- the sweeps --------------------------------------------------------------------------------
 
 // Two vectors of each sum: ten independent chains of additions hide their latency.
 template <class A>
@@ -294,7 +293,7 @@ struct Rows {
       if constexpr (std::is_same_v<Z, Float16>) {
         const double scale = half_gradient_factor(weight * k.z.value);
         multiply(coefficients, scale);
-        problem.logits_grad_scale[row] = float(1.0 / scale);
+        problem.logits_grad_scale[row] = half_logits_unit(k, scale);
       }
       write_gradient<A>(s, z, Identity{}, n, target, coefficients, problem.stream,
                         static_cast<Z*>(problem.logits_grad) + row * n);
@@ -306,7 +305,7 @@ struct Rows {
         const double scale =
             half_gradient_factor(steepest * weight * (1.0 - gamma) * k.s.value * k.t.value);
         multiply(coefficients, scale);
-        problem.soft_labels_grad_scale[row] = float(1.0 / scale);
+        problem.soft_labels_grad_scale[row] = half_soft_labels_unit(k, scale);
       }
       write_gradient<A>(z, s, chain<A>(), n, target, coefficients, problem.stream,
                         static_cast<S*>(problem.soft_labels_grad) + row * n);

@@ -21,13 +21,18 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <type_traits>
+#include <utility>
 
 #include "gift_loss_cuda.h"
 
 // As CUDA_KERNEL_ASSERT: also in a build with NDEBUG.
-#define GIFT_DEVICE_ASSERT(condition) \
-  if (!(condition)) __assert_fail(#condition, __FILE__, unsigned(__LINE__), __func__)
+#define GIFT_DEVICE_ASSERT(condition)                                                    \
+  do {                                                                                   \
+    if (!(condition)) __assert_fail(#condition, __FILE__, unsigned(__LINE__), __func__); \
+  } while (0)
 
 namespace gift {
 
@@ -523,7 +528,7 @@ __device__ __forceinline__ RowResult<A> result_of(const RowSums& sums, InverseNo
   if (row.dz != nullptr) {
     const double scale = kIsHalf<Z> ? half_gradient_factor(weight * k.z.value) : 1.0;
     result.z = linear<A>(logits_gradient(k, h, gamma, weight), scale, sums.s_at, sums.z_at);
-    result.z_scale = float(1.0 / scale);
+    result.z_scale = half_logits_unit(k, scale);
   }
   if (row.ds != nullptr) {
     const double steepest = options.temperature > 0.0 ? 1.0 / options.temperature : 1.0;
@@ -532,7 +537,7 @@ __device__ __forceinline__ RowResult<A> result_of(const RowSums& sums, InverseNo
     result.s =
         linear<A>(soft_labels_gradient(sums, k, h, gamma, weight), scale, sums.z_at, sums.s_at);
     if (options.temperature > 0.0) result.s.at_target *= A(sums.s_at * steepest);
-    result.s_scale = float(1.0 / scale);
+    result.s_scale = half_soft_labels_unit(k, scale);
   }
   return result;
 }
@@ -1417,17 +1422,27 @@ int64_t blocks_for(int64_t items, int64_t per_block, int64_t most) {
   return std::max<int64_t>(std::min((items + per_block - 1) / per_block, most), 1);
 }
 
-// Whether this device has the shared memory for a row, beside the kernel's own kilobyte.
-cudaError_t fits_shared_memory(const Choice& choice, bool& fits) {
+// The most dynamic shared memory that a kernel can have on the current device, beside its own. A
+// kernel has to ask for more than 48 KiB: once for each device, for all that there is, and under a
+// lock, since several threads may launch it.
+cudaError_t dynamic_shared_memory(RowsKernel kernel, int64_t own_bytes, int64_t& bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, RowsKernel>, int64_t> known;
   int device = 0, most = 0;
   cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  fits = error == cudaSuccess && choice.row_bytes + choice.own_bytes <= most;
-  if (fits)
-    error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(choice.kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(choice.row_bytes));
+  if (error != cudaSuccess) return error;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find({device, kernel});
+  if (found != known.end()) {
+    bytes = found->second;
+    return cudaSuccess;
+  }
+  error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  bytes = std::max<int64_t>(most - own_bytes, 0) / 16 * 16;  // it begins at a multiple of 16
+  error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  if (error == cudaSuccess) known[{device, kernel}] = bytes;
   return error;
 }
 
@@ -1466,8 +1481,10 @@ cudaError_t launch_cuda(const Problem& problem, Workspace* workspace, cudaStream
     return launch_rows(choice.tiles, kOwnWarps, choice.tiles_bytes, choice.lanes);
   bool keep = false;
   if (choice.row_bytes > 0) {
-    const cudaError_t error = fits_shared_memory(choice, keep);
+    int64_t most = 0;
+    const cudaError_t error = dynamic_shared_memory(choice.kernel, choice.own_bytes, most);
     if (error != cudaSuccess) return error;
+    keep = choice.row_bytes <= most;
   }
   return launch_rows(choice.kernel, choice.rows_a_block, keep ? choice.row_bytes : 0, keep);
 }

@@ -30,8 +30,9 @@ int main() {
       const double stored[] = {0, 1e-7, 4e-3, 5e-4};  // half a unit in the last place
       double worst_loss = 0, worst_z = 0, worst_s = 0;
       for (const int64_t n : widths) {
-        for (int variant = 0; variant < 8; ++variant) {
+        for (int variant = 0; variant < 10; ++variant) {
           const bool others = variant & 1 && n > 1, stream = variant & 4;
+          const bool zero_logits = variant == 8, zero_labels = variant == 9;
           const double temperature = variant & 2 ? 1.5 : 0;
           const int64_t y = std::uniform_int_distribution<int64_t>(0, n - 1)(random);
           const double weight = 1.0 / 1024, gamma = 0.3, alpha = 0.2;
@@ -42,8 +43,8 @@ int main() {
           std::unique_ptr<char[]> dz(new char[z_bytes]), ds(new char[s_bytes]);
           std::vector<double> z_values(n), s_values(n);
           for (int64_t j = 0; j < n; ++j) {
-            put(z.get(), j, 3 * normal(random), zt);
-            put(s.get(), j, 2 * normal(random), st);
+            put(z.get(), j, zero_logits ? 0 : 3 * normal(random), zt);
+            put(s.get(), j, zero_labels ? 0 : 2 * normal(random), st);
             z_values[j] = get(z.get(), j, zt);
             s_values[j] = get(s.get(), j, st);
           }
@@ -74,7 +75,7 @@ int main() {
           const gift::RowsResult result = kernel(problem, weight, 0, 1);
 
           const Expected expected =
-              expected_of(z_values, s_values, y, gamma, alpha, others, temperature, weight);
+              expected_of(z_values, zt, s_values, st, y, gamma, alpha, others, temperature, weight);
           std::vector<double> dz_got(n), ds_got(n);
           for (int64_t j = 0; j < n; ++j) {
             dz_got[j] = get(dz.get(), j, zt) * (zt == DType::kFloat16 ? z_scale : 1);

@@ -77,8 +77,9 @@ struct Expected {
 
 // The loss and its gradients by the chain rule, one step at a time; sums in long double, since the
 // kernel's own, in several lanes, are better than one after the other in double.
-Expected expected_of(const std::vector<double>& z, const std::vector<double>& scores, int64_t y,
-                     double gamma, double alpha, bool others, double temperature, double weight) {
+Expected expected_of(const std::vector<double>& z, DType zt, const std::vector<double>& scores,
+                     DType st, int64_t y, double gamma, double alpha, bool others,
+                     double temperature, double weight) {
   const int64_t n = int64_t(z.size());
   std::vector<double> s = scores, h(n), t(n), v(n), ds(n), dz(n);
   if (temperature > 0) {
@@ -114,7 +115,19 @@ Expected expected_of(const std::vector<double>& z, const std::vector<double>& sc
     for (int64_t j = 0; j < n; ++j) ds[j] = s[j] / temperature * (ds[j] - double(mean));
   }
   const double steepest = temperature > 0 ? 1 / temperature : 1;
-  return {1 - c, weight / (n_z * n_t), steepest * weight / (n_s * n_t * n_t), dz, ds};
+  Expected expected = {1 - c, weight / (n_z * n_t), steepest * weight / (n_s * n_t * n_t), dz, ds};
+  // The gradient of a float16 row of zeros is bounded by 2^15 times the weight.
+  const auto zero = [](const std::vector<double>& x) {
+    return std::all_of(x.begin(), x.end(), [](double e) { return e == 0; });
+  };
+  const auto shrink = [](std::vector<double>& gradient, double& part, double factor) {
+    for (double& x : gradient) x *= factor;
+    part *= factor;
+  };
+  if (zt == DType::kFloat16 && zero(z)) shrink(expected.dz, expected.part_z, 32768 * 1e-8);
+  if (st == DType::kFloat16 && zero(scores) && temperature == 0)
+    shrink(expected.ds, expected.part_s, 32768 * 1e-12 * n_t);
+  return expected;
 }
 
 // |got - expected| over what it may be: the rounding of what is stored, relative to the gradient

@@ -8,9 +8,11 @@ import math
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from expected import Options, answer, assert_exact, batch, exact, gradient_bounds, largest_error
 
-from gift_fast import gift_loss
+from gift_fast import gift_loss, self_check, triton_kernels
 from gift_fast.reference import smoothed_label_values
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -152,8 +154,10 @@ def test_row_norms_of_any_magnitude_are_exact(which, classes):
     assert_exact(logits.float(), soft_labels.float(), target.long())
 
 
-def test_zero_rows_are_exact():
-    logits, soft_labels, target = batch(4, 33)
+@pytest.mark.parametrize("dtype", [F32, F16], ids=str)
+@pytest.mark.parametrize("classes", [33, 17001])
+def test_zero_rows_are_exact(classes, dtype):
+    logits, soft_labels, target = batch(4, classes, dtype)
     logits[1], soft_labels[2], logits[3], soft_labels[3] = 0, 0, 0, 0
     for gamma in (0.0, 0.1, 1.0):
         assert_exact(logits, soft_labels, target, Options(gamma=gamma))
@@ -198,3 +202,76 @@ def test_a_target_that_is_no_class_trips_the_assert(wrong):
     target[1] = wrong
     with pytest.raises(RuntimeError, match=r"target must be a class in \[0, 10\)"):
         gift_loss(logits, soft_labels, target)
+
+
+# ---- the self-check, with faults in the kernels --------------------------------------------------
+
+
+def failures():
+    return self_check._in_a_thread(("triton", torch.device("cpu")), self_check.QUICK)
+
+
+def test_the_kernels_pass_the_self_check():
+    assert failures() == []
+
+
+@triton.jit
+def products_without_the_mixed_term(zh, sh, ss, zs, s, gamma):
+    soft = (1.0 - gamma) * s
+    return gamma * zh + soft * zs, gamma * gamma + soft * (soft * ss)
+
+
+@triton.jit
+def gradient_of_the_wrong_sign_at_the_target(
+    weight, gamma, on_target, elsewhere, cosine, z, z_bounded, s, t
+):
+    towards_t = -weight * z * t
+    own = tl.where(z_bounded, 0.0, weight * cosine * z * z)
+    hard = towards_t * gamma
+    return towards_t * (1.0 - gamma) * s, own, hard * elsewhere, hard * (elsewhere - on_target)
+
+
+@triton.jit
+def not_scaled(factors, scale):
+    return factors
+
+
+class Launch:
+    """A kernel whose launch fails, or is lost."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def __getitem__(self, grid):
+        return self
+
+    def __call__(self, *arguments, **keywords):
+        if self.error is not None:
+            raise self.error
+
+
+FAULTS = {
+    "|t|": ("_products", products_without_the_mixed_term, "the loss is off by"),
+    "the target's element": (
+        "_logits_gradient",
+        gradient_of_the_wrong_sign_at_the_target,
+        "the gradient of the logits is off by",
+    ),
+    "float16's factor": ("_scaled", not_scaled, "float16"),
+    "a launch": (
+        "rows_kernel",
+        Launch(RuntimeError("Triton Error [CUDA]: device kernel image is invalid")),
+        "RuntimeError: Triton Error [CUDA]: device kernel image is invalid",
+    ),
+    "a compiler": ("targets_kernel", Launch(OSError("ptxas is not there")), "ptxas is not there"),
+    "a factor that is not applied": ("scale_kernel", Launch(), "the gradient of the logits is off"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_by_the_self_check(fault, monkeypatch):
+    name, wrong, words = FAULTS[fault]
+    monkeypatch.setattr(triton_kernels, name, wrong)
+    (failure,) = failures()
+    assert words in failure.reason
+    assert not failure.device_lost

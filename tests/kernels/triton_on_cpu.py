@@ -81,6 +81,7 @@ def pytest_configure(config):
         ("scale_gradient_", triton_kernels.scale_gradient_),
     ):
         library.impl(name, kernel, "CPU", allow_override=True)
+        library.impl(f"triton_{name}", kernel, "CPU", allow_override=True)
     ops.UNAVAILABLE["cpu"] = None
     loss._CPU_OPERATORS = ops.BEST_OPERATORS._replace(
         loss_and_gradients=triton_kernels.loss_and_gradients

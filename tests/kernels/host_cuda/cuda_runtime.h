@@ -17,8 +17,10 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include <ucontext.h>
@@ -271,21 +273,27 @@ struct cudaLaunchConfig_t {
   cudaStream_t stream;
 };
 
-// What the test wants the device to have: dynamic shared memory, and how much a launch took.
+// Two devices, of which the second has no more shared memory than any block gets; which of them is
+// the current one, how much memory a launch took, and how often kernels asked for more.
 namespace fibers {
-inline int shared_memory = 101376;
+constexpr int kSharedMemory[] = {101376, 0};
+inline int device = 0;
 inline size_t shared_memory_taken = 0;
+inline std::map<std::pair<int, const void*>, int> asked_for_memory;
 }  // namespace fibers
 
 inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = fibers::device;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = fibers::shared_memory;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
+  *value = fibers::kSharedMemory[device];
   return cudaSuccess;
 }
-inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int) {
+  ++fibers::asked_for_memory[{fibers::device, kernel}];
+  return cudaSuccess;
+}
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),

@@ -1,0 +1,207 @@
+"""Runs the extension's tests under AddressSanitizer with UBSan, and under ThreadSanitizer.
+
+``python -m tests.reliability.sanitizers`` builds the extension for each of them in a copy of the
+project, runs the tests in a Python that has the sanitizer's library preloaded, and writes
+docs/reliability.md. Needs g++ with its sanitizers, on Linux; takes half an hour.
+
+torch itself is not instrumented. What it allocates is followed all the same, since the preloaded
+library replaces malloc; its threads are OpenMP's, whose barriers ThreadSanitizer does not see, so
+csrc/cpu/gift_loss_cpu.cpp names them in a build for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.reliability.document import ROOT, write_section
+
+CXX = os.environ.get("CXX", "g++")
+
+TESTS = tuple(
+    f"tests/test_{name}.py"
+    for name in (
+        *("arguments", "autograd", "bounds", "compile", "determinism", "dtypes", "float16"),
+        *("loss", "numerics", "ops", "properties", "shapes", "threads", "transforms"),
+    )
+)
+# What starts compilers, or a Python without the preloaded library's options, or counts time.
+LEFT_OUT = "inductor or exported or instruction_set"
+# One report is enough to fail; these are others' (Python and torch free nothing at exit, and
+# NumPy's and torch's allocators mix malloc and new).
+ASAN_OPTIONS = "detect_leaks=0:alloc_dealloc_mismatch=0:detect_stack_use_after_return=0:exitcode=66"
+UBSAN_OPTIONS = "halt_on_error=1:print_stacktrace=1:exitcode=66"
+SUPPRESSED = """\
+# Libraries that are not instrumented: their own locks and barriers are unknown.
+called_from_lib:libtorch_cpu.so
+called_from_lib:libtorch_python.so
+called_from_lib:libc10.so
+called_from_lib:libgomp
+race:libtorch_cpu.so
+race:libtorch_python.so
+race:libc10.so
+race:libgomp
+race:libpython
+race:libopenblas
+race:multiarray
+mutex:libtorch_cpu.so
+deadlock:libtorch
+signal:libpython
+"""
+
+
+class Sanitizer(NamedTuple):
+    """A build and how it is run."""
+
+    name: str
+    flags: str
+    libraries: tuple[str, ...]
+    environment: dict[str, str]
+    tests: tuple[str, ...]
+
+
+def sanitizers(folder: Path) -> list[Sanitizer]:
+    """The two, with their files in the folder."""
+    suppressions = folder / "suppressions.txt"
+    suppressions.write_text(SUPPRESSED, encoding="utf-8")
+    tsan = f"ignore_noninstrumented_modules=1:suppressions={suppressions}:exitcode=66"
+    return [
+        Sanitizer(
+            "AddressSanitizer and UBSan",
+            "-fsanitize=address,undefined -fno-sanitize-recover=undefined",
+            ("libasan.so", "libubsan.so", "libstdc++.so"),
+            {"ASAN_OPTIONS": ASAN_OPTIONS, "UBSAN_OPTIONS": UBSAN_OPTIONS},
+            TESTS,
+        ),
+        Sanitizer(
+            "ThreadSanitizer",
+            "-fsanitize=thread",
+            ("libtsan.so", "libstdc++.so"),
+            {"TSAN_OPTIONS": f"halt_on_error=0:report_bugs=1:second_deadlock_stack=1:{tsan}"},
+            tuple(
+                f"tests/test_{name}.py"
+                for name in ("autograd", "determinism", "float16", "ops", "shapes", "threads")
+            ),
+        ),
+    ]
+
+
+def library(name: str) -> str:
+    """The path of one of the compiler's libraries."""
+    command = [CXX, f"-print-file-name={name}"]
+    path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(path).is_absolute():
+        raise SystemExit(f"{command[0]} has no {name}: install its sanitizers")
+    return str(Path(path).resolve())
+
+
+def build(sanitizer: Sanitizer, folder: Path) -> None:
+    """The project in the folder, with its extension built for the sanitizer."""
+    for name in ("csrc", "gift_fast", "tests"):
+        ignored = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored, dirs_exist_ok=True)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, folder)
+    # A compiler of its own, since setup.py's -O3 comes behind CXXFLAGS: instrumented code takes
+    # five times as long to optimise.
+    compiler = folder / "sanitizing-c++"
+    compiler.write_text(
+        f'#!/bin/sh\nexec {CXX} "$@" {sanitizer.flags} -fno-omit-frame-pointer -g1 -O1\n',
+        encoding="utf-8",
+    )
+    compiler.chmod(0o755)
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=folder,
+        env=os.environ | {"CC": str(compiler), "CXX": str(compiler)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+class Outcome(NamedTuple):
+    """What a run under a sanitizer came to."""
+
+    summary: str  # pytest's last line
+    reports: list[str]  # the sanitizer's, by their first lines
+    returncode: int
+
+
+def run(sanitizer: Sanitizer, folder: Path) -> Outcome:
+    """The tests, under the sanitizer. Reports go to files: pytest would keep some to itself."""
+    log = folder / "report"
+    for old in folder.glob("report.*"):
+        old.unlink()
+    options = {key: f"{value}:log_path={log}" for key, value in sanitizer.environment.items()}
+    environment = os.environ | options | {
+        "LD_PRELOAD": " ".join(map(library, sanitizer.libraries)),
+        "PYTHONPATH": str(folder),
+        "PYTHONMALLOC": "malloc",
+        "OMP_NUM_THREADS": "4",
+    }  # fmt: skip
+    # Without the randomised layout of memory, for which old ThreadSanitizers have no room.
+    command = ["setarch", platform.machine(), "-R", sys.executable, "-m", "pytest", "-q"]
+    command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--tb=short", "-k", f"not ({LEFT_OUT})"]
+    command += ["-o", "timeout=3600", *sanitizer.tests]
+    process = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    print(process.stdout[-3000:], process.stderr[-3000:], sep="\n", flush=True)
+    reports = []
+    for file in sorted(folder.glob("report.*")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        print(text[:6000], flush=True)
+        reports += re.findall(r"(?:ERROR|WARNING): (\w+Sanitizer: .*)|(.*runtime error: .*)", text)
+    lines = process.stdout.strip().splitlines() or ["no output"]
+    summary = re.sub(r" in [\d.]+s.*", "", lines[-1].strip("= "))
+    return Outcome(summary, [a or b for a, b in reports], process.returncode)
+
+
+def main() -> None:
+    """Builds, runs, and writes the section."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="a word of the sanitizer's name; writes nothing")
+    parser.add_argument("--folder", type=Path, help="keeps the builds there, for the next time")
+    arguments = parser.parse_args()
+    command = [CXX, "--version"]
+    version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows, failed = [], False
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        for sanitizer in sanitizers(folder):
+            if arguments.only and arguments.only.lower() not in sanitizer.name.lower():
+                continue
+            start = time.perf_counter()
+            project = folder / sanitizer.name.split()[0]
+            project.mkdir(exist_ok=True)
+            build(sanitizer, project)
+            outcome = run(sanitizer, project)
+            minutes = (time.perf_counter() - start) / 60
+            failed |= outcome.returncode != 0 or bool(outcome.reports)
+            found = "; ".join(dict.fromkeys(outcome.reports)) or "none"
+            files = ", ".join(Path(x).stem.removeprefix("test_") for x in sanitizer.tests)
+            rows.append(f"| {sanitizer.name} | {files} | {outcome.summary} | {found} |")
+            print(f"{sanitizer.name}: {outcome.summary}; {found}; {minutes:.0f} min", flush=True)
+    table = "\n".join(["| build | files of tests | pytest | reports |", "|---|---|---|---|", *rows])
+    text = (
+        f"The C++ extension under the tests that call it.\n\n{table}\n\n"
+        f"{version.splitlines()[0]}, optimised with -O1; torch is not instrumented."
+    )
+    if not arguments.only:
+        write_section("sanitizers", text)
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
