@@ -18,8 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gift_fast.student import spec
 from gift_fast.student.config import EvaluationConfig, TeacherConfig
 from gift_fast.student.datasets import ImageDataset, check_dataset, load_dataset
@@ -336,9 +334,7 @@ def estimates_of(
 ) -> list[Estimate]:
     """What is left of every part, and how long it takes by a short measurement of each."""
     estimator = Estimator(place, tell)
-    found = [estimator.estimate(part) for part in reproduction.parts]
-    torch.compiler.reset()  # what was compiled for the measurements counts towards torch's limit
-    return found
+    return [estimator.estimate(part) for part in reproduction.parts]
 
 
 def describe(reproduction: Reproduction, estimates: Sequence[Estimate]) -> str:
