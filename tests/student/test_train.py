@@ -332,23 +332,6 @@ def test_a_stopped_run_that_forwards_twice_goes_on_to_the_same_statistics(
     assert torch.equal(weights(resumed), weights(unbroken))
 
 
-# ---- compilation ---------------------------------------------------------------------------------
-
-
-def test_every_run_of_a_process_is_compiled(dataset, distilled, teacher):
-    """torch compiles a function 8 times at most and then runs it as it is."""
-    from torch._dynamo.utils import counters
-
-    config = replace(CONFIG, epochs=1, compile=True, mixed_precision="bf16", augmentation="none")
-    compiled = []
-    for seed in range(4):
-        counters.clear()
-        train_student(replace(config, seed=seed), dataset, distilled, [teacher])
-        compiled.append(counters["stats"]["unique_graphs"])
-    assert compiled[0] > 0
-    assert len(set(compiled)) == 1
-
-
 # ---- stopping and going on -----------------------------------------------------------------------
 
 
