@@ -196,7 +196,7 @@ class Estimate:
         set_seconds: for them.
         runs: students to train.
         run_seconds: for them.
-        done: students that have been trained before.
+        done: students that have been trained before and are not trained again.
     """
 
     teachers: int
@@ -244,7 +244,9 @@ class Estimator:
             and self.is_new(part, source)
         ]
         state = state_of(part.experiments, place.out)
-        configs = [experiment.config for experiment in state.left]
+        # A forced run repeats students, never teachers or sets.
+        left = part.experiments if place.force else state.left
+        configs = [experiment.config for experiment in left]
         return Estimate(
             len(teachers),
             sum(map(self.of_teacher, teachers)),
@@ -252,7 +254,7 @@ class Estimator:
             sum(map(self.of_set, sets)),
             len(configs),
             sum(map(self.of_student, configs)),
-            len(state.done),
+            len(part.experiments) - len(left),
         )
 
     def is_new(self, part: Part, what: Hashable) -> bool:
