@@ -214,6 +214,7 @@ def train_student(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
+    start_compiler_afresh(config)
     student = new_model(config.student, dataset, config.seed)
     objective = build_objective(config.loss)
     label = labeller(teachers if objective.reads_soft_labels else (), config, accelerator)
@@ -287,6 +288,7 @@ def train_teacher(
     batches = RandomBatches(
         dataset.training_split, dataset.normalize, config, processes_of(accelerator)
     )
+    start_compiler_afresh(config)
     assert config.epochs is not None
     epochs, every = config.epochs, max(config.epochs // 10, 1)
 
@@ -542,6 +544,17 @@ def check_processes(
             f"and can only be resumed by as many there, got {found[0]} on {found[1]}; remove it to "
             "start anew"
         )
+
+
+def start_compiler_afresh(config: TrainingConfig) -> None:
+    """Drops what earlier runs of this process have compiled, where a run compiles its networks.
+
+    Every run has an autocast of its own, for which ``torch.compile`` compiles the networks again.
+    After the third run or so torch's limit of 8 is reached, and the others would run uncompiled.
+    From torch's cache on the disk it takes 2 s.
+    """
+    if config.compile:
+        torch.compiler.reset()
 
 
 def steps_alone(accelerator: Accelerator) -> bool:

@@ -18,8 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gift_fast.student import spec
 from gift_fast.student.config import EvaluationConfig, TeacherConfig
 from gift_fast.student.datasets import ImageDataset, check_dataset, load_dataset
@@ -198,7 +196,7 @@ class Estimate:
         set_seconds: for them.
         runs: students to train.
         run_seconds: for them.
-        done: students that have been trained before.
+        done: students that have been trained before and are not trained again.
     """
 
     teachers: int
@@ -246,7 +244,9 @@ class Estimator:
             and self.is_new(part, source)
         ]
         state = state_of(part.experiments, place.out)
-        configs = [experiment.config for experiment in state.left]
+        # A forced run repeats students, never teachers or sets.
+        left = part.experiments if place.force else state.left
+        configs = [experiment.config for experiment in left]
         return Estimate(
             len(teachers),
             sum(map(self.of_teacher, teachers)),
@@ -254,7 +254,7 @@ class Estimator:
             sum(map(self.of_set, sets)),
             len(configs),
             sum(map(self.of_student, configs)),
-            len(state.done),
+            len(part.experiments) - len(left),
         )
 
     def is_new(self, part: Part, what: Hashable) -> bool:
@@ -336,9 +336,7 @@ def estimates_of(
 ) -> list[Estimate]:
     """What is left of every part, and how long it takes by a short measurement of each."""
     estimator = Estimator(place, tell)
-    found = [estimator.estimate(part) for part in reproduction.parts]
-    torch.compiler.reset()  # what was compiled for the measurements counts towards torch's limit
-    return found
+    return [estimator.estimate(part) for part in reproduction.parts]
 
 
 def describe(reproduction: Reproduction, estimates: Sequence[Estimate]) -> str:

@@ -159,6 +159,17 @@ def test_estimates_are_of_what_is_measured(tmp_path, monkeypatch):
     assert second.seconds == 2 * (2.0 + 2 * 20.0 + 2 * 200.0)
 
 
+def test_a_forced_reproduction_repeats_its_students_alone(finished, monkeypatch):
+    monkeypatch.setattr(reproduce, "measure_student", lambda *arguments: Pace(1.0, 0.0, 0.0))
+    place = Place(out=finished[0].parent / "out", force=True)
+    estimates = estimates_of(load_reproduction(str(finished[0])), place, lambda text: None)
+    assert [(left.teachers, left.sets, left.runs, left.done) for left in estimates] == [
+        (0, 0, 4, 0),
+        (0, 0, 2, 0),
+        (0, 0, 2, 0),
+    ]
+
+
 def test_a_stopwatch_leaves_out_what_was_compiled(monkeypatch):
     """Epochs of 1 s and tests of 3 s; 50 s more in the first epoch, 20 s in the first test."""
     now = iter([0.0, 51.0, 75.0, 76.0, 80.0, 81.0, 85.0])

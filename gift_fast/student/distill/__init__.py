@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -128,10 +127,11 @@ def distill(
         (temporary / RECORD).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
         if force and path.exists():
             shutil.rmtree(path)
-        with suppress(OSError):  # another process may have been faster
+        try:
             os.replace(temporary, path)
-        if not (is_made(path) and made_alike(path, record)):
-            raise OSError(f"{path} could not be written")
+        except OSError:  # another process may have been faster
+            if not (is_made(path) and made_alike(path, record)):
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return replace(made, source=made.source.replace(str(temporary), str(path)))

@@ -97,6 +97,25 @@ def test_a_folder_of_other_files_is_never_replaced(dataset, teacher, tmp_path):
     assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
 
 
+def test_a_process_that_is_slower_than_another_takes_its_set(
+    dataset, teacher, tmp_path, monkeypatch
+):
+    path, make = tmp_path / "set", METHODS["rded"]
+
+    def overtaken(dataset, teacher, out, ipc, seed, *, images_per_class=300):
+        make(dataset, teacher, out, ipc, seed, images_per_class=images_per_class)
+        monkeypatch.setitem(METHODS, "rded", quick)
+        distill(METHOD, dataset, teacher, path, ipc=ipc, seed=seed)
+
+    def quick(dataset, teacher, out, ipc, seed, *, images_per_class=300):
+        make(dataset, teacher, out, ipc, seed, images_per_class=images_per_class)
+
+    monkeypatch.setitem(METHODS, "rded", overtaken)
+    made = distill(METHOD, dataset, teacher, path, ipc=1)
+    assert read_distilled("rded", path, dataset).fingerprint() == made.fingerprint()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set"]
+
+
 def test_a_method_that_fails_leaves_nothing_behind(dataset, teacher, tmp_path):
     with pytest.raises(ValueError, match="images_per_class must be at most"):
         distill("rded", dataset, teacher, tmp_path / "set", ipc=1)
