@@ -461,7 +461,7 @@ def ci() -> None:
         shutil.copytree(environment.checkout / "tests", outside / "tests")
         shutil.copy2(environment.checkout / "pyproject.toml", outside)
         env = without_ours() | {"PATH": f"{environment.bin}:{os.environ['PATH']}"}
-        tests = [environment.bin / "python", "-m", "pytest", "-q", *CI_TESTS]
+        tests = [environment.bin / "python", "-m", "pytest", "-q", "-n", "2", *CI_TESTS]
         subprocess.run(list(map(str, tests)), cwd=outside, env=env, check=True)
 
 
