@@ -225,7 +225,7 @@ def fitting(
     prefixes = {"".join(f"{p}." for p in part[:n]) for part in parts for n in range(len(part) + 1)}
     under = {
         prefix: {rename(k[len(prefix) :]): t for k, t in plain.items() if k.startswith(prefix)}
-        for prefix in sorted(prefixes | {""}, key=len)
+        for prefix in sorted(prefixes | {""}, key=lambda prefix: (len(prefix), prefix))
     }
     fit = [prefix for prefix, tensors in under.items() if not faults_of(tensors, own)]
     if fit and fit[0] != "" and len(under[fit[0]]) <= MAJORITY * len(plain):

@@ -48,16 +48,14 @@ def check_readable(split: FileSplit, cache: Path | None = None) -> None:
             cannot be written to is not an error: the next call checks again.
 
     Raises:
-        OSError: a file does not exist or may not be read.
-        ValueError: files cannot be read; the first ten are named, with the reason.
+        ValueError: files cannot be read or are missing; the first ten are named, with the reason.
     """
     sharing, rank = (int(os.environ.get(n, d)) for n, d in SHARE)
     share = range(rank % sharing, len(split), sharing)
-    stats = [(split.root / name).stat() for name in split.names]
     key = fingerprint(
         [
             "\n".join(split.names),
-            torch.tensor([[stat.st_size, stat.st_mtime_ns] for stat in stats]),
+            torch.tensor([size_and_time(split.root / name) for name in split.names]),
             f"side {split.side} resize {split.resize} share {rank} of {sharing}",
         ]
     )
@@ -72,6 +70,15 @@ def check_readable(split: FileSplit, cache: Path | None = None) -> None:
         temporary.write_text(f"all {len(share)} files can be read\n", encoding="utf-8")
 
 
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes of a file and when it was modified, in nanoseconds; (-1, -1) where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:  # such as a broken link
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
 def unreadable(split: FileSplit, indices: Iterable[int]) -> Iterator[str]:
     """What is wrong with each file that cannot be read, in the order of ``indices``."""
 
@@ -81,7 +88,7 @@ def unreadable(split: FileSplit, indices: Iterable[int]) -> Iterator[str]:
             image = read_image(path, draft=split.resize is not None)
             if split.resize is None:
                 check_size(path, image.size, split.side)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             return str(error)
         return None
 

@@ -60,9 +60,9 @@ def datm(
     whitened = not dataset.name.startswith("imagenet") if zca == "auto" else zca.lower() == "true"
     if zca == "auto" and whitened and look_normalised(images, dataset):
         raise ValueError(
-            f"{IMAGES} must hold whitened images for {dataset.name}, but they look normalised: on "
-            "the scale of [0, 1] none leaves it. Say which with the format datm:zca=false or "
-            "datm:zca=true"
+            f"{IMAGES} must hold whitened images for {dataset.name}, but they look normalised: "
+            "brought back by the dataset's mean and std, all values lie in [0, 1]. Say which with "
+            "the format datm:zca=false or datm:zca=true"
         )
     if not whitened:
         if images.dim() != 4 or images.shape[1] != dataset.channels:

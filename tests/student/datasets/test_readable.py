@@ -39,6 +39,15 @@ def test_one_bad_file_is_told_by_itself(split, tmp_path):
         check_readable(split, tmp_path / "cache")
 
 
+def test_broken_links_are_told_with_the_others(split, tmp_path):
+    break_images(split, 1)
+    missing = split.root / split.names[1]
+    missing.unlink()
+    missing.symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.raises(ValueError, match=r"2 of 14 .*\n.*00\.jpg.*\n.*01\.jpg"):
+        check_readable(split, tmp_path / "cache")
+
+
 def test_good_files_are_read_once_until_they_change(split, tmp_path):
     check_readable(split, tmp_path / "cache")
     path = split.root / split.names[0]
