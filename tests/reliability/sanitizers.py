@@ -129,6 +129,7 @@ def build(sanitizer: Sanitizer, folder: Path) -> None:
 class Outcome(NamedTuple):
     """What a run under a sanitizer came to."""
 
+    tests: list[str]  # the files
     summary: str  # pytest's last line
     reports: list[str]  # the sanitizer's, by their first lines
     returncode: int
@@ -143,7 +144,6 @@ def run(sanitizer: Sanitizer, folder: Path) -> Outcome:
     environment = os.environ | options | {
         "LD_PRELOAD": " ".join(map(library, sanitizer.libraries)),
         "PYTHONPATH": str(folder),
-        "PYTHONMALLOC": "malloc",
         "OMP_NUM_THREADS": "4",
     }  # fmt: skip
     # Without the randomised layout of memory, for which old ThreadSanitizers have no room.
@@ -161,7 +161,8 @@ def run(sanitizer: Sanitizer, folder: Path) -> Outcome:
         reports += re.findall(r"(?:ERROR|WARNING): (\w+Sanitizer: .*)|(.*runtime error: .*)", text)
     lines = process.stdout.strip().splitlines() or ["no output"]
     summary = re.sub(r" in [\d.]+s.*", "", lines[-1].strip("= "))
-    return Outcome(summary, [a or b for a, b in reports], process.returncode)
+    names = [Path(x).stem.removeprefix("test_") for x in sanitizer.tests]
+    return Outcome(names, summary, [a or b for a, b in reports], process.returncode)
 
 
 def main() -> None:
@@ -170,12 +171,16 @@ def main() -> None:
     parser.add_argument(
         "--only", help="a word of the sanitizer's name; the other's outcome is kept"
     )
+    parser.add_argument("--tests", nargs="+", help="of these files alone, such as threads and ops")
     parser.add_argument("--folder", type=Path, help="keeps builds and outcomes there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(exist_ok=True)
         wanted = sanitizers(folder)
+        if arguments.tests:
+            files = tuple(f"tests/test_{name}.py" for name in arguments.tests)
+            wanted = [sanitizer._replace(tests=files) for sanitizer in wanted]
         for sanitizer in wanted:
             if arguments.only and arguments.only.lower() not in sanitizer.name.lower():
                 continue
@@ -206,7 +211,7 @@ def section(outcomes: list[tuple[Sanitizer, Outcome]]) -> str:
     """The section of docs/reliability.md."""
     rows = []
     for sanitizer, outcome in outcomes:
-        files = ", ".join(Path(x).stem.removeprefix("test_") for x in sanitizer.tests)
+        files = ", ".join(outcome.tests)
         found = "; ".join(dict.fromkeys(outcome.reports)) or "none"
         rows.append(f"| {sanitizer.name} | {files} | {outcome.summary} | {found} |")
     table = "\n".join(["| build | files of tests | pytest | reports |", "|---|---|---|---|", *rows])
