@@ -16,7 +16,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def empty_caches():
+def empty_caches(tmp_path, monkeypatch):
+    # Not the user's cache: its kernels may be of a run with other instruction sets.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

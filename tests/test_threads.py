@@ -10,7 +10,11 @@ from expected import answer, batch, needs_cpu_kernel
 
 from gift_fast import gift_loss
 
-pytestmark = needs_cpu_kernel
+pytestmark = [
+    needs_cpu_kernel,
+    # Python 3.12 warns of any fork beside threads; that it goes well is what is tested here.
+    pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks:DeprecationWarning"),
+]
 
 
 def in_threads(count, function):
@@ -90,8 +94,6 @@ def _answer_of_a_child(connection, inputs):
 @pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork, as on Linux"
 )
-# Python 3.12 warns of any fork beside threads; that it goes well is what is tested here.
-@pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks:DeprecationWarning")
 @pytest.mark.parametrize("shape", [(8, 10), (256, 1000)], ids="{0[0]}x{0[1]}".format)
 def test_a_process_forked_after_use_gets_the_same_bits(shape):
     torch.set_num_threads(2)
