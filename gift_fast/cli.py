@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gift_fast.interrupt import Interrupted, handling_signals
+from gift_fast.interrupt import as_interrupted, handling_signals
 
 if TYPE_CHECKING:
     from gift_fast.student.config import TrainingConfig
@@ -101,8 +100,7 @@ def interrupted(stop: KeyboardInterrupt, how: str = "") -> int:
         stop: the signal.
         how: the command is to be run again, if otherwise than before.
     """
-    if not isinstance(stop, Interrupted):
-        stop = Interrupted(signal.SIGINT)
+    stop = as_interrupted(stop)
     if os.environ.get("RANK", "0") == "0":  # of several processes one tells
         again = f"run the same command {how}".rstrip()
         print(f"\n{stop}; {again} to resume", file=sys.stderr, flush=True)
@@ -585,7 +583,7 @@ def study(options: argparse.Namespace) -> int:
     """The subcommand ``study``."""
     from gift_fast.student.job import is_main_process
     from gift_fast.study.failures import RunsFailed
-    from gift_fast.study.manifest import describe, state_of
+    from gift_fast.study.manifest import count_in_words, describe, state_of
     from gift_fast.study.plan import load_study, narrowed
     from gift_fast.study.report import write_tables
     from gift_fast.study.run import run_study, split_by_presence
@@ -606,6 +604,11 @@ def study(options: argparse.Namespace) -> int:
                 print(describe(plan, state, at_a_time))
                 return 0
             finished = run_study(plan, experiments, run, teller(options))
+    except KeyboardInterrupt as error:
+        stop = as_interrupted(error)
+        state = state_of(foreseen(plan, experiments, place.out), place.out)
+        stop.details.append(f"{count_in_words(state)}, {len(state.left)} left")
+        raise stop from None
     except RunsFailed as failed:
         print(failed.report(), file=sys.stderr)
         print("the same command runs those again, and nothing else", file=sys.stderr)
