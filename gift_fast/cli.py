@@ -8,7 +8,6 @@ import importlib.util
 import json
 import math
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gift_fast.advice import in_words
-from gift_fast.interrupt import Interrupted, handling_signals
+from gift_fast.interrupt import as_interrupted, handling_signals
 
 if TYPE_CHECKING:
     from gift_fast.student.config import TrainingConfig
@@ -113,8 +112,7 @@ def interrupted(stop: KeyboardInterrupt, how: str = "") -> int:
         stop: the signal.
         how: the command is to be run again, if otherwise than before.
     """
-    if not isinstance(stop, Interrupted):
-        stop = Interrupted(signal.SIGINT)
+    stop = as_interrupted(stop)
     if os.environ.get("RANK", "0") == "0":  # of several processes one tells
         again = f"run the same command {how}".rstrip()
         print(f"\n{stop}; {again} to resume", file=sys.stderr, flush=True)
@@ -736,7 +734,7 @@ def study(options: argparse.Namespace) -> int:
     """The subcommand ``study``."""
     from gift_fast.student.job import is_main_process
     from gift_fast.study.failures import RunsFailed
-    from gift_fast.study.manifest import describe, state_of
+    from gift_fast.study.manifest import count_in_words, describe, state_of
     from gift_fast.study.plan import load_study, narrowed
     from gift_fast.study.preflight import check_study
     from gift_fast.study.report import write_tables
@@ -768,6 +766,11 @@ def study(options: argparse.Namespace) -> int:
                 print(describe(plan, state, at_a_time))
                 return 0
             finished = run_study(plan, experiments, run, teller(options))
+    except KeyboardInterrupt as error:
+        stop = as_interrupted(error)
+        state = state_of(foreseen(plan, experiments, place.out), place.out)
+        stop.details.append(f"{count_in_words(state)}, {len(state.left)} left")
+        raise stop from None
     except RunsFailed as failed:
         print(failed.report(), file=sys.stderr)
         print("the same command runs those again, and nothing else", file=sys.stderr)

@@ -120,14 +120,15 @@ class Interruption:
         if self.received is not None and not self.holds:
             raise Interrupted(self.received)
 
-    def install(self) -> None:
+    def install(self, *, ignored: bool = False) -> None:
         """Makes this the handler of ``SIGNALS``, also after a library has put its own in its place.
 
-        A signal that is ignored, as SIGINT is in a shell's background jobs, stays ignored.
+        Args:
+            ignored: also of a signal that is ignored, as SIGINT is in a shell's background jobs.
         """
         for number in SIGNALS:
             handler = signal.getsignal(number)
-            if handler != self.receive and handler is not signal.SIG_IGN:
+            if handler != self.receive and (ignored or handler is not signal.SIG_IGN):
                 self.replaced.setdefault(number, handler)
                 signal.signal(number, self.receive)
 
@@ -141,19 +142,34 @@ class Interruption:
 _installed: list[Interruption] = []
 
 
+def as_interrupted(error: KeyboardInterrupt) -> Interrupted:
+    """The error as one that names its signal.
+
+    Ray waits in C++ and raises a KeyboardInterrupt of its own in the place of what the handler has
+    raised. Where no handler is installed, Ctrl-C raises Python's.
+    """
+    if isinstance(error, Interrupted):
+        return error
+    return Interrupted(current().received or signal.SIGINT)
+
+
 def current() -> Interruption:
     """The object whose handlers are installed, or one that no signal reaches."""
     return _installed[-1] if _installed else Interruption()
 
 
 @contextmanager
-def handling_signals() -> Iterator[Interruption]:
-    """Handles SIGTERM and SIGINT within the block, where it runs in the main thread."""
+def handling_signals(*, ignored: bool = False) -> Iterator[Interruption]:
+    """Handles SIGTERM and SIGINT within the block, where it runs in the main thread.
+
+    Args:
+        ignored: also a signal that is ignored; see :meth:`Interruption.install`.
+    """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():  # only that one may
         yield interruption
         return
-    interruption.install()
+    interruption.install(ignored=ignored)
     _installed.append(interruption)
     try:
         yield interruption

@@ -335,6 +335,10 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     accelerator = place.accelerator(job.config)
     check_files(job, place)
     check_writable(place.out, accelerator)
+    shows = accelerator.is_main_process and not place.quiet
+    if shows:  # before anything that takes its time
+        print(f"settings: {job.preset or 'given one by one'}", file=sys.stderr)
+        print(settings_in_words(job.config), file=sys.stderr, flush=True)
     dataset = load_tested(job.config, place.data_root)
     student = new_model(job.config.student, dataset, seed=0)  # raises where it cannot be made
     check_space(place.out, checkpoint_bytes(student), "checkpoints")
@@ -342,8 +346,8 @@ def run_job(job: EvaluationJob, place: Place) -> list[RunResult]:
     config = inputs.settle(job.config)
     narrowed = inputs.narrowed(config.classes)
     configs = [replace(config, seed=seed) for seed in job.seeds]
-    if accelerator.is_main_process and not place.quiet:
-        print(settings_in_words(config, narrowed, job.preset), file=sys.stderr)
+    if shows:
+        print(inputs_in_words(job.config, config, narrowed), file=sys.stderr, flush=True)
     if accelerator.is_main_process and job.check_set:
         warn_of(audit_of(inputs, accelerator.device, quick=True))
     with place.progress(accelerator, len(configs)) as progress:
@@ -371,6 +375,7 @@ def check_writable(folder: Path, accelerator: Accelerator) -> None:
 
 REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "student": MODELS,
+    "model": MODELS,
     "loss": OBJECTIVES,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -380,24 +385,49 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
 """Of the settings that have options, which are printed too."""
 
 
-def settings_in_words(config: EvaluationConfig, inputs: Inputs, preset: str) -> str:
-    """Everything that a run depends on, a line each."""
+def values_in_words(config: TrainingConfig) -> dict[str, str]:
+    """Every setting but the seed, with the options of what has some."""
+    values = config.all_fields()
+    del values["seed"]
+    if isinstance(config, EvaluationConfig) and config.ipc is None:
+        values["ipc"] = "all"
+    for name, registry in REGISTRIES.items():
+        if name in values:
+            values[name] = spec.in_full(name, values[name], registry)
+    return {name: value_in_words(value) for name, value in values.items()}
+
+
+def listed(values: Mapping[str, str], width: int) -> str:
+    """Settings, a line each."""
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in values.items())
+
+
+def settings_in_words(config: TrainingConfig) -> str:
+    """Every setting of a run as it was asked for, a line each."""
+    values = values_in_words(config)
+    return listed(values, max(map(len, values)))
+
+
+def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: Inputs) -> str:
+    """What runs read, and the settings that follow from it, a line each.
+
+    Args:
+        asked: the configuration as it was asked for.
+        config: settled.
+        inputs: narrowed to its classes.
+    """
     tested = "test" if config.tested_on == "test" else "held-out"
+    before, values = values_in_words(asked), values_in_words(config)
+    if inputs.distilled.replay is not None and not config.teachers:
+        values.update(dict.fromkeys(("batch_size", "augmentation", "mixing"), "as stored"))
+    changed = {name: value for name, value in values.items() if value != before[name]}
     lines = [
         f"distilled set: {len(inputs.distilled)} images, {inputs.distilled.source}",
         f"soft labels: {labels_in_words(config, inputs.distilled)}",
         f"test set: {len(inputs.dataset.test)} {tested} images of {inputs.dataset.name}",
-        f"settings: {preset or 'given one by one'}",
+        *(["settings that follow:"] if changed else []),
+        *([listed(changed, max(map(len, values)))] if changed else []),
     ]
-    values = config.all_fields()
-    del values["seed"]
-    values["ipc"] = "all" if config.ipc is None else config.ipc
-    for name, registry in REGISTRIES.items():
-        values[name] = spec.in_full(name, values[name], registry)
-    if inputs.distilled.replay is not None and not config.teachers:
-        values.update(dict.fromkeys(("batch_size", "augmentation", "mixing"), "as stored"))
-    width = max(map(len, values))
-    lines += [f"  {name:<{width}}  {value_in_words(value)}" for name, value in values.items()]
     return "\n".join(lines)
 
 
@@ -406,11 +436,11 @@ def value_in_words(value: object) -> str:
 
     Example:
         >>> value_in_words(["convnet3", "resnet18"]), value_in_words([]), value_in_words(None)
-        ('convnet3, resnet18', 'none', 'as it comes')
+        ('convnet3, resnet18', 'none', 'by the rules of the protocol')
     """
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return "as it comes" if value is None else str(value)
+    return "by the rules of the protocol" if value is None else str(value)
 
 
 def labels_in_words(config: EvaluationConfig, distilled: DistilledSet) -> str:
@@ -539,6 +569,8 @@ def run_teacher(config: TeacherConfig, place: Place) -> tuple[Path, Check]:
     accelerator = place.accelerator(config)
     check_heldout_fits(config.dataset, place.data_root)
     check_writable(place.teacher_dir, accelerator)
+    if accelerator.is_main_process and not place.quiet:  # before anything that takes its time
+        print(f"settings:\n{settings_in_words(config)}", file=sys.stderr, flush=True)
     tested = load_dataset(config.dataset, place.data_root, train=False)
     teacher = new_model(config.model, tested, seed=0)  # raises where it cannot be made
     check_space(place.teacher_dir, checkpoint_bytes(teacher), "checkpoints")

@@ -6,7 +6,9 @@ that it leaves behind is in the folder of the runs, which the machines share:
 
 - What an experiment needs, its teachers and its set, is made by tasks of its own, each once.
 - A task whose worker dies, with its machine or without, is run again on another (``RETRIES``), and
-  goes on from the run's checkpoint.
+  the run is resumed from its checkpoint. A worker that receives SIGTERM saves its state first.
+- When the driver is interrupted, it cancels the tasks and gives them ``GRACE`` seconds, in which
+  every running one saves its state at the next step.
 - A run with a result is not begun. A worker that was given up but lives on, behind a network that
   broke, may train a run that another has taken over. Every file is replaced whole, and its name
   follows from configuration and inputs: what is left is the result of one of the two, and either is
@@ -20,6 +22,7 @@ import math
 import os
 import platform
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +34,9 @@ from typing import Any
 
 import torch
 
+from gift_fast import interrupt
 from gift_fast.advice import is_disk_full
+from gift_fast.interrupt import Interrupted, as_interrupted, handling_signals
 from gift_fast.student.config import EvaluationConfig, check_integer, check_number
 from gift_fast.student.job import Inputs, Place, check_writable, run_student, teacher_path
 from gift_fast.student.results import RunResult, outcome, read_run, run_path
@@ -54,6 +59,9 @@ be raised again."""
 
 REFRESH = 1.0
 """Seconds between two looks at the board."""
+
+GRACE = 60.0
+"""Seconds that cancelled tasks have to save their runs. One step and one write take less."""
 
 PATIENCE = 10.0
 """Seconds that the board has to answer; it takes some to start on a busy machine."""
@@ -156,6 +164,7 @@ def connected(options: ClusterOptions, *, device: str, quiet: bool) -> Iterator[
             f"--ray {options.address}: no Ray cluster answers there ({error}); `ray start --head` "
             "starts one, and --ray local takes this machine alone"
         ) from error
+    interrupt.current().install()  # Ray has put a handler of its own in its place
     try:
         yield cluster_of(ray, options, device)
     finally:
@@ -247,8 +256,13 @@ class RayRunner:
         check_writable(self.place.out, driver.accelerator(experiments[0].config))
         with show_overview(len(experiments), quiet=self.quiet) as overview:
             batch = Batch(self, experiments, overview)
-            while batch.goes_on:
-                batch.take_next()
+            try:
+                while batch.goes_on:
+                    batch.take_next()
+            except KeyboardInterrupt as error:
+                stop = as_interrupted(error)
+                stop.details.append(batch.cancel())
+                raise stop from None
         if batch.failures:
             raise RunsFailed(batch.failures, done=overview.done)
         return [Finished(each, batch.results[batch.files[each]]) for each in experiments]
@@ -356,6 +370,17 @@ class Batch:
                 assert run.config.epochs is not None
                 self.left[file] = (run.config.epochs, run.images)
 
+    def cancel(self) -> str:
+        """Stops all tasks, waits until they have saved their runs, and says how many have."""
+        ray, tasks = self.runner.cluster.ray, [*self.groups, *self.runs]
+        standings = ray.get(self.runner.site.board.read.remote(), timeout=PATIENCE).standings
+        running = {task for task, each in self.runs.items() if self.files[each] in standings}
+        for task in tasks:
+            ray.cancel(task)
+        ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=GRACE)
+        saved = len(running.intersection(ended))
+        return f"{saved} of {len(running)} running runs saved their state"
+
     def finish(self, experiment: Experiment, result: RunResult, remark: str = "") -> None:
         """Keeps the result of a run."""
         file = self.files[experiment]
@@ -419,11 +444,23 @@ class Site:
     folder: str
     board: Any
 
-    def enter(self) -> None:
-        """Makes the worker's process like the driver's."""
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Makes the worker's process like the driver's, and stops at a signal as it does.
+
+        The driver cancels by a SIGINT. A SIGTERM takes away the worker or its machine: then the
+        worker's process ends, so that Ray gives the task to another.
+        """
         torch.set_num_threads(self.threads)
         if self.folder not in sys.path:
             sys.path.append(self.folder)
+        with handling_signals(ignored=True):
+            try:
+                yield
+            except Interrupted as stop:
+                if stop.signal == signal.SIGTERM:
+                    os._exit(stop.status)
+                raise
 
 
 @lru_cache(maxsize=1)
@@ -434,9 +471,9 @@ def kept_inputs(config: EvaluationConfig, path: Path, place: Place) -> Inputs:
 
 def make_teacher(site: Site, study: Study, source: SetSource, teacher: str, place: Place) -> None:
     """A task: trains a teacher where there are no weights of it."""
-    site.enter()
     path = teacher_path(place, source.sized_dataset, teacher)
-    train_missing_teacher(study, source, teacher, place, Reporter(site.board, path.stem))
+    with site.entered():
+        train_missing_teacher(study, source, teacher, place, Reporter(site.board, path.stem))
 
 
 def make_set(
@@ -446,22 +483,22 @@ def make_set(
 
     What follows ``sets`` is nothing: the tasks of the teachers, for which Ray waits.
     """
-    site.enter()
     key = f"{source.name} {source.seed}"
-    return prepare(study, source, place, sets, Reporter(site.board, key))
+    with site.entered():
+        return prepare(study, source, place, sets, Reporter(site.board, key))
 
 
 def look_over(
     site: Site, group: Sequence[Experiment], place: Place, path: Path
 ) -> tuple[Path, dict[Experiment, PlannedRun]]:
     """A task: reads a set, and gives its path and the runs on it."""
-    site.enter()
     if not place.out.is_dir():
         raise OSError(
             f"{place.out} must be a folder that all machines share, {platform.node()} has none"
         )
-    inputs = kept_inputs(group[0].config, path, place)
-    return path, plan_group(group, inputs, place)
+    with site.entered():
+        inputs = kept_inputs(group[0].config, path, place)
+        return path, plan_group(group, inputs, place)
 
 
 def train(
@@ -477,13 +514,13 @@ def train(
         path: of the set.
         place: where everything else is.
     """
-    site.enter()
-    inputs = kept_inputs(reads, path, place)
-    if run_path(place.out, run.config, inputs.digests_of(run.config)) != run.path:
-        raise OSError(
-            f"{path}, the teachers and the dataset must be the same for all machines and as long "
-            f"as the study runs; {platform.node()} reads others than were looked over"
-        )
-    progress = Reporter(site.board, run.path.name)
-    accelerator = place.accelerator(run.config)
-    return run_student(run.config, inputs, place, accelerator, progress, title=title)
+    with site.entered():
+        inputs = kept_inputs(reads, path, place)
+        if run_path(place.out, run.config, inputs.digests_of(run.config)) != run.path:
+            raise OSError(
+                f"{path}, the teachers and the dataset must be the same for all machines and as "
+                f"long as the study runs; {platform.node()} reads others than were looked over"
+            )
+        progress = Reporter(site.board, run.path.name)
+        accelerator = place.accelerator(run.config)
+        return run_student(run.config, inputs, place, accelerator, progress, title=title)

@@ -263,10 +263,20 @@ def describe(study: Study, state: State, at_a_time: int = 1) -> str:
     lines = [f"{study.name}: {study.title}"]
     lines += [f"  done   {title_of(e)}: {outcome(r)}" for e, r in done.items()]
     lines += [f"  to do  {title_of(experiment)}" for experiment in state.left]
-    total = str(len(done) + len(state.left))
+    return "\n".join([*lines, f"{count_in_words(state)}; {time_left(state, at_a_time)}"])
+
+
+def count_in_words(state: State) -> str:
+    """How many runs are done.
+
+    Example:
+        >>> count_in_words(State((), (), 0.0, 0))
+        '0 of 0 runs done'
+    """
+    total = str(len(state.done) + len(state.left))
     if any(map(is_open, state.left)):  # the grid of the trials may grow
         total = f"at least {total}"
-    return "\n".join([*lines, f"{len(done)} of {total} runs done; {time_left(state, at_a_time)}"])
+    return f"{len(state.done)} of {total} runs done"
 
 
 def time_left(state: State, at_a_time: int = 1) -> str:

@@ -1,7 +1,7 @@
 """Runs a study: teachers, sets made here, students.
 
-Everything that has finished is read and not repeated, so a study that was stopped goes on when it
-is called again.
+Everything that has finished is read and not repeated, and the run in progress is resumed from its
+checkpoint, so the same command resumes a study that was interrupted.
 """
 
 from __future__ import annotations

@@ -147,6 +147,34 @@ def test_a_killed_workers_run_is_resumed_from_its_checkpoint_and_every_result_co
         assert there.environment == here.environment
 
 
+@needs_ray
+@pytest.mark.parametrize("whom", ["driver", "worker"])
+def test_sigterm_lets_every_running_task_save_its_run(cluster, tmp_path, whom):
+    arguments = command(tmp_path, "ce, kl, gift", "--checkpoint-every", "0.05s", epochs=2000)
+    arguments += ["--ray", cluster.address]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gift_fast.cli", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    runs = tmp_path / "runs"
+    wait_for(lambda: len(list(runs.glob("*.ckpt"))) == 2, process)
+    if whom == "worker":
+        (worker,) = wait_for(lambda: workers_of(cluster, "CE, AdamW, seed 0"), process)
+        os.kill(worker, signal.SIGTERM)
+        for line in process.stderr:
+            if "resumed after" in line:
+                assert TITLE % "CE" in line
+                break
+    process.terminate()
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 143, log
+    last = log.splitlines()[-1]
+    assert "interrupted by SIGTERM; 2 of 2 running runs saved their state; 0 of 3 runs" in last
+    assert "3 left" in last
+    for path in runs.glob("*.ckpt"):
+        assert torch.load(path, weights_only=True)["state"]["epoch"] < 2000
+    assert not list(runs.glob("*-seed0-*.json"))
+
+
 HUNGRY = """
 from pathlib import Path
 from torch.nn import functional as F
