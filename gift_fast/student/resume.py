@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gift_fast.student.atomic import replacing
+from gift_fast.student.distilled.pickles import load_tensors
 
 FORMAT = 1
 """Raised whenever the meaning of an entry changes; files of another format are not read."""
@@ -32,7 +33,7 @@ def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         ValueError: the file is not a state, or another run's; the message names it.
     """
     try:
-        contents = torch.load(path, weights_only=True, map_location="cpu")
+        contents = load_tensors(path)
         found = contents["identity"], contents["format"]
         state: dict[str, Any] = contents["state"]
     except Exception as error:  # whatever unpickling a foreign or damaged file may raise

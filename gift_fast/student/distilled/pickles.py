@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gift_fast.student.bounds import check_archive, check_values
+
 Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 """What a file may name: a function or class, or one under the name that the file gives it."""
 
@@ -60,8 +62,8 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file names a function or class that is not allowed, is damaged, or is not
-            one of ``torch.save``.
+        ValueError: the file names a function or class that is not allowed, is damaged, is not one
+            of ``torch.save``, or would take far more memory than it has bytes.
 
     Example:
         >>> import tempfile
@@ -72,9 +74,10 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
     """
     with path.open("rb"):  # so that whatever torch raises below is about what the file holds
         pass
+    check_archive(path)
     try:
         with _safe_globals, torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file, nearly anything
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is not None:
@@ -88,6 +91,8 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
             f"{path} must be a whole file of torch.save; reading it raised "
             f"{type(error).__name__}: {reason}"
         ) from error
+    check_values(path, contents)
+    return contents
 
 
 def described(value: object) -> str:
