@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gift_fast.student.datasets.image_formats import IMAGE_FORMATS
 from gift_fast.student.datasets.images import to_unit_range
 from gift_fast.student.fingerprint import fingerprint
 
@@ -64,7 +65,7 @@ def decode(path: Path, side: int, resize: int | None) -> Tensor:
     from torchvision.transforms import functional
 
     try:
-        with path.open("rb") as file, Image.open(file) as opened:
+        with path.open("rb") as file, Image.open(file, formats=IMAGE_FORMATS) as opened:
             image = opened.convert("RGB")
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gift_fast.student.datasets import ImageDataset
 from gift_fast.student.datasets.files import decoding_threads
+from gift_fast.student.datasets.image_formats import IMAGE_FORMATS
 from gift_fast.student.distilled.fkd import SAMPLER_SEED
 from gift_fast.student.distilled.images import DistilledSet
 from gift_fast.student.distilled.labelled import with_fkd_labels
@@ -298,7 +299,7 @@ def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tens
 
     def read(file: Path) -> Image.Image:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=IMAGE_FORMATS) as image:
                 converted: Image.Image = image.convert(MODES[channels])
                 return converted
         except Exception as error:  # Pillow raises OSError, SyntaxError and more, by the format

@@ -177,7 +177,12 @@ def test_after_the_first_bad_image_the_rest_is_not_decoded(tmp_path, monkeypatch
     files[3].write_text("404")
     opened = []
     original = Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or original(file))
+
+    def noted(file, **how):
+        opened.append(file)
+        return original(file, **how)
+
+    monkeypatch.setattr(Image, "open", noted)
     with pytest.raises(ValueError, match="id003"):
         decode_images(files * 200, channels=3, side=8)
     assert len(opened) < len(files) * 100
