@@ -101,13 +101,15 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
         weights = {convnet_key(key): tensor for key, tensor in weights.items()}
     own = state_dict_of(model)
     check_fit(path, weights, own, type(model).__name__)
-    broken = [key for key, tensor in weights.items() if not tensor.isfinite().all()]
+    # As the network will hold them: the largest float64 are infinite in float32.
+    converted = {key: tensor.to(own[key].dtype) for key, tensor in weights.items()}
+    broken = [key for key, tensor in converted.items() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(
             f"{path} must hold finite weights, got NaN or infinity in {listing(broken)}"
         )
     with torch.no_grad():
-        for key, tensor in weights.items():
+        for key, tensor in converted.items():
             own[key].copy_(tensor)
     return record
 
