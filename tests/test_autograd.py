@@ -110,6 +110,7 @@ TOLERANCE = {
 }
 
 
+@needs_cpu_kernel
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("upstream", [1.0, 3.0, -0.7, 0.0])
 def test_a_scalar_upstream_gradient_multiplies_both(upstream, dtype):
@@ -122,6 +123,7 @@ def test_a_scalar_upstream_gradient_multiplies_both(upstream, dtype):
     )
 
 
+@needs_cpu_kernel
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("layout", ["contiguous", "strided", "expanded"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -333,6 +335,7 @@ def test_without_grad_mode_the_loss_has_the_same_bits_and_no_graph():
         torch.testing.assert_close(without, with_graph.detach(), rtol=0, atol=0)
 
 
+@needs_cpu_kernel
 def test_the_memory_kept_for_the_backward_pass_is_one_gradient():
     # The inputs are saved by reference; what the graph holds beyond them is one N * C gradient.
     z, s, y = batch(64, 1000)

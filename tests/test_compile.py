@@ -148,6 +148,7 @@ class Model(torch.nn.Module):
         return self.criterion(self.linear(images), soft_labels, target)
 
 
+@needs_cpu_kernel
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_module_with_the_loss_is_exported_and_runs(strict):
     model, (images, _, _) = Model(), batch(6, 8)

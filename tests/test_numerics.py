@@ -14,6 +14,7 @@ from expected import (
     exact,
     gradient_bounds,
     largest_error,
+    needs_cpu_kernel,
 )
 
 from gift_fast.reference import smoothed_label_values
@@ -68,6 +69,7 @@ def test_a_refined_label_below_its_bound_is_divided_by_the_bound():
     assert_exact(logits.float(), soft_labels.float(), target, Options(gamma=0.0))
 
 
+@needs_cpu_kernel
 @pytest.mark.parametrize("noise", [0.0, 1e-8, 1e-4, 1e-2, 0.03, 0.3])
 @pytest.mark.parametrize("classes", [3, 33, 1000])
 def test_soft_labels_that_point_away_from_the_hard_one_do_not_cancel_to_nan(classes, noise):
@@ -103,6 +105,7 @@ def test_a_constant_row_of_a_million_is_summed_in_blocks(dtype):
         assert_exact(logits, soft_labels, target, options, roundings=512)
 
 
+@needs_cpu_kernel
 @pytest.mark.parametrize("exponent", [-30, -20, -13, -6, 0, 6, 12, 18, 25, 30, 36])
 @pytest.mark.parametrize("dtype", LONG_RANGE, ids=str)
 @pytest.mark.parametrize("which", ["logits", "soft_labels", "both"])
@@ -115,6 +118,7 @@ def test_row_norms_of_any_magnitude_are_exact(which, dtype, exponent):
     assert_exact(logits.to(dtype), soft_labels.to(dtype), target.long())
 
 
+@needs_cpu_kernel
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_the_largest_and_smallest_numbers_of_a_type_are_exact(dtype):
     info = torch.finfo(dtype)
@@ -173,6 +177,7 @@ def test_a_score_of_minus_infinity_is_a_class_without_probability(dtype):
     assert (got.soft_labels_grad[:, 4] == 0).all()
 
 
+@needs_cpu_kernel
 @pytest.mark.parametrize("temperature", [1e-40, 1e-3, 1e6, 1e300])
 def test_extreme_temperatures_are_exact(temperature):
     logits, soft_labels, target = batch(5, 33)

@@ -9,6 +9,7 @@ from expected import (
     assert_exact,
     gradient_bounds,
     largest_error,
+    needs_cpu_kernel,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,6 +146,7 @@ def test_an_order_of_the_classes_is_as_good_as_another(call, random):
         assert largest_error(x, y[:, order], bound) < 1e-12
 
 
+@needs_cpu_kernel
 @examples
 @given(calls(), st.data())
 def test_ignoring_a_row_is_leaving_it_out(call, data):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from expected import FLOATS, Options, answer, assert_exact, batch
+from expected import FLOATS, Options, answer, assert_exact, batch, needs_cpu_kernel
 from torch import Tensor
 
 from gift_fast import gift_loss
@@ -79,6 +79,7 @@ def misaligned(x: Tensor) -> Tensor:
 LAYOUTS = (strided_rows, rows_of_a_wider_matrix, columns, every_other_column, misaligned)
 
 
+@needs_cpu_kernel
 @pytest.mark.parametrize("classes", [5, 100])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -22,7 +22,7 @@ def test_the_loss_of_sharded_tensors_is_that_of_whole_ones(tmp_path: Path) -> No
         [sys.executable, str(script), str(tmp_path / "store")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=550,
     )
     assert run.returncode == 0, run.stderr
 

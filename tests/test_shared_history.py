@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from expected import needs_cpu_kernel
 from torch.nn import functional as F
 
 from gift_fast import gift_loss
@@ -109,6 +110,7 @@ def test_an_exported_graph_can_be_trained_with(enabled):
     torch.testing.assert_close(*gradients)
 
 
+@needs_cpu_kernel
 def test_a_graph_without_second_derivatives_says_so():
     z, s, y = batch()
     z.requires_grad_()

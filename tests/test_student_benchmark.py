@@ -9,6 +9,8 @@ import torch
 pytest.importorskip("accelerate", reason="needs the extra [student]")
 pytest.importorskip("benchmarks", reason="needs the repository's root: python -m pytest")
 
+from expected import needs_cpu_kernel
+
 from benchmarks import student_cpu
 from benchmarks.student_cpu import BF16, FLOAT32, PLAIN, Work
 from gift_fast.student.augment import build_augmentation
@@ -65,6 +67,7 @@ def test_accuracy_is_compared_seed_by_seed() -> None:
     assert "| bf16 |" in report
 
 
+@needs_cpu_kernel
 def test_a_run_from_the_command_line_reports_and_writes_every_part(
     tmp_path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from expected import answer, batch
+from expected import answer, batch, needs_cpu_kernel
 from torch.func import (
     functional_call,
     functionalize,
@@ -162,6 +162,7 @@ def test_the_jacobian_of_row_losses_by_autograd_functional():
     torch.testing.assert_close(jacobian(gift_loss), jacobian(reference_loss))
 
 
+@needs_cpu_kernel
 def test_a_bad_target_raises_under_vmap_too():
     z, s, y = batch(4, 5)
     y[2] = 5

@@ -114,13 +114,15 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     own = state_dict_of(model)
     rename = convnet_key if isinstance(model, ConvNet) else str
     weights = fitting(path, weights, own, type(model).__name__, rename)
-    broken = [key for key, tensor in weights.items() if not tensor.isfinite().all()]
+    # As the network will hold them: the largest float64 are infinite in float32.
+    converted = {key: tensor.to(own[key].dtype) for key, tensor in weights.items()}
+    broken = [key for key, tensor in converted.items() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(
             f"{path} must hold finite weights, got NaN or infinity in {listing(broken)}"
         )
     with torch.no_grad():
-        for key, tensor in weights.items():
+        for key, tensor in converted.items():
             own[key].copy_(tensor)
     return record
 

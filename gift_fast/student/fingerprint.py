@@ -22,7 +22,8 @@ def fingerprint(parts: Iterable[Tensor | str]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
-            digest.update(f"{len(part)} {part}".encode())
+            # Names of files need not be UTF-8: Python keeps their bytes as surrogates.
+            digest.update(f"{len(part)} {part}".encode("utf-8", "surrogatepass"))
             continue
         digest.update(f"{tuple(part.shape)} {part.dtype}".encode())
         digest.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)

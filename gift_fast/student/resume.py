@@ -23,6 +23,7 @@ from gift_fast.advice import is_out_of_memory
 from gift_fast.interrupt import Interrupted, Interruption
 from gift_fast.student.atomic import replacing
 from gift_fast.student.config import check_number
+from gift_fast.student.distilled.pickles import load_tensors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -235,7 +236,7 @@ def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         ValueError: it is another run's; the message names it.
     """
     try:
-        contents = torch.load(path, weights_only=True, map_location="cpu")
+        contents = load_tensors(path)
         found, version = contents["identity"], contents["format"]
         state: dict[str, Any] = contents["state"]
     except Exception as error:  # whatever unpickling a foreign or damaged file may raise

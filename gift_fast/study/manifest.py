@@ -20,6 +20,7 @@ from gift_fast.student.datasets import dataset_title
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
 from gift_fast.student.results import RunResult, outcome, read_run, spread
+from gift_fast.student.texts import read_json
 from gift_fast.study.plan import Experiment, Study, Tuning
 
 FORMAT = 2
@@ -84,7 +85,7 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
         ValueError: it is no manifest; the message names it.
     """
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = read_json(path)
         if contents["format"] != FORMAT:
             raise ValueError(f"format must be {FORMAT}, got {contents['format']!r}")
         runs: list[dict[str, Any]] = contents["runs"]
@@ -92,7 +93,7 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
             key_of(run)
             if not isinstance(run["file"], str | None):
                 raise ValueError(f"file must be a name or null, got {run['file']!r}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} must hold the record of a study, got: {error!r}; if it is damaged, delete it, "
             "and the same study finds its runs again"

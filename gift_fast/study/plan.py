@@ -56,6 +56,7 @@ from gift_fast.student.models import MODELS
 from gift_fast.student.objectives import OBJECTIVES
 from gift_fast.student.packaged import load_yaml, packaged_names
 from gift_fast.student.presets import FIELDS, check_keys, hinted, load_preset
+from gift_fast.student.texts import parse_yaml
 from gift_fast.study.published import FORMATS
 from gift_fast.study.published import NATIVE_LOSSES as PUBLISHED_LOSSES
 
@@ -442,12 +443,7 @@ def parse_study(name: str, text: str) -> Study:
         ValueError: the text is no study; the message names the key, what came and what was
             expected.
     """
-    import yaml
-
-    try:
-        contents = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"a study must be YAML: {error}") from error
+    contents = parse_yaml(text)
     if not isinstance(contents, dict):
         raise ValueError(f"a study must be a mapping, got {contents!r}")
     check_keys("a study", contents, READERS.keys())

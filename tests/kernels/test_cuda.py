@@ -151,11 +151,14 @@ needs_disassembler = pytest.mark.skipif(
     disassembler("cuobjdump") is None or disassembler("nvdisasm") is None,
     reason="needs cuobjdump and nvdisasm, of the CUDA toolkit or of the Triton wheel",
 )
+# nvcc compiles for minutes, and for an hour where the machine is busy.
+takes_long = pytest.mark.timeout(7200)
 for_every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
 
 
 @needs_nvcc
 @needs_disassembler
+@takes_long
 @for_every_architecture
 def test_no_kernel_spills(kernels, architecture):
     # 36 of rows in float, 14 in double, 16 of tiles, 4 scales, 1 count
@@ -171,6 +174,7 @@ def test_no_kernel_spills(kernels, architecture):
 
 @needs_nvcc
 @needs_disassembler
+@takes_long
 @for_every_architecture
 def test_every_pack_moves_in_16_byte_accesses(kernels, architecture):
     rows = [kernel for kernel in kernels[architecture] if sizes_and_sweep(kernel)]

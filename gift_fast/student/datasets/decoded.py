@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gift_fast.student.atomic import replacing
+from gift_fast.student.bounds import check_values
 from gift_fast.student.datasets.cache import cache_folder
 from gift_fast.student.datasets.decoding import followed
 from gift_fast.student.datasets.files import FileSplit
@@ -44,11 +45,12 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
     """
     folder = cache_folder() if cache is None else cache
     path = folder / f"{name}-{fingerprint([split.fingerprint(), DECODER])}.pt"
-    images = read_cache(path)
+    shape = (len(split), *split.shape)
+    images = read_cache(path, shape)
     if images is None:
         logger.info("decoding %d images of %s once, into %s", len(split), split.root, path)
         check_space(folder, len(split) * math.prod(split.shape), "decoded images")
-        images = torch.empty(len(split), *split.shape, dtype=torch.uint8)
+        images = torch.empty(shape, dtype=torch.uint8)
         parts = split.decoded(torch.arange(len(split)).split(IMAGES_AT_ONCE))
         title = f"decoding {split.root}, once"
         try:
@@ -59,17 +61,20 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
             raise ValueError(in_words(faults, f"{len(split)} images of {split.root}")) from error
         with replacing(path) as temporary:
             torch.save({"images": images}, temporary)
-        images = read_cache(path)
+        images = read_cache(path, shape)
     assert images is not None
     return TensorSplit(images, split.labels)
 
 
-def read_cache(path: Path) -> Tensor | None:
+def read_cache(path: Path, shape: tuple[int, ...]) -> Tensor | None:
     """The images of a cache file, mapped; None where there is none, or it is damaged."""
     if not path.exists():
         return None
     try:
-        images: Tensor = torch.load(path, weights_only=True, mmap=True)["images"]
+        images = torch.load(path, weights_only=True, mmap=True)["images"]
+        if not isinstance(images, Tensor) or (images.dtype, images.shape) != (torch.uint8, shape):
+            raise ValueError(f"it must hold bytes of the shape {shape}")
+        check_values(path, images)
     except Exception as error:  # torch raises whatever the damage leads to
         logger.warning("%s is damaged and made anew: %s", path, error)
         return None

@@ -37,6 +37,9 @@ CLASS_NAMES = (
 IDX_UINT8 = 0x08
 """The code of unsigned bytes in the header of an IDX file."""
 
+LARGEST = 60_000 * 28 * 28
+"""Bytes of the largest file, without its header."""
+
 
 def fashion_mnist(root: Path | None = None, train: bool = True) -> ImageDataset:
     """Loads Fashion-MNIST: 60,000 training and 10,000 test images, uint8 (N, 1, 32, 32).
@@ -87,22 +90,39 @@ def read_torchvision(root: Path, train: bool) -> TensorSplit:
 
     try:
         dataset = FashionMNIST(str(root), train=train, download=False)
-    except RuntimeError as error:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # torchvision asserts what a header says, and more
         raise ValueError(
             f"{root / 'FashionMNIST' / 'raw'} must hold four files of the IDX format, as "
             "torchvision's FashionMNIST(root, download=True) puts them there"
         ) from error
-    return padded(dataset.data, dataset.targets)
+    return padded(dataset.data, dataset.targets, root)
 
 
 def read_published(root: Path, train: bool) -> TensorSplit:
     """A split from the compressed files as they are published."""
     images, labels = (read_idx(root / file) for file in files_of(train))
-    return padded(images, labels)
+    return padded(images, labels, root)
 
 
-def padded(images: Tensor, labels: Tensor) -> TensorSplit:
-    """Images (N, 28, 28) and labels (N) as a split of (N, 1, 32, 32)."""
+def padded(images: Tensor, labels: Tensor, root: Path) -> TensorSplit:
+    """Images (N, 28, 28) and labels (N) as a split of (N, 1, 32, 32).
+
+    Raises:
+        ValueError: the images of a split in ``root`` have another shape, or the labels are not as
+            many or no classes.
+    """
+    count = len(images)
+    if count == 0 or images.shape[1:] != (28, 28) or labels.shape != (count,):
+        raise ValueError(
+            f"{root} must hold images (N, 28, 28) and labels (N), got {tuple(images.shape)} and "
+            f"{tuple(labels.shape)}"
+        )
+    if int(labels.max()) >= len(CLASS_NAMES):
+        raise ValueError(
+            f"{root} must hold labels from 0 to {len(CLASS_NAMES) - 1}, got {int(labels.max())}"
+        )
     return TensorSplit(F.pad(images, (PADDING,) * 4).unsqueeze(1), labels.long())
 
 
@@ -116,14 +136,15 @@ def read_idx(path: Path) -> Tensor:
     """
     try:
         with gzip.open(path) as file:
-            data = bytearray(file.read())
+            magic = file.read(4)
+            header = file.read(4 * magic[3] if len(magic) == 4 else 0)
+            shape = [int.from_bytes(header[i : i + 4], "big") for i in range(0, len(header), 4)]
+            # No more than is wanted: a small file may hold gigabytes of zeros.
+            data = bytearray(file.read(min(prod(shape), LARGEST) + 1))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} must be a whole file of gzip: {error}") from error
-    dimensions = data[3] if len(data) >= 4 else 0
-    start = 4 + 4 * dimensions
-    shape = [int.from_bytes(data[4 * i + 4 : 4 * i + 8], "big") for i in range(dimensions)]
-    if data[:3] != bytes([0, 0, IDX_UINT8]) or len(data) != start + prod(shape):
+    if magic[:3] != bytes([0, 0, IDX_UINT8]) or not shape or not 0 < len(data) == prod(shape):
         raise ValueError(
             f"{path} must be an IDX file of unsigned bytes, and as long as its header says"
         )
-    return torch.frombuffer(data, dtype=torch.uint8, offset=start).view(shape)
+    return torch.frombuffer(data, dtype=torch.uint8).view(shape)

@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 MODES = {1: "L", 3: "RGB"}
 """Pillow's names of images with one and with three channels."""
 
+IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""Pillow's names of the formats that are read. It knows sixty, and picks one by a file's first
+bytes: PostScript, a program, would be run by Ghostscript where that is installed."""
+
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
 
@@ -65,7 +69,7 @@ def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.I
     from PIL import Image
 
     try:
-        with path.open("rb") as file, Image.open(file) as opened:
+        with path.open("rb") as file, Image.open(file, formats=IMAGE_FORMATS) as opened:
             check_frames(opened, path)
             if draft:
                 opened.draft(None, (opened.width // 8, opened.height // 8))

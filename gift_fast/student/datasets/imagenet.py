@@ -22,6 +22,7 @@ from gift_fast.student.datasets.folder import sorted_into_folders
 from gift_fast.student.datasets.imagenet_classes import IMAGENET_10, IMAGENET_100, NETTE, WOOF
 from gift_fast.student.datasets.images import ImageDataset
 from gift_fast.student.datasets.locate import locate
+from gift_fast.student.texts import read_text
 
 CLASSES = 1000
 
@@ -278,7 +279,7 @@ def ordered(classes: Mapping[str, str], order: str) -> Mapping[str, str]:
 def read_class_list(path: Path) -> dict[str, str]:
     """From wnid to name, in the order of the file; see :func:`imagenet_subset` for its form."""
     classes: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         wnid, *name = line.partition("#")[0].split(maxsplit=1) or [""]
         if wnid in classes:
             raise ValueError(f"{path} must name every class once, line {number} repeats {wnid}")

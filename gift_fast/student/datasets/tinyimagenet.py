@@ -14,6 +14,7 @@ from gift_fast.student.datasets.folder import scan
 from gift_fast.student.datasets.images import ImageDataset
 from gift_fast.student.datasets.locate import locate
 from gift_fast.student.datasets.normalization import NORMALIZATIONS
+from gift_fast.student.texts import read_text
 
 CLASSES = 200
 SIDE = 64
@@ -77,7 +78,7 @@ def annotated_files(annotations: Path, classes: Sequence[str]) -> FileSplit:
     """The images that lines of ``file<tab>wnid<tab>box`` name, in ``images`` beside them."""
     label_of = {name: label for label, name in enumerate(classes)}
     names, labels = [], []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(annotations).splitlines(), 1):
         name, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
         if wnid not in label_of:
@@ -94,7 +95,7 @@ def class_names(words: Path, classes: Sequence[str]) -> tuple[str, ...]:
     """The first name of each class in ``words.txt``, lines of ``wnid<tab>names``, or its folder."""
     names = {}
     if words.exists():
-        for line in words.read_text().splitlines():
+        for line in read_text(words).splitlines():
             wnid, _, synonyms = line.partition("\t")
             names[wnid] = synonyms.partition(",")[0]
     return tuple(names.get(name, name) for name in classes)

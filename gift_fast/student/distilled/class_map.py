@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gift_fast.student.distilled.fkd import FkdLabels
 from gift_fast.student.distilled.images import DistilledSet
+from gift_fast.student.texts import read_text
 
 
 def read_class_map(file: Path | str) -> list[int]:
@@ -37,11 +38,11 @@ def read_class_map(file: Path | str) -> list[int]:
         >>> read_class_map(file)
         [1, 0, 2]
     """
-    text = Path(file).read_text(encoding="utf-8")
+    text = read_text(Path(file))
     try:
         class_map = json.loads(text) if text.lstrip().startswith("[") else map_of_lines(text)
         permutation(class_map)
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{file} must hold a class map: {error}") from error
     return list(class_map)
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import operator
 import os
@@ -43,6 +42,7 @@ from torch.utils.data import RandomSampler
 from gift_fast.student.distilled.pickles import described, load_tensors, numpy_scalars
 from gift_fast.student.distilled.replay import Box, FkdBatch, replay
 from gift_fast.student.fingerprint import fingerprint
+from gift_fast.student.texts import read_json
 
 __all__ = ["Agreement", "FkdBatch", "FkdLabels", "agreement", "replay"]
 
@@ -503,9 +503,9 @@ def _listed_order(folder: Path, n: int) -> list[Tensor] | None:
     if not path.is_file():
         return None
     try:
-        lists = json.loads(path.read_bytes())
+        lists = read_json(path)
         orders = [torch.tensor(lists.pop(str(epoch))) for epoch in range(len(lists))]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} must map epochs, counted from 0, to lists of images: {error!r}"
         ) from None

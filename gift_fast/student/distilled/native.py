@@ -17,6 +17,7 @@ JSON file says what they are; it can be read and corrected by hand:
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from gift_fast.student.atomic import replacing
 from gift_fast.student.datasets import ImageDataset
 from gift_fast.student.distilled.images import DistilledSet
 from gift_fast.student.distilled.labelled import with_fkd_labels
+from gift_fast.student.texts import read_json
 
 FORMAT = "gift-fast"
 VERSION = 1
@@ -133,14 +135,13 @@ def native(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Dis
     from safetensors.torch import load_file
 
     tensor_file, json_file = pair_of(path)
-    try:
-        description = json.loads(json_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{json_file} must be a JSON file, but {error}") from error
+    description = read_json(json_file)
     check_description(json_file, description)
     try:
         tensors = load_file(tensor_file)
-    except SafetensorError as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, SafetensorError) as error:  # of a folder it says: no such device
         raise ValueError(f"{tensor_file} must be a safetensors file, but {error}") from error
     if not {"images", "labels"} <= tensors.keys() <= set(TENSORS):
         raise ValueError(
@@ -179,6 +180,9 @@ def check_description(file: Path, description: Any) -> None:
             raise ValueError(f"{file}: {name} must be a {expected}, got {description.get(name)!r}")
     if type(description.get("clipped", True)) is not bool:
         raise ValueError(f"{file}: clipped must be a bool, got {description['clipped']!r}")
+    rate = description["learning_rate"]
+    if rate is not None and not 0.0 < rate <= sys.float_info.max:
+        raise ValueError(f"{file}: learning_rate must be positive and finite, got {rate}")
     names = description["class_names"]
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"{file}: class_names must be texts, got {names}")

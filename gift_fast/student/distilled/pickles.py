@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gift_fast.advice import is_out_of_memory
+from gift_fast.student.bounds import check_archive, check_values
+
 Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 """What a file may name: a function or class, or one under the name that the file gives it."""
 
@@ -80,7 +83,8 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
     Raises:
         OSError: the file cannot be opened.
         ValueError: the file names a function or class that is not allowed, is damaged, is not one
-            of ``torch.save``, or holds tensors without values (on the device ``meta``).
+            of ``torch.save``, would take far more memory than it has bytes, or holds tensors
+            without values (on the device ``meta``).
 
     Example:
         >>> import tempfile
@@ -91,10 +95,13 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
     """
     with path.open("rb"):  # so that whatever torch raises below is about what the file holds
         pass
+    check_archive(path)
     try:
         with _safe_globals, torch.serialization.safe_globals(list(allowed)):
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file, nearly anything
+        if is_out_of_memory(error):
+            raise
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is not None:
             raise ValueError(
@@ -107,23 +114,22 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
             f"{path} must be a whole file of torch.save; reading it raised "
             f"{type(error).__name__}: {reason}"
         ) from error
-    return without_gradients(contents, path)
+    check_values(path, contents)
+    return without_gradients(contents)
 
 
-def without_gradients(value: Any, path: Path) -> Any:
+def without_gradients(value: Any) -> Any:
     """The same, with tensors that require no gradient, in lists, tuples and dictionaries too.
 
     Distilled images and learned labels are what was optimised, and ``torch.save`` keeps that they
     require a gradient.
     """
     if isinstance(value, Tensor):
-        if value.is_meta:
-            raise ValueError(f"{path} must hold the values of its tensors, but one is on meta")
         return value.detach()
     if isinstance(value, dict):
-        return {key: without_gradients(item, path) for key, item in value.items()}
+        return {key: without_gradients(item) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(without_gradients(item, path) for item in value)
+        return type(value)(without_gradients(item) for item in value)
     return value
 
 

@@ -18,6 +18,7 @@ from gift_fast.student import spec
 from gift_fast.student.config import EvaluationConfig
 from gift_fast.student.datasets import COPY_OF
 from gift_fast.student.packaged import load_yaml, packaged_names
+from gift_fast.student.texts import parse_yaml
 
 CONDITIONS = ("dataset", "student", "format")
 
@@ -96,12 +97,7 @@ def load_preset(preset: str) -> Preset:
 
 def parse_preset(name: str, text: str) -> Preset:
     """The preset that a YAML text holds."""
-    import yaml
-
-    try:
-        contents = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"a preset must be YAML: {error}") from error
+    contents = parse_yaml(text)
     known = {"title", "source", "notes", "settings", "overrides"}
     if not isinstance(contents, dict) or not isinstance(contents.get("settings"), dict):
         raise ValueError("a preset must be a mapping with settings, itself a mapping")

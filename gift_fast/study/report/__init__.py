@@ -68,7 +68,8 @@ def write_texts(texts: Mapping[Path, str]) -> None:
     """Writes every file whole or not at all."""
     for path, text in texts.items():
         with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            # JSON may hold surrogates, which UTF-8 has not.
+            temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def markdown_of(contents: Contents) -> str:

@@ -128,5 +128,5 @@ def test_nothing_that_is_read_requires_a_gradient(tmp_path):
 
 def test_tensors_without_values_are_refused_by_name(tmp_path):
     torch.save([torch.empty(2, device="meta")], tmp_path / "data.pt")
-    with pytest.raises(ValueError, match=r"data\.pt must hold the values"):
+    with pytest.raises(ValueError, match=r"data\.pt must hold every number"):
         load_tensors(tmp_path / "data.pt")

@@ -1,0 +1,101 @@
+"""Small files that would take all memory: what they claim is looked at before it is taken.
+
+A compressed archive can hold a thousand times its size, a tensor of one number can say that it is
+a million of them, and a pickle can ask for any number of zeros. What ``torch.save`` writes for a
+distilled set or for weights does none of that.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SPARE = 64 * 2**20
+"""Bytes that a file may take in memory beyond those that it has on the disk."""
+
+MOST_LEVELS = 100
+"""Lists and dictionaries within each other."""
+
+BYTEARRAY = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n")
+"""How a pickle names the type whose argument is a number of zeros; torch's unpickler allows it."""
+
+
+def check_archive(path: Path) -> None:
+    """Raises ValueError where reading a file of ``torch.save`` would take far more than its size.
+
+    Args:
+        path: the file, in torch's zip layout or in that before it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the archive is compressed or says so, or a pickle asks for memory by number.
+    """
+    size, unpacked = path.stat().st_size, 0
+    pickles: list[bytes | mmap.mmap] = []
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+                unpacked = sum(entry.file_size for entry in entries)
+                if unpacked <= size + SPARE:
+                    pickles = [archive.read(e) for e in entries if e.filename.endswith("data.pkl")]
+        elif size:
+            with path.open("rb") as file:
+                pickles = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)]
+    except Exception as error:  # a damaged archive makes zipfile raise nearly anything
+        raise ValueError(f"{path} must be a whole file of torch.save: {error}") from error
+    if unpacked > size + SPARE:
+        raise ValueError(
+            f"{path} must not be compressed, got {size:,} bytes that unpack to {unpacked:,}"
+        )
+    if any(BYTEARRAY.search(content) for content in pickles):
+        raise ValueError(
+            f"{path} must hold tensors and plain values alone, but it names builtins.bytearray; "
+            "nothing of it was run: a pickle may do anything"
+        )
+
+
+def check_values(path: Path, value: Any) -> None:
+    """Raises ValueError where tensors claim more numbers than the file holds, or lists never end.
+
+    Args:
+        path: the file, for the message.
+        value: what was read from it.
+    """
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, Tensor):
+                check_tensor(path, item)
+            elif isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, (list, tuple)):
+                below += item
+        if len(below) > SPARE:
+            break
+        level = below
+        if not level:
+            return
+    raise ValueError(
+        f"{path} must hold plain lists and dictionaries, at most {MOST_LEVELS} within each other; "
+        "got more, or one that holds itself"
+    )
+
+
+def check_tensor(path: Path, tensor: Tensor) -> None:
+    """Raises ValueError unless a tensor's numbers are all in its storage, or nearly so."""
+    if tensor.layout is not torch.strided:  # readers refuse those that they do not take
+        return
+    claimed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if tensor.is_meta or claimed > stored + SPARE:
+        raise ValueError(
+            f"{path} must hold every number of its tensors, got one of shape {tuple(tensor.shape)} "
+            f"with {0 if tensor.is_meta else stored:,} bytes: save its clone()"
+        )

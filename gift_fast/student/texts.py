@@ -1,0 +1,91 @@
+"""Text, JSON and YAML files of a user, with errors that name the file and bounds on what they hold.
+
+A short YAML text can stand for more values than fit into memory, through aliases of aliases, and
+deeply nested JSON exhausts Python's stack. Both are refused here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+LARGEST_YAML = 1_000_000
+"""Values and characters that a YAML text may stand for; an alias counts as all that it repeats."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not in UTF-8; the error names it.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a text file in UTF-8, got {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON file in UTF-8, or nested too deeply; the error names it.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path} must be a JSON file, got: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds: plain values, lists and mappings.
+
+    Raises:
+        ValueError: the text is not YAML, names a Python object, is nested too deeply, or stands for
+            more than ``LARGEST_YAML`` values and characters.
+
+    Example:
+        >>> parse_yaml("losses: [gift, ce]")
+        {'losses': ['gift', 'ce']}
+    """
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            check_size(node)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"the text must be YAML: {error}") from error
+
+
+def check_size(node: Any) -> None:
+    """Raises ValueError where a YAML node stands for too many values, or holds itself."""
+    import yaml
+
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        known = sizes.get(id(node))
+        if known == 0:
+            raise ValueError("an alias must not stand for what it lies in")
+        if known is None:
+            sizes[id(node)] = 0  # it is being counted
+            if isinstance(node, yaml.MappingNode):
+                known = 1 + sum(size(key) + size(value) for key, value in node.value)
+            elif isinstance(node, yaml.SequenceNode):
+                known = 1 + sum(map(size, node.value))
+            else:
+                known = 1 + len(node.value)
+            sizes[id(node)] = known
+        return known
+
+    if (found := size(node)) > LARGEST_YAML:
+        raise ValueError(
+            f"the text must stand for at most {LARGEST_YAML:,} values and characters, got "
+            f"{found:,}: aliases repeat what they name"
+        )
