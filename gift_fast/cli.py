@@ -346,7 +346,7 @@ def add_evaluate(commands: Subparsers[argparse.ArgumentParser], *, arguments: bo
         description=(
             "Trains students on a distilled dataset as its authors publish it and reports their "
             "accuracy on the real test images: mean and std over the seeds. A finished run is read "
-            "and not repeated; a stopped one goes on from its checkpoint."
+            "and not repeated; an interrupted one is resumed from its checkpoint."
         ),
         epilog=(
             "example: gift-fast evaluate --data cifar100_ipc10 --format rded --dataset cifar100 "
@@ -486,8 +486,8 @@ def add_train_teacher(commands: Subparsers[argparse.ArgumentParser], *, argument
         help="train a teacher on a real dataset and record its accuracy",
         description=(
             "Trains a network on the real training images with cross-entropy and saves its weights "
-            "with its accuracy, where `gift-fast evaluate` looks for them. A stopped run goes on "
-            "when it is called again."
+            "with its accuracy, where `gift-fast evaluate` looks for them. The same command "
+            "resumes an interrupted run."
         ),
         epilog="example: gift-fast train-teacher --dataset cifar100 --data-root data",
     )
@@ -653,8 +653,8 @@ def add_study(commands: Subparsers[argparse.ArgumentParser], *, arguments: bool)
         help="run all of a comparison, such as one of the paper's tables",
         description=(
             "Trains every student of a study and writes its tables to --out as study-NAME.md and "
-            ".csv. Teachers are trained where there are none. A stopped study goes on "
-            "when it is called again, and a run that two studies share is trained once."
+            ".csv. Teachers are trained where there are none. The same command resumes an "
+            "interrupted study, and a run that two studies share is trained once."
         ),
         epilog=(
             "example: gift-fast study losses --dataset fashion-mnist --ipc 10 "
@@ -960,7 +960,7 @@ def add_demo(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "Trains a teacher on scikit-learn's 8 x 8 digits, distils a few images a class from "
             "it, trains students under each loss with AdamW and SGD, and reports their accuracy. "
             "Nothing is downloaded. A run that has finished with the same settings is not "
-            "repeated, so a stopped demo goes on when it is called again."
+            "repeated; the same command resumes an interrupted demo."
         ),
     )
     command.add_argument(

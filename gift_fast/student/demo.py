@@ -124,7 +124,7 @@ def run_demo(demo: DemoConfig) -> list[RunResult]:
     """Runs the demonstration, prints what came out and writes everything under ``demo.out``.
 
     What an earlier call with the same settings finished is read, not trained again, so a call that
-    was killed goes on where it stood.
+    was interrupted is resumed.
     """
     start = time.perf_counter()
     dataset = load_dataset(DATASET)

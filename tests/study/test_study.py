@@ -7,6 +7,9 @@ import errno
 import json
 import shutil
 import statistics
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +183,27 @@ def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypa
     printed = capsys.readouterr().out
     assert "of one student on one set" in printed
     assert "±" not in next(line for line in printed.splitlines() if line.startswith("| GIFT"))
+
+
+def test_a_signal_saves_the_run_in_progress_and_says_what_is_left(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        (STUDY % "ce, gift").replace("epochs: 1, eval", "epochs: 2000, eval")
+    )
+    folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(tmp_path / "teachers")]
+    arguments = ["study", str(tmp_path / "mine.yaml"), *folders, "--checkpoint-every", "0.01s"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gift_fast.cli", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "runs").glob("*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 143
+    last = log.splitlines()[-1]
+    assert "interrupted by SIGTERM; state saved at step " in last
+    assert "; 0 of 8 runs done, 8 left; run the same command" in last
+    assert "runs failed" not in log
 
 
 def test_published_sets_are_read_from_their_folders_and_the_others_left_out(
