@@ -22,6 +22,9 @@ SPARE = 64 * 2**20
 MOST_LEVELS = 100
 """Lists and dictionaries within each other."""
 
+MOST_VALUES = 100_000_000
+"""Values in lists and dictionaries, counted as often as they are named: a list may be in many."""
+
 BYTEARRAY = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n")
 """How a pickle names the type whose argument is a number of zeros; torch's unpickler allows it."""
 
@@ -68,25 +71,28 @@ def check_values(path: Path, value: Any) -> None:
         path: the file, for the message.
         value: what was read from it.
     """
-    level = [value]
-    for _ in range(MOST_LEVELS):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, Tensor):
-                check_tensor(path, item)
-            elif isinstance(item, dict):
-                below += item.values()
-            elif isinstance(item, (list, tuple)):
-                below += item
-        if len(below) > SPARE:
-            break
-        level = below
-        if not level:
-            return
-    raise ValueError(
-        f"{path} must hold plain lists and dictionaries, at most {MOST_LEVELS} within each other; "
-        "got more, or one that holds itself"
-    )
+    sizes: dict[int, int] = {}
+
+    def size(item: Any, level: int) -> int:
+        """Values in it, each counted as often as it is named."""
+        if isinstance(item, Tensor):
+            check_tensor(path, item)
+        if not isinstance(item, (dict, list, tuple)):
+            return 1
+        if level > MOST_LEVELS:  # as of a list that holds itself
+            raise ValueError(
+                f"{path} must hold at most {MOST_LEVELS} lists and dictionaries within each other; "
+                "got more, or one that holds itself"
+            )
+        if id(item) not in sizes:
+            parts = item.values() if isinstance(item, dict) else item
+            sizes[id(item)] = 1 + sum(size(part, level + 1) for part in parts)
+        return sizes[id(item)]
+
+    if (found := size(value, 1)) > MOST_VALUES:
+        raise ValueError(
+            f"{path} must hold at most {MOST_VALUES:,} values, got {found:,}: it repeats lists"
+        )
 
 
 def check_tensor(path: Path, tensor: Tensor) -> None:

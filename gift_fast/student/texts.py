@@ -27,6 +27,16 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} must be a text file in UTF-8, got {error}") from error
 
 
+def is_file_name(text: str) -> bool:
+    """Whether a text names a file of the folder that it is read for, and leads nowhere else.
+
+    Example:
+        >>> is_file_name("0.png"), is_file_name("../0.png"), is_file_name("")
+        (True, False, False)
+    """
+    return Path(text).name == text and text not in ("", "..") and "\0" not in text
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 

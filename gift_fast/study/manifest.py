@@ -20,7 +20,7 @@ from gift_fast.student.datasets import dataset_title
 from gift_fast.student.objectives import display_name
 from gift_fast.student.report import optimizer_name
 from gift_fast.student.results import RunResult, outcome, read_run, spread
-from gift_fast.student.texts import read_json
+from gift_fast.student.texts import is_file_name, read_json
 from gift_fast.study.plan import Experiment, Study, Tuning
 
 FORMAT = 2
@@ -93,6 +93,8 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
             key_of(run)
             if not isinstance(run["file"], str | None):
                 raise ValueError(f"file must be a name or null, got {run['file']!r}")
+            if run["file"] is not None and not is_file_name(run["file"]):
+                raise ValueError(f"file must lie in the folder of the record, got {run['file']!r}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} must hold the record of a study, got: {error!r}; if it is damaged, delete it, "

@@ -45,11 +45,13 @@ FAULTS = {
 }
 
 
-def planted(monkeypatch, faults, cases: int, seconds: float = fuzz.SECONDS) -> fuzz.Tally:
+def planted(monkeypatch, faults, cases, *, seconds=fuzz.SECONDS, state=None) -> fuzz.Tally:
+    """A campaign with readers that have these faults."""
     monkeypatch.setenv("GIFT_FAST_PLANTED_FAULTS", " ".join(faults))
-    monkeypatch.delitem(sys.modules, "tests.reliability.planted_faults", raising=False)
-    readers = "tests.reliability.planted_faults"
-    return fuzz.campaign(cases, fuzz.Tally(seed=0), readers=readers, seconds=seconds)
+    module = "tests.reliability.planted_faults"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    tally = fuzz.Tally(0) if state is None else fuzz.resumed(state, 0)
+    return fuzz.campaign(cases, tally, readers=module, seconds=seconds, state=state)
 
 
 def test_every_kind_of_fault_is_found_in_every_case_and_the_next_case_runs(monkeypatch):
@@ -65,13 +67,14 @@ def test_a_reader_that_does_not_end_is_ended(monkeypatch):
     assert [failure["outcome"] for failure in tally.failures] == ["hang"]
 
 
-def test_a_stopped_campaign_resumes_to_the_counts_of_an_unbroken_one(tmp_path):
-    state = tmp_path / "fuzz.json"
-    whole = fuzz.campaign(20, fuzz.Tally(seed=3))
-    fuzz.campaign(12, fuzz.resumed(state, 3), state=state)
-    parts = fuzz.campaign(20, fuzz.resumed(state, 3), state=state)
+def test_a_stopped_campaign_resumes_to_the_counts_of_an_unbroken_one(tmp_path, monkeypatch):
+    state, faults = tmp_path / "fuzz.json", ["wrong_kind", "no_name"]
+    whole = planted(monkeypatch, faults, cases=20)
+    planted(monkeypatch, faults, cases=12, state=state)
+    parts = planted(monkeypatch, faults, cases=20, state=state)
     assert parts.counts == whole.counts
-    with pytest.raises(SystemExit, match="seed 4, got 3"):
+    assert [f["case"] for f in parts.failures] == [f["case"] for f in whole.failures]
+    with pytest.raises(SystemExit, match="seed 4, got 0"):
         fuzz.resumed(state, 4)
 
 

@@ -82,5 +82,14 @@ def test_lists_that_hold_themselves_or_are_nested_too_deeply_are_refused(file):
         deep = [deep]
     for value in (loop, deep):
         torch.save(value, file)
-        with pytest.raises(ValueError, match=r"data\.pt must hold plain lists"):
+        with pytest.raises(ValueError, match=r"data\.pt must hold at most 100 lists"):
             load_tensors(file)
+
+
+def test_lists_that_repeat_each_other_beyond_all_memory_are_refused(file):
+    value: list = []
+    for _ in range(20):
+        value = [value] * 10
+    torch.save(value, file)
+    with pytest.raises(ValueError, match=r"data\.pt must hold at most 100,000,000 values"):
+        load_tensors(file)

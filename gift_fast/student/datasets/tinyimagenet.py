@@ -14,7 +14,7 @@ from gift_fast.student.datasets.folder import scan
 from gift_fast.student.datasets.images import ImageDataset
 from gift_fast.student.datasets.locate import locate
 from gift_fast.student.datasets.normalization import NORMALIZATIONS
-from gift_fast.student.texts import read_text
+from gift_fast.student.texts import is_file_name, read_text
 
 CLASSES = 200
 SIDE = 64
@@ -86,6 +86,8 @@ def annotated_files(annotations: Path, classes: Sequence[str]) -> FileSplit:
                 f"{annotations}, line {number}, must be a file and the name of a folder of train, "
                 f"got {line!r}"
             )
+        if not is_file_name(name):
+            raise ValueError(f"{annotations}, line {number}, must name a file, got {name!r}")
         names.append(f"images/{name}")
         labels.append(label_of[wnid])
     return FileSplit(annotations.parent, tuple(names), torch.tensor(labels), side=SIDE)

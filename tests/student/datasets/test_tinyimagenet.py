@@ -102,6 +102,15 @@ def test_a_file_that_the_annotations_name_in_vain_is_an_error(published, tmp_pat
         load_dataset("tinyimagenet", root)
 
 
+@pytest.mark.parametrize("name", ["../../../secret.JPEG", "/secret.JPEG", ".."])
+def test_an_annotation_leads_to_no_other_folder(published, tmp_path, name):
+    root = copied(published, tmp_path / "copy")
+    with (root / "val" / "val_annotations.txt").open("a") as file:
+        file.write(f"{name}\t{WNIDS[0]}\t0\t0\t62\t62\n")
+    with pytest.raises(ValueError, match=r"val_annotations\.txt, line 201, must name a file"):
+        load_dataset("tinyimagenet", root)
+
+
 def test_validation_images_without_annotations_are_refused(published, tmp_path):
     root = copied(published, tmp_path / "copy")
     (root / "val" / "val_annotations.txt").unlink()
