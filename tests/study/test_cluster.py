@@ -64,6 +64,7 @@ def cluster():
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         patch.setenv("RAY_raylet_start_wait_time_s", "120")  # a busy machine may need it
+        patch.setenv("RAY_worker_niceness", "0")  # 15 starves the workers of a busy machine
         patch.setenv("OMP_NUM_THREADS", "1")
         from ray.cluster_utils import Cluster  # Ray reads its settings when it is imported
 
