@@ -11,13 +11,13 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gift_fast.installation import why_not_built
 from gift_fast.reference import compute_dtype, valid_rows
 from gift_fast.torch_internals import TAGS
 
@@ -87,10 +87,7 @@ def _load(library: str, how: str) -> tuple[ModuleType | None, str | None]:
         return None, reason
 
 
-_how = "no C++ compiler, or the build skipped"
-if (Path(__file__).parents[1] / "setup.py").exists():  # a checkout hides what is installed
-    _how += f"; or it is not this folder that was installed, {Path(__file__).parent}: leave it"
-CPU_LIBRARY, _why_not_cpu = _load("_C", _how)
+CPU_LIBRARY, _why_not_cpu = _load("_C", why_not_built())
 if torch.version.cuda is None:
     _why_not_cuda: str | None = "this torch was built without CUDA"
 else:
