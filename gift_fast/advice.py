@@ -48,7 +48,7 @@ def in_words(error: BaseException) -> str | None:
         >>> in_words(ValueError("epochs must be at least 1, got 0"))
         'epochs must be at least 1, got 0'
         >>> in_words(OSError(28, "No space left on device", "runs/a.json"))  # doctest: +ELLIPSIS
-        "the disk is full ([Errno 28] No space left on device: 'runs/a.json'); free some space, ...
+        "the disk is full ([Errno 28] No space left on device: 'runs/a.json'); free some space ...
         >>> in_words(AttributeError("'NoneType' object has no attribute 'shape'"))
     """
     if is_out_of_memory(error):

@@ -37,7 +37,8 @@ EVERY = 300.0
 
 COST = 0.01
 """The largest share of a run's time that its checkpoints may take. With AdamW, one of ConvNet-3
-took 24 to 44 ms (6 MiB) and one of ResNet-18 for ImageNet 0.3 to 0.8 s (134 MiB), on a busy machine."""
+took 24 to 44 ms (6 MiB) and one of ResNet-18 for ImageNet 0.3 to 0.8 s (134 MiB), on a busy
+machine."""
 
 AGREEMENT = 1.0
 """Seconds between two agreements of several processes on whether to save or to stop."""

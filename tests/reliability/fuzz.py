@@ -240,6 +240,7 @@ class Cases:
         (place / DECOY).mkdir()
         for file in ("decoy.json", "decoy.png"):
             (place / DECOY / file).write_text("{}")
+        os.environ["GIFT_FAST_CACHE"] = str(place / "cache")  # of what was decoded, or checked
         forget_peak()
         before, started = peak_memory(), time.process_time()
         outcome, detail = ACCEPTED, ""

@@ -74,7 +74,7 @@ def test_a_number_that_is_given_is_taken_and_a_studys_own_datasets_keep_its_numb
 
 def test_the_files_of_other_datasets_are_counted_and_none_is_decoded(tmp_path, monkeypatch):
     dataset = folder_dataset(tmp_path)
-    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded"))
     assert training_size(dataset, tmp_path) == (80, 2)
     assert training_size(f"{dataset},in_memory=true,heldout=9", tmp_path) == (80, 2)
     assert default_heldout(dataset, 5000, tmp_path) == 8

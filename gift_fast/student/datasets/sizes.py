@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gift_fast.student import spec
-from gift_fast.student.datasets import DATASETS, load_dataset
+from gift_fast.student.datasets import DATASETS
 from gift_fast.student.datasets.heldout import check_heldout, split_heldout
+from gift_fast.student.datasets.normalization import split_normalization
 from gift_fast.student.datasets.resize import split_resize
 
 
@@ -54,7 +55,9 @@ def training_size(dataset: str, root: Path | None) -> Size:
         return PUBLISHED[name]
     if name in DATASETS:
         rest, _ = spec.take_option(rest, "in_memory")  # which would decode
-    loaded = load_dataset(rest, root)
+    # Not by load_dataset, which decodes every file once to find those that are damaged.
+    data_root = None if root is None else root.expanduser()
+    loaded = spec.build("dataset", split_normalization(rest)[0], DATASETS, data_root, True)
     return Size(len(loaded.training_split), loaded.num_classes)
 
 
