@@ -7,8 +7,8 @@ import errno
 import pytest
 import torch
 
-from gift_fast import cli
 from gift_fast.advice import in_words
+from gift_fast.cli import main
 from gift_fast.student import demo
 from gift_fast.study.failures import Failure
 
@@ -85,7 +85,7 @@ def raising(error: BaseException):
 
 def test_the_command_tells_what_a_user_can_cause_without_a_traceback(monkeypatch, capsys):
     monkeypatch.setattr(demo, "run_demo", raising(torch.OutOfMemoryError("CUDA out of memory.")))
-    assert cli.main(["demo"]) == 2
+    assert main(["demo"]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("gift-fast: error: the GPU is out of memory")
     assert printed.count("\n") == 1
@@ -93,7 +93,7 @@ def test_the_command_tells_what_a_user_can_cause_without_a_traceback(monkeypatch
 
 def test_a_programming_error_keeps_its_traceback_and_asks_for_a_report(monkeypatch, capsys):
     monkeypatch.setattr(demo, "run_demo", raising(RuntimeError("shapes cannot be multiplied")))
-    assert cli.main(["demo"]) == 1
+    assert main(["demo"]) == 1
     *trace, last = capsys.readouterr().err.splitlines()
     assert trace[0].startswith("Traceback")
     assert "in run" in "".join(trace)
@@ -105,7 +105,7 @@ def test_a_programming_error_keeps_its_traceback_and_asks_for_a_report(monkeypat
 def test_every_traceback_can_be_asked_for(monkeypatch, capsys):
     monkeypatch.setattr(demo, "run_demo", raising(ValueError("ipc must be at least 1, got 0")))
     monkeypatch.setenv("GIFT_FAST_TRACEBACK", "1")
-    assert cli.main(["demo"]) == 2
+    assert main(["demo"]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("Traceback")
     assert printed.endswith("gift-fast: error: --ipc must be at least 1, got 0\n")

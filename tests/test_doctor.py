@@ -8,7 +8,8 @@ import types
 
 import pytest
 
-from gift_fast import cli, doctor
+from gift_fast import doctor
+from gift_fast.cli.main import STUDENT_PACKAGES, main
 
 SECTIONS = [
     *("versions", "platform", "compiler", "gpu", "backends", "cpu", "memory", "variables"),
@@ -17,12 +18,12 @@ SECTIONS = [
 
 
 def test_the_report_has_every_section_and_can_be_json(capsys):
-    assert cli.main(["doctor", "--json"]) == 0
+    assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == SECTIONS
     assert found["versions"]["torch"] == importlib.metadata.version("torch")
     assert set(found["backends"]) >= {"cpu", "cuda", "triton", "reference"}
-    assert cli.main(["doctor"]) == 0
+    assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert f"  python: {found['versions']['python']}\n" in printed
     assert "\nmissing\n" in printed
@@ -114,7 +115,7 @@ sys.exit(main(["doctor"]))
 
 
 def test_it_runs_without_the_extra():
-    extra = [name for name in cli.STUDENT_PACKAGES if name != "numpy"]
+    extra = [name for name in STUDENT_PACKAGES if name != "numpy"]
     command = [sys.executable, "-c", WITHOUT_THE_EXTRA, *extra]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,14 @@
 """What ``import gift_fast`` and the command import: torch, only where it is needed."""
 
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 
 import gift_fast
+from gift_fast import cli
+from gift_fast.cli.main import COMMANDS
 
 NAMES = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
 
@@ -30,7 +33,10 @@ finally:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--version"], ["--help"], ["table", "--help"], ["report", "-h"], ["demo", "--help"]],
+    [
+        *(["--version"], ["--help"], ["table", "--help"], ["report", "-h"], ["demo", "--help"]),
+        ["doctor", "--help"],
+    ],
     ids=" ".join,
 )
 def test_version_and_help_import_neither_torch_nor_numpy(arguments):
@@ -39,9 +45,40 @@ def test_version_and_help_import_neither_torch_nor_numpy(arguments):
     assert "gift-fast" in said[0]
 
 
+IMPORTED = """
+import sys
+from gift_fast.cli.main import COMMANDS, main
+try:
+    main({arguments})
+finally:
+    print(*(name for name, command in COMMANDS.items() if command.module in sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "imported"),
+    [(["--help"], ""), (["table", "--help"], "table"), (["study", "--help"], "study")],
+)
+def test_only_the_module_of_the_called_command_is_imported(arguments, imported):
+    assert run(IMPORTED.format(arguments=arguments))[-1] == imported
+
+
 def test_the_help_names_every_subcommand():
     named = {line.split()[0] for line in run(COMMAND.format(arguments=["--help"])) if line.strip()}
-    assert {"demo", "train-teacher", "evaluate", "table", "audit", "study", "report"} <= named
+    assert set(COMMANDS) <= named
+
+
+def test_every_module_of_the_command_is_a_command_or_shared():
+    """A command that is missing from the registry would never be offered."""
+    modules = {module.name for module in pkgutil.iter_modules(cli.__path__, "gift_fast.cli.")}
+    shared = {f"gift_fast.cli.{name}" for name in ("__main__", "arguments", "main")}
+    assert modules - shared == {command.module for command in COMMANDS.values()}
+
+
+def test_the_command_runs_as_a_module():
+    command = [sys.executable, "-m", "gift_fast.cli", "--version"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert said.stdout.startswith("gift-fast ")
 
 
 @pytest.mark.parametrize("command", ["train-teacher", "evaluate", "audit", "study"])

@@ -169,13 +169,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch)
 
 IMPORTED_WITHOUT_THE_EXTRA = """
 import sys
-for name in ("matplotlib", "rich", "sklearn"):
-    sys.modules[name] = None
-import gift_fast.cli, gift_fast.student.demo
+from gift_fast.cli.main import COMMANDS, STUDENT_PACKAGES, build_parser
+for name in STUDENT_PACKAGES:
+    if name != "numpy":
+        sys.modules[name] = None
+import gift_fast.student.demo
+for command in COMMANDS:
+    build_parser(command)
 """
 
 
-def test_importing_the_student_needs_nothing_of_the_extra_but_numpy():
+def test_the_demo_and_every_parser_are_imported_with_nothing_of_the_extra_but_numpy():
     command = [sys.executable, "-c", IMPORTED_WITHOUT_THE_EXTRA]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gift_fast.cli import main, warnings_in_a_line
+from gift_fast.cli.main import main, warnings_in_a_line
 from gift_fast.student import job, train
 from gift_fast.student.distilled import DistilledSet
 
@@ -193,7 +193,7 @@ def test_tests_are_reported_to_a_tracker(fresh):
 
 KILLED = """
 import sys
-from gift_fast.cli import main, warnings_in_a_line
+from gift_fast.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gift_fast import cli
-from gift_fast.cli import main
+from gift_fast.cli.main import build_parser, main
 from gift_fast.student import disk
 from gift_fast.student.checkpoints import save_weights
 from gift_fast.student.datasets import load_dataset
@@ -193,7 +192,7 @@ def test_the_validation_split_that_is_taken_is_said(tmp_path, capsys):
 
 
 def test_ray_without_an_address_is_this_machine():
-    parse = cli.build_parser().parse_args
+    parse = build_parser("study").parse_args
     assert parse(["study", "losses", "--ray"]).ray == "local"
     assert parse(["study", "losses", "--ray", "--quiet"]).ray == "local"
     assert parse(["study", "losses", "--ray", "auto"]).ray == "auto"

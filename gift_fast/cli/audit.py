@@ -1,0 +1,52 @@
+"""``gift-fast audit``: examines a distilled set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from gift_fast.cli.arguments import INPUTS, add_data, add_place, given, place_of
+from gift_fast.cli.main import fail
+from gift_fast.student.audit import print_audit
+from gift_fast.student.config import EvaluationConfig, paper_dataset
+from gift_fast.student.disk import check_can_write
+from gift_fast.student.job import EvaluationJob, run_audit
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``audit``."""
+    add_data(parser)
+    parser.add_argument("--quick", action="store_true", help="look at a sample of the images")
+    parser.add_argument(
+        "--write-class-map",
+        type=Path,
+        metavar="FILE",
+        help="write the permutation that was found, for --class-map",
+    )
+    parser.add_argument("--json", action="store_true", help="print all measures as JSON")
+    add_place(parser, trains=False)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the findings; the exit status is 1 if one of them is an error."""
+    teachers = EvaluationConfig.teachers if options.teachers is None else options.teachers
+    dataset = paper_dataset(options.dataset, teachers[0]) if teachers else options.dataset
+    config = EvaluationConfig(dataset=dataset, teachers=teachers)
+    job = EvaluationJob(config=config, **given(options, INPUTS))
+    if options.write_class_map is not None:
+        check_can_write(options.write_class_map.parent)
+    report = run_audit(job, place_of(options), quick=options.quick)
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        from rich.console import Console
+
+        print_audit(report, Console())
+    if options.write_class_map is not None:
+        if report.class_map is None:
+            return fail("no class map to write: the audit found no permutation of the classes")
+        report.write_class_map(options.write_class_map)
+        print(f"class map written: {options.write_class_map}", file=sys.stderr)
+    return 1 if report.severity == "error" else 0

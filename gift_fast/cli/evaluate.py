@@ -1,0 +1,80 @@
+"""``gift-fast evaluate``: trains students on a distilled set and reports their accuracy."""
+
+from __future__ import annotations
+
+import argparse
+
+from gift_fast.cli.arguments import (
+    INPUTS,
+    TRAINING,
+    add_data,
+    add_fields,
+    add_place,
+    given,
+    place_of,
+)
+from gift_fast.student.config import EvaluationConfig, paper_dataset
+from gift_fast.student.distilled.formats import recognise
+from gift_fast.student.job import EvaluationJob, is_main_process, run_job
+from gift_fast.student.presets import load_preset, preset_names
+from gift_fast.student.report import print_results
+from gift_fast.student.results import run_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``evaluate``."""
+    add_data(parser)
+    parser.add_argument(
+        "--no-check", dest="check_set", action="store_false", default=None, help="skip the audit"
+    )
+    training = parser.add_argument_group(TRAINING)
+    training.add_argument(
+        "--preset",
+        default="paper",
+        metavar="NAME",
+        help=(
+            f"settings that the options below override: {', '.join(preset_names())}, or a YAML "
+            "file (default: paper)"
+        ),
+    )
+    parser.set_defaults(fields=add_fields(training, EvaluationConfig, without="seed"))
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, metavar="N", help="a student each (default: 0 1 2)"
+    )
+    parser.add_argument(
+        "--keep-weights", action="store_true", default=None, help="keep every student's weights"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_place(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train and test the students, and print their accuracy."""
+    place = place_of(options)
+    runs = run_job(job_of(options), place)
+    if is_main_process():
+        print_results(runs, as_json=options.json)
+        if not options.json:
+            print(
+                "every setting and check:",
+                *(run_path(place.out, run.config, run.inputs) for run in runs),
+            )
+    return 0
+
+
+def job_of(options: argparse.Namespace) -> EvaluationJob:
+    """Build the evaluation from the preset's settings; options that were given override them."""
+    preset = load_preset(options.preset)
+    own = given(options, [*options.fields, "teachers"])
+    student = own.get("student", preset.settings.get("student", "convnet3"))
+    dataset = paper_dataset(options.dataset, student)
+    form = options.format or "auto"
+    if form == "auto":
+        form = recognise(options.data, options.labels)
+    settings = preset.settings_for(dataset=dataset, student=student, format=form)
+    config = EvaluationConfig.from_dict({**settings, **own, "dataset": dataset})
+    return EvaluationJob(
+        config=config,
+        preset=f"{preset.title} (preset {preset.name})",
+        **given(options, [*INPUTS, "seeds", "keep_weights", "check_set"]),
+    )

@@ -1,0 +1,50 @@
+"""``gift-fast reproduce``: runs several studies by a plan and writes a report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gift_fast.cli.arguments import add_place, place_of, teller
+from gift_fast.student.job import is_main_process
+from gift_fast.study.reproduce import (
+    describe,
+    estimates_of,
+    load_reproduction,
+    reproduction_names,
+    run_reproduction,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``reproduce``."""
+    parser.add_argument(
+        "reproduction",
+        metavar="NAME",
+        help=f"{', '.join(reproduction_names())}, or a folder with plan.yaml",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="measure and print the plan, and run nothing"
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="in place of the plan's, such as copies")
+    add_place(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan with its estimates and run it; the exit status is 1 if a run failed."""
+    plan, place, tell = load_reproduction(options.reproduction), place_of(options), teller(options)
+    if options.dataset is not None:
+        plan = plan.on(options.dataset)
+    if options.teacher_dir is not None:
+        raise ValueError("teacher_dir must not be given: the plan says where each part's lie")
+    text = describe(plan, estimates_of(plan, place, tell))
+    if is_main_process():
+        print(text, flush=True)
+    if options.dry_run:
+        return 0
+    failures = list(run_reproduction(plan, place, tell))
+    for failed in failures:
+        print(failed.report(), file=sys.stderr)
+    if failures:
+        print("the same command runs those again, and nothing else", file=sys.stderr)
+    return 1 if failures else 0

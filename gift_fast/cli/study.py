@@ -1,0 +1,166 @@
+"""``gift-fast study``: runs every evaluation of a comparison."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gift_fast.cli.arguments import add_dataset, add_place, given, place_of, teller
+from gift_fast.interrupt import as_interrupted
+from gift_fast.student.job import Place, is_main_process
+from gift_fast.study.failures import RunsFailed
+from gift_fast.study.manifest import count_in_words, describe, state_of
+from gift_fast.study.plan import Study, load_study, narrowed, study_names
+from gift_fast.study.preflight import check_study
+from gift_fast.study.run import LocalRunner, run_study, split_by_presence
+from gift_fast.study.tuning import Runner, foreseen
+
+if TYPE_CHECKING:
+    from gift_fast.study.cluster import ClusterOptions
+
+CHANGES = (
+    *("dataset", "ipc", "student", "epochs", "seeds", "set_seeds"),
+    *("heldout", "tuning_seeds", "tuned", "data_root"),
+)
+"""The options that replace what the study says."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``study``."""
+    parser.add_argument("study", metavar="NAME", help=f"{', '.join(study_names())}, or a YAML file")
+    parser.add_argument(
+        "--sets",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "folder of distilled sets, DATASET_METHOD_ipcN each; a set that is not in it is left "
+            "out (default: sets are made here from crops of the real images)"
+        ),
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the runs and estimate their time"
+    )
+    parts = parser.add_argument_group("in place of what the study says")
+    add_dataset(parts, required=False)
+    parts.add_argument("--ipc", nargs="+", type=int, metavar="N", help="images per class")
+    parts.add_argument("--student", metavar="NAME", help="network of all teachers and students")
+    parts.add_argument("--epochs", type=int, metavar="N", help="of every student")
+    parts.add_argument("--seeds", nargs="+", type=int, metavar="N", help="a student each")
+    parts.add_argument(
+        "--set-seeds", nargs="+", type=int, metavar="N", help="a set each, where they are made here"
+    )
+    parts.add_argument(
+        "--heldout",
+        type=int,
+        metavar="N",
+        help="training images taken away before teacher and sets are made here",
+    )
+    parts.add_argument(
+        "--tuning-seeds", nargs="+", type=int, metavar="N", help="a student each in every trial"
+    )
+    parts.add_argument(
+        "--no-tuning",
+        dest="tuned",
+        action="store_false",
+        default=None,
+        help="run at the study's own learning rates alone",
+    )
+    cluster = parser.add_argument_group("runs side by side (needs gift-fast[cluster])")
+    cluster.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help=(
+            "run as tasks of a Ray cluster: local, or no address, starts one on this machine, auto "
+            "takes the one that this machine is part of, HOST:PORT another (default: one run after "
+            "the other)"
+        ),
+    )
+    cluster.add_argument(
+        "--cpus-per-run", type=int, metavar="N", help="cores and torch threads (default: 1)"
+    )
+    cluster.add_argument(
+        "--gpus-per-run",
+        type=float,
+        metavar="X",
+        help="1 or a fraction, for small students (default: 1 where the cluster has GPUs)",
+    )
+    add_place(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the study and print its tables; the exit status is 1 if a run failed."""
+    # It imports scipy, which takes a second that --help can do without.
+    from gift_fast.study.report import write_tables
+
+    asked = cluster_options(options)
+    loaded = load_study(options.study)
+    plan = narrowed(loaded, **given(options, CHANGES))
+    if options.heldout is None and plan.heldout != loaded.heldout:
+        teller(options)(
+            f"{plan.heldout} training images are held out, as many as suit {options.dataset}; the "
+            f"study's own number is {loaded.heldout}, and --heldout gives another"
+        )
+    planned = plan.experiments(published=options.sets is not None)
+    experiments, missing = split_by_presence(planned, options.sets)
+    place = place_of(options)
+    if missing:
+        print(f"left out, not in {options.sets}: {', '.join(missing)}", file=sys.stderr)
+    if not options.dry_run:
+        check_study(plan, experiments, place, options.sets)
+    try:
+        with runner_of(asked, options, plan, place) as (runner, at_a_time):
+            if options.dry_run:
+                state = state_of(foreseen(plan, experiments, place.out), place.out)
+                print(describe(plan, state, at_a_time))
+                return 0
+            finished = run_study(plan, experiments, runner, teller(options))
+    except KeyboardInterrupt as error:
+        stop = as_interrupted(error)
+        state = state_of(foreseen(plan, experiments, place.out), place.out)
+        stop.details.append(f"{count_in_words(state)}, {len(state.left)} left")
+        raise stop from None
+    except RunsFailed as failed:
+        print(failed.report(), file=sys.stderr)
+        print("the same command runs those again, and nothing else", file=sys.stderr)
+        return 1
+    if is_main_process():
+        markdown, table = write_tables(place.out, plan, finished)
+        print(markdown.read_text(encoding="utf-8"))
+        print(f"{markdown} {table}; with figures: gift-fast report {place.out}")
+    return 0
+
+
+def cluster_options(options: argparse.Namespace) -> ClusterOptions | None:
+    """Build the options of the Ray cluster; None without ``--ray``."""
+    share = given(options, ["cpus_per_run", "gpus_per_run"])
+    if options.ray is None:
+        for name, value in share.items():
+            raise ValueError(f"{name} must come with --ray, got {value}")
+        return None
+    from gift_fast.study.cluster import ClusterOptions
+
+    asked = ClusterOptions(address=options.ray, **share)
+    if importlib.util.find_spec("ray") is None:
+        raise ImportError("--ray needs ray; pip install 'gift-fast[cluster]' brings it")
+    return asked
+
+
+@contextmanager
+def runner_of(
+    asked: ClusterOptions | None, options: argparse.Namespace, plan: Study, place: Place
+) -> Iterator[tuple[Runner, int]]:
+    """Yield what runs the experiments, in this process or on a cluster, and how many at a time."""
+    if asked is None:
+        yield LocalRunner(plan, place, options.sets), 1
+        return
+    from gift_fast.study.cluster import RayRunner, connected
+
+    with connected(asked, device=place.device, quiet=place.quiet) as cluster:
+        yield RayRunner(cluster, plan, place, options.sets), cluster.runs
