@@ -160,12 +160,25 @@ GIFT_HOST_DEVICE double half_gradient_factor(double largest) {
 // its weight. No other float16 row is at the bounds: the smallest number is 6e-8.
 constexpr double kZeroRowGradient = 32768.0;
 
+// By its exponent alone: a division in double costs registers that a GPU's kernels would spill.
+// `power` is a power of two between 2^-1022 and 2^1022.
+GIFT_HOST_DEVICE double inverse_of_power_of_two(double power) {
+  uint64_t bits;
+  memcpy(&bits, &power, sizeof(bits));
+  bits = (uint64_t(2 * 1023) << 52) - bits;
+  memcpy(&power, &bits, sizeof(bits));
+  return power;
+}
+
 // What undoes `scale`, the power of two of a row, and bounds the gradient of a row of zeros.
 GIFT_HOST_DEVICE float half_logits_unit(const Row& row, double scale) {
-  return float((row.z.bounded ? kZeroRowGradient * kCosineEps : 1.0) / scale);
+  const float bound = row.z.bounded ? float(kZeroRowGradient * kCosineEps) : 1.0f;
+  return bound * float(inverse_of_power_of_two(scale));
 }
 GIFT_HOST_DEVICE float half_soft_labels_unit(const Row& row, double scale) {
-  return float((row.s.bounded ? kZeroRowGradient * kNormalizeEps / row.t.value : 1.0) / scale);
+  const float bound =
+      row.s.bounded ? float(kZeroRowGradient * kNormalizeEps) / float(row.t.value) : 1.0f;
+  return bound * float(inverse_of_power_of_two(scale));
 }
 
 }  // namespace gift
