@@ -371,13 +371,19 @@ class Batch:
                 self.left[file] = (run.config.epochs, run.images)
 
     def cancel(self) -> str:
-        """Stops all tasks, waits until they have saved their runs, and says how many have."""
+        """Stops all tasks, gives them ``GRACE`` seconds to save, and says how many runs have."""
         ray, tasks = self.runner.cluster.ray, [*self.groups, *self.runs]
-        standings = ray.get(self.runner.site.board.read.remote(), timeout=PATIENCE).standings
-        running = {task for task, each in self.runs.items() if self.files[each] in standings}
         for task in tasks:
             ray.cancel(task)
         ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=GRACE)
+        # Asked only now, the board also knows of runs that had just begun, and it has forgotten
+        # those that have finished since.
+        try:
+            reading = ray.get(self.runner.site.board.read.remote(), timeout=PATIENCE)
+        except ray.exceptions.RayError:
+            return f"{len(ended)} of {len(tasks)} tasks have stopped; how many ran is unknown"
+        begun = reading.standings
+        running = {task for task, each in self.runs.items() if self.files[each] in begun}
         saved = len(running.intersection(ended))
         return f"{saved} of {len(running)} running runs saved their state"
 

@@ -8,9 +8,7 @@ import pickle
 import re
 import secrets
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -19,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import ENDLESS, running
 
 from gift_fast.cli import main
 from gift_fast.student.atomic import NotWritten
@@ -26,7 +25,7 @@ from gift_fast.student.job import Place
 from gift_fast.student.results import read_run
 from gift_fast.study import cluster as cluster_module
 from gift_fast.study.board import Board
-from gift_fast.study.cluster import Cluster, ClusterOptions, RayRunner, cluster_of
+from gift_fast.study.cluster import Batch, Cluster, ClusterOptions, RayRunner, cluster_of
 from gift_fast.study.failures import RunsFailed
 from gift_fast.study.plan import Study, parse_study
 
@@ -44,7 +43,7 @@ set_seeds: [0]
 
 TITLE = "digits selected IPC 1 set 0, convnet3:width=8, %s, AdamW, seed 0"
 
-EPOCHS = 200
+EPOCHS = 60
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,10 +67,14 @@ def cluster():
         patch.setenv("OMP_NUM_THREADS", "1")
         from ray.cluster_utils import Cluster  # Ray reads its settings when it is imported
 
-        cluster = Cluster(head_node_args={"num_cpus": 1, "include_dashboard": False})
-        cluster.add_node(num_cpus=1)
-        yield cluster
-        cluster.shutdown()
+        head = {"num_cpus": 1, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            cluster.add_node(num_cpus=1)
+            assert len(cluster.list_all_nodes()) == 2
+            yield cluster
+        finally:
+            cluster.shutdown()
 
 
 def command(root: Path, losses: str, *arguments: str, epochs: int, out: str = "runs") -> list[str]:
@@ -81,62 +84,52 @@ def command(root: Path, losses: str, *arguments: str, epochs: int, out: str = "r
     return ["study", str(path), *folders, "--device", "cpu", *arguments]
 
 
-def wait_for(what, process: subprocess.Popen[str], seconds: float = 240.0):
-    """The first thing that ``what()`` gives; the process must not have ended before."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        if found := what():
-            return found
-        time.sleep(0.01)
-    pytest.fail(f"waited in vain; {process.args} has given {process.poll()}")
+PAUSED = """
+import os
+import time
+from pathlib import Path
+from torch.nn import functional as F
 
+HERE = Path(__file__).parent
 
-def workers_of(cluster, title: str) -> list[int]:
-    """The processes of this cluster that are busy with a task of this name."""
-    raylets = {
-        info.process.pid
-        for node in cluster.list_all_nodes()
-        for info in node.all_processes["raylet"]
-    }
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent in raylets and title in (folder / "cmdline").read_text():
-                found.append(int(folder.name))
-        except OSError:  # it has ended
-            pass
-    return found
+def paused():
+    def loss(logits, soft_labels, target, epoch):
+        if epoch == 2:
+            time.sleep(0.1)  # the checkpoint after this step is due
+        if epoch == 3 and not (HERE / "go").exists():
+            (HERE / "paused").write_text(str(os.getpid()))
+            time.sleep(3600)
+        return F.cross_entropy(logits, target)
+    return loss
+"""
 
 
 @needs_ray
 def test_a_killed_workers_run_is_resumed_from_its_checkpoint_and_every_result_comes_once(
-    cluster, tmp_path
+    cluster, tmp_path, monkeypatch
 ):
-    losses = "ce, kl, gift"
+    (tmp_path / "paused_losses.py").write_text(PAUSED)
+    losses = "paused_losses.paused, kl, gift"
     arguments = command(tmp_path, losses, "--checkpoint-every", "0.05s", epochs=EPOCHS)
-    arguments += ["--ray", cluster.address]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gift_fast.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    runs = tmp_path / "runs"
-    wait_for(lambda: list(runs.glob("ce-*.ckpt")), process)
-    (worker,) = wait_for(lambda: workers_of(cluster, "CE, AdamW, seed 0"), process)
-    os.kill(worker, signal.SIGKILL)
-    printed, log = process.communicate(timeout=300)
-    assert process.returncode == 0, log
+    runs, go, paused = (tmp_path / name for name in ("runs", "go", "paused"))
+    with running(tmp_path, [*arguments, "--ray", cluster.address]) as study:
+        worker = int(study.wait_for(lambda: paused.exists() and paused.read_text()))
+        go.touch()
+        os.kill(worker, signal.SIGKILL)
+        status = study.wait()
+    log = study.printed
+    assert status == 0, log
 
     resumed = re.findall(r"\] (.*): resumed after ([\d.]+) of (\d+) epochs", log)
-    assert [run for run, _, _ in resumed] == [TITLE % "CE"]
-    assert 0 < float(resumed[0][1]) < EPOCHS
+    assert resumed == [(TITLE % "paused_losses.paused", "2", str(EPOCHS))]
     outcomes = re.findall(r"\] (.*): top-1", log)
-    assert sorted(outcomes) == sorted(TITLE % loss for loss in ("CE", "KL", "GIFT"))
-    assert printed.count("| GIFT |") == 1
+    assert sorted(outcomes) == sorted(
+        TITLE % loss for loss in ("paused_losses.paused", "KL", "GIFT")
+    )
+    assert log.count("| GIFT |") == 1
     assert list(runs.glob("*.ckpt")) == []
 
+    monkeypatch.chdir(tmp_path)
     assert main([*command(tmp_path, losses, "--quiet", epochs=EPOCHS, out="local")]) == 0
     files = sorted(path.name for path in (tmp_path / "local").glob("*-seed0-*.json"))
     assert len(files) == 3
@@ -148,32 +141,76 @@ def test_a_killed_workers_run_is_resumed_from_its_checkpoint_and_every_result_co
         assert there.environment == here.environment
 
 
+WATCHED = """
+import os
+import time
+from pathlib import Path
+from torch.nn import functional as F
+
+def watched(*, name="a"):
+    def loss(logits, soft_labels, target, epoch):
+        with Path(__file__).with_name(f"{name}-{os.getpid()}.epochs").open("a") as stream:
+            stream.write(f"{epoch} ")
+        time.sleep(0.02)  # leaves the processor to others
+        return F.cross_entropy(logits, target)
+    return loss
+"""
+
+
+def watched_study(root: Path, names: str, address: str) -> list[str]:
+    """The arguments of a study whose runs never end and write down their epochs.
+
+    A checkpoint is due after 5 minutes, the default: one that is there sooner, a signal has saved.
+    """
+    (root / "watched_losses.py").write_text(WATCHED)
+    losses = ", ".join(f"watched_losses.watched:name={name}" for name in names)
+    return [*command(root, losses, epochs=ENDLESS), "--ray", address]
+
+
+def epochs_of(root: Path, name: str) -> dict[int, list[int]]:
+    """The epochs that every process has trained of a run of :func:`watched_study`."""
+    return {
+        int(path.stem.rpartition("-")[2]): [int(epoch) for epoch in path.read_text().split()]
+        for path in root.glob(f"{name}-*.epochs")
+    }
+
+
 @needs_ray
-@pytest.mark.parametrize("whom", ["driver", "worker"])
-def test_sigterm_lets_every_running_task_save_its_run(cluster, tmp_path, whom):
-    arguments = command(tmp_path, "ce, kl, gift", "--checkpoint-every", "0.05s", epochs=2000)
-    arguments += ["--ray", cluster.address]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gift_fast.cli", *arguments], stderr=subprocess.PIPE, text=True
-    )
+def test_sigterm_of_the_driver_lets_every_running_task_save_its_run(cluster, tmp_path):
     runs = tmp_path / "runs"
-    wait_for(lambda: len(list(runs.glob("*.ckpt"))) == 2, process)
-    if whom == "worker":
-        (worker,) = wait_for(lambda: workers_of(cluster, "CE, AdamW, seed 0"), process)
-        os.kill(worker, signal.SIGTERM)
-        for line in process.stderr:
-            if "resumed after" in line:
-                assert TITLE % "CE" in line
-                break
-    process.terminate()
-    _, log = process.communicate(timeout=120)
-    assert process.returncode == 143, log
-    last = log.splitlines()[-1]
+    with running(tmp_path, watched_study(tmp_path, "abc", cluster.address)) as study:
+        study.wait_for(lambda: len(list(tmp_path.glob("*.epochs"))) == 2)
+        study.process.terminate()
+        status = study.wait()
+    assert status == 143, study.printed
+    last = study.printed.splitlines()[-1]
     assert "interrupted by SIGTERM; 2 of 2 running runs saved their state; 0 of 3 runs" in last
     assert "3 left" in last
-    for path in runs.glob("*.ckpt"):
-        assert torch.load(path, weights_only=True)["state"]["epoch"] < 2000
+    saved = [torch.load(path, weights_only=True)["state"] for path in runs.glob("*.ckpt")]
+    # Each after the last step that it took, and nothing was trained after that.
+    trained = [epochs for name in "abc" for epochs in epochs_of(tmp_path, name).values()]
+    assert sorted(state["epoch"] + state["step"] for state in saved) == sorted(map(max, trained))
+    assert len(saved) == 2
     assert not list(runs.glob("*-seed0-*.json"))
+
+
+@needs_ray
+def test_sigterm_of_a_worker_saves_its_run_and_another_resumes_it(cluster, tmp_path):
+    with running(tmp_path, watched_study(tmp_path, "a", cluster.address)) as study:
+        (first,) = study.wait_for(lambda: epochs_of(tmp_path, "a"))
+        os.kill(first, signal.SIGTERM)
+        study.wait_for(lambda: "resumed after" in study.printed)
+        study.wait_for(lambda: len(epochs_of(tmp_path, "a")) == 2)
+        study.process.terminate()
+        status = study.wait()
+    assert status == 143, study.printed
+    trained = epochs_of(tmp_path, "a")
+    before = trained.pop(first)
+    (after,) = trained.values()
+    # Nothing is lost and nothing trained twice.
+    assert [*before, *after] == list(range(1, len(before) + len(after) + 1))
+    assert f"resumed after {len(before)} of {ENDLESS} epochs" in study.printed
+    assert "1 of 1 running runs saved their state; 0 of 1 run" in study.printed
 
 
 HUNGRY = """
@@ -397,6 +434,91 @@ def test_machines_that_read_other_files_than_were_looked_over_are_found_out(
     with pytest.raises(RunsFailed) as failed:
         runner_of(ray, study, tmp_path)(study.experiments(published=False))
     assert "must be the same for all machines" in failed.value.report()
+
+
+SIGNALLED = """
+import os
+import signal
+from pathlib import Path
+from torch.nn import functional as F
+
+def signalled():
+    def loss(logits, soft_labels, target, epoch):
+        if epoch == 2 and Path(__file__).with_name("signal").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return F.cross_entropy(logits, target)
+    return loss
+"""
+
+
+def test_a_task_that_receives_sigterm_saves_its_run_and_ends_its_process(
+    ray, tmp_path, monkeypatch
+):
+    class Ended(BaseException):
+        pass
+
+    def end(status):
+        raise Ended(status)
+
+    monkeypatch.setattr("gift_fast.study.cluster.os._exit", end)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    Path("signalled_losses.py").write_text(SIGNALLED)
+    study = parse_study("mine", STUDY % (4, "signalled_losses.signalled"))
+    experiments = study.experiments(published=False)
+    (undisturbed,) = runner_of(ray, study, tmp_path)(experiments)
+
+    Path("signal").touch()
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Ended, match="143"):
+        runner_of(ray, study, tmp_path, force=True)(experiments)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    (checkpoint,) = (tmp_path / "runs").glob("*.ckpt")
+    state = torch.load(checkpoint, weights_only=True)["state"]
+    assert (state["epoch"], state["step"]) == (1, 1)
+    assert not checkpoint.with_suffix(".json").exists()
+
+    (resumed,) = runner_of(ray, study, tmp_path)(experiments)  # epoch 2 has been trained
+    assert resumed.result.checks == undisturbed.result.checks
+
+
+class Silent:
+    """A board that does not answer."""
+
+    read = SimpleNamespace(remote=lambda: Task(lambda: 1 / 0, ()))
+
+
+@pytest.mark.parametrize(
+    ("board", "expected"),
+    [
+        (ImitatedBoard, "1 of 2 running runs saved their state"),
+        (Silent, "2 of 3 tasks have stopped"),
+    ],
+)
+def test_a_cancelled_batch_says_what_was_saved_also_where_the_board_is_gone(
+    ray, monkeypatch, board, expected
+):
+    """Of three runs one has saved, one has not within the grace, and one had not begun."""
+    batch = object.__new__(Batch)
+    board = board()
+    cluster, site = SimpleNamespace(ray=ray), SimpleNamespace(board=board)
+    batch.runner = SimpleNamespace(cluster=cluster, site=site)
+    batch.groups = {}
+    batch.runs = {"saves": "a", "hangs": "b", "waits": "c"}
+    batch.files = {name: f"{name}.json" for name in "abc"}
+    if hasattr(board, "begin"):
+        for name in "ab":
+            board.begin.remote(f"{name}.json", name, 10, 0)
+    cancelled = []
+
+    def wait(tasks, num_returns, timeout):
+        assert cancelled == tasks
+        assert 0 < timeout <= 60
+        return ["saves", "waits"], ["hangs"]
+
+    monkeypatch.setattr(ray, "cancel", cancelled.append, raising=False)
+    monkeypatch.setattr(ray, "wait", wait)
+    assert batch.cancel().startswith(expected)
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,13 @@ import errno
 import json
 import shutil
 import statistics
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from commands import ENDLESS, running
 
 from gift_fast.cli import main
 from gift_fast.student import job
@@ -186,20 +184,16 @@ def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypa
 
 
 def test_a_signal_saves_the_run_in_progress_and_says_what_is_left(tmp_path):
-    (tmp_path / "mine.yaml").write_text(
-        (STUDY % "ce, gift").replace("epochs: 1, eval", "epochs: 2000, eval")
-    )
-    folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(tmp_path / "teachers")]
-    arguments = ["study", str(tmp_path / "mine.yaml"), *folders, "--checkpoint-every", "0.01s"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gift_fast.cli", *arguments], stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 240
-    while not list((tmp_path / "runs").glob("*.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.terminate()
-    _, log = process.communicate(timeout=60)
-    assert process.returncode == 143
+    text = (STUDY % "ce, gift").replace("epochs: 1, eval_every: 1", f"epochs: {ENDLESS}")
+    (tmp_path / "mine.yaml").write_text(text)
+    folders = ["--out", "runs", "--teacher-dir", "teachers", "--device", "cpu"]
+    arguments = ["study", "mine.yaml", *folders, "--checkpoint-every", "0.01s"]
+    with running(tmp_path, arguments) as command:
+        command.wait_for(lambda: list((tmp_path / "runs").glob("*.ckpt")))
+        command.process.terminate()
+        status = command.wait()
+    log = command.printed
+    assert status == 143, log
     last = log.splitlines()[-1]
     assert "interrupted by SIGTERM; state saved at step " in last
     assert "; 0 of 8 runs done, 8 left; run the same command" in last
