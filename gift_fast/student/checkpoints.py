@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from gift_fast.student.atomic import replacing
-from gift_fast.student.distilled.pickles import load_tensors, numpy_arrays
+from gift_fast.student.distilled.pickles import described, load_tensors, numpy_arrays
 from gift_fast.student.models import ConvNet
 
 logger = logging.getLogger(__name__)
@@ -106,14 +106,25 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
         OSError: the file cannot be opened.
         ValueError: the file is no checkpoint, or does not fit the model: keys that are missing or
             unexpected, or shapes that differ, as for another number of classes; or several of its
-            state dicts fit; or weights are NaN or infinite. The error says how to save the weights
-            so that they can be read.
+            state dicts fit; or weights are sparse, complex, integers, NaN or infinite. The error
+            says how to save the weights so that they can be read.
     """
     path = Path(path)
     weights, record = split_checkpoint(path, read_checkpoint(path))
     own = state_dict_of(model)
     rename = convnet_key if isinstance(model, ConvNet) else str
     weights = fitting(path, weights, own, type(model).__name__, rename)
+    strange = [
+        f"{key} ({described(tensor)})"
+        for key, tensor in weights.items()
+        if tensor.layout is not torch.strided
+        or (own[key].is_floating_point() and not tensor.is_floating_point())
+    ]
+    if strange:
+        raise ValueError(
+            f"{path} must hold dense weights, and floating-point numbers where the network has "
+            f"them, got {listing(strange)}"
+        )
     # As the network will hold them: the largest float64 are infinite in float32.
     converted = {key: tensor.to(own[key].dtype) for key, tensor in weights.items()}
     broken = [key for key, tensor in converted.items() if not tensor.isfinite().all()]

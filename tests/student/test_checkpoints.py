@@ -346,3 +346,21 @@ def test_a_record_that_could_not_be_read_safely_is_refused(tmp_path, value, mess
     with pytest.raises(TypeError, match=message):
         save_weights(tmp_path / "teacher.pth", convnet(), top1=value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
+@pytest.mark.parametrize(
+    "strange",
+    [
+        lambda weight: weight.to_sparse(),
+        lambda weight: weight.to(torch.complex64),
+        lambda weight: weight.to(torch.int32),
+    ],
+    ids=["sparse", "complex", "integer"],
+)
+def test_weights_of_another_kind_are_refused_by_name(tmp_path, strange):
+    weights = convnet().state_dict()
+    weights["layers.conv.0.weight"] = strange(weights["layers.conv.0.weight"])
+    torch.save({"model": weights}, tmp_path / "strange.pth")
+    with pytest.raises(ValueError, match=r"strange\.pth must hold dense .*layers\.conv\.0\.weight"):
+        load_weights(tmp_path / "strange.pth", convnet())

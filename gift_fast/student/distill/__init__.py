@@ -111,7 +111,11 @@ def distill(
         if is_made(path) and made_alike(path, record):
             return read_distilled("auto", path, dataset)
         if not (force and is_made(path)):
-            raise ValueError(f"out must be a new folder or hold this very set, got {path}")
+            advice = "--force replaces it" if is_made(path) else "choose another folder"
+            raise ValueError(
+                f"out must be a new folder or hold a set made with the same settings, and {path} "
+                f"holds something else; {advice}"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()

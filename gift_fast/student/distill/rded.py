@@ -147,7 +147,8 @@ def check_counts(
     if images_per_class > fewest:
         raise ValueError(
             f"images_per_class must be at most {fewest}, the training images in the smallest class "
-            f"of {dataset.name}, got {images_per_class}"
+            f"of {dataset.name}, got {images_per_class}; choose it with the method's option: "
+            f"rded:images_per_class={fewest}"
         )
     if ipc * factor**2 > images_per_class:
         raise ValueError(

@@ -62,10 +62,11 @@ def recognise(path: Path, labels: Path | None = None) -> str:
         return "lpld"
     if len(found) == 1:
         return found[0]
+    if not found and not path.exists():
+        raise ValueError(f"path must be a distilled set, but {path} does not exist")
     needs = "".join(f"\n  {name}: {needed}" for name, (_, needed) in MARKS.items())
-    fits = "fits " + " and ".join(found) if found else "fits none"
-    state = fits if path.exists() else "does not exist"
-    needs += "\n  other images, a folder a class: format 'folder' reads them where it is asked for"
+    state = "fits " + " and ".join(found) if found else "fits none"
+    needs += "\n  other folders, one per class: --format folder reads them"
     raise ValueError(f"path must hold one of these formats, {path} {state}:{needs}")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -154,3 +155,9 @@ def test_what_is_no_image_is_refused_by_name(tmp_path, contents):
     (tmp_path / "image.png").write_bytes(contents)
     with pytest.raises(ValueError, match=r"image\.png must be an image"):
         read_image(tmp_path / "image.png")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png must be a regular file"):
+        read_image(tmp_path / "pipe.png")

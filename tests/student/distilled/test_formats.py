@@ -194,7 +194,7 @@ def test_auto_lists_what_every_format_needs_when_none_fits(tmp_path, animals):
     ):
         assert f"\n  {name}: " in str(raised.value)
         assert needed in str(raised.value)
-    with pytest.raises(ValueError, match=r"nowhere does not exist:"):
+    with pytest.raises(ValueError, match=r"nowhere does not exist"):
         read_distilled("auto", tmp_path / "nowhere", animals)
 
 
