@@ -44,8 +44,8 @@ CI_TESTS = (
 """What runs with the oldest versions."""
 
 QUICK = ("-k", "not compiled and not interrupted")
-"""Leaves out what takes minutes: compiled networks (installed.py compiles a step), and runs that are
-killed and trained again."""
+"""Leaves out what takes minutes: compiled networks (installed.py compiles a step), and runs that
+are killed and trained again."""
 
 OLDEST_PYTHON = "3.10"
 
