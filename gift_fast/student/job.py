@@ -618,8 +618,8 @@ def prepare_teacher(
         if not replaces:
             raise ValueError(
                 f"{path} must be a teacher trained with these settings, but it was trained with "
-                "others or not by this command; --force replaces it, and --teacher-dir names another "
-                "folder"
+                "others or not by this command; --force replaces it, and --teacher-dir names "
+                "another folder"
             )
     if place.force and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
