@@ -68,7 +68,7 @@ def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.I
     """
     from PIL import Image
 
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if not path.is_file() and path.exists() and not path.is_dir():  # one look in most cases
         raise ValueError(f"{path} must be a regular file, got a pipe, socket or device")
     try:
         with path.open("rb") as file, Image.open(file, formats=IMAGE_FORMATS) as opened:
