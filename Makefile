@@ -22,7 +22,8 @@ test: $(VENV)/built lint
 test-avx2: $(VENV)/built
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 GIFT_FAST_CPU_CAPABILITY=avx2 \
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
-	tests/test_numerics.py tests/student
+	tests/loss/test_numerics.py tests/data tests/training tests/distillation tests/auditing \
+	tests/evaluation tests/report/test_accuracies.py
 
 lint: $(VENV)/built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure

@@ -30,7 +30,7 @@ if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
 from build_backend import OLDEST_TORCH, torch_folders, why_not_compiled  # noqa: E402
 
 WITH_CUDA = os.environ.get("FORCE_CUDA") == "1"
-WHY_NOT_BUILT = "why-not-built.txt"  # in the package; gift_fast/installation.py reads it
+WHY_NOT_BUILT = "why-not-built.txt"  # in the package; gift_fast/loss/installation.py reads it
 
 
 def why_pure_python() -> str | None:

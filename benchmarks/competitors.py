@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gift_fast import gift_loss
-from gift_fast.reference import reference_loss
+from gift_fast.loss.reference import reference_loss
 
 # Inductor otherwise keeps a pool of compiler processes beside the measurement.
 torch._inductor.config.compile_threads = 1

@@ -51,7 +51,7 @@ from benchmarks.tables import (
     time_text,
     write_text,
 )
-from gift_fast.ops import CPU_LIBRARY, backends
+from gift_fast.loss.operators import CPU_LIBRARY, backends
 
 SAMPLE_SECONDS = 5e-3  # a sample is as many steps as take this long, and at least one
 MARKERS = "<!-- loss_cpu: begin -->", "<!-- loss_cpu: end -->"

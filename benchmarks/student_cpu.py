@@ -43,16 +43,17 @@ from benchmarks.loss_cpu import describe_machine
 from benchmarks.sampling import quartiles
 from benchmarks.tables import write_text
 from gift_fast import gift_loss
-from gift_fast.ops import CPU_LIBRARY, backends
-from gift_fast.student import EvaluationConfig, TeacherConfig, load_dataset, train_teacher
-from gift_fast.student.batches import Processes, RandomBatches
-from gift_fast.student.datasets import ImageDataset, TensorSplit
-from gift_fast.student.datasets.normalization import NORMALIZATIONS
-from gift_fast.student.distilled import DistilledSet
-from gift_fast.student.distilled.selection import select_crops
-from gift_fast.student.models import ConvNet, build_model
-from gift_fast.student.results import Check
-from gift_fast.student.train import Observer, new_accelerator, new_model, train_student
+from gift_fast.data import load_dataset
+from gift_fast.data.datasets import ImageDataset, TensorSplit
+from gift_fast.data.datasets.normalization import NORMALIZATIONS
+from gift_fast.data.distilled import DistilledSet
+from gift_fast.distillation.selection import select_crops
+from gift_fast.evaluation import EvaluationConfig, TeacherConfig, train_teacher
+from gift_fast.evaluation.results import Check
+from gift_fast.loss.operators import CPU_LIBRARY, backends
+from gift_fast.training.batches import Processes, RandomBatches
+from gift_fast.training.models import ConvNet, build_model
+from gift_fast.training.train import Observer, new_accelerator, new_model, train_student
 
 DATASET = "cifar100"  # for the configuration; nothing of it is read
 CLASSES = 100
@@ -224,7 +225,7 @@ def plain_cutout(images: Tensor) -> Tensor:
 def plain_dsa(images: Tensor) -> Tensor:
     """DSA in the style of the research code: one operation after the other on a whole batch.
 
-    The operations and their ranges are those of :mod:`gift_fast.student.augment.dsa`.
+    The operations and their ranges are those of :mod:`gift_fast.training.augment.dsa`.
     """
     warp = random.choice([plain_crop, plain_scale, plain_rotate])
     return plain_cutout(warp(plain_color(plain_flip(images))))

@@ -25,12 +25,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.tables import markdown_tables
-from gift_fast.student import spec
-from gift_fast.student.config import EvaluationConfig
-from gift_fast.student.models import build_model
-from gift_fast.student.objectives import build_objective
-from gift_fast.study.plan import Experiment, load_study
-from gift_fast.study.tuning import foreseen
+from gift_fast.evaluation.config import EvaluationConfig
+from gift_fast.files import spec
+from gift_fast.studies.plan import Experiment, load_study
+from gift_fast.studies.tuning import foreseen
+from gift_fast.training.models import build_model
+from gift_fast.training.objectives import build_objective
 
 STUDIES = ("main", "kd", "architectures", "optimizers", "losses", "ablation", "gamma")
 

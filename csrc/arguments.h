@@ -72,7 +72,7 @@ inline Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype, Plac
   return Tensor(handle);
 }
 
-// The options of the operator loss_and_gradients, as its schema in gift_fast/ops.py has them.
+// The options of the operator loss_and_gradients, as its schema in gift_fast/loss/operators.py has them.
 struct LossOptions {
   double gamma, label_smoothing;
   bool smooth_others;

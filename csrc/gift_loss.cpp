@@ -1,6 +1,6 @@
 // The CPU operators, registered under the stable ABI.
 //
-// The schemas are in gift_fast/ops.py, which has to exist without this library too. Errors are
+// The schemas are in gift_fast/loss/operators.py, which has to exist without this library too. Errors are
 // std::invalid_argument (a ValueError in Python) and std::out_of_range (an IndexError).
 #include <dlfcn.h>
 
@@ -22,7 +22,7 @@
 namespace gift {
 namespace {
 
-// See gift_fast/ops.py for the schema.
+// See gift_fast/loss/operators.py for the schema.
 std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor target,
                                        double gamma, double label_smoothing, bool smooth_others,
                                        std::optional<double> soft_label_temperature,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or "torch" in sys.modules:
     from gift_fast.loss import GIFTLoss, gift_loss, refine_labels
-    from gift_fast.ops import backends
+    from gift_fast.loss.operators import backends
 
 __all__ = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
     """Imports a public name, and torch with it, when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module("gift_fast.ops" if name == "backends" else "gift_fast.loss")
+    module = import_module("gift_fast.loss.operators" if name == "backends" else "gift_fast.loss")
     return globals().setdefault(name, getattr(module, name))
 
 

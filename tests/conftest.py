@@ -1,7 +1,16 @@
 """What every test starts from."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
+
+if TYPE_CHECKING:  # the tests of the loss run where torch alone is installed
+    from torch import nn
+
+    from gift_fast.data import DistilledSet, ImageDataset
 
 
 def pytest_report_header():
@@ -38,3 +47,34 @@ def same_state_for_every_test():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def dataset() -> ImageDataset:
+    from gift_fast.data import load_dataset
+
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def teacher(dataset: ImageDataset) -> nn.Module:
+    """Six epochs of training: right on most of the digits, sure of few."""
+    from gift_fast.evaluation import TeacherConfig, train_teacher
+
+    config = TeacherConfig(
+        dataset="digits",
+        model="convnet3:width=16",
+        optimizer="adamw",
+        learning_rate=1e-3,
+        epochs=6,
+        augmentation="none",
+        batch_size=50,
+    )
+    return train_teacher(config, dataset)[0]
+
+
+@pytest.fixture(scope="session")
+def distilled(dataset: ImageDataset, teacher: nn.Module) -> DistilledSet:
+    from gift_fast.distillation.selection import select_crops
+
+    return select_crops(dataset, teacher, ipc=2, crops_per_image=2)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import gift_fast
 from gift_fast import gift_loss
-from gift_fast.reference import (
+from gift_fast.loss.reference import (
     COSINE_EPS,
     NORMALIZE_EPS,
     bounded_norm,

@@ -9,7 +9,7 @@ import pytest
 from expected import needs_cpu_kernel
 
 import gift_fast
-from gift_fast import ops
+from gift_fast.loss import operators as ops
 
 PROGRAM = """
 import sys, warnings
@@ -19,7 +19,7 @@ with warnings.catch_warnings(record=True) as caught:
     import torch
     caught.clear()
     import gift_fast
-    import gift_fast.ops
+    import gift_fast.loss.operators
     import importlib
     importlib.import_module("gift_fast.loss")
 ours = [w for w in caught if "gift_fast" in str(w.message)]

@@ -13,7 +13,7 @@ from expected import needs_cpu_kernel
 
 from benchmarks import student_cpu
 from benchmarks.student_cpu import BF16, FLOAT32, PLAIN, Work
-from gift_fast.student.augment import build_augmentation
+from gift_fast.training.augment import build_augmentation
 
 WORK = Work(width=4, batch_size=4, steps=2, threads=1)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gift_fast.student.config import TrainingConfig
-    from gift_fast.student.job import Place
+    from gift_fast.evaluation.config import TrainingConfig
+    from gift_fast.evaluation.job import Place
 
 INPUTS = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_weights")
 """The options of :func:`add_data` that are attributes of an ``EvaluationJob``."""
@@ -58,7 +58,7 @@ def add_fields(
 
 
 def add_place(parser: argparse.ArgumentParser, *, trains: bool = True) -> None:
-    """Add the arguments of a :class:`gift_fast.student.job.Place`.
+    """Add the arguments of a :class:`gift_fast.evaluation.job.Place`.
 
     Args:
         parser: parser of the command.
@@ -100,7 +100,7 @@ def add_place(parser: argparse.ArgumentParser, *, trains: bool = True) -> None:
 
 def add_dataset(group: argparse._ActionsContainer, *, required: bool) -> None:
     """Add the argument that names a real dataset."""
-    from gift_fast.student.datasets import DATASETS
+    from gift_fast.data.datasets import DATASETS
 
     group.add_argument(
         "--dataset",
@@ -112,7 +112,7 @@ def add_dataset(group: argparse._ActionsContainer, *, required: bool) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add the inputs of ``evaluate`` and ``audit``: distilled set, real dataset, teachers."""
-    from gift_fast.student.distilled.formats import FORMATS
+    from gift_fast.data.distilled.formats import FORMATS
 
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, required=True, metavar="PATH", help="distilled set")
@@ -161,8 +161,8 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 
 def place_of(options: argparse.Namespace) -> Place:
     """Build the place from the options of :func:`add_place`."""
-    from gift_fast.student.duration import parse_duration
-    from gift_fast.student.job import Place
+    from gift_fast.cli.duration import parse_duration
+    from gift_fast.evaluation.job import Place
 
     values = given(options, [field.name for field in dataclasses.fields(Place)])
     if "checkpoint_every" in values:
@@ -176,7 +176,7 @@ def teller(options: argparse.Namespace) -> Callable[[str], None]:
 
     It prints nothing with ``--quiet``, and in all but the first of several processes.
     """
-    from gift_fast.student.job import is_main_process
+    from gift_fast.evaluation.job import is_main_process
 
     def tell(text: str) -> None:
         if not options.quiet and is_main_process():

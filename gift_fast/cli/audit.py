@@ -7,12 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+from gift_fast.auditing import print_audit
 from gift_fast.cli.arguments import INPUTS, add_data, add_place, given, place_of
 from gift_fast.cli.main import fail
-from gift_fast.student.audit import print_audit
-from gift_fast.student.config import EvaluationConfig, paper_dataset
-from gift_fast.student.disk import check_can_write
-from gift_fast.student.job import EvaluationJob, run_audit
+from gift_fast.evaluation.config import EvaluationConfig, paper_dataset
+from gift_fast.evaluation.job import EvaluationJob, run_audit
+from gift_fast.files.disk import check_can_write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``gift-fast demo``: its arguments; the demo itself is :mod:`gift_fast.student.demo`."""
+"""``gift-fast demo``: its arguments; the demo itself is :mod:`gift_fast.cli.demonstration`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo."""
-    from gift_fast.student.demo import DemoConfig, run_demo
+    from gift_fast.cli.demonstration import DemoConfig, run_demo
 
     run_demo(DemoConfig(**given(options, [field.name for field in dataclasses.fields(DemoConfig)])))
     return 0

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from gift_fast.cli.arguments import add_dataset, add_place, given, place_of
-from gift_fast.student.config import TeacherConfig, paper_dataset
-from gift_fast.student.datasets import load_dataset
-from gift_fast.student.distill import METHODS, distill
-from gift_fast.student.job import advice_for, load_teacher, teacher_path
+from gift_fast.data.datasets import load_dataset
+from gift_fast.distillation import METHODS, distill
+from gift_fast.evaluation.config import TeacherConfig, paper_dataset
+from gift_fast.evaluation.job import advice_for, load_teacher, teacher_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from gift_fast import doctor
+from gift_fast.cli import diagnosis as doctor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,12 +13,12 @@ from gift_fast.cli.arguments import (
     given,
     place_of,
 )
-from gift_fast.student.config import EvaluationConfig, paper_dataset
-from gift_fast.student.distilled.formats import recognise
-from gift_fast.student.job import EvaluationJob, is_main_process, run_job
-from gift_fast.student.presets import load_preset, preset_names
-from gift_fast.student.report import print_results
-from gift_fast.student.results import run_path
+from gift_fast.data.distilled.formats import recognise
+from gift_fast.evaluation.config import EvaluationConfig, paper_dataset
+from gift_fast.evaluation.job import EvaluationJob, is_main_process, run_job
+from gift_fast.evaluation.protocols import load_preset, preset_names
+from gift_fast.evaluation.results import run_path
+from gift_fast.report.accuracies import print_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

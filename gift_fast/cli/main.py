@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from gift_fast.advice import in_words
-from gift_fast.interrupt import as_interrupted, handling_signals
+from gift_fast.process.errors import in_words
+from gift_fast.process.signals import as_interrupted, handling_signals
 
 STUDENT_PACKAGES = {
     "accelerate": "accelerate",
@@ -291,7 +291,7 @@ def decoding_shown(options: argparse.Namespace) -> Iterator[None]:
     if not COMMANDS[options.command].needs_student:
         yield
         return
-    from gift_fast.student.datasets.decoding import showing
+    from gift_fast.data.datasets.decoding import showing
 
     main_process = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate number them
     with showing(main_process and not getattr(options, "quiet", None)):

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the report and print its paths; the exit status is 1 if a file could not be read."""
-    from gift_fast.study.report import write_report
+    from gift_fast.report import write_report
 
     page, damaged = write_report(options.folder, options.out)
     for message in damaged:

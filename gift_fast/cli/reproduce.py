@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from gift_fast.cli.arguments import add_place, place_of, teller
-from gift_fast.student.job import is_main_process
-from gift_fast.study.reproduce import (
+from gift_fast.evaluation.job import is_main_process
+from gift_fast.reproductions.reproduce import (
     describe,
     estimates_of,
     load_reproduction,

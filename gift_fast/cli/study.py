@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gift_fast.cli.arguments import add_dataset, add_place, given, place_of, teller
-from gift_fast.interrupt import as_interrupted
-from gift_fast.student.job import Place, is_main_process
-from gift_fast.study.failures import RunsFailed
-from gift_fast.study.manifest import count_in_words, describe, state_of
-from gift_fast.study.plan import Study, load_study, narrowed, study_names
-from gift_fast.study.preflight import check_study
-from gift_fast.study.run import LocalRunner, run_study, split_by_presence
-from gift_fast.study.tuning import Runner, foreseen
+from gift_fast.evaluation.job import Place, is_main_process
+from gift_fast.process.signals import as_interrupted
+from gift_fast.studies.failures import RunsFailed
+from gift_fast.studies.manifest import count_in_words, describe, state_of
+from gift_fast.studies.plan import Study, load_study, narrowed, study_names
+from gift_fast.studies.preflight import check_study
+from gift_fast.studies.run import LocalRunner, run_study, split_by_presence
+from gift_fast.studies.tuning import Runner, foreseen
 
 if TYPE_CHECKING:
-    from gift_fast.study.cluster import ClusterOptions
+    from gift_fast.studies.cluster import ClusterOptions
 
 CHANGES = (
     *("dataset", "ipc", "student", "epochs", "seeds", "set_seeds"),
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the study and print its tables; the exit status is 1 if a run failed."""
     # It imports scipy, which takes a second that --help can do without.
-    from gift_fast.study.report import write_tables
+    from gift_fast.report import write_tables
 
     asked = cluster_options(options)
     loaded = load_study(options.study)
@@ -144,7 +144,7 @@ def cluster_options(options: argparse.Namespace) -> ClusterOptions | None:
         for name, value in share.items():
             raise ValueError(f"{name} must come with --ray, got {value}")
         return None
-    from gift_fast.study.cluster import ClusterOptions
+    from gift_fast.studies.cluster import ClusterOptions
 
     asked = ClusterOptions(address=options.ray, **share)
     if importlib.util.find_spec("ray") is None:
@@ -160,7 +160,7 @@ def runner_of(
     if asked is None:
         yield LocalRunner(plan, place, options.sets), 1
         return
-    from gift_fast.study.cluster import RayRunner, connected
+    from gift_fast.studies.cluster import RayRunner, connected
 
     with connected(asked, device=place.device, quiet=place.quiet) as cluster:
         yield RayRunner(cluster, plan, place, options.sets), cluster.runs

@@ -24,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table; the exit status is 1 if a file could not be read."""
-    from gift_fast.study.report.evaluations import (
+    from gift_fast.report.evaluations import (
         evaluations_csv,
         evaluations_table,
         print_evaluations,
         read_evaluations,
     )
-    from gift_fast.study.report.tables import as_markdown
+    from gift_fast.report.tables import as_markdown
 
     evaluations, damaged, of_studies = read_evaluations(options.folder)
     for message in damaged:

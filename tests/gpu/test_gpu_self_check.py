@@ -4,7 +4,7 @@ import pytest
 import torch
 from expected import batch
 
-from gift_fast import self_check
+from gift_fast.loss import self_check
 
 pytestmark = pytest.mark.gpu
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from expected import answer, batch, exact
 
-from gift_fast.reference import reference_loss
+from gift_fast.loss.reference import reference_loss
 
 pytestmark = pytest.mark.gpu
 

@@ -227,7 +227,7 @@ def test_the_second_derivative_is_that_of_the_definition(loss, classes):
         (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
         return torch.autograd.grad(gradient.pow(2).sum(), logits)[0]
 
-    from gift_fast.reference import reference_loss
+    from gift_fast.loss.reference import reference_loss
 
     inputs = on_gpu(batch(5, classes, F64))
     torch.testing.assert_close(second(loss, *inputs), second(reference_loss, *inputs))

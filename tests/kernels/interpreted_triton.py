@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from expected import Options, answer, assert_exact, batch, exact, gradient_bounds, largest_error
 
-from gift_fast import gift_loss, self_check, triton_kernels
-from gift_fast.reference import smoothed_label_values
+from gift_fast import gift_loss
+from gift_fast.loss import self_check, triton_kernels
+from gift_fast.loss.reference import smoothed_label_values
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 

@@ -15,7 +15,7 @@ triton = pytest.importorskip("triton", reason="needs triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from gift_fast import triton_kernels  # noqa: E402
+from gift_fast.loss import triton_kernels  # noqa: E402
 
 HERE = Path(__file__).parent
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

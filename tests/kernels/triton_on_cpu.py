@@ -1,6 +1,6 @@
 """A pytest plugin: the loss on the CPU runs the Triton kernels, in Triton's interpreter.
 
-``TRITON_INTERPRET=1 pytest -p triton_on_cpu tests/test_numerics.py``, with this directory on
+``TRITON_INTERPRET=1 pytest -p triton_on_cpu tests/loss/test_numerics.py``, with this directory on
 PYTHONPATH: the tests of the CPU kernel are tests of the Triton ones then. The interpreter is chosen
 when triton is imported, so they need a process of their own.
 """
@@ -49,7 +49,7 @@ def add_whole_rows() -> None:
     """Gives the kernels' reduction of five sums to NumPy; one element at a time takes minutes."""
     from triton.runtime import interpreter
 
-    from gift_fast import triton_kernels
+    from gift_fast.loss import triton_kernels
 
     one_at_a_time = interpreter.ReduceOps.generic_reduce
 
@@ -67,7 +67,9 @@ def pytest_configure(config):
     """Puts the Triton kernels into the place of the CPU's."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         raise pytest.UsageError("triton_on_cpu needs TRITON_INTERPRET=1")
-    from gift_fast import loss, ops, triton_kernels
+    from gift_fast.loss import functional as loss
+    from gift_fast.loss import operators as ops
+    from gift_fast.loss import triton_kernels
 
     round_like_hardware()
     add_whole_rows()

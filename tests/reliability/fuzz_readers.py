@@ -17,25 +17,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.datasets import CIFAR10
 
-from gift_fast.student.checkpoints import load_weights, save_weights
-from gift_fast.student.datasets import ImageDataset, TensorSplit, load_dataset
-from gift_fast.student.datasets.decoded import decoded_once
-from gift_fast.student.datasets.files import FileSplit
-from gift_fast.student.distilled import (
+from gift_fast.data.datasets import ImageDataset, TensorSplit, load_dataset
+from gift_fast.data.datasets.decoded import decoded_once
+from gift_fast.data.datasets.files import FileSplit
+from gift_fast.data.distilled import (
     DistilledSet,
     read_class_map,
     read_distilled,
     write_distilled,
 )
-from gift_fast.student.presets import load_preset
-from gift_fast.student.results import read_run
-from gift_fast.student.resume import read_state, write_state
-from gift_fast.student.zca import fit_zca, read_zca
-from gift_fast.study.plan import load_study
-from gift_fast.study.report import write_report
-from gift_fast.study.report.evaluations import evaluations_table, read_evaluations
+from gift_fast.data.zca import fit_zca, read_zca
+from gift_fast.evaluation.protocols import load_preset
+from gift_fast.evaluation.results import read_run
+from gift_fast.report import write_report
+from gift_fast.report.evaluations import evaluations_table, read_evaluations
+from gift_fast.studies.plan import load_study
+from gift_fast.training.checkpoint import read_state, write_state
+from gift_fast.training.weights import load_weights, save_weights
+from tests.recorded import RecordedStudy
 from tests.reliability.fuzz import Reader
-from tests.study.recorded import RecordedStudy
 
 CLASSES, SIDE, IPC = 3, 8, 2
 LABELS = torch.arange(CLASSES).repeat_interleave(IPC)
@@ -376,7 +376,7 @@ def write_tiny(folder: Path) -> None:
 
 def read_tiny(folder: Path) -> None:
     """Both splits, decoded into a cache beside them."""
-    module = importlib.import_module("gift_fast.student.datasets.tinyimagenet")
+    module = importlib.import_module("gift_fast.data.datasets.tinyimagenet")
     before, module.CLASSES = module.CLASSES, len(WNIDS)
     os.environ["GIFT_FAST_CACHE"] = str(folder.parent / "cache")
     try:

@@ -37,9 +37,13 @@ TORCHVISION["2.14.1"] = "0.29.1"
 """The torchvision of each torch, which must be installed with it: see README.md."""
 
 CI_TESTS = (
-    *("tests/test_loss.py", "tests/test_ops.py", "tests/test_arguments.py"),
-    *("tests/test_import.py", "tests/student/test_models.py", "tests/student/test_evaluate.py"),
-    "tests/student/test_train.py",
+    *("tests/loss/test_loss.py", "tests/loss/test_operators.py", "tests/loss/test_arguments.py"),
+    *(
+        "tests/cli/test_import.py",
+        "tests/training/test_models.py",
+        "tests/evaluation/test_evaluate.py",
+    ),
+    "tests/training/test_train.py",
 )
 """What runs with the oldest versions."""
 

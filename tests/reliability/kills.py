@@ -33,12 +33,12 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-import gift_fast.student.job
-import gift_fast.study.report
-import gift_fast.study.run  # noqa: F401, so that the children need not
+import gift_fast.evaluation.job
+import gift_fast.report
+import gift_fast.studies.run  # noqa: F401, so that the children need not
 from gift_fast.cli import main as call
-from gift_fast.student.results import read_run
-from gift_fast.study.manifest import read_manifest
+from gift_fast.evaluation.results import read_run
+from gift_fast.studies.manifest import read_manifest
 from tests.reliability.document import write_section
 
 NETWORK = "convnet3:width=8"

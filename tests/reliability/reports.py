@@ -94,14 +94,14 @@ def write_dataset(root: Path, classes: tuple[str, ...] | list[str] = CLASSES) ->
 
 def load(root: Path, name: str = FOLDER, *, train: bool = False) -> Any:
     """A dataset of this package."""
-    from gift_fast.student.datasets import load_dataset
+    from gift_fast.data.datasets import load_dataset
 
     return load_dataset(name, root, train=train)
 
 
 def animals(names: tuple[str, ...] = CLASSES, *, name: str = "animals", side: int = SIDE) -> Any:
     """A dataset in memory, with these classes."""
-    from gift_fast.student.datasets import ImageDataset, TensorSplit
+    from gift_fast.data.datasets import ImageDataset, TensorSplit
 
     labels = torch.arange(len(names))
     split = TensorSplit(torch.zeros(len(names), 3, side, side), labels)
@@ -111,21 +111,21 @@ def animals(names: tuple[str, ...] = CLASSES, *, name: str = "animals", side: in
 
 def read(path: Path, dataset: Any, form: str = "auto") -> Any:
     """A distilled set, read."""
-    from gift_fast.student.distilled import read_distilled
+    from gift_fast.data.distilled import read_distilled
 
     return read_distilled(form, path, dataset)
 
 
 def network() -> nn.Module:
     """A ConvNet with weights of its own."""
-    from gift_fast.student.models import ConvNet
+    from gift_fast.training.models import ConvNet
 
     return ConvNet(2, 3, 8, 10, width=8)
 
 
 def loaded(path: Path, contents: Any, model: nn.Module) -> str:
     """Whether the weights of ``model``, in a file with ``contents``, are read."""
-    from gift_fast.student.checkpoints import load_weights
+    from gift_fast.training.weights import load_weights
 
     torch.save(contents, path)
     other = network()
@@ -367,7 +367,7 @@ def unread_kinds(root: Path) -> str:
     tried="a distilled set of ImageNet-10, whose classes are not sorted, in wnid folders",
 )
 def wnid_folders(root: Path) -> str:
-    from gift_fast.student.datasets.imagenet_classes import IMAGENET_10
+    from gift_fast.data.datasets.imagenet_classes import IMAGENET_10
 
     write_split(root / "val", list(IMAGENET_10), images=1)
     write_split(root / "set", list(IMAGENET_10), images=1)
@@ -383,10 +383,10 @@ def wnid_folders(root: Path) -> str:
     tried="the audit of a set whose classes are in another order than the teacher's",
 )
 def another_class_order(root: Path) -> str:
-    from gift_fast.student.audit import audit
-    from gift_fast.student.config import TeacherConfig
-    from gift_fast.student.distilled import DistilledSet
-    from gift_fast.student.train import train_teacher
+    from gift_fast.auditing import audit
+    from gift_fast.data.distilled import DistilledSet
+    from gift_fast.evaluation.config import TeacherConfig
+    from gift_fast.training.train import train_teacher
 
     digits = load(root, "digits", train=True)
     config = TeacherConfig(
@@ -655,7 +655,7 @@ def array(root: Path) -> str:
     tried="a TorchScript file as weights",
 )
 def torchscript(root: Path) -> str:
-    from gift_fast.student.checkpoints import load_weights
+    from gift_fast.training.weights import load_weights
 
     torch.jit.script(nn.Linear(2, 2)).save(root / "w.pt")
     load_weights(root / "w.pt", nn.Linear(2, 2))
@@ -702,7 +702,7 @@ def other_network(root: Path) -> str:
     tried="a teacher's stored labels, read in the order they were stored in and in another one",
 )
 def order_of_labels(root: Path) -> str:
-    from gift_fast.student.distilled.fkd import FkdLabels
+    from gift_fast.data.labels.fkd import FkdLabels
 
     labels = torch.arange(8).repeat(16)
     sampler = torch.utils.data.RandomSampler(
@@ -730,9 +730,9 @@ def order_of_labels(root: Path) -> str:
     tried="a teacher in train mode is handed over; whether its running statistics move",
 )
 def teacher_in_train_mode(root: Path) -> str:
-    from gift_fast.student import EvaluationConfig, evaluate
-    from gift_fast.student.distilled import DistilledSet
-    from gift_fast.student.train import new_model
+    from gift_fast.data.distilled import DistilledSet
+    from gift_fast.evaluation import EvaluationConfig, evaluate
+    from gift_fast.training.train import new_model
 
     digits = load(root, "digits", train=True)
     teacher = new_model("convnet3:width=8", digits, seed=0).train()
@@ -752,8 +752,8 @@ def teacher_in_train_mode(root: Path) -> str:
     tried="1, 2, 3 and 7 processes test 500 images; the images that are counted",
 )
 def padded_test(root: Path) -> str:
-    from gift_fast.student.predict import count_correct
-    from gift_fast.student.train import new_model
+    from gift_fast.training.predict import count_correct
+    from gift_fast.training.train import new_model
 
     digits = load(root, "digits")
     model = new_model("convnet3:width=8", digits, seed=0)
@@ -776,7 +776,7 @@ def padded_test(root: Path) -> str:
 )
 def resumed(root: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", RESUMED, "tests/student/test_train.py"],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-k", RESUMED, "tests/training/test_train.py"],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -836,8 +836,8 @@ def all_ignored(root: Path) -> str:
     tried="a run without the module `resource`, as on Windows",
 )
 def without_resource(root: Path) -> str:
-    from gift_fast.student import EvaluationConfig, evaluate
-    from gift_fast.student.distilled import DistilledSet
+    from gift_fast.data.distilled import DistilledSet
+    from gift_fast.evaluation import EvaluationConfig, evaluate
 
     digits = load(root, "digits", train=True)
     distilled = DistilledSet(digits.train.images[:40], digits.train.labels[:40])

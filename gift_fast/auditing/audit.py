@@ -1,0 +1,275 @@
+"""Looks for what goes wrong silently between a teacher, a distilled set and a test set.
+
+Another class order, images on another scale, missing classes, labels of other images: nothing
+fails, and the accuracy is that of chance. An audit measures, and says in plain sentences what it
+found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gift_fast.auditing.class_order import ClassOrder, compare_classes
+from gift_fast.auditing.diagnosis import TOPIC as CLASS_ORDER
+from gift_fast.auditing.diagnosis import Diagnosis, capital, diagnose
+from gift_fast.auditing.images import examine_images
+from gift_fast.auditing.labels import examine_labels, examine_soft_labels, stored_predictions
+from gift_fast.auditing.report import AuditReport, Finding
+from gift_fast.data.datasets import ImageDataset, Split, TensorSplit
+from gift_fast.data.distilled import DistilledSet
+from gift_fast.training.predict import TOP, Accuracy, Transform, predict
+
+TEACHER, SOFT = "teacher", "soft labels"
+
+QUICK_IMAGES, QUICK_PER_CLASS = 1000, 5
+"""The quick form looks at so many images in all, or so many a class if that is more: with 5 a
+permutation of 1,000 classes is found although the teacher is right on 44 % alone."""
+
+SAMPLE_SEED = 0
+
+
+def audit(
+    dataset: ImageDataset,
+    distilled: DistilledSet,
+    teachers: Sequence[nn.Module] = (),
+    *,
+    quick: bool = False,
+    whiten: Transform | None = None,
+) -> AuditReport:
+    """Examines a distilled set together with the test set and the teachers it is to be used with.
+
+    Args:
+        dataset: its test split, normalisation and class names are used.
+        distilled: on the CPU or a device; what is wrong with it is reported, not raised.
+        teachers: take normalised images (B, C, S, S) to logits (B, classes), each on its own
+            device. None of them: class orders are compared as far as stored soft labels go.
+        quick: looks at a sample of the images of both sets, with every class in it.
+        whiten: takes test images in [0, 1] to what the teachers are fed, in the place of the
+            dataset's normalisation: that of a whitened set.
+
+    Returns:
+        Findings in words, the numbers behind them, and a class map where one would help.
+
+    Example:
+        >>> from gift_fast.data.datasets import load_dataset
+        >>> digits = load_dataset("digits")
+        >>> images, labels = digits.test.images[:100], digits.test.labels[:100]
+        >>> report = audit(digits, DistilledSet(images, labels.roll(1)))
+        >>> report.severity
+        'note'
+        >>> report.findings[1].text
+        'Classes differ in size: 6 to 17 images.'
+    """
+    per_class = max(QUICK_IMAGES // dataset.num_classes, QUICK_PER_CLASS) if quick else None
+    examined = stratified(distilled.labels, per_class)
+    findings, images = examine_images(dataset, distilled, examined)
+    found, labels = examine_labels(dataset, distilled)
+    findings += found
+    size = distilled.images.numel() * distilled.images.element_size()
+    found, soft_labels = examine_soft_labels(dataset, distilled, size)
+    findings += found
+    measures: dict[str, Any] = {
+        "quick": quick,
+        "dataset": dataset.name,
+        "source": distilled.source,
+        "images": images,
+        "labels": labels,
+        "soft_labels": soft_labels,
+        "teachers": [],
+    }
+
+    # Classes can be compared where labels and logits have the classes of the dataset.
+    comparable = all(
+        finding.severity != "error" for finding in findings if finding.topic != "images"
+    )
+    stored = compare_stored(dataset, distilled, quick=quick) if comparable else None
+    if stored is not None:
+        findings.append(agreement_finding(stored))
+        assert soft_labels is not None
+        soft_labels["agreement"] = summary_of(stored)
+
+    test = dataset.test.subset(stratified(dataset.test.labels, per_class)) if teachers else None
+    diagnoses = []
+    for number, teacher in enumerate(teachers, 1):
+        assert test is not None
+        name = "the teacher" if len(teachers) == 1 else f"teacher {number}"
+        orders: dict[str, ClassOrder | None] = {}
+        entry: dict[str, Any] = {}
+        for place, split, transform in (
+            ("test", test, whiten or dataset.normalize),
+            ("distilled", usable(distilled, examined) if comparable else None, dataset.normalize),
+        ):
+            order, accuracy, found = examine_teacher(
+                teacher, split, transform, dataset.num_classes, name, place
+            )
+            orders[place] = order
+            findings += found
+            if order is not None and accuracy is not None:
+                measured = asdict(accuracy)
+                del measured["halves"]  # for reporting; and a sample may leave one without images
+                entry[place] = {**measured, **summary_of(order)}
+        measures["teachers"].append(entry)
+        diagnoses.append(
+            diagnose(orders["test"], orders["distilled"], stored, dataset.class_names, name)
+        )
+    if not teachers:
+        diagnoses.append(diagnose(None, None, stored, dataset.class_names))
+    report = with_diagnoses(findings, measures, diagnoses)
+    whole = len(examined) == len(distilled) and (test is None or len(test) == len(dataset.test))
+    return report if whole else in_sample(report)
+
+
+def stratified(labels: Tensor, per_class: int | None) -> Tensor:
+    """The places (M) int64 of at most so many random images of every class, in order; None: all."""
+    labels = labels.cpu()
+    if per_class is None:
+        return torch.arange(len(labels))
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SAMPLE_SEED))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    _, counts = labels.unique(return_counts=True)
+    rank = torch.cat([torch.arange(count) for count in counts.tolist()])
+    return by_class[rank < per_class].sort().values
+
+
+def usable(distilled: DistilledSet, examined: Tensor) -> Split | None:
+    """Those of the examined images that are finite; None where none is."""
+    images = distilled.images[examined.to(distilled.images.device)]
+    finite = images.isfinite().flatten(1).all(1)
+    if not finite.any():
+        return None
+    labels = distilled.labels[examined.to(distilled.labels.device)]
+    return TensorSplit(images[finite], labels[finite.to(labels.device)])
+
+
+def compare_stored(
+    dataset: ImageDataset, distilled: DistilledSet, *, quick: bool
+) -> ClassOrder | None:
+    """The class order of stored soft labels against the hard ones; None where there are none."""
+    pair = stored_predictions(distilled, dataset.num_classes, quick=quick)
+    return None if pair is None else compare_classes(*pair, dataset.num_classes)
+
+
+def agreement_finding(stored: ClassOrder) -> Finding:
+    """How often stored soft labels name the hard label."""
+    text = (
+        f"{stored.agreement:.1f} % of {stored.images} stored labels name the class of their image, "
+        f"{stored.chance:.1f} % would by chance."
+    )
+    if stored.permuted:  # another finding says so
+        return Finding("note", SOFT, text)
+    if stored.same:
+        return Finding("ok", SOFT, text)
+    text += " They are those of other images, or of images in another order, or say nothing."
+    enough = stored.images * (1 - stored.chance / 100) >= 20
+    return Finding("error" if enough else "note", SOFT, text)
+
+
+def examine_teacher(
+    teacher: nn.Module,
+    split: Split | None,
+    transform: Transform,
+    num_classes: int,
+    name: str,
+    place: str,
+) -> tuple[ClassOrder | None, Accuracy | None, list[Finding]]:
+    """What a teacher makes of the images of one split.
+
+    Args:
+        teacher: see :func:`audit`.
+        split: its images; None gives nothing.
+        transform: images to what the teacher is fed.
+        num_classes: that the teacher should have.
+        name: how to call it.
+        place: ``test`` or ``distilled``, where the images are from.
+    """
+    if split is None:
+        return None, None, []
+    images = f"{place} images"
+    try:
+        logits = predict(teacher, split, transform)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        text = f"{capital(name)} does not take the {images}, {tuple(split.shape)}: {reason}"
+        return None, None, [Finding("error", TEACHER, text)]
+    if logits.shape[1:] != (num_classes,):
+        text = f"{capital(name)} gives {tuple(logits.shape[1:])} logits for {num_classes} classes."
+        return None, None, [Finding("error", TEACHER, text)]
+    if not logits.isfinite().all():
+        text = f"{capital(name)} gives NaN or infinity on {images}."
+        return None, None, [Finding("error", TEACHER, text)]
+    labels = split.labels.to(logits.device)
+    order = compare_classes(labels, logits.argmax(1), num_classes)
+    accuracy = accuracy_of(logits, labels)
+    text = (
+        f"{capital(name)} on {len(labels)} {images}: top-1 {accuracy.top1:.1f} %, top-{TOP} "
+        f"{accuracy.top5:.1f} % (by chance {order.chance:.1f} % top-1)."
+    )
+    if order.permuted or (place == "distilled" and not order.same):  # the diagnosis says what it is
+        return order, accuracy, [Finding("note", TEACHER, text)]
+    if place == "distilled" or (order.same and order.strong):
+        return order, accuracy, [Finding("ok", TEACHER, text)]
+    if order.same:
+        text += (
+            f" It is weak: of {order.classes} classes it calls {order.at_home} by their own label "
+            "more often than anything else."
+        )
+        return order, accuracy, [Finding("warning", TEACHER, text)]
+    text += (
+        " That is no better than chance: it is untrained, its weights belong to other data, or the "
+        "images reach it on another scale."
+    )
+    if order.rearranged is not None and order.rearranged > 2 * order.chance:
+        text += (
+            f" With its classes rearranged {order.rearranged:.1f} % would be right: another class "
+            "order may be part of it, but too few classes stand out to say which."
+        )
+    return order, accuracy, [Finding("error", TEACHER, text)]
+
+
+def accuracy_of(logits: Tensor, labels: Tensor) -> Accuracy:
+    """Top-1, top-5 and cross-entropy of logits (N, C)."""
+    hits = logits.topk(min(TOP, logits.shape[1])).indices == labels.unsqueeze(1)
+    return Accuracy(
+        top1=100.0 * hits[:, 0].double().mean().item(),
+        top5=100.0 * hits.any(1).double().mean().item(),
+        loss=F.cross_entropy(logits, labels).item(),
+    )
+
+
+def summary_of(order: ClassOrder) -> dict[str, Any]:
+    """A comparison as plain values, without the map where it moves nothing."""
+    values = asdict(order)
+    if not order.permuted:
+        for name in ("class_map", "moved", "guessed"):
+            del values[name]
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def with_diagnoses(
+    findings: list[Finding], measures: dict[str, Any], diagnoses: Sequence[Diagnosis]
+) -> AuditReport:
+    """The report; a class map only where all teachers that call for one call for the same."""
+    findings = findings + [found for diagnosis in diagnoses for found in diagnosis.findings]
+    maps = {diagnosis.class_map for diagnosis in diagnoses} - {None}
+    if len(maps) > 1:
+        text = "The teachers have different class orders; which is the right one is not known."
+        findings.append(Finding("error", CLASS_ORDER, text))
+    return AuditReport(tuple(findings), measures, class_map=maps.pop() if len(maps) == 1 else None)
+
+
+def in_sample(report: AuditReport) -> AuditReport:
+    """The same report, whose remarks on class orders say that they come from a sample."""
+    text = " This was a sample; gift-fast audit looks at all images."
+    findings = tuple(
+        replace(found, text=found.text + text)
+        if found.topic == CLASS_ORDER and found.severity != "ok"
+        else found
+        for found in report.findings
+    )
+    return replace(report, findings=findings)

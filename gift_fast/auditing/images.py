@@ -1,0 +1,280 @@
+"""What the pixels of a distilled set give away: another scale, broken files, copies."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gift_fast.auditing.report import Finding, listed
+from gift_fast.data.datasets import ImageDataset
+from gift_fast.data.datasets.images import LARGEST_BYTE
+from gift_fast.data.distilled.images import ROUNDING, DistilledSet
+
+TOPIC = "images"
+
+CHUNK = 1000
+"""Images that are looked at together; more would only need more memory."""
+
+GREY = 2.0 / LARGEST_BYTE
+"""Two steps of 8 bits: JPEG leaves grey images this far from grey."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+OVERSHOOT = 0.5
+"""Optimised images that were not clipped leave [0, 1] by less, normalised ones by more."""
+
+TAILS = 5.0
+"""Standard deviations on both sides of 0 that whitened images exceed: patches of scikit-learn's
+sample photographs reach 9 to 14 with ZCA's eps from 0.1 to 1e-5. Normalised images, cut off at
+black and white, stay within 3 under the constants of CIFAR and ImageNet."""
+
+ANOTHER_MEAN = 0.2
+"""About one std of a pixel; the mean over ten images or more lies much nearer."""
+
+
+def examine_images(
+    dataset: ImageDataset, distilled: DistilledSet, index: Tensor
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Looks at the images that ``index`` (M) int64 names.
+
+    Returns:
+        Findings, and the numbers behind them.
+    """
+    numbers = measure_images(distilled.images, index)
+    measures = {
+        "count": len(distilled),
+        "examined": len(index),
+        "shape": list(distilled.images.shape[1:]),
+        "dtype": str(distilled.images.dtype).removeprefix("torch."),
+        **{name: plain(value) for name, value in numbers.items()},
+    }
+    findings = [
+        *shape_findings(dataset, distilled),
+        *finite_findings(numbers, len(index)),
+        *range_findings(dataset, distilled, numbers),
+    ]
+    if all(finding.severity != "error" for finding in findings):
+        # On another scale everything may look grey or alike.
+        findings += content_findings(dataset, numbers, len(index))
+        findings += copy_findings(distilled, index, measures)
+    if not findings:
+        findings = [Finding("ok", TOPIC, as_expected(distilled, numbers))]
+    return findings, measures
+
+
+def plain(value: Any) -> Any:
+    """A measure as JSON can hold it: tensors as lists, and None for the minimum of nothing."""
+    if isinstance(value, Tensor):
+        return [plain(number) for number in value.tolist()]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_expected(distilled: DistilledSet, numbers: dict[str, Any]) -> str:
+    """Says what the images are, where nothing is wrong."""
+    channels, height, width = distilled.images.shape[1:]
+    scale = "whitened, " if distilled.whitened else ""
+    kind = str(distilled.images.dtype).removeprefix("torch.")
+    return (
+        f"{len(distilled)} images of {channels} x {height} x {width}, {kind}, {scale}values from "
+        f"{numbers['minimum']:.3g} to {numbers['maximum']:.3g}."
+    )
+
+
+def shape_findings(dataset: ImageDataset, distilled: DistilledSet) -> list[Finding]:
+    """Channels and sides that are not those of the test images."""
+    shape, expected = tuple(distilled.images.shape[1:]), tuple(dataset.test.shape)
+    if shape == expected:
+        return []
+    text = f"The images are (C, H, W) = {shape}, the test images {expected}."
+    if shape[0] != expected[0] and shape[2] == expected[0]:
+        text += " The channels seem to come last."
+    return [Finding("error", TOPIC, text)]
+
+
+def finite_findings(numbers: dict[str, Any], examined: int) -> list[Finding]:
+    """NaN and infinity."""
+    count = numbers["not_finite"]
+    if count == 0:
+        return []
+    return [Finding("error", TOPIC, f"{count} of {examined} images hold NaN or infinity.")]
+
+
+def range_findings(
+    dataset: ImageDataset, distilled: DistilledSet, numbers: dict[str, Any]
+) -> list[Finding]:
+    """Values on another scale than that of [0, 255] for uint8 and [0, 1] for floats."""
+    low, high = numbers["minimum"], numbers["maximum"]
+    seen = f"Values run from {low:.3g} to {high:.3g}"
+    if low > high:  # no image is finite
+        return []
+    if distilled.images.dtype == torch.uint8:
+        if high > 1:
+            return mean_findings(dataset, numbers, LARGEST_BYTE)
+        text = f"{seen} in uint8: images in [0, 1] have been turned into bytes, and are lost."
+        return [Finding("error", TOPIC, text)]
+    if distilled.whitened:
+        if low < 0:
+            return []
+        text = f"{seen}, yet the set is said to be whitened, which makes half the values negative."
+        return [Finding("warning", TOPIC, text)]
+    if not distilled.clipped:
+        return mean_findings(dataset, numbers, 1.0)
+    if low >= -ROUNDING and high <= 1.0 + ROUNDING:
+        if high > 1.01 / LARGEST_BYTE:
+            return mean_findings(dataset, numbers, 1.0)
+        text = f"{seen}: the images have been divided by 255 twice, or are black."
+        return [Finding("error", TOPIC, text)]
+    if numbers["outside"] < 0.25 and low > -OVERSHOOT and high < 1.0 + OVERSHOOT:
+        text = f"{seen}, {numbers['outside']:.1%} of them outside [0, 1]: they were not clipped."
+        return [Finding("warning", TOPIC, text)]
+    return [Finding("error", TOPIC, f"{seen}, and not in [0, 1]: {scale_of(dataset, numbers)}.")]
+
+
+def scale_of(dataset: ImageDataset, numbers: dict[str, Any]) -> str:
+    """Names the scale that values outside [0, 1] are on."""
+    low, high = numbers["minimum"], numbers["maximum"]
+    if low >= -ROUNDING:
+        byte = high <= LARGEST_BYTE + ROUNDING
+        return (
+            "they are bytes as floats, to be divided by 255" if byte else "their scale is unknown"
+        )
+    tails = min(-low, high) / max(numbers["std"])
+    if tails > TAILS:
+        return (
+            f"they reach {tails:.1f} standard deviations on both sides of 0, as whitened images do "
+            "and others hardly can; a whitened set must be read as one"
+        )
+    if low >= -1.0 - ROUNDING and high <= 1.0 + ROUNDING:
+        return "they are on the scale of [-1, 1], to be brought back by (x + 1) / 2"
+    for owner, mean, std in (
+        (dataset.name, dataset.mean, dataset.std),
+        ("ImageNet", IMAGENET_MEAN, IMAGENET_STD),
+    ):
+        if len(mean) == len(numbers["channel_low"]):
+            lows = numbers["channel_low"] * torch.tensor(std) + torch.tensor(mean)
+            highs = numbers["channel_high"] * torch.tensor(std) + torch.tensor(mean)
+            # Rounding grows with the division by the std.
+            if lows.min() > -10 * ROUNDING and highs.max() < 1.0 + 10 * ROUNDING:
+                return (
+                    f"they have been normalised with the constants of {owner}, and would be once "
+                    "more; bring them back by x * std + mean"
+                )
+    return "they may have been normalised with constants that are not known here"
+
+
+def mean_findings(dataset: ImageDataset, numbers: dict[str, Any], scale: float) -> list[Finding]:
+    """A mean far from the dataset's own, which the normalisation assumes."""
+    means = [mean / scale for mean in numbers["mean"]]
+    if len(means) != len(dataset.mean):
+        return []
+    away = max(abs(a - b) for a, b in zip(means, dataset.mean, strict=True))
+    if away <= ANOTHER_MEAN:
+        return []
+    here, there = (", ".join(f"{m:.2f}" for m in values) for values in (means, dataset.mean))
+    text = f"The channels have the means {here}, those of {dataset.name} are {there}."
+    return [Finding("note", TOPIC, text)]
+
+
+def content_findings(
+    dataset: ImageDataset, numbers: dict[str, Any], examined: int
+) -> list[Finding]:
+    """Images without content, and grey ones where the test images are coloured."""
+    findings = []
+    constant, grey = numbers["constant"], numbers["grey"]
+    if constant:
+        severity = "error" if constant == examined else "warning"
+        text = f"{constant} of {examined} images are of a single colour."
+        findings.append(Finding(severity, TOPIC, text))
+    elif dataset.channels == 3 and grey > 0.9 * examined:
+        index = torch.arange(min(CHUNK, len(dataset.test)))
+        tested = next(iter(dataset.test.batches([index])))[0]
+        if is_grey(tested, 1.0).float().mean() < 0.5:
+            text = f"{grey} of {examined} images are grey, most test images are not."
+            findings.append(Finding("warning", TOPIC, text))
+    return findings
+
+
+def copy_findings(
+    distilled: DistilledSet, index: Tensor, measures: dict[str, Any]
+) -> list[Finding]:
+    """Images that are there twice; adds their numbers to ``measures``."""
+    first: dict[bytes, int] = {}
+    copies, conflicts = [], []
+    labels = distilled.labels.tolist()
+    for image in index.tolist():
+        digest = hashlib.sha256(distilled.images[image].cpu().numpy().tobytes()).digest()
+        original = first.setdefault(digest, image)
+        if original != image:
+            copies.append(f"{image} = {original}")
+            if labels[original] != labels[image]:
+                conflicts.append(
+                    f"{image} = {original} (labels {labels[image]} and {labels[original]})"
+                )
+    measures["copies"], measures["copies_of_another_class"] = len(copies), len(conflicts)
+    if conflicts:
+        text = f"{len(conflicts)} images equal one of another class: {listed(conflicts)}."
+        return [Finding("error", TOPIC, text)]
+    if copies:
+        text = f"{len(copies)} of {len(index)} images equal an earlier one: {listed(copies)}."
+        return [Finding("warning", TOPIC, text)]
+    return []
+
+
+def measure_images(images: Tensor, index: Tensor) -> dict[str, Any]:
+    """Numbers about the images that ``index`` names, on their own scale.
+
+    Returns:
+        minimum, maximum, mean and std (a list, one a channel), outside (the part of all values
+        outside [0, 1]), channel_low and channel_high (tensors), and how many images are
+        not_finite, constant or grey; those that are not finite are left out of everything else.
+    """
+    channels = images.shape[1]
+    low, high = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
+    total, squares = torch.zeros(channels).double(), torch.zeros(channels).double()
+    pixels = outside = not_finite = constant = grey = 0
+    scale = LARGEST_BYTE if images.dtype == torch.uint8 else 1.0
+    for chunk in chunks(images, index):
+        finite = chunk.isfinite().flatten(1).all(1)
+        not_finite += int((~finite).sum())
+        chunk = chunk[finite]
+        if len(chunk) == 0:
+            continue
+        low = torch.minimum(low, chunk.amin((0, 2, 3)))
+        high = torch.maximum(high, chunk.amax((0, 2, 3)))
+        total += chunk.double().sum((0, 2, 3))
+        squares += chunk.double().square().sum((0, 2, 3))
+        pixels += chunk[:, 0].numel()
+        outside += int(((chunk < -ROUNDING) | (chunk > 1.0 + ROUNDING)).sum())
+        constant += int((chunk.amax((2, 3)) == chunk.amin((2, 3))).all(1).sum())
+        grey += int(is_grey(chunk, scale).sum())
+    count = max(pixels, 1)
+    mean = total / count
+    return {
+        "minimum": low.min().item(),
+        "maximum": high.max().item(),
+        "mean": mean.tolist(),
+        "std": (squares / count - mean.square()).clamp_min(0).sqrt().tolist(),
+        "outside": outside / (count * channels),
+        "channel_low": low,
+        "channel_high": high,
+        "not_finite": not_finite,
+        "constant": constant,
+        "grey": grey,
+    }
+
+
+def chunks(images: Tensor, index: Tensor) -> Iterator[Tensor]:
+    """The images that ``index`` names, float32 on the CPU, a chunk at a time."""
+    for part in index.split(CHUNK):
+        yield images[part.to(images.device)].cpu().float()
+
+
+def is_grey(images: Tensor, scale: float) -> Tensor:
+    """Which images (N, C, H, W) in [0, scale] have equal channels, bool (N)."""
+    spread = (images.amax(1) - images.amin(1)).flatten(1).amax(1)
+    return spread <= GREY * scale

@@ -1,0 +1,154 @@
+"""What the labels of a distilled set give away: missing classes, another numbering, no content."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gift_fast.auditing.report import Finding, in_bytes, listed
+from gift_fast.data.datasets import ImageDataset
+from gift_fast.data.distilled import DistilledSet
+from gift_fast.data.labels.fkd import FkdLabels
+
+TOPIC, SOFT = "labels", "soft labels"
+
+ROWS_A_CLASS = 5
+"""Stored labels a class that are read of a folder; its batches hold every class as often."""
+
+FEWEST_BATCHES, MOST_BATCHES = 2, 16
+"""Files that are read of such a folder; 16 of ImageNet-1K are 33 MB."""
+
+
+def examine_labels(
+    dataset: ImageDataset, distilled: DistilledSet
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Counts the images of every class.
+
+    Returns:
+        Findings, and the numbers behind them.
+    """
+    labels, classes = distilled.labels, dataset.num_classes
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        text = (
+            f"Labels run from {low} to {high}, the classes of {dataset.name} from 0 to "
+            f"{classes - 1}."
+        )
+        if low == 1 and high == classes:
+            text += " They are counted from 1, it seems."
+        return [Finding("error", TOPIC, text)], {"lowest": low, "highest": high}
+    ipc = distilled.ipc(classes).cpu()
+    missing = (ipc == 0).nonzero().flatten().tolist()
+    fewest, most = int(ipc.min()), int(ipc.max())
+    measures = {
+        "classes": classes,
+        "fewest_per_class": fewest,
+        "most_per_class": most,
+        "missing": missing,
+    }
+    if missing:
+        names = [f"{label} ({dataset.class_names[label]})" for label in missing]
+        text = f"{len(missing)} of {classes} classes have no image: {listed(names)}."
+        return [Finding("warning", TOPIC, text)], measures
+    images = "1 image" if most == 1 else f"{most} images"
+    if fewest == most:
+        text = f"{images} for each of {classes} classes."
+        return [Finding("ok", TOPIC, text)], measures
+    text = f"Classes differ in size: {fewest} to {images}."
+    return [Finding("note", TOPIC, text)], measures
+
+
+def examine_soft_labels(
+    dataset: ImageDataset, distilled: DistilledSet, image_bytes: int
+) -> tuple[list[Finding], dict[str, Any] | None]:
+    """Looks at the form and the size of stored soft labels; their classes are compared elsewhere.
+
+    Args:
+        dataset: its classes are what the labels should have.
+        distilled: may hold rows, a folder of batches, or neither.
+        image_bytes: what the images take, to compare with.
+
+    Returns:
+        Findings, and the numbers behind them; None where no soft labels are stored.
+    """
+    if distilled.replay is not None:
+        size = distilled.replay.nbytes
+        text = f"Stored a batch at a time in {in_bytes(size)}, {against(size, image_bytes)}."
+        return [Finding("ok", SOFT, text)], {"form": "batches", "bytes": size}
+    soft_labels = distilled.soft_labels
+    if soft_labels is None:
+        return [Finding("ok", SOFT, "None are stored; a teacher has to label.")], None
+    size = soft_labels.numel() * soft_labels.element_size()
+    measures = {"form": "rows", "bytes": size, "shape": list(soft_labels.shape)}
+    if soft_labels.shape[1:] != (dataset.num_classes,):
+        text = (
+            f"They have the shape {tuple(soft_labels.shape)}; {dataset.name} with its "
+            f"{dataset.num_classes} classes needs {(len(distilled), dataset.num_classes)}."
+        )
+        return [Finding("error", SOFT, text)], measures
+    wrong = int((~soft_labels.isfinite()).any(1).sum())
+    if wrong:
+        text = f"{wrong} of {len(soft_labels)} rows hold NaN or infinity."
+        return [Finding("error", SOFT, text)], measures
+    kind = kind_of(soft_labels)
+    measures["kind"] = kind
+    text = f"{kind.capitalize()} in {in_bytes(size)}, {against(size, image_bytes)}."
+    if kind == "logits":
+        return [Finding("ok", SOFT, text)], measures
+    text += (
+        " Losses such as KL take a softmax of them as of logits, which flattens probabilities to "
+        "nearly the same number for every class; GIFT and cosine read them as they are."
+    )
+    return [Finding("note", SOFT, text)], measures
+
+
+def against(size: int, image_bytes: int) -> str:
+    """A number of bytes as a multiple of what the images take."""
+    return f"{size / image_bytes:.2g} times the images in memory"
+
+
+def kind_of(soft_labels: Tensor) -> str:
+    """Whether rows are logits, probabilities, or one-hot vectors."""
+    rows = soft_labels.float()
+    # float16 rounds 1,000 probabilities to a sum that is off by 1e-3 or so.
+    if bool((rows < 0).any()) or bool(((rows.sum(1) - 1).abs() > 1e-2).any()):
+        return "logits"
+    return "one-hot labels" if bool((rows.amax(1) > 0.9999).all()) else "probabilities"
+
+
+def stored_predictions(
+    distilled: DistilledSet, num_classes: int, *, quick: bool
+) -> tuple[Tensor, Tensor] | None:
+    """The hard labels of images and the classes that their stored soft labels name, (M) each.
+
+    Of a folder of batches the first are read. Where two images were mixed, the label that counts is
+    that of the one which has more weight.
+    """
+    if distilled.replay is not None:
+        return replayed_predictions(
+            distilled.replay, distilled.labels.cpu(), num_classes, distilled.side, quick=quick
+        )
+    if distilled.soft_labels is None:
+        return None
+    return distilled.labels, distilled.soft_labels.argmax(1)
+
+
+def replayed_predictions(
+    replay: FkdLabels, labels: Tensor, num_classes: int, side: int, *, quick: bool
+) -> tuple[Tensor, Tensor]:
+    """The same for stored batches."""
+    most = FEWEST_BATCHES if quick else MOST_BATCHES
+    hard, named, rows = [], [], 0
+    for batch in islice(replay.epoch(0), most):
+        target = labels[batch.index]
+        if batch.mix_index is not None and batch.mix_weight(side) < 0.5:
+            target = target[batch.mix_index]
+        hard.append(target)
+        named.append(batch.logits.argmax(1))
+        rows += len(target)
+        if rows >= ROWS_A_CLASS * num_classes and len(hard) >= FEWEST_BATCHES:
+            break
+    return torch.cat(hard), torch.cat(named)

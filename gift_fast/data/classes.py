@@ -1,0 +1,265 @@
+"""Continual learning: which of a dataset's classes a student has seen.
+
+GDumb, as dataset distillation uses it: the classes come in steps of equal size, and after each step
+a fresh student is trained on the distilled images of all classes seen so far and tested on the test
+images of the same classes. So every step is an evaluation of its own, of a part of the classes;
+:func:`narrow` takes that part of everything that the evaluation reads.
+
+``classes`` of a configuration is a specification like others, ``seen:steps=5,step=2``; a new way to
+pick classes is a subclass of :class:`Seen` and a line in ``CLASSES``.
+
+Source: Prabhu, Torr and Dokania, "GDumb: A Simple Approach that Questions Our Progress in Continual
+Learning", ECCV 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from gift_fast.data.datasets.images import ImageDataset
+from gift_fast.data.distilled.images import DistilledSet
+from gift_fast.files import spec
+
+ALL = "all"
+
+IN_ORDER = "dataset"
+"""The order of the labels."""
+
+HEADS = ("seen", "all")
+"""Which classes a student has a logit of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """The classes that have come after ``step`` of ``steps`` steps.
+
+    They are the first floor(C * step / steps) of C classes, so that steps differ by one class at
+    most, and what has been seen depends on the fraction alone: step 1 of 5 is step 2 of 10. The
+    student is a fresh one at every step, hence in which order the seen classes came changes
+    nothing, and they keep the order of the dataset.
+
+    Attributes:
+        steps: in which all classes come.
+        step: the last that has come, from 1.
+        order: in which they come: ``dataset``, that of the labels, or the seed of a permutation,
+            ``torch.randperm`` of a generator on the CPU.
+        head: ``seen``: student and teacher have a logit for every seen class. The teacher's, and
+            stored soft labels, lose those of the other classes before any softmax. ``all``: they
+            keep one for every class of the dataset, and the student may take a test image for one
+            of a class that it has not seen. What has a teacher of all classes and a student of the
+            seen ones, or the reverse, has no gradient that all losses agree on, and is left out.
+
+    Raises:
+        ValueError: a value out of range.
+
+    Example:
+        >>> Seen(steps=5, step=2).labels(10)
+        tensor([0, 1, 2, 3])
+        >>> Seen(steps=5, step=2, order="0").labels(10)
+        tensor([1, 4, 5, 7])
+    """
+
+    steps: int = 5
+    step: int = 1
+    order: str = IN_ORDER
+    head: str = "seen"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"classes: steps must be at least 1, got {self.steps}")
+        if not 1 <= self.step <= self.steps:
+            raise ValueError(f"classes: step must be from 1 to {self.steps}, got {self.step}")
+        if self.order != IN_ORDER and not self.order.isdecimal():
+            raise ValueError(f"classes: order must be {IN_ORDER} or a seed, got {self.order!r}")
+        if self.head not in HEADS:
+            raise ValueError(f"classes: head must be one of {', '.join(HEADS)}, got {self.head!r}")
+
+    @property
+    def share(self) -> float:
+        """The part of the classes that has been seen, above 0 and at most 1."""
+        return self.step / self.steps
+
+    def count(self, num_classes: int) -> int:
+        """How many of so many classes have been seen.
+
+        Raises:
+            ValueError: none.
+        """
+        count = num_classes * self.step // self.steps
+        if count == 0:
+            raise ValueError(
+                f"classes: step must be one with a class, got {self.step} of {self.steps} steps "
+                f"for {num_classes} classes"
+            )
+        return count
+
+    def labels(self, num_classes: int) -> Tensor:
+        """The seen classes, int64, in rising order."""
+        order = torch.arange(num_classes)
+        if self.order != IN_ORDER:
+            generator = torch.Generator().manual_seed(int(self.order))
+            order = torch.randperm(num_classes, generator=generator)
+        return order[: self.count(num_classes)].sort().values
+
+
+def all_classes() -> Seen:
+    """Every class, as at the end of any number of steps."""
+    return Seen(steps=1, step=1)
+
+
+CLASSES: dict[str, Callable[..., Seen]] = {ALL: all_classes, "seen": Seen}
+
+
+def build_classes(classes: str) -> Seen:
+    """What a specification names; ValueError where there is no such name, option or value.
+
+    Example:
+        >>> build_classes("all").share, build_classes("seen:steps=10,step=3").share
+        (1.0, 0.3)
+    """
+    return spec.build("classes", classes, CLASSES)
+
+
+def classes_in_words(classes: str) -> str:
+    """A specification as a table has it.
+
+    Example:
+        >>> classes_in_words("all"), classes_in_words("seen:steps=10,step=3,order=0")
+        ('all classes', '30 % of the classes, order 0')
+    """
+    seen = build_classes(classes)
+    if seen.share == 1.0:
+        return "all classes"
+    order = "" if seen.order == IN_ORDER else f", order {seen.order}"
+    head = "" if seen.head == "seen" else ", a logit for every class"
+    return f"{100.0 * seen.share:.3g} % of the classes{order}{head}"
+
+
+def canonical_classes(classes: str) -> str:
+    """The one way to write what has been seen: step and steps in lowest terms, ``all`` at the end.
+
+    So what two numbers of steps share is one run.
+
+    Example:
+        >>> canonical_classes("seen:steps=10,step=4,order=0"), canonical_classes("seen:step=5")
+        ('seen:steps=5,step=2,order=0', 'all')
+    """
+    seen = build_classes(classes)
+    if spec.split_spec(classes)[0] != "seen":
+        return spec.canonical("classes", classes, CLASSES)
+    if seen.step == seen.steps:
+        return ALL
+    divisor = math.gcd(seen.steps, seen.step)
+    steps, step = seen.steps // divisor, seen.step // divisor
+    order = "" if seen.order == IN_ORDER else f",order={seen.order}"
+    head = "" if seen.head == "seen" else f",head={seen.head}"
+    return f"seen:steps={steps},step={step}{order}{head}"
+
+
+def narrow(
+    classes: str, dataset: ImageDataset, distilled: DistilledSet, teachers: Sequence[nn.Module] = ()
+) -> tuple[ImageDataset, DistilledSet, tuple[nn.Module, ...]]:
+    """What a student of some of the classes is trained and tested on.
+
+    Args:
+        classes: a name in ``CLASSES``, with options. ``all`` changes nothing.
+        dataset: of all classes, without its training split.
+        distilled: of all classes; its images stay in their order.
+        teachers: of all classes.
+
+    Returns:
+        The same with test and distilled images of the seen classes alone. Where the head is
+        ``seen``, the labels are numbered anew, in rising order, and what had a logit for every
+        class has one for every seen class.
+
+    Raises:
+        ValueError: no such classes, or none of them; the dataset has been narrowed before; the set
+            is not one of the dataset's classes, or its soft labels are to be replayed, and the
+            stored batches hold images of all classes.
+    """
+    classes = canonical_classes(classes)
+    if classes == ALL:
+        return dataset, distilled, tuple(teachers)
+    if dataset.classes != ALL:
+        raise ValueError(f"dataset must hold all classes, got {dataset.classes}")
+    if distilled.replay is not None and not teachers:
+        raise ValueError(
+            f"classes must be {ALL} where stored batches are replayed, which hold images of all "
+            f"classes; got {classes!r}. A teacher can label the images of some"
+        )
+    distilled.check_against(dataset)
+    seen = build_classes(classes)
+    labels = seen.labels(dataset.num_classes)
+    new_of_old = torch.full((dataset.num_classes,), -1)
+    new_of_old[labels] = torch.arange(len(labels)) if seen.head == "seen" else labels
+
+    target = new_of_old[dataset.test.labels.cpu()]
+    index = (target >= 0).nonzero().squeeze(1)
+    test = dataset.test.subset(index).with_labels(target[index])
+    dataset = replace(dataset, train=None, heldout=None, test=test, classes=classes)
+
+    target = new_of_old.to(distilled.labels.device)[distilled.labels]
+    index = (target >= 0).nonzero().squeeze(1)
+    if not len(index):
+        raise ValueError(f"distilled must hold an image of the classes {classes}, got none")
+    rows = None if distilled.soft_labels is None else distilled.soft_labels[index]
+    distilled = replace(
+        distilled,
+        images=distilled.images[index],
+        labels=target[index],
+        soft_labels=rows,
+        replay=None,
+    )
+    if seen.head == "all":
+        return dataset, distilled, tuple(teachers)
+    return (
+        replace(
+            dataset,
+            class_names=of_classes(dataset.class_names, labels),
+            class_folders=of_classes(dataset.class_folders, labels),
+        ),
+        replace(
+            distilled,
+            soft_labels=None if rows is None else rows[:, labels.to(rows.device)],
+            class_names=of_classes(distilled.class_names, labels),
+        ),
+        tuple(TeacherOfSeen(teacher, labels) for teacher in teachers),
+    )
+
+
+def number_seen(dataset: ImageDataset) -> int:
+    """How many classes the images of a dataset are of, narrowed or not."""
+    seen = build_classes(dataset.classes)
+    return dataset.num_classes if seen.head == "seen" else seen.count(dataset.num_classes)
+
+
+def of_classes(names: tuple[str, ...], labels: Tensor) -> tuple[str, ...]:
+    """Those of the names that labels are of; none where there is none."""
+    return tuple(names[label] for label in labels.tolist()) if names else ()
+
+
+class TeacherOfSeen(nn.Module):
+    """A teacher whose logits are those of some classes alone.
+
+    Args:
+        teacher: takes images to logits (B, C).
+        labels: (K) int64, the classes whose logits are kept; a part of the state, hence of a
+            run's digest.
+    """
+
+    labels: Tensor
+
+    def __init__(self, teacher: nn.Module, labels: Tensor) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.register_buffer("labels", labels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, S, S) to logits (B, K)."""
+        logits: Tensor = self.teacher(images)
+        return logits.index_select(1, self.labels)

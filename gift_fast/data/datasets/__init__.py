@@ -1,0 +1,129 @@
+"""The datasets that a student is tested on, and that teachers are trained on.
+
+A new dataset is one file with a function that returns an :class:`ImageDataset`, and one line in
+``DATASETS``. The function takes the folder that holds the data (or None) and whether to load the
+training split, ``function(root, train)``; its keyword-only parameters are the options that a
+specification sets: ``imagenet-1k:side=64``. Every dataset has the options ``heldout``, see
+:mod:`gift_fast.data.datasets.heldout`, ``resize``, see
+:mod:`gift_fast.data.datasets.resize`, and ``normalization``, see
+:mod:`gift_fast.data.datasets.normalization`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gift_fast.data.datasets.cifar import cifar10, cifar100
+from gift_fast.data.datasets.cifar_jpeg import cifar10_jpeg
+from gift_fast.data.datasets.digits import digits
+from gift_fast.data.datasets.fashion_mnist import fashion_mnist
+from gift_fast.data.datasets.files import FileSplit
+from gift_fast.data.datasets.folder import folder
+from gift_fast.data.datasets.heldout import hold_out, split_heldout
+from gift_fast.data.datasets.imagenet import (
+    imagenet_1k,
+    imagenet_10,
+    imagenet_100,
+    imagenet_nette,
+    imagenet_subset,
+    imagenet_woof,
+)
+from gift_fast.data.datasets.images import ImageDataset, Split, TensorSplit
+from gift_fast.data.datasets.normalization import normalized_like, split_normalization
+from gift_fast.data.datasets.readable import check_readable
+from gift_fast.data.datasets.resize import resize, split_resize
+from gift_fast.data.datasets.tinyimagenet import tinyimagenet
+from gift_fast.files import spec
+
+__all__ = [
+    "COPY_OF",
+    "DATASETS",
+    "FileSplit",
+    "ImageDataset",
+    "Split",
+    "TensorSplit",
+    "check_dataset",
+    "dataset_title",
+    "load_dataset",
+]
+
+DATASETS: dict[str, Callable[..., ImageDataset]] = {
+    "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar10-jpeg": cifar10_jpeg,
+    "cifar100": cifar100,
+    "tinyimagenet": tinyimagenet,
+    "imagenet-1k": imagenet_1k,
+    "imagenet-nette": imagenet_nette,
+    "imagenet-woof": imagenet_woof,
+    "imagenet-10": imagenet_10,
+    "imagenet-100": imagenet_100,
+    "imagenet-subset": imagenet_subset,
+    "folder": folder,
+}
+
+COPY_OF = {"cifar10-jpeg": "cifar10"}
+"""Lossy copies: they are trained on with the settings of the dataset that they are copies of."""
+
+TITLES = {"cifar10-jpeg": "CIFAR-10 (JPEG copies)"}
+"""How a result on a dataset must be called, where its name alone would leave something out."""
+
+
+def dataset_title(dataset: str) -> str:
+    """A dataset's specification as it is shown.
+
+    Example:
+        >>> dataset_title("cifar10-jpeg:normalization=imagenet"), dataset_title("cifar100")
+        ('CIFAR-10 (JPEG copies), normalization=imagenet', 'cifar100')
+    """
+    name, colon, options = dataset.partition(":")
+    return f"{TITLES[name]}{', ' if colon else ''}{options}" if name in TITLES else dataset
+
+
+def check_dataset(dataset: str) -> None:
+    """Raises ValueError unless a specification names a dataset and options that it has."""
+    rest = split_resize(split_heldout(dataset)[0])[0]
+    spec.resolve("dataset", split_normalization(rest)[0], DATASETS)
+
+
+def load_dataset(
+    dataset: str, root: Path | str | None = None, *, train: bool = True
+) -> ImageDataset:
+    """Loads the dataset that a specification names, for the CPU.
+
+    Image files that are decoded as batches are read are all decoded once first, to find those that
+    cannot be; see :mod:`gift_fast.data.datasets.readable`.
+
+    Args:
+        dataset: a name in ``DATASETS`` with its options, or the import path of a function of the
+            user's own, which is called with ``root`` and ``train``.
+        root: the folder that holds the data; each dataset says what it must hold.
+        train: whether to load the training split too; a student's test needs the test split alone.
+
+    Raises:
+        FileNotFoundError: the data is missing; the error says what was looked for, where, and how
+            to get it.
+        ValueError: no such dataset or option, the data is not as published, or images cannot be
+            decoded.
+
+    Example:
+        >>> digits = load_dataset("digits", train=False)
+        >>> digits.num_classes, len(digits.test), digits.train
+        (10, 500, None)
+    """
+    data_root = None if root is None else Path(root).expanduser()
+    rest, heldout = split_heldout(dataset)
+    rest, side = split_resize(rest)
+    name, normalization = split_normalization(rest)
+    loaded = spec.build("dataset", name, DATASETS, data_root, train)
+    if isinstance(loaded, ImageDataset):  # which nothing makes a user's own function return
+        for split in (loaded.test, loaded.train):
+            if isinstance(split, FileSplit):
+                check_readable(split)
+    if normalization is not None:
+        loaded = normalized_like(loaded, normalization)
+    if train and heldout:
+        loaded = hold_out(loaded, heldout)
+    return resize(loaded, side) if side else loaded

@@ -1,0 +1,73 @@
+"""CIFAR-10 as JPEG files: the same images after lossy compression, so not the same dataset.
+
+Results on it are of "CIFAR-10 (JPEG copies)", never of CIFAR-10.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gift_fast.data.datasets.class_folders import class_folders
+from gift_fast.data.datasets.decoded import decoded_once
+from gift_fast.data.datasets.files import FileSplit
+from gift_fast.data.datasets.folder import scan
+from gift_fast.data.datasets.images import ImageDataset, TensorSplit
+from gift_fast.data.datasets.locate import locate
+from gift_fast.data.datasets.normalization import NORMALIZATIONS
+
+NAME = "cifar10-jpeg"
+SIDE = 32
+
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+"""CIFAR-10's classes, which its labels number in this order."""
+
+IMAGES = {"train": 50_000, "test": 10_000}
+
+ADVICE = (
+    "It must hold train/<class>/<image>.jpg and test/<class>/<image>.jpg: the images of CIFAR-10, "
+    "https://www.cs.toronto.edu/~kriz/cifar.html, saved as JPEG files"
+)
+
+
+def cifar10_jpeg(root: Path | None = None, train: bool = True) -> ImageDataset:
+    """Loads JPEG copies of CIFAR-10: 50,000 training and 10,000 test images, uint8 (N, 3, 32, 32).
+
+    Labels, class names and normalisation are CIFAR-10's. The files are decoded once; see
+    ``decoded_once``.
+
+    Args:
+        root: the folder that holds ``train`` and ``test``, or one that holds it as
+            ``cifar10-jpeg``.
+        train: whether to load the training split too.
+
+    Raises:
+        FileNotFoundError: it is not there, or a class has no images.
+        ValueError: classes or images are missing, or there are others.
+    """
+    found = locate(NAME, root, ["train", "test"], ADVICE, [NAME])
+    return ImageDataset(
+        name=NAME,
+        train=read_split(found, "train") if train else None,
+        test=read_split(found, "test"),
+        mean=NORMALIZATIONS["cifar"].mean,
+        std=NORMALIZATIONS["cifar"].std,
+        class_names=CLASSES,
+    )
+
+
+def read_split(root: Path, part: str) -> TensorSplit:
+    """The training or the test images."""
+    others = sorted(set(class_folders(root / part)) - set(CLASSES))
+    if others:
+        raise ValueError(
+            f"{root / part} must hold a folder for each of {', '.join(CLASSES)}, got {others[0]}"
+        )
+    files: FileSplit = scan(root / part, CLASSES, side=SIDE, resize=None)
+    if len(files) != IMAGES[part]:
+        raise ValueError(
+            f"{root / part} must hold {IMAGES[part]} images, got {len(files)}\n{ADVICE}"
+        )
+    return decoded_once(files, f"{NAME}-{part}")

@@ -1,0 +1,81 @@
+"""Image files that are decoded once, and read from one cache file ever after."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gift_fast.data.datasets.decoding import followed
+from gift_fast.data.datasets.files import FileSplit
+from gift_fast.data.datasets.images import TensorSplit
+from gift_fast.data.datasets.readable import in_words, unreadable
+from gift_fast.files.atomic import replacing
+from gift_fast.files.bounds import check_values
+from gift_fast.files.cache import cache_folder
+from gift_fast.files.disk import check_space
+from gift_fast.files.fingerprint import fingerprint
+
+logger = logging.getLogger(__name__)
+
+IMAGES_AT_ONCE = 500
+
+DECODER = "upright, 16 bits scaled"
+"""How files become pixels; cache files that were made otherwise are not read."""
+
+
+def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> TensorSplit:
+    """The images of a split as one uint8 tensor, mapped from a cache file that is made if missing.
+
+    The file is keyed by the split's fingerprint, so that it is made anew when the files change. It
+    is mapped, not read: pages come in as they are used, and processes share them. Processes that
+    start together without it each decode for themselves, and the last one's file stays.
+
+    Args:
+        split: N files.
+        name: what the cache file's name starts with.
+        cache: the folder of cache files; :func:`cache_folder` when None.
+
+    Raises:
+        OSError: the folder cannot be written to, or its disk has no room for the images.
+        ValueError: files cannot be decoded; the first ten are named, and no cache file is left.
+    """
+    folder = cache_folder() if cache is None else cache
+    path = folder / f"{name}-{fingerprint([split.fingerprint(), DECODER])}.pt"
+    shape = (len(split), *split.shape)
+    images = read_cache(path, shape)
+    if images is None:
+        logger.info("decoding %d images of %s once, into %s", len(split), split.root, path)
+        check_space(folder, len(split) * math.prod(split.shape), "decoded images")
+        images = torch.empty(shape, dtype=torch.uint8)
+        parts = split.decoded(torch.arange(len(split)).split(IMAGES_AT_ONCE))
+        title = f"decoding {split.root}, once"
+        try:
+            for index, pixels in followed(parts, title, len(split), lambda part: len(part[0])):
+                images[index] = pixels
+        except ValueError as error:  # names one file; the others are worth another pass
+            faults = list(unreadable(split, range(len(split)))) or [str(error)]
+            raise ValueError(in_words(faults, f"{len(split)} images of {split.root}")) from error
+        with replacing(path) as temporary:
+            torch.save({"images": images}, temporary)
+        images = read_cache(path, shape)
+    assert images is not None
+    return TensorSplit(images, split.labels)
+
+
+def read_cache(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """The images of a cache file, mapped; None where there is none, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        images = torch.load(path, weights_only=True, mmap=True)["images"]
+        if not isinstance(images, Tensor) or (images.dtype, images.shape) != (torch.uint8, shape):
+            raise ValueError(f"it must hold bytes of the shape {shape}")
+        check_values(path, images)
+    except Exception as error:  # torch raises whatever the damage leads to
+        logger.warning("%s is damaged and made anew: %s", path, error)
+        return None
+    return images

@@ -1,0 +1,178 @@
+"""Labelled image files that are decoded when a batch asks for them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gift_fast.data.datasets.image_files import read_image
+from gift_fast.data.datasets.images import to_unit_range
+from gift_fast.files.fingerprint import fingerprint
+
+CPU = torch.device("cpu")
+
+BATCHES_AHEAD = 2
+"""Batches that are decoded while the caller works on one."""
+
+MOST_THREADS = 32
+"""The standard library's own bound for its pools of threads."""
+
+
+def decoding_threads() -> int:
+    """Threads to decode with: this process's share of the processors that it may use.
+
+    ``LOCAL_WORLD_SIZE`` is how torchrun and accelerate tell how many processes of a run share the
+    machine.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
+    else:
+        usable = os.cpu_count() or 1
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(usable // sharing, MOST_THREADS))
+
+
+def resize_for(side: int) -> int:
+    """What the shorter side is resized to before the crop of ``side``: 8/7 of it.
+
+    This one rule gives all pairs of the evaluation code.
+
+    Example:
+        >>> [resize_for(side) for side in (224, 128, 64)]
+        [256, 146, 73]
+    """
+    return side * 8 // 7
+
+
+def decode(path: Path, side: int, resize: int | None) -> Tensor:
+    """An image file as uint8 (3, side, side); :func:`read_image` says how it becomes colour.
+
+    The shorter side is resized to ``resize`` (bilinear, antialiased) and the centre is cropped, as
+    torchvision's ``Resize`` and ``CenterCrop`` do it; with None the image must have its size.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        ValueError: the file is no image, is damaged, cannot be converted, or has another size.
+    """
+    from torchvision.transforms import functional
+
+    image = read_image(path)
+    if resize is None:
+        check_size(path, image.size, side)
+    else:
+        image = functional.center_crop(functional.resize(image, resize), side)
+    pixels: Tensor = functional.pil_to_tensor(image)
+    return pixels
+
+
+def check_size(path: Path, size: tuple[int, int], side: int) -> None:
+    """Raises ValueError unless an image of (width, height) is of ``side`` x ``side`` pixels."""
+    if size != (side, side):
+        width, height = size
+        raise ValueError(f"{path} must be of {side} x {side} pixels, got {width} x {height}")
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Labelled images in files, decoded by threads a few batches ahead of their use.
+
+    Threads and not processes: Pillow decodes and resizes outside Python's lock, nothing has to be
+    copied between processes, and no process is forked beside a running CUDA or gloo.
+
+    Attributes:
+        root: the folder that the names start from.
+        names: (N) paths of the files relative to ``root``, with forward slashes.
+        labels: (N) int64, always on the CPU.
+        side: of the square images, in pixels.
+        resize: what the shorter side is resized to before the centre is cropped; None where the
+            files are of ``side`` x ``side`` pixels.
+        device: where the batches go.
+
+    Raises:
+        ValueError: names and labels disagree, there are none, or the sides are impossible.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    labels: Tensor
+    side: int
+    resize: int | None = None
+    device: torch.device = CPU
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError(f"names must hold at least one file of {self.root}, got none")
+        if self.labels.shape != (len(self.names),):
+            expected = f"({len(self.names)},)"
+            raise ValueError(f"labels must have shape {expected}, got {tuple(self.labels.shape)}")
+        if self.side < 1:
+            raise ValueError(f"side must be at least 1, got {self.side}")
+        if self.resize is not None and self.resize < self.side:
+            raise ValueError(f"resize must be at least side, {self.side}, got {self.resize}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        return 3, self.side, self.side
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> Tensor:
+        """The image with that index, uint8 (3, side, side); see :func:`decode` for the errors."""
+        return decode(self.root / self.names[index], self.side, self.resize)
+
+    def decoded(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For every index tensor (B): itself and uint8 images (B, 3, side, side), on the CPU."""
+        waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
+        pool = ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode")
+        try:
+            for index in indices:
+                here = index.cpu()
+                waiting.append((here, [pool.submit(self.read, i) for i in here.tolist()]))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield collected(*waiting.popleft())
+            while waiting:
+                yield collected(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        for index, images in self.decoded(indices):
+            if self.device.type == "cuda":
+                images = images.pin_memory()  # or the copy would wait for the device
+            images = images.to(self.device, non_blocking=True)
+            yield to_unit_range(images), self.labels[index].to(self.device, non_blocking=True)
+
+    def to(self, device: torch.device | str) -> FileSplit:
+        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        return replace(self, device=torch.device(device))
+
+    def subset(self, index: Tensor) -> FileSplit:
+        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        here = index.cpu()
+        names = tuple(self.names[i] for i in here.tolist())
+        return replace(self, names=names, labels=self.labels[here])
+
+    def with_labels(self, labels: Tensor) -> FileSplit:
+        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        return replace(self, labels=labels.cpu())
+
+    def fingerprint(self) -> str:
+        """A digest of names, sizes in bytes, labels and resize rule; the files are not read."""
+        sizes = torch.tensor([(self.root / name).stat().st_size for name in self.names])
+        rule = f"resize {self.resize} crop {self.side}"
+        return fingerprint([rule, "\n".join(self.names), sizes, self.labels])
+
+
+def collected(index: Tensor, images: list[Future[Tensor]]) -> tuple[Tensor, Tensor]:
+    """An index tensor and its images as one tensor, once they are all decoded."""
+    return index, torch.stack([image.result() for image in images])

@@ -1,0 +1,124 @@
+"""Images sorted into a folder for each class, which is how most datasets are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from gift_fast.data.datasets.class_folders import (
+    check_same_classes,
+    class_folders,
+    images_of_classes,
+)
+from gift_fast.data.datasets.decoded import decoded_once
+from gift_fast.data.datasets.files import FileSplit, resize_for
+from gift_fast.data.datasets.images import ImageDataset, Split
+from gift_fast.data.datasets.locate import locate
+from gift_fast.data.datasets.normalization import NORMALIZATIONS
+
+ADVICE = "It must hold train/<class>/<image> and val/<class>/<image> (or test/<class>/<image>)"
+
+
+def folder(
+    root: Path | None = None,
+    train: bool = True,
+    *,
+    side: int = 224,
+    shorter_side: int = 0,
+    order: str = "auto",
+    in_memory: bool = False,
+) -> ImageDataset:
+    """Any dataset with ``train/<class>/*`` and ``val/<class>/*`` (or ``test``), as colour images.
+
+    Labels follow the sorted names of the folders, as torchvision's ``ImageFolder`` gives them, or
+    their numbers; :mod:`gift_fast.data.datasets.class_folders` has the rules.
+    Images are normalised with ImageNet's constants; ``folder:normalization=cifar`` takes CIFAR's.
+
+    Args:
+        root: the folder that holds ``train`` and ``val``, or ``test`` where there is no ``val``.
+        train: whether to scan the training split too.
+        side: of the square that is cropped from an image's centre, in pixels.
+        shorter_side: what an image's shorter side is resized to before; 0 is 8/7 of ``side``,
+            rounded down (256 for 224). The same number as ``side`` keeps images of that size as
+            they are.
+        order: of the classes: ``auto``; ``name``, as text; ``number``, by the folders' numbers.
+        in_memory: decode once and keep the pixels in memory, instead of decoding every batch.
+
+    Raises:
+        FileNotFoundError: a folder is missing or holds no image.
+        ValueError: the splits have different classes, or one class alone; the order of the folders
+            is ambiguous; an option is out of range.
+    """
+    called_test = root is not None and (root / "test").is_dir() and not (root / "val").is_dir()
+    test = "test" if called_test else "val"
+    found = locate("folder", root, [test], ADVICE)
+    classes = class_folders(found / test, order)
+    if train or (found / "train").is_dir():
+        # Sorted as text here: the order has been settled, and told, by the line above.
+        check_same_classes(class_folders(found / "train", "name"), classes, found)
+    if len(classes) < 2:
+        raise ValueError(
+            f"{found / test} must hold a folder for each of two or more classes, got only "
+            f"{classes[0]}; are the class folders one level further down?"
+        )
+    return sorted_into_folders(
+        "folder",
+        found,
+        classes,
+        classes,
+        test=test,
+        train=train,
+        side=side,
+        shorter_side=shorter_side,
+        in_memory=in_memory,
+    )
+
+
+def sorted_into_folders(
+    name: str,
+    root: Path,
+    classes: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    test: str,
+    train: bool,
+    side: int,
+    shorter_side: int = 0,
+    in_memory: bool = False,
+) -> ImageDataset:
+    """The dataset of ``root/train`` and ``root/<test>`` with the classes in the order given."""
+    if side < 1:
+        raise ValueError(f"side must be at least 1, got {side}")
+    if shorter_side != 0 and shorter_side < side:
+        raise ValueError(f"shorter_side must be 0 or at least side, {side}, got {shorter_side}")
+
+    def split(part: str) -> Split:
+        files = scan(root / part, classes, side=side, resize=shorter_side or resize_for(side))
+        return decoded_once(files, f"{name}-{part}-{side}") if in_memory else files
+
+    return ImageDataset(
+        name=name,
+        train=split("train") if train else None,
+        test=split(test),
+        mean=NORMALIZATIONS["imagenet"].mean,
+        std=NORMALIZATIONS["imagenet"].std,
+        class_names=tuple(class_names),
+        class_folders=tuple(classes),
+    )
+
+
+def scan(root: Path, classes: Sequence[str], *, side: int, resize: int | None) -> FileSplit:
+    """The image files in the class folders of ``root``; a label is a place in ``classes``.
+
+    The files of a class may lie in folders of their own within its folder, as Tiny-ImageNet's do.
+
+    Raises:
+        FileNotFoundError: a folder of a class is missing or holds no image.
+        ValueError: an image is of a kind that is not read.
+    """
+    names, labels = images_of_classes(root, classes)
+    return FileSplit(
+        root=root, names=tuple(names), labels=torch.tensor(labels), side=side, resize=resize
+    )

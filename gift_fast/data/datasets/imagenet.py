@@ -1,0 +1,290 @@
+"""ImageNet-1K (ILSVRC 2012) and the subsets of it that distilled sets are made for.
+
+All of them are read from ImageNet's own folders, ``train/<wnid>/*.JPEG`` and ``val/<wnid>/*.JPEG``;
+the validation images are the test split. Images are decoded batch by batch: the shorter side is
+resized to 8/7 of ``side`` and the centre is cropped, so 256 and 224, 146 and 128, 73 and 64.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gift_fast.data.datasets.class_folders import (
+    check_same_classes,
+    class_folders,
+    listed,
+    numbers_of,
+    visible,
+)
+from gift_fast.data.datasets.folder import sorted_into_folders
+from gift_fast.data.datasets.imagenet_classes import IMAGENET_10, IMAGENET_100, NETTE, WOOF
+from gift_fast.data.datasets.images import ImageDataset
+from gift_fast.data.datasets.locate import locate
+from gift_fast.files.texts import read_text
+
+CLASSES = 1000
+
+ADVICE = """\
+To get it: download ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_val.tar and, for training,
+ILSVRC2012_img_train.tar into ROOT from https://image-net.org/download.php (an account is needed);
+  python -c "from torchvision.datasets import ImageNet; ImageNet('ROOT', 'val')"
+unpacks the images into a folder for each class, and the same with 'train'"""
+
+ORDERS = ("list", "sorted")
+
+WNID = re.compile(r"n\d{8}")
+"""WordNet's identifiers of ImageNet's classes."""
+
+
+def imagenet_1k(
+    root: Path | None = None, train: bool = True, *, side: int = 224, in_memory: bool = False
+) -> ImageDataset:
+    """ImageNet-1K: 1,281,167 training and 50,000 validation images of 1,000 classes.
+
+    A label is the place of a class's folder among the sorted ones, as in torchvision's networks,
+    whose names of the classes are used too. The folders may be named by wnids or, as RDED's, by
+    the labels from 0 to 999, with leading zeros or without.
+
+    Args:
+        root: the folder that holds ``train`` and ``val``; without ``train``, ``val`` alone will do.
+        train: whether to scan the training split too.
+        side: of the square images, in pixels; 64 for ConvNets.
+        in_memory: decode once and keep the pixels in memory; 16 GB for the training split at 64.
+
+    Raises:
+        FileNotFoundError: it is not there; the error says how to get it.
+        ValueError: there are not 1,000 folders, they have other names, the splits differ, or
+            ``side`` is out of range.
+
+    Source: Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015.
+    """
+    from torchvision.models import ResNet18_Weights
+
+    parts = ["train", "val"] if train else ["val"]
+    found = locate("imagenet-1k", root, parts, ADVICE, ["imagenet-1k"])
+    folders = {
+        part: [path.name for path in visible(found / part) if path.is_dir()] for part in parts
+    }
+    for part, names in folders.items():
+        if len(names) != CLASSES:
+            raise ValueError(
+                f"{found / part} must hold {CLASSES} class folders, got {len(names)}\n{ADVICE}"
+            )
+    check_same_classes(folders[parts[0]], folders["val"], found)
+    check_labels_or_wnids(folders["val"], found / "val")
+    return sorted_into_folders(
+        "imagenet-1k",
+        found,
+        class_folders(found / "val", "number"),
+        ResNet18_Weights.IMAGENET1K_V1.meta["categories"],
+        test="val",
+        train=train,
+        side=side,
+        in_memory=in_memory,
+    )
+
+
+def imagenet_nette(
+    root: Path | None = None, train: bool = True, *, side: int = 224, in_memory: bool = False
+) -> ImageDataset:
+    """ImageNette: ten classes that are easily told apart, labels by sorted wnids.
+
+    Args:
+        root: ImageNet's folder, or that of imagenette2, imagenette2-320 or imagenette2-160, or the
+            one that holds it. The published folders are split into training and test images in
+            their own way.
+        train: whether to scan the training split too.
+        side: of the square images, in pixels; 128 for ConvNets.
+        in_memory: decode once and keep the pixels in memory.
+
+    Raises:
+        FileNotFoundError: it is not there; the error says how to get it.
+        ValueError: ``side`` is out of range.
+
+    Source: https://github.com/fastai/imagenette
+    """
+    published = ["imagenette2", "imagenette2-320", "imagenette2-160"]
+    return subset(
+        "imagenet-nette", root, NETTE, published, train=train, side=side, in_memory=in_memory
+    )
+
+
+def imagenet_woof(
+    root: Path | None = None, train: bool = True, *, side: int = 224, in_memory: bool = False
+) -> ImageDataset:
+    """ImageWoof: ten breeds of dogs, labels by sorted wnids.
+
+    The code of MTT (Cazenavette et al., 2022) numbers them in another order, which
+    :func:`imagenet_subset` takes from a file.
+
+    Args:
+        root: ImageNet's folder, or that of imagewoof2, imagewoof2-320 or imagewoof2-160, or the one
+            that holds it. The published folders are split into training and test images in their
+            own way.
+        train: whether to scan the training split too.
+        side: of the square images, in pixels; 128 for ConvNets.
+        in_memory: decode once and keep the pixels in memory.
+
+    Raises:
+        FileNotFoundError: it is not there; the error says how to get it.
+        ValueError: ``side`` is out of range.
+
+    Source: https://github.com/fastai/imagenette
+    """
+    published = ["imagewoof2", "imagewoof2-320", "imagewoof2-160"]
+    return subset(
+        "imagenet-woof", root, WOOF, published, train=train, side=side, in_memory=in_memory
+    )
+
+
+def imagenet_10(
+    root: Path | None = None,
+    train: bool = True,
+    *,
+    side: int = 224,
+    order: str = "list",
+    in_memory: bool = False,
+) -> ImageDataset:
+    """ImageNet-10 of dataset distillation: the first ten classes of :func:`imagenet_100`.
+
+    Args:
+        root: ImageNet's folder, or one with these classes alone.
+        train: whether to scan the training split too.
+        side: of the square images, in pixels; 128 for ConvNets.
+        order: ``list``, labels in the order of IDC's list; or ``sorted``, by sorted wnids, as
+            ``ImageFolder`` gives them where a folder holds these classes alone.
+        in_memory: decode once and keep the pixels in memory.
+
+    Raises:
+        FileNotFoundError: it is not there; the error says how to get it.
+        ValueError: an option is out of range.
+
+    Source: Kim et al. (IDC), ICML 2022, section 5.
+    """
+    classes = ordered(IMAGENET_10, order)
+    return subset("imagenet-10", root, classes, train=train, side=side, in_memory=in_memory)
+
+
+def imagenet_100(
+    root: Path | None = None,
+    train: bool = True,
+    *,
+    side: int = 224,
+    order: str = "list",
+    in_memory: bool = False,
+) -> ImageDataset:
+    """ImageNet-100: a hundred classes that Tian et al. drew, as IDC and others after it use them.
+
+    Args:
+        root: ImageNet's folder, or one with these classes alone.
+        train: whether to scan the training split too.
+        side: of the square images, in pixels; 128 for ConvNets.
+        order: ``list``, labels in the order of the published list, as in IDC's code; or ``sorted``,
+            by sorted wnids, as ``ImageFolder`` gives them where a folder holds these classes alone.
+        in_memory: decode once and keep the pixels in memory.
+
+    Raises:
+        FileNotFoundError: it is not there; the error says how to get it.
+        ValueError: an option is out of range.
+
+    Source: Tian et al., "Contrastive Multiview Coding", ECCV 2020; Kim et al. (IDC), ICML 2022.
+    """
+    classes = ordered(IMAGENET_100, order)
+    return subset("imagenet-100", root, classes, train=train, side=side, in_memory=in_memory)
+
+
+def imagenet_subset(
+    root: Path | None = None,
+    train: bool = True,
+    *,
+    classes: str = "",
+    side: int = 224,
+    in_memory: bool = False,
+) -> ImageDataset:
+    """The classes of ImageNet that a file names, labels in the order of its lines.
+
+    Args:
+        root: ImageNet's folder, or one with these classes alone.
+        train: whether to scan the training split too.
+        classes: path of a text file with a wnid a line, and after it the name of the class if there
+            is one to show. Empty lines and what follows a ``#`` are skipped.
+        side: of the square images, in pixels.
+        in_memory: decode once and keep the pixels in memory.
+
+    Raises:
+        FileNotFoundError: the images or the file are not there.
+        ValueError: the file names no class, or one twice; or ``side`` is out of range.
+    """
+    if not classes:
+        raise ValueError("classes must be the path of a file with a wnid a line, got none")
+    listed = read_class_list(Path(classes))
+    return subset("imagenet-subset", root, listed, train=train, side=side, in_memory=in_memory)
+
+
+def subset(
+    name: str,
+    root: Path | None,
+    classes: Mapping[str, str],
+    folders: Sequence[str] = (),
+    *,
+    train: bool,
+    side: int,
+    in_memory: bool,
+) -> ImageDataset:
+    """The dataset of some classes, from wnid to name in the order of the labels."""
+    advice = ADVICE
+    if folders:
+        archive = f"https://s3.amazonaws.com/fast-ai-imageclas/{folders[0]}.tgz"
+        advice += f";\nor unpack {archive} there (tar xzf {folders[0]}.tgz)"
+    parts = ["train", "val"] if train else ["val"]
+    found = locate(name, root, parts, advice, [*folders, name])
+    return sorted_into_folders(
+        name,
+        found,
+        tuple(classes),
+        tuple(classes.values()),
+        test="val",
+        train=train,
+        side=side,
+        in_memory=in_memory,
+    )
+
+
+def check_labels_or_wnids(names: Sequence[str], root: Path) -> None:
+    """Raises ValueError unless 1,000 folders are named by wnids or by the labels 0 to 999.
+
+    In any other order, such as that of the classes' names or of ILSVRC's own numbers from 1 to
+    1000, the labels would not be those of the networks and distilled sets that people exchange.
+    """
+    if all(WNID.fullmatch(name) for name in names):
+        return
+    numbers = numbers_of(names)
+    if numbers is None or sorted(numbers) != list(range(CLASSES)):
+        others = [name for name in names if not WNID.fullmatch(name)]
+        raise ValueError(
+            f"{root} must hold folders named by wnids (n01440764) or by the labels 0 to "
+            f"{CLASSES - 1}, got {listed(sorted(others))}"
+        )
+
+
+def ordered(classes: Mapping[str, str], order: str) -> Mapping[str, str]:
+    """The classes in the order of their list or by sorted wnids."""
+    if order not in ORDERS:
+        raise ValueError(f"order must be {' or '.join(ORDERS)}, got {order!r}")
+    return classes if order == "list" else dict(sorted(classes.items()))
+
+
+def read_class_list(path: Path) -> dict[str, str]:
+    """From wnid to name, in the order of the file; see :func:`imagenet_subset` for its form."""
+    classes: dict[str, str] = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        wnid, *name = line.partition("#")[0].split(maxsplit=1) or [""]
+        if wnid in classes:
+            raise ValueError(f"{path} must name every class once, line {number} repeats {wnid}")
+        if wnid:
+            classes[wnid] = name[0].strip() if name else wnid
+    if not classes:
+        raise ValueError(f"{path} must hold a wnid a line, got no line")
+    return classes

@@ -1,0 +1,119 @@
+"""Finds the image files that cannot be read before anything is trained on the others.
+
+A split of files is decoded as its batches are asked for, so that a damaged test image would only be
+found at the first test, after hours of training. :func:`check_readable` decodes every file once and
+remembers in the cache that it did.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from gift_fast.data.datasets.decoding import followed
+from gift_fast.data.datasets.files import FileSplit, check_size, decoding_threads
+from gift_fast.data.datasets.image_files import read_image
+from gift_fast.files.atomic import replacing
+from gift_fast.files.cache import cache_folder
+from gift_fast.files.fingerprint import fingerprint
+
+logger = logging.getLogger(__name__)
+
+SHARE = (("LOCAL_WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+"""How torchrun tells a process how many there are on its machine, and which one it is."""
+
+FILES_NAMED = 10
+"""Unreadable files that an error names before it counts the rest."""
+
+FILES_AT_ONCE = 1000
+
+
+def check_readable(split: FileSplit, cache: Path | None = None) -> None:
+    """Raises unless every file of a split can be decoded; all that cannot are named together.
+
+    Files that have not changed since an earlier check, by name, size and time of modification, are
+    not read again. The processes of one machine that torchrun starts check a share of the files
+    each.
+
+    Args:
+        split: the files.
+        cache: the folder that remembers what was checked; ``cache_folder()`` when None. One that
+            cannot be written to is not an error: the next call checks again.
+
+    Raises:
+        ValueError: files cannot be read or are missing; the first ten are named, with the reason.
+    """
+    sharing, rank = (int(os.environ.get(n, d)) for n, d in SHARE)
+    share = range(rank % sharing, len(split), sharing)
+    key = fingerprint(
+        [
+            "\n".join(split.names),
+            torch.tensor([size_and_time(split.root / name) for name in split.names]),
+            f"side {split.side} resize {split.resize} share {rank} of {sharing}",
+        ]
+    )
+    remembered = (cache_folder() if cache is None else cache) / f"readable-{key}"
+    if remembered.exists():
+        return
+    logger.info("checking %d images of %s once", len(share), split.root)
+    faults = list(unreadable(split, share))
+    if faults:
+        raise ValueError(in_words(faults, f"{len(split)} images of {split.root}"))
+    with suppress(OSError), replacing(remembered) as temporary:
+        temporary.write_text(f"all {len(share)} files can be read\n", encoding="utf-8")
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes of a file and when it was modified, in nanoseconds; (-1, -1) where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:  # such as a broken link
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
+def unreadable(split: FileSplit, indices: Iterable[int]) -> Iterator[str]:
+    """What is wrong with each file that cannot be read, in the order of ``indices``."""
+
+    def fault(index: int) -> str | None:
+        path = split.root / split.names[index]
+        try:
+            image = read_image(path, draft=split.resize is not None)
+            if split.resize is None:
+                check_size(path, image.size, split.side)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return None
+
+    every = list(indices)
+    with ThreadPoolExecutor(decoding_threads(), thread_name_prefix="check") as threads:
+        found = chain.from_iterable(
+            threads.map(fault, every[start : start + FILES_AT_ONCE])
+            for start in range(0, len(every), FILES_AT_ONCE)
+        )
+        for error in followed(found, f"checking {split.root}, once", len(every)):
+            if error is not None:
+                yield error
+
+
+def in_words(faults: list[str], of: str) -> str:
+    """An error message that names the first files that cannot be read, and counts all.
+
+    Args:
+        faults: what is wrong with each file, at least one.
+        of: what they are part of, in words.
+    """
+    if len(faults) == 1:
+        return faults[0]
+    more = len(faults) - FILES_NAMED
+    lines = [f"  {fault}" for fault in faults[:FILES_NAMED]]
+    if more > 0:
+        lines.append(f"  and {more} more")
+    return "\n".join([f"{len(faults)} of {of} cannot be read:", *lines])

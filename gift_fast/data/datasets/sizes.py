@@ -1,0 +1,86 @@
+"""How large a training split is, found without decoding an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from gift_fast.data.datasets import DATASETS
+from gift_fast.data.datasets.heldout import check_heldout, split_heldout
+from gift_fast.data.datasets.normalization import split_normalization
+from gift_fast.data.datasets.resize import split_resize
+from gift_fast.files import spec
+
+
+class Size(NamedTuple):
+    """Of a training split: its images and its classes."""
+
+    images: int
+    classes: int
+
+
+PUBLISHED = {
+    "digits": Size(1_297, 10),
+    "fashion-mnist": Size(60_000, 10),
+    "cifar10": Size(50_000, 10),
+    "cifar100": Size(50_000, 100),
+    "tinyimagenet": Size(100_000, 200),
+    "imagenet-1k": Size(1_281_167, 1_000),
+}
+"""The datasets of which there is one size."""
+
+SHARE = 10
+"""One training image of so many makes the validation split, unless a number is given."""
+
+
+def training_size(dataset: str, root: Path | None) -> Size:
+    """The size of a dataset's training split before any image is held out.
+
+    Args:
+        dataset: a specification, see :func:`~gift_fast.data.datasets.load_dataset`.
+        root: the folder that holds the data. It is not read where the size is published; else the
+            files are counted.
+
+    Raises:
+        FileNotFoundError: the data is missing.
+        ValueError: no such dataset or option.
+
+    Example:
+        >>> training_size("cifar100:heldout=5000", None)
+        Size(images=50000, classes=100)
+    """
+    rest = split_resize(split_heldout(dataset)[0])[0]
+    name, _ = spec.split_spec(rest)
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    if name in DATASETS:
+        rest, _ = spec.take_option(rest, "in_memory")  # which would decode
+    # Not by load_dataset, which decodes every file once to find those that are damaged.
+    data_root = None if root is None else root.expanduser()
+    loaded = spec.build("dataset", split_normalization(rest)[0], DATASETS, data_root, True)
+    return Size(len(loaded.training_split), loaded.num_classes)
+
+
+def check_heldout_fits(dataset: str, root: Path | None) -> None:
+    """Raises ValueError where a specification holds out more or fewer images than there can be."""
+    rest, heldout = split_heldout(dataset)
+    if heldout:
+        check_heldout(spec.split_spec(rest)[0], heldout, *training_size(dataset, root))
+
+
+def default_heldout(dataset: str, most: int, root: Path | None = None) -> int:
+    """How many training images make a validation split that fits a dataset.
+
+    A tenth of the images, at least one for each class, and at most ``most``.
+
+    Args:
+        dataset: a specification.
+        most: what a larger dataset gives.
+        root: see :func:`training_size`.
+
+    Example:
+        >>> default_heldout("cifar100", 5000), default_heldout("digits", 5000)
+        (5000, 129)
+    """
+    size = training_size(dataset, root)
+    return min(most, max(size.images // SHARE, size.classes))

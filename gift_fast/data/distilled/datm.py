@@ -1,0 +1,122 @@
+"""What DATM (Guo et al., ICLR 2024) stores: images, their logits, a learning rate.
+
+On CIFAR and Tiny-ImageNet its configurations whiten the images (``zca: True``), and the test images
+are whitened too. On ImageNet-1K and its subsets they do not: there the images are normalised with
+the dataset's mean and standard deviation, as the test images are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gift_fast.data.datasets import ImageDataset
+from gift_fast.data.distilled.images import DistilledSet
+from gift_fast.data.distilled.labelled import with_fkd_labels
+from gift_fast.files.pickles import described, load_tensors
+
+ROUNDING_OF_STD = 0.01
+"""How far normalised images may leave [0, 1] by rounding, which dividing by the std amplifies."""
+
+IMAGES, LABELS, LEARNING_RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
+
+
+def datm(
+    path: Path, dataset: ImageDataset, labels: Path | None = None, *, zca: str = "auto"
+) -> DistilledSet:
+    """Reads a folder of DATM; ``labels`` must be None, since its soft labels are in the folder.
+
+    ``images_best.pt`` holds float images (N, C, S, S), whitened or normalised with the dataset's
+    constants; the latter are brought back to the scale of [0, 1], which they may leave, since they
+    were optimised without being clipped. ``labels_best.pt`` holds the learned logits (N, classes),
+    which become the soft labels; ``lr_best.pt`` the learned learning rate, which may be absent. The
+    images lie class by class with equally many of each, so the hard label of image i is i // ipc.
+
+    Args:
+        path: the folder.
+        dataset: whose classes the set is for.
+        labels: must be None.
+        zca: whether the images are whitened: ``true``, ``false``, or ``auto``, which takes ImageNet
+            and its subsets as normalised and any other dataset as whitened.
+
+    Raises:
+        OSError: a file cannot be opened.
+        ValueError: a file holds something else, the classes are not those of ``dataset``, or
+            ``zca`` is none of the three.
+    """
+    if zca.lower() not in ("auto", "true", "false"):
+        raise ValueError(f"zca must be auto, true or false, got {zca!r}")
+    images = load_floats(path / IMAGES)
+    logits = load_floats(path / LABELS)
+    count, classes = len(images), dataset.num_classes
+    if logits.shape != (count, classes) or count % classes:
+        raise ValueError(
+            f"{LABELS} must hold logits ({count}, {classes}), a row for every image and a column "
+            f"for every class of {dataset.name}, with equally many rows a class, "
+            f"got {tuple(logits.shape)}"
+        )
+    whitened = not dataset.name.startswith("imagenet") if zca == "auto" else zca.lower() == "true"
+    if zca == "auto" and whitened and look_normalised(images, dataset):
+        raise ValueError(
+            f"{IMAGES} must hold whitened images for {dataset.name}, but they look normalised: "
+            "brought back by the dataset's mean and std, all values lie in [0, 1]. Say which with "
+            "the format datm:zca=false or datm:zca=true"
+        )
+    if not whitened:
+        if images.dim() != 4 or images.shape[1] != dataset.channels:
+            raise ValueError(
+                f"{IMAGES} must hold images (N, {dataset.channels}, S, S), "
+                f"got {tuple(images.shape)}"
+            )
+        images = dataset.denormalize(images)
+    kind = "whitened" if whitened else "normalised"
+    distilled = DistilledSet(
+        images=images,
+        labels=torch.arange(classes).repeat_interleave(count // classes),
+        soft_labels=logits,
+        whitened=whitened,
+        clipped=whitened,
+        learning_rate=load_rate(path / LEARNING_RATE),
+        source=f"{path}, {count} images of DATM, read as {kind} ones",
+    )
+    return with_fkd_labels(distilled, labels, dataset)
+
+
+def look_normalised(images: Tensor, dataset: ImageDataset) -> bool:
+    """Whether images would lie in [0, 1] had they been normalised with the dataset's constants.
+
+    Whitened images have long tails on both sides of 0 and do not.
+    """
+    if images.dim() != 4 or images.shape[1] != dataset.channels or not images.numel():
+        return False
+    low, high = dataset.denormalize(images).aminmax()
+    return bool(low >= -ROUNDING_OF_STD and high <= 1.0 + ROUNDING_OF_STD and images.min() < 0)
+
+
+def load_floats(file: Path) -> Tensor:
+    """The tensor in a file, as float32."""
+    tensor = load_tensors(file)
+    if (
+        not isinstance(tensor, Tensor)
+        or not tensor.is_floating_point()
+        or tensor.dim() == 0
+        or tensor.layout is not torch.strided
+    ):
+        raise ValueError(
+            f"{file.name} must hold a dense tensor of floating numbers, got {described(tensor)}"
+        )
+    return tensor.float()
+
+
+def load_rate(file: Path) -> float | None:
+    """The positive number in a file, a tensor or not; None where there is no such file."""
+    if not file.exists():
+        return None
+    rate = load_tensors(file)
+    if isinstance(rate, Tensor) and rate.numel() == 1 and not rate.is_complex():
+        rate = rate.item()
+    if not isinstance(rate, float) or not 0.0 < rate < float("inf"):
+        raise ValueError(f"{file.name} must hold one positive number, got {rate!r}")
+    return rate

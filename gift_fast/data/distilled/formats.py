@@ -1,0 +1,200 @@
+"""Which formats of distilled sets there are, and how a set is read whatever its format.
+
+A new format is one file with a function that returns a :class:`DistilledSet`, one line in
+``FORMATS`` and, to be found by ``auto``, one in ``MARKS``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from gift_fast.data.datasets import ImageDataset
+from gift_fast.data.distilled import datm, folders, gift_data, native
+from gift_fast.data.distilled.class_map import apply_class_map, read_class_map, with_columns
+from gift_fast.data.distilled.images import DistilledSet
+from gift_fast.data.labels import fkd
+from gift_fast.files import spec
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 256
+"""Images that are resized at once."""
+
+MARKS: dict[str, tuple[Callable[[Path], bool], str]] = {
+    "sre2l": (
+        lambda path: folders.holds_classes(path, folders.DECOUPLED),
+        "folders new000, new001, ... with images class000_id000.jpg (also cda, gvbsm, lpld)",
+    ),
+    "rded": (
+        lambda path: folders.holds_classes(folders.rded_root(path), folders.RDED),
+        "syn_data, with folders 00000, 00001, ... of images class00000_id00000.jpg",
+    ),
+    "datm": (
+        lambda path: (path / datm.IMAGES).is_file(),
+        f"{datm.IMAGES} and {datm.LABELS}",
+    ),
+    "gift": (
+        lambda path: (path / gift_data.FILE).is_file() or (path.is_file() and path.suffix == ".pt"),
+        f"{gift_data.FILE}, or the path of such a file",
+    ),
+    "gift-fast": (
+        native.is_pair,
+        "NAME.safetensors and NAME.json, or the path of either",
+    ),
+}
+"""By format, whether a path holds it, and what it then holds, in words."""
+
+
+def recognise(path: Path, labels: Path | None = None) -> str:
+    """The name of the format that a path holds.
+
+    Raises:
+        ValueError: no format fits, or several do.
+    """
+    found = [name for name, (holds, _) in MARKS.items() if holds(path)]
+    if found == ["sre2l"] and labels is not None and (labels / fkd.ORDER_FILE).is_file():
+        return "lpld"
+    if len(found) == 1:
+        return found[0]
+    if not found and not path.exists():
+        raise ValueError(f"path must be a distilled set, but {path} does not exist")
+    needs = "".join(f"\n  {name}: {needed}" for name, (_, needed) in MARKS.items())
+    state = "fits " + " and ".join(found) if found else "fits none"
+    needs += "\n  other folders, one per class: --format folder reads them"
+    raise ValueError(f"path must hold one of these formats, {path} {state}:{needs}")
+
+
+def auto(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
+    """Reads whichever format the path holds, and says in ``source`` which.
+
+    Raises:
+        OSError, ValueError: as :func:`recognise`, and as the reader of the format.
+    """
+    name = recognise(path, labels)
+    distilled = FORMATS[name](path, dataset, labels)
+    return replace(distilled, source=f"{distilled.source}; recognised as {name}")
+
+
+FORMATS: dict[str, Callable[..., DistilledSet]] = {
+    "auto": auto,
+    "sre2l": folders.decoupled,
+    "cda": folders.decoupled,
+    "gvbsm": folders.decoupled,
+    "lpld": folders.lpld,
+    "rded": folders.rded,
+    "folder": folders.any_folder,
+    "datm": datm.datm,
+    "gift": gift_data.gift_data,
+    "gift-fast": native.native,
+}
+"""Readers by name, called with the path, the dataset and the FKD folder or None."""
+
+
+def read_distilled(
+    format_spec: str,
+    path: Path | str,
+    dataset: ImageDataset,
+    *,
+    labels: Path | str | None = None,
+    class_map: Path | str | Sequence[int] | None = None,
+    labels_class_map: Path | str | Sequence[int] | None = None,
+    verify: bool = True,
+) -> DistilledSet:
+    """Reads a distilled set and makes sure that it is one for ``dataset``.
+
+    Images of another side than the dataset's are resized (bilinear, antialiased); ``source`` says
+    so. A set that says it was made for another dataset is read with a warning.
+
+    Args:
+        format_spec: a name in ``FORMATS`` with options, ``sre2l:sampler_seed=42``; ``auto`` finds
+            out; or the import path of a reader.
+        path: the folder or file of the set.
+        dataset: what students are tested on; its classes, channels and side are what is checked.
+        labels: the FKD folder with the soft labels of every batch, or None.
+        class_map: which class of the dataset each label of the set is, a list or a file for
+            :func:`read_class_map`; None for the same classes in the same order.
+        labels_class_map: the same for the columns of ``labels`` alone, where their teacher numbers
+            the classes otherwise than the images' folders do.
+        verify: compares the labels in ``labels`` with the images' classes.
+
+    Raises:
+        OSError: a file is missing or cannot be opened.
+        TypeError: ``format_spec`` is not a string.
+        ValueError: no such format or option, or the path holds something else than such a set.
+
+    Example:
+        >>> import tempfile
+        >>> from gift_fast.data.datasets import load_dataset
+        >>> digits = load_dataset("digits")
+        >>> path = Path(tempfile.mkdtemp()) / "data.pt"
+        >>> contents = {"data": torch.rand(10, 1, 8, 8), "label": torch.arange(10)}
+        >>> torch.save({"dataset": "digits", **contents}, path)
+        >>> len(read_distilled("auto", path, digits))
+        10
+    """
+    reader, options = spec.resolve("format", format_spec, FORMATS)
+    path, labels = Path(path), None if labels is None else Path(labels)
+    if labels_class_map is not None and labels is None:
+        raise ValueError("labels_class_map must be None where labels is None")
+    try:
+        distilled = reader(path, dataset, labels, **options)
+        if distilled.dataset and letters(distilled.dataset) != letters(dataset.name):
+            logger.warning(
+                "%s was made for %s, and is read for %s", path, distilled.dataset, dataset.name
+            )
+        if labels_class_map is not None and distilled.replay is not None:
+            replay = with_columns(distilled.replay, listed(labels_class_map))
+            distilled = replace(distilled, replay=replay)
+        if class_map is not None:
+            new_of_old = listed(class_map)
+            if len(new_of_old) != dataset.num_classes:
+                raise ValueError(
+                    f"class_map must have the {dataset.num_classes} classes of {dataset.name}, "
+                    f"got {len(new_of_old)}"
+                )
+            distilled = apply_class_map(distilled, new_of_old)
+        distilled.check_against(dataset)
+        if verify and distilled.replay is not None:
+            distilled.replay.verify()
+        return resized(distilled, dataset.side)
+    except ValueError as error:
+        name = spec.split_spec(format_spec)[0]
+        raise ValueError(f"{path} must be readable as {name}: {error}") from error
+
+
+def listed(class_map: Path | str | Sequence[int]) -> Sequence[int]:
+    """A class map, read if it is a file."""
+    return read_class_map(class_map) if isinstance(class_map, Path | str) else class_map
+
+
+def letters(name: str) -> str:
+    """A dataset's name as every project spells it: ``Tiny-ImageNet`` is ``tinyimagenet``."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def resized(distilled: DistilledSet, side: int) -> DistilledSet:
+    """The set with images of ``side`` pixels.
+
+    Raises:
+        ValueError: the images are whitened, which resizing would undo.
+    """
+    stored = distilled.side
+    if stored == side:
+        return distilled
+    if distilled.whitened:
+        raise ValueError(f"whitened images must have the dataset's side {side}, got {stored}")
+    images = torch.cat(
+        [
+            F.interpolate(part, (side, side), mode="bilinear", antialias=True)
+            for part in distilled.images.split(CHUNK)
+        ]
+    )
+    source = f"{distilled.source}; resized from {stored} x {stored} to {side} x {side}"
+    return replace(distilled, images=images, source=source)

@@ -1,0 +1,188 @@
+"""What a distilled set is to the evaluation, whoever published it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gift_fast.files.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from gift_fast.data.datasets import ImageDataset
+    from gift_fast.data.labels.fkd import FkdLabels
+
+ROUNDING = 1e-3
+"""How far floating images may leave [0, 1]; float16 resolves 5e-4 there."""
+
+OVERSHOOT = 2.0
+"""How far images may leave [0, 1] that were optimised without being clipped. Bytes as floats leave
+it by 254, and images that would be normalised twice by about 2 with ImageNet's constants."""
+
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that images have, as opposed to their sides."""
+
+
+@dataclass(frozen=True)
+class DistilledSet:
+    """A distilled dataset: its images in memory, and the soft labels that were stored with it.
+
+    Attributes:
+        images: (N, C, S, S): uint8 in [0, 255], float32 in [0, 1], or float32 already whitened.
+            They and the labels never require a gradient.
+        labels: (N) int64 hard labels.
+        soft_labels: (N, C) stored with the set, or None when a teacher labels every batch online.
+        replay: soft labels stored a batch at a time with the augmentation they belong to, or None.
+        whitened: the images are in ZCA space, as DATM stores them, and the test images must follow.
+        clipped: floating images lie in [0, 1]; False for images on that scale that were optimised
+            without being clipped to it.
+        learning_rate: the student's, where the method learned it (DATM's ``lr_best.pt``).
+        class_names: in the order of the labels, where the set says so itself; else empty.
+        source: where the set is from and how it was made, in words.
+        dataset: the name of the dataset that it was made for, where the set says so; else empty.
+
+    Raises:
+        ValueError: the tensors disagree about N, or there are no images, or they are not square;
+            the learning rate is not positive and finite.
+
+    Example:
+        >>> DistilledSet(torch.zeros(4, 3, 8, 8), torch.tensor([0, 0, 1, 1])).ipc(3)
+        tensor([2, 2, 0])
+    """
+
+    images: Tensor
+    labels: Tensor
+    soft_labels: Tensor | None = None
+    replay: FkdLabels | None = None
+    whitened: bool = False
+    clipped: bool = True
+    learning_rate: float | None = None
+    class_names: tuple[str, ...] = ()
+    source: str = ""
+    dataset: str = ""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        n = shape[0] if shape else 0
+        if len(shape) != 4 or n == 0 or shape[2] != shape[3]:
+            last = len(shape) == 4 and shape[1] == shape[2] and shape[3] in CHANNELS
+            hint = "; the channels are last: store images.permute(0, 3, 1, 2)" if last else ""
+            raise ValueError(f"images must be (N, C, S, S), N >= 1, got {shape}{hint}")
+        if self.labels.shape != (n,):
+            raise ValueError(f"labels must have shape ({n},), got {tuple(self.labels.shape)}")
+        if self.soft_labels is not None and self.soft_labels.shape[:1] != (n,):
+            shape = tuple(self.soft_labels.shape)
+            raise ValueError(f"soft_labels must have {n} rows, one an image, got {shape}")
+        if self.learning_rate is not None and not 0.0 < self.learning_rate < torch.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        for name in ("images", "labels", "soft_labels"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, value.detach())
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def side(self) -> int:
+        """Side of the square images, in pixels."""
+        return self.images.shape[2]
+
+    def ipc(self, num_classes: int) -> Tensor:
+        """Images per class, (num_classes) int64, on the device of the labels."""
+        return self.labels.bincount(minlength=num_classes)
+
+    def check_against(self, dataset: ImageDataset) -> None:
+        """Raises unless a student can learn the classes of ``dataset`` from this set.
+
+        Raises:
+            ValueError: images, labels or soft labels have another dtype, range or number of
+                channels or classes; or the class names are not those of ``dataset``, in its order.
+        """
+        images, labels, soft_labels = self.images, self.labels, self.soft_labels
+        name, classes = dataset.name, dataset.num_classes
+        if images.dtype not in (torch.uint8, torch.float32):
+            raise ValueError(f"images must be uint8 or float32, got {images.dtype}")
+        if images.shape[1] != dataset.channels:
+            raise ValueError(
+                f"images must have {dataset.channels} channels as {name} has, got {images.shape[1]}"
+            )
+        if images.dtype == torch.float32:
+            low, high = (value.item() for value in images.aminmax())
+            # NaN fails every comparison, so these are written for what is allowed.
+            if not (-torch.inf < low and high < torch.inf):
+                raise ValueError("images must be finite, got NaN or infinity")
+            margin = ROUNDING if self.clipped else OVERSHOOT
+            if not (self.whitened or (low >= -margin and high <= 1.0 + margin)):
+                raise ValueError(
+                    f"images must lie in [0, 1], got {low:.3g} to {high:.3g}: "
+                    f"{self.scale_hint(low)}"
+                )
+        if labels.dtype != torch.int64 or not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(
+                f"labels must be int64 from 0 to {classes - 1}, the classes of {name}, "
+                f"got {labels.dtype} from {labels.min()} to {labels.max()}"
+            )
+        if soft_labels is not None:
+            if not soft_labels.is_floating_point() or soft_labels.shape[1:] != (classes,):
+                raise ValueError(
+                    f"soft_labels must be floating ({len(self)}, {classes}), a column for every "
+                    f"class of {name}, got {soft_labels.dtype} {tuple(soft_labels.shape)}"
+                )
+            if not soft_labels.isfinite().all():
+                raise ValueError("soft_labels must be finite, got NaN or infinity")
+        if self.class_names and self.class_names != dataset.class_names:
+            raise ValueError(names_differ(self.class_names, dataset))
+
+    def scale_hint(self, low: float) -> str:
+        """What images whose smallest value is ``low``, and that leave [0, 1], may be."""
+        if not self.clipped:
+            return "normalised images would not leave it so far; are they whitened?"
+        if low >= -ROUNDING:
+            return "bytes that were turned into floats must be divided by 255"
+        return "normalised images must be brought back to [0, 1] first"
+
+    def fingerprint(self) -> str:
+        """A digest of all that a student learns from: images, labels, soft labels."""
+        return fingerprint(
+            [
+                self.images,
+                self.labels,
+                "" if self.soft_labels is None else self.soft_labels,
+                "" if self.replay is None else self.replay.fingerprint(),
+                "whitened" if self.whitened else "",
+            ]
+        )
+
+    def to(self, device: torch.device | str) -> DistilledSet:
+        """The same set with its tensors on ``device``; a replay stays in its files."""
+        soft_labels = None if self.soft_labels is None else self.soft_labels.to(device)
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            soft_labels=soft_labels,
+        )
+
+
+def names_differ(names: tuple[str, ...], dataset: ImageDataset) -> str:
+    """Says how a set's class names differ from a dataset's, and what would put them in order."""
+    expected = dataset.class_names
+    message = f"class_names must be those of {dataset.name} in its order"
+    if sorted(names) != sorted(expected):
+        strange = [name for name in names if name not in expected]
+        missing = [name for name in expected if name not in names]
+        return f"{message}; not among them: {strange[:5]}, missing: {missing[:5]}"
+    if len(set(names)) < len(names):
+        return f"{message}; classes that share a name cannot be told apart, so no order is proposed"
+    places = {name: label for label, name in enumerate(expected)}
+    first = next(
+        label for label, pair in enumerate(zip(names, expected, strict=True)) if len(set(pair)) > 1
+    )
+    return (
+        f"{message}; label {first} is {names[first]!r} in the set and {expected[first]!r} in the "
+        "dataset. If only the order differs, pass this list, in a JSON file, as the class map: "
+        f"{[places[name] for name in names]}"
+    )

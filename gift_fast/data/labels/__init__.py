@@ -1,0 +1,1 @@
+"""Soft labels stored with a distilled set, and their replay."""

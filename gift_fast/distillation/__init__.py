@@ -1,0 +1,160 @@
+"""Making distilled sets here: what ``gift-fast distill`` does.
+
+A new method is one file with a function and one line in ``METHODS``. The function writes a set that
+:func:`~gift_fast.data.distilled.read_distilled` recognises to a folder that exists; it is called
+with the dataset, the teacher, the folder, the images per class and the seed, and its keyword-only
+parameters are the options that a specification sets: ``rded:factor=2``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import gift_fast
+from gift_fast.data.datasets import ImageDataset
+from gift_fast.data.distilled import DistilledSet, read_distilled
+from gift_fast.data.distilled.native import write_distilled
+from gift_fast.distillation.rded import rded, rded_images
+from gift_fast.distillation.selection import select_crops
+from gift_fast.evaluation.config import check_integer
+from gift_fast.files import spec
+from gift_fast.files.fingerprint import fingerprint
+
+__all__ = ["METHODS", "distill", "is_made", "rded", "rded_images"]
+
+RECORD = "made.json"
+"""Beside a set's images: how it was made. It is written last, so a set without it is unfinished."""
+
+LIBRARIES = ("torch", "torchvision", "pillow")
+"""Packages whose versions may change a set's pixels."""
+
+
+def selected(
+    dataset: ImageDataset,
+    teacher: nn.Module,
+    path: Path,
+    ipc: int,
+    seed: int,
+    *,
+    crops_per_image: int = 10,
+) -> None:
+    """Writes the set of :func:`select_crops`, in the project's own format."""
+    made = select_crops(dataset, teacher, ipc=ipc, crops_per_image=crops_per_image, seed=seed)
+    source = f"{made.source}, seed {seed}"
+    write_distilled(path / "selected", replace(made, source=source), dataset)
+
+
+METHODS: dict[str, Callable[..., None]] = {"rded": rded, "selected": selected}
+
+
+def distill(
+    method: str,
+    dataset: ImageDataset,
+    teacher: nn.Module,
+    path: Path | str,
+    *,
+    ipc: int,
+    seed: int = 0,
+    force: bool = False,
+) -> DistilledSet:
+    """Makes a distilled set in a folder of its own, or reads it where it has been made before.
+
+    Beside the images lies ``made.json`` with all that the set depends on and a digest of it.
+
+    Args:
+        method: a name in ``METHODS`` with its options, or the import path of a function like those.
+        dataset: with its training split.
+        teacher: takes normalised images (N, C, S, S) to logits; it is left in eval mode.
+        path: the folder; it appears whole or not at all.
+        ipc: images per class.
+        seed: of everything random.
+        force: replaces what has been made in ``path`` before, if it differs.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: the method or an option is unknown or out of range, or ``path`` holds something
+            else.
+
+    Example:
+        >>> import tempfile
+        >>> from gift_fast.data.datasets import load_dataset
+        >>> from gift_fast.training.models import build_model
+        >>> digits = load_dataset("digits")
+        >>> teacher = build_model("convnet3", channels=1, side=8, num_classes=10, seed=0)
+        >>> path = Path(tempfile.mkdtemp()) / "digits_rded_ipc1"
+        >>> len(distill("rded:images_per_class=10", digits, teacher, path, ipc=1))
+        10
+    """
+    path = Path(path)
+    check_integer("ipc", ipc, 1)
+    check_integer("seed", seed, 0)
+    record: dict[str, Any] = {
+        "method": spec.in_full("method", method, METHODS),
+        "dataset": dataset.name,
+        "normalization": {"mean": list(dataset.mean), "std": list(dataset.std)},
+        "training images": dataset.training_split.fingerprint(),
+        "teacher": fingerprint(teacher.state_dict().values()),
+        "ipc": ipc,
+        "seed": seed,
+    }
+    if path.exists():
+        if is_made(path) and made_alike(path, record):
+            return read_distilled("auto", path, dataset)
+        if not (force and is_made(path)):
+            advice = "--force replaces it" if is_made(path) else "choose another folder"
+            raise ValueError(
+                f"out must be a new folder or hold a set made with the same settings, and {path} "
+                f"holds something else; {advice}"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        spec.build("method", method, METHODS, dataset, teacher.eval(), temporary, ipc, seed)
+        made = read_distilled("auto", temporary, dataset)
+        versions = {name: version(name) for name in LIBRARIES}
+        contents = {
+            **record,
+            "set": made.fingerprint(),
+            "versions": {"gift-fast": gift_fast.__version__, **versions},
+        }
+        (temporary / RECORD).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+        if force and path.exists():
+            shutil.rmtree(path)
+        try:
+            os.replace(temporary, path)
+        except OSError:  # another process may have been faster
+            if not (is_made(path) and made_alike(path, record)):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return replace(made, source=made.source.replace(str(temporary), str(path)))
+
+
+def is_made(path: Path) -> bool:
+    """Whether a folder holds a finished set of :func:`distill`."""
+    return (path / RECORD).is_file()
+
+
+def made_alike(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the set in a folder was made as ``record`` says.
+
+    Raises:
+        ValueError: its own record is damaged.
+    """
+    file = path / RECORD
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {name: found.get(name) for name in record} == record
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{file} must be the record of a distilled set, but {error!r}") from error

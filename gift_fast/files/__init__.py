@@ -1,0 +1,1 @@
+"""Reading and writing files: atomic writes, digests, restricted loading, names with options."""

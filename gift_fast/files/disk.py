@@ -1,0 +1,75 @@
+"""Whether there is room for what is about to be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from gift_fast.files.atomic import NotWritten
+
+STATES = 2
+"""Tensors of a parameter's size that an optimizer keeps at most: AdamW's two moments."""
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def check_can_write(folder: Path) -> None:
+    """Raises OSError where nothing could be written to a folder; does not make it.
+
+    Args:
+        folder: that need not exist; then the nearest one above it is looked at.
+
+    Raises:
+        OSError: a file stands in its place, or it may not be written to; the message names it.
+    """
+    there = existing(folder)
+    if not there.is_dir():
+        raise NotADirectoryError(f"{folder} must be a folder, but {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} must be a folder that can be written to, {there} cannot")
+    with tempfile.TemporaryFile(dir=there):  # a disk may be read-only
+        pass
+
+
+def check_space(folder: Path, needed: float, what: str) -> None:
+    """Raises OSError unless a folder's disk has room.
+
+    Args:
+        folder: that need not exist.
+        needed: bytes.
+        what: is to be written there.
+
+    Raises:
+        NotWritten: an OSError with ``errno.ENOSPC``; the message gives both numbers.
+    """
+    free = shutil.disk_usage(existing(folder)).free
+    if free < needed:
+        raise NotWritten(
+            errno.ENOSPC,
+            f"the disk is too full for {what}: {folder} needs {size_in_words(needed)}, "
+            f"{size_in_words(free)} are free. Free some space, or choose another disk",
+        )
+
+
+def checkpoint_bytes(network: nn.Module) -> int:
+    """What a run of a network writes while it trains: a checkpoint, and the next beside it."""
+    weights: int = sum(x.numel() * x.element_size() for x in network.state_dict().values())
+    return 2 * (1 + STATES) * weights
+
+
+def size_in_words(size: float) -> str:
+    """A number of bytes.
+
+    Example:
+        >>> size_in_words(1_234_000_000), size_in_words(2_500_000)
+        ('1.2 GB', '2.5 MB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

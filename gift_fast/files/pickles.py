@@ -1,0 +1,146 @@
+"""Files of ``torch.save``, read without running what they hold.
+
+A pickle is a program. Distilled sets and their labels come from strangers' servers, so every one of
+their files is read by :func:`load_tensors`: PyTorch's restricted unpickler, which builds tensors,
+numbers, strings, lists and dictionaries and refuses every function that is not on a list.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gift_fast.files.bounds import check_archive, check_values
+from gift_fast.process.errors import is_out_of_memory
+
+Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
+"""What a file may name: a function or class, or one under the name that the file gives it."""
+
+SCALAR_TYPES = "?bhilqBHILQefd"
+"""NumPy's codes of the numbers a scalar may be: bool, integers, and floats of up to 64 bits."""
+
+# torch.serialization keeps one list for the process, which safe_globals changes and puts back.
+_safe_globals = threading.Lock()
+
+
+@functools.cache
+def numpy_scalars() -> tuple[Allowed, ...]:
+    """What a file that holds NumPy numbers may name, whichever version of NumPy wrote it.
+
+    The boxes of FKD's cutmix are such numbers (``numpy.int64``).
+    """
+    import numpy as np
+
+    scalar = np.float64(0.0).__reduce__()[0]
+    assert callable(scalar)
+    return (
+        np.dtype,
+        *(type(np.dtype(code)) for code in SCALAR_TYPES),
+        (scalar, "numpy.core.multiarray.scalar"),  # up to NumPy 1.26
+        (scalar, "numpy._core.multiarray.scalar"),
+    )
+
+
+@functools.cache
+def numpy_arrays() -> tuple[Allowed, ...]:
+    """What a file that holds NumPy arrays and numbers may name, whichever version wrote it.
+
+    Checkpoints keep such arrays beside the weights, of accuracies for instance.
+    """
+    import numpy as np
+
+    reconstruct = np.zeros(1).__reduce__()[0]
+    assert callable(reconstruct)
+    return (
+        *numpy_scalars(),
+        np.ndarray,
+        (reconstruct, "numpy.core.multiarray._reconstruct"),  # up to NumPy 1.26
+        (reconstruct, "numpy._core.multiarray._reconstruct"),
+    )
+
+
+def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
+    """Reads a file of ``torch.save`` onto the CPU; nothing that it holds is run.
+
+    Threads may call it at the same time, and take turns.
+
+    Args:
+        path: the file, whatever its name ends in.
+        allowed: what the file may name beyond tensors and plain Python values, such as
+            :func:`numpy_scalars`.
+
+    Returns:
+        What was saved, with every tensor on the CPU and none that requires a gradient. Parameters
+        become tensors.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: the file names a function or class that is not allowed, is damaged, is not one
+            of ``torch.save``, would take far more memory than it has bytes, or holds tensors
+            without values (on the device ``meta``).
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "lr_best.pt"
+        >>> torch.save(torch.tensor(0.25), path)
+        >>> load_tensors(path)
+        tensor(0.2500)
+    """
+    with path.open("rb"):  # so that whatever torch raises below is about what the file holds
+        pass
+    check_archive(path)
+    try:
+        with _safe_globals, torch.serialization.safe_globals(list(allowed)):
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged file, nearly anything
+        if is_out_of_memory(error):
+            raise
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is not None:
+            raise ValueError(
+                f"{path} must hold tensors and plain values alone, but it names {refused[1]}; "
+                "nothing of it was run: a pickle may do anything"
+            ) from error
+        unpickler = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        reason = unpickler[1] if unpickler else str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path} must be a whole file of torch.save; reading it raised "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+    check_values(path, contents)
+    return without_gradients(contents)
+
+
+def without_gradients(value: Any) -> Any:
+    """The same, with tensors that require no gradient, in lists, tuples and dictionaries too.
+
+    Distilled images and learned labels are what was optimised, and ``torch.save`` keeps that they
+    require a gradient.
+    """
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: without_gradients(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(without_gradients(item) for item in value)
+    return value
+
+
+def described(value: object) -> str:
+    """What a file holds in the place of something else, for an error message.
+
+    Example:
+        >>> described(torch.zeros(2, 3)), described([1])
+        ('float32 (2, 3)', 'list')
+    """
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    dtype, layout = (str(name).removeprefix("torch.") for name in (value.dtype, value.layout))
+    return f"{dtype} {tuple(value.shape)}{'' if layout == 'strided' else f' {layout}'}"

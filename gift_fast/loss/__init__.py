@@ -1,0 +1,10 @@
+"""The GIFT loss: ``gift_loss``, ``GIFTLoss``, and the kernels that compute it.
+
+:mod:`~gift_fast.loss.reference` is the reference implementation in plain PyTorch. Importing this
+package registers the operators ``torch.ops.gift_fast.*``, which exported programs need.
+"""
+
+from gift_fast.loss.functional import GIFTLoss, gift_loss, refine_labels
+from gift_fast.loss.operators import backends
+
+__all__ = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]

@@ -1,0 +1,220 @@
+"""The fused loss as ``torch.autograd.Function``: one for plain eager code, one for ``torch.func``.
+
+Both compute the gradient in the forward pass, where the row is in cache, and only multiply it with
+the upstream gradient in the backward pass. Second derivatives come from
+:mod:`gift_fast.loss.reference`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gift_fast.loss.operators import Operators, scaled_gradient, unpack_gradients
+from gift_fast.loss.reference import reference_loss, valid_rows
+from gift_fast.loss.torch_internals import graph_is_kept, is_legacy_batched, transforms_active
+
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+class Options(NamedTuple):
+    """The checked options of a call, as the operators take them."""
+
+    gamma: float
+    label_smoothing: float
+    smooth_others: bool
+    soft_label_temperature: float | None
+    ignore_index: int
+    reduction: int
+
+    @property
+    def reduction_name(self) -> str:
+        """The reduction as the public functions name it."""
+        return tuple(REDUCTIONS)[self.reduction]
+
+    def reference(self, logits: Tensor, soft_labels: Tensor, target: Tensor) -> Tensor:
+        """The loss by its definition, under these options."""
+        return reference_loss(
+            logits,
+            soft_labels,
+            target,
+            gamma=self.gamma,
+            label_smoothing=self.label_smoothing,
+            smoothing="others" if self.smooth_others else "uniform",
+            soft_label_temperature=self.soft_label_temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction_name,
+        )
+
+
+def _differentiable_gradients(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
+    """The gradients once more, by the definition and with a graph of their own."""
+    _, options, _, inference, asked = ctx.state
+    # Inference tensors take no part in a graph; their copies do.
+    saved: list[Tensor] = [*ctx.saved_tensors, *(x.clone() for x in inference)]
+    # Aliases: the derivatives to the inputs alone are wanted. Where one is computed from the other,
+    # the engine would go that way too, and run the hooks of both once more.
+    logits, soft_labels = (x.view_as(x) for x in saved[:2])
+    target = saved[2]
+    inputs = [x for x, wanted in zip((logits, soft_labels), asked, strict=True) if wanted]
+    loss = options.reference(logits, soft_labels, target)
+    grads = iter(torch.autograd.grad(loss, inputs, grad_output, create_graph=True))
+    return [next(grads) if wanted else None for wanted in asked]
+
+
+class GiftLossFunction(torch.autograd.Function):
+    """The loss in plain eager mode: the cheapest way through autograd.
+
+    The gradient is held on the context and handed out by the backward pass itself, not copied: the
+    upstream gradient is one almost always, and any other factor is applied in place. A graph that
+    is kept, or differentiated again, gets a copy.
+
+    ``operators`` may hold a binding with the arguments of ``loss_and_gradients`` in its place.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        logits: Tensor,
+        soft_labels: Tensor,
+        target: Tensor,
+        options: Options,
+        operators: Operators,
+    ) -> Tensor:
+        # Kept for the backward pass: which gradients `gradients` holds. `needs_input_grad` may say
+        # something else there, if backward(inputs=...) asks for fewer.
+        asked = ctx.needs_input_grad[:2]
+        loss, *gradients = operators.loss_and_gradients(
+            logits, soft_labels, target, *options, *asked
+        )
+        if soft_labels.is_inference() or target.is_inference():
+            # A teacher under inference mode. Autograd refuses to save such tensors, so they are
+            # referred to. Only second derivatives read them: for those, nobody may have written to
+            # them in between, which nothing can check.
+            ctx.state = gradients, options, operators, (soft_labels, target), asked
+            ctx.save_for_backward(logits)
+        else:
+            ctx.state = gradients, options, operators, (), asked
+            ctx.save_for_backward(logits, soft_labels, target)
+        # Of single rows the upstream gradient may be NaN or inf where the row is ignored, as under
+        # a masked division: it must not reach the zeros of that row.
+        ctx.ignored = ~valid_rows(target, options.ignore_index) if options.reduction == 0 else None
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        gradients, _, operators, _, asked = ctx.state
+        if torch.is_grad_enabled():  # create_graph=True
+            return *_differentiable_gradients(ctx, grad_output), None, None, None
+        if ctx.ignored is not None:
+            grad_output = grad_output.masked_fill(ctx.ignored, 0.0)
+        if not gradients:
+            _ = ctx.saved_tensors  # a second backward pass: raises torch's own error
+        # Nothing may be written over that a kept graph or a batch of gradients reads once more.
+        in_place = not (graph_is_kept() or transforms_active() or is_legacy_batched(grad_output))
+        if (
+            in_place
+            and len(gradients) == 1
+            and asked[0]
+            and type(grad_output) is Tensor  # a fake one has no value to ask for
+            and grad_output.is_cpu
+            and grad_output.dim() == 0
+            and grad_output.item() == 1.0
+        ):
+            # The plainest case once more, 6 us sooner. Nothing else may refer to the gradient, here
+            # and below: autograd copies it into .grad otherwise.
+            return gradients.pop(), None, None, None, None
+
+        pairs = unpack_gradients([grad_output, *gradients], *asked)
+        if not in_place:
+            copies = (pair and scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs)
+            return *copies, None, None, None
+        gradients.clear()
+        for pair in pairs:
+            if pair is not None:
+                operators.scale_gradient_(pair[0], grad_output, pair[1])
+        return *(pair and pair[0] for pair in pairs), None, None, None
+
+
+class GiftRowsFunction(torch.autograd.Function):
+    """Row losses and their gradients under ``torch.func``: composable, without the reduction.
+
+    Takes float32 or float64 logits and soft labels (N, C), target (N,), options with
+    ``reduction="none"``, which gradients are asked for, and the operators. Returns the rows' losses
+    (N,) and the gradients (N, C): outputs, so that a transform can differentiate through them.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        logits: Tensor,
+        soft_labels: Tensor,
+        target: Tensor,
+        options: Options,
+        asked: tuple[bool, bool],
+        operators: Operators,
+    ) -> tuple[Tensor, ...]:
+        return tuple(operators.loss_and_gradients(logits, soft_labels, target, *options, *asked))
+
+    @staticmethod
+    def setup_context(  # noqa: D102
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        *tensors, ctx.options, ctx.asked, _ = inputs
+        ctx.save_for_backward(*tensors, *output[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(  # noqa: D102
+        ctx: Any, grad_rows: Tensor | None, *grad_gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        logits, soft_labels, target, *gradients = ctx.saved_tensors
+        argnums = tuple(i for i in (0, 1) if ctx.asked[i])
+        grads: list[Tensor | None] = [None] * 6
+        if grad_rows is not None:
+            # Over no valid row a mean's factor is infinite, and so may any row's be upstream.
+            grad_rows = grad_rows.masked_fill(~valid_rows(target, ctx.options.ignore_index), 0.0)
+            for i, gradient in zip(argnums, gradients, strict=True):
+                grads[i] = grad_rows.unsqueeze(-1) * gradient
+        if any(g is not None for g in grad_gradients):
+            # The Hessian of each row times what comes from above, through the definition.
+            def total(z: Tensor, s: Tensor) -> Tensor:
+                rows: Tensor = ctx.options.reference(z, s, target)
+                return rows.sum()
+
+            def along(z: Tensor, s: Tensor) -> Tensor:
+                first = torch.func.grad(total, argnums)(z, s)
+                products = [
+                    (g * gradient).sum()
+                    for g, gradient in zip(grad_gradients, first, strict=True)
+                    if g is not None
+                ]
+                return torch.stack(products).sum()
+
+            second = torch.func.grad(along, argnums)(logits, soft_labels)
+            for i, product in zip(argnums, second, strict=True):
+                before = grads[i]
+                grads[i] = product if before is None else before + product
+        return tuple(grads)
+
+    @staticmethod
+    def vmap(  # noqa: D102
+        info: Any,
+        in_dims: tuple[Any, ...],
+        logits: Tensor,
+        soft_labels: Tensor,
+        target: Tensor,
+        options: Options,
+        asked: tuple[bool, bool],
+        operators: Operators,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        # A batch of matrices is a longer matrix: the rows know nothing of each other.
+        def merged(x: Tensor, dim: int | None) -> Tensor:
+            batched = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            return batched.flatten(0, 1)
+
+        tensors = map(merged, (logits, soft_labels, target), in_dims[:3])
+        outputs: tuple[Tensor, ...] = GiftRowsFunction.apply(*tensors, options, asked, operators)
+        split = tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs)
+        return split, (0,) * len(split)

@@ -1,0 +1,274 @@
+"""The operators ``torch.ops.gift_fast.*``: schemas, tracing, gradients, and which backends exist.
+
+The schemas are defined here and not in the C++ libraries, so that the operators exist whether or
+not those were built; each backend adds its own implementation. ``torch.compile`` and
+``torch.export`` see these operators; eager code reaches them through
+:mod:`gift_fast.loss.autograd`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gift_fast.loss.installation import why_not_built
+from gift_fast.loss.reference import compute_dtype, valid_rows
+from gift_fast.loss.torch_internals import TAGS
+
+_LIBRARY = torch.library.Library("gift_fast", "DEF")
+
+# Logits and soft labels (N, C), target (N,); smooth_others: `smoothing="others"`; reduction: 0
+# none, 1 mean, 2 sum, as in ATen. Returns a list of what was asked for, in this order: the loss;
+# the gradient of the logits; the gradient of the soft labels; and for each of these two that is
+# float16, float32 factors (N,). A float16 row is stored times a power of two, since an upstream
+# factor of 2^16 would come too late for what had been rounded to zero; its factor undoes that.
+#
+# The same kernels under two names: `gift_loss` is differentiable, for graphs; a derivative that is
+# written in Python costs eager mode 7 us a call even where none is asked for, so eager code calls
+# `loss_and_gradients` and brings its own.
+_ARGUMENTS = (
+    "(Tensor logits, Tensor soft_labels, Tensor target, float gamma, float label_smoothing, "
+    "bool smooth_others, float? soft_label_temperature, int ignore_index, int reduction, "
+    "bool logits_grad, bool soft_labels_grad) -> Tensor[]"
+)
+# grad (N, C) times grad_output, a scalar or (N,), and the factors (N,) above. In place; returns at
+# once where the product is one.
+_SCALE_ARGUMENTS = "(Tensor(a!) grad, Tensor grad_output, Tensor? scale) -> ()"
+
+# Without a prefix an operator runs the best kernels that this machine has for the tensors' device,
+# and a graph that holds it may be exported on one machine and run on another. With the prefix it
+# is the Triton kernels, also where CUDA's are built.
+_PREFIXES = ("", "triton_")
+for _prefix in _PREFIXES:
+    for _schema in (
+        "loss_and_gradients" + _ARGUMENTS,
+        "gift_loss" + _ARGUMENTS,
+        "scale_gradient_" + _SCALE_ARGUMENTS,
+    ):
+        _LIBRARY.define(_prefix + _schema, tags=TAGS)
+
+
+class Operators(NamedTuple):
+    """The three operators, as what calls them needs them: of one set of kernels."""
+
+    loss_and_gradients: Callable[..., list[Tensor]]
+    gift_loss: Callable[..., list[Tensor]]
+    scale_gradient_: Callable[..., None]
+
+
+def _operators(prefix: str) -> Operators:
+    names = (prefix + name for name in Operators._fields)
+    return Operators(*(getattr(torch.ops.gift_fast, name).default for name in names))
+
+
+BEST_OPERATORS, TRITON_OPERATORS = map(_operators, _PREFIXES)
+
+
+def _load(library: str, how: str) -> tuple[ModuleType | None, str | None]:
+    """A compiled library, or why there is none. Warns of one that was built and does not load."""
+    try:
+        return importlib.import_module(f"gift_fast.{library}"), None
+    except ModuleNotFoundError:
+        return None, f"not built when gift-fast was installed: {how}"
+    except ImportError as error:
+        reason = f"built, but does not load: {error}"
+        warnings.warn(
+            f"gift_fast.{library} was {reason}. The plain PyTorch reference runs in its place; "
+            "reinstall gift-fast to rebuild it.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None, reason
+
+
+CPU_LIBRARY, _why_not_cpu = _load("_C", why_not_built())
+if torch.version.cuda is None:
+    _why_not_cuda: str | None = "this torch was built without CUDA"
+else:
+    _, _why_not_cuda = _load("_C_cuda", "FORCE_CUDA=1 builds it")
+
+GPU_DEVICES = ("cuda", "xpu")  # AMD's devices are "cuda" to torch
+_GPU_KEYS = ("CUDA", "XPU")
+
+
+def _checked(
+    kernels: str, named: bool, loss_and_gradients: Callable[..., list[Tensor]]
+) -> Callable[..., list[Tensor]]:
+    """The operator of graphs on GPUs: its first run checks the kernels that it then calls.
+
+    Eager code asks :mod:`gift_fast.loss.self_check` itself; a graph cannot while it is traced.
+    """
+
+    def gift_loss(logits: Tensor, *arguments: Any) -> list[Tensor]:
+        from gift_fast.loss import self_check  # which imports this module
+
+        if (kernels, logits.device) in self_check.TRUSTED or self_check.trusts(kernels, logits):
+            return loss_and_gradients(logits, *arguments)
+        self_check.reject(kernels, logits.device, named=named)
+        return self_check.loss_and_gradients(logits, *arguments)
+
+    return gift_loss
+
+
+def _register_triton() -> str | None:
+    """Puts the Triton kernels behind the operators on GPUs; why there are none, or None.
+
+    Behind those of their name, and behind the others where no CUDA kernels are.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+
+    # Imported at the first call: the import takes half a second, and most processes need none.
+    def loss_and_gradients(*arguments: Any) -> list[Tensor]:
+        from gift_fast.loss import triton_kernels
+
+        return triton_kernels.loss_and_gradients(*arguments)
+
+    def scale_gradient_(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> None:
+        from gift_fast.loss import triton_kernels
+
+        triton_kernels.scale_gradient_(grad, grad_output, scale)
+
+    for prefix in _PREFIXES if _why_not_cuda is not None else ("triton_",):
+        gift_loss = _checked("triton", prefix == "triton_", loss_and_gradients)
+        for key in _GPU_KEYS:
+            _LIBRARY.impl(f"{prefix}loss_and_gradients", loss_and_gradients, key)
+            _LIBRARY.impl(f"{prefix}gift_loss", gift_loss, key)
+            _LIBRARY.impl(f"{prefix}scale_gradient_", scale_gradient_, key)
+    return None
+
+
+if _why_not_cuda is None:
+    # In a graph "auto" and "cuda" are one operator: it falls back under both names.
+    _LIBRARY.impl("gift_loss", _checked("cuda", False, BEST_OPERATORS.loss_and_gradients), "CUDA")
+
+UNAVAILABLE: dict[str, str | None] = {
+    "cpu": _why_not_cpu,
+    "cuda": _why_not_cuda,
+    "triton": _register_triton(),
+    "reference": None,
+}
+"""Why a backend's kernels are not there; None: they are, with a device to run on or without."""
+
+
+def backends() -> dict[str, str]:
+    """What the loss can run on here: each backend's name, and ``"available"`` or why it is not.
+
+    In the order in which ``backend="auto"`` looks: it takes the first that is available and serves
+    the tensors' device. That is ``cpu`` for CPU tensors; ``cuda``, else ``triton``, for GPU
+    tensors; and ``reference``, which serves every device, for whatever has no kernels.
+
+    Returns:
+        A dictionary with the keys ``cpu``, ``cuda``, ``triton`` and ``reference``.
+
+    Example:
+        >>> list(backends())
+        ['cpu', 'cuda', 'triton', 'reference']
+        >>> backends()["reference"]
+        'available'
+    """
+    reasons = dict(UNAVAILABLE)
+    if not torch.accelerator.is_available():
+        for name in ("cuda", "triton"):
+            reasons[name] = reasons[name] or "the kernels are there, a GPU is not"
+    return {name: reason or "available" for name, reason in reasons.items()}
+
+
+def _loss_and_gradients_fake(
+    logits: Tensor,
+    soft_labels: Tensor,
+    target: Tensor,
+    gamma: float,
+    label_smoothing: float,
+    smooth_others: bool,
+    soft_label_temperature: float | None,
+    ignore_index: int,
+    reduction: int,
+    logits_grad: bool,
+    soft_labels_grad: bool,
+) -> list[Tensor]:
+    rows = logits.shape[:1]
+    outputs = [logits.new_empty(rows if reduction == 0 else (), dtype=compute_dtype(logits))]
+    asked = [x for x, wanted in ((logits, logits_grad), (soft_labels, soft_labels_grad)) if wanted]
+    outputs += [x.new_empty(logits.shape) for x in asked]
+    outputs += [x.new_empty(rows, dtype=torch.float32) for x in asked if x.dtype == torch.float16]
+    return outputs
+
+
+def _scale_gradient_fake(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> None:
+    return None
+
+
+for _prefix in _PREFIXES:
+    for _name, _fake in (
+        ("loss_and_gradients", _loss_and_gradients_fake),
+        ("gift_loss", _loss_and_gradients_fake),
+        ("scale_gradient_", _scale_gradient_fake),
+    ):
+        torch.library.register_fake(f"gift_fast::{_prefix}{_name}", _fake, lib=_LIBRARY)
+
+
+def scaled_gradient(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> Tensor:
+    """What ``scale_gradient_`` computes, as a new tensor, in operations that a compiler fuses."""
+    factor = grad_output
+    if scale is not None:
+        # float16: both factors in float32, and one rounding at the end.
+        factor = factor * scale
+    if factor.dim() == 1:
+        factor = factor.unsqueeze(-1)
+    # float64 soft labels of float32 logits keep their type, as they do in place.
+    return (grad.to(torch.promote_types(grad.dtype, factor.dtype)) * factor).to(grad.dtype)
+
+
+def unpack_gradients(
+    outputs: Sequence[Tensor], logits_grad: bool, soft_labels_grad: bool
+) -> tuple[tuple[Tensor, Tensor | None] | None, tuple[Tensor, Tensor | None] | None]:
+    """The outputs of ``loss_and_gradients`` after the loss: (gradient, scale) or None, twice."""
+    rest = iter(outputs[1:])
+    grads = [next(rest) if wanted else None for wanted in (logits_grad, soft_labels_grad)]
+    pairs = [
+        None if grad is None else (grad, next(rest) if grad.dtype == torch.float16 else None)
+        for grad in grads
+    ]
+    return pairs[0], pairs[1]
+
+
+# ---- the derivative of gift_loss -----------------------------------------------------------------
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.asked = inputs[-2:]
+    target, ignore_index, reduction = inputs[2], *inputs[-4:-2]
+    # Upstream of single rows NaN and inf may stand where a row is ignored.
+    ignored = [~valid_rows(target, ignore_index)] if reduction == 0 else []
+    ctx.of_rows = len(ignored)
+    ctx.save_for_backward(*ignored, *output[1:])
+
+
+def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():  # create_graph=True; else the second derivative would be zero
+        raise RuntimeError(
+            "gift_loss has no second derivative in a compiled or exported graph; call it in eager "
+            "mode for create_graph=True"
+        )
+    grad_output, saved = grad_outputs[0], ctx.saved_tensors
+    if ctx.of_rows:
+        grad_output = grad_output.masked_fill(saved[0], 0.0)
+    pairs = unpack_gradients([grad_output, *saved[ctx.of_rows :]], *ctx.asked)
+    grads = [
+        None if pair is None else scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs
+    ]
+    return (*grads, *(None,) * 9)
+
+
+for _prefix in _PREFIXES:
+    torch.library.register_autograd(
+        f"gift_fast::{_prefix}gift_loss", _backward, setup_context=_setup_context, lib=_LIBRARY
+    )

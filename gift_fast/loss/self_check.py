@@ -1,0 +1,403 @@
+"""Compares each set of kernels with the definition before it is relied on.
+
+The GPU kernels are tested in emulators, so a user's card may be the first real one. The first call
+on each device compares a small batch with :mod:`gift_fast.loss.reference`:
+
+- ``backend="auto"`` warns once where they differ, or where a launch fails, and runs the definition
+  from then on; a named backend raises ``RuntimeError``.
+- The check waits for the device, so it is put off while a CUDA graph is captured and while a
+  compiler traces. A compiled or exported graph checks when it first runs
+  (:mod:`gift_fast.loss.operators`).
+- It runs in a thread of its own, out of reach of the caller's autograd and inference mode,
+  autocast, transforms and dispatch modes, and on that thread's default stream. It draws no random
+  numbers.
+- After the check a call costs one look into a set; calls on the CPU are not checked at all.
+- ``GIFT_FAST_SELF_CHECK=0`` turns it off.
+
+:func:`self_check` does it in full, for every backend.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+import warnings
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gift_fast.loss import operators as ops
+from gift_fast.loss.reference import (
+    COSINE_EPS,
+    NORMALIZE_EPS,
+    ZERO_ROW_GRADIENT,
+    bounded_norm,
+    compute_dtype,
+    reduce_rows,
+    reference_loss,
+    refine,
+    soft_labels_factor,
+    valid_rows,
+)
+
+CHECKED = ("cuda", "triton")
+"""The kernels that are checked where they first run. The CPU's are tested on CPUs."""
+
+Place = tuple[str, torch.device]
+"""Kernels, by the name of their backend, and a device."""
+
+TRUSTED: set[Place] = set()
+"""Where the kernels passed, or nobody wants them checked."""
+
+
+class _Failure(NamedTuple):
+    reason: str
+    device_lost: bool  # nothing runs on the device any more
+
+
+_FAILED: dict[Place, _Failure] = {}
+_WARNED: set[Place] = set()
+_LOCK = threading.Lock()
+
+
+# ---- where kernels first run ---------------------------------------------------------------------
+
+
+def trusts(kernels: str, x: Tensor) -> bool:
+    """Whether these kernels may run on the device of x. The first question there checks them."""
+    place = (kernels, x.device)
+    if place in TRUSTED:
+        return True
+    if place in _FAILED:
+        return False
+    if os.environ.get("GIFT_FAST_SELF_CHECK") == "0":
+        TRUSTED.add(place)
+        return True
+    if not _may_wait_for(x):
+        return True  # this time
+    with _LOCK:
+        if place not in TRUSTED and place not in _FAILED:
+            _check(place)
+    return place not in _FAILED
+
+
+def reject(kernels: str, device: torch.device, *, named: bool) -> None:
+    """Raises for kernels that failed and were named; otherwise warns, once.
+
+    Raises:
+        RuntimeError: The backend was named, or the failure took the device with it.
+    """
+    place = (kernels, device)
+    failure = _FAILED[place]
+    failed = f"the kernels of backend={kernels!r} failed their self-check on {device}: "
+    failed += failure.reason
+    if failure.device_lost:
+        raise RuntimeError(
+            f"{failed}. The device takes no more work from this process: restart it, with "
+            "backend='reference'. Please report this"
+        )
+    if named:
+        raise RuntimeError(
+            f"{failed}. backend='auto' runs the definition in their place; "
+            "GIFT_FAST_SELF_CHECK=0 skips the check"
+        )
+    if place not in _WARNED:
+        _WARNED.add(place)
+        warnings.warn(
+            f"{failed}. The definition in plain PyTorch runs in their place, which is slower. "
+            "Please report this, with the output of `gift-fast doctor`.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _may_wait_for(x: Tensor) -> bool:
+    """Whether the device of x is there, and may be waited for now."""
+    if type(x) not in (Tensor, torch.nn.Parameter):  # fake tensors: of a device without data
+        return False
+    if x.device.type != "cuda":
+        return True
+    return torch.cuda.is_available() and not torch.cuda.is_current_stream_capturing()
+
+
+def _check(place: Place) -> None:
+    """Records whether the kernels are right, unless that could not be found out."""
+    failures = _in_a_thread(place, QUICK)
+    if failures is None:
+        return
+    if failures:
+        _FAILED[place] = failures[0]
+    else:
+        TRUSTED.add(place)
+
+
+def _in_a_thread(place: Place, cases: Iterable[Case]) -> list[_Failure] | None:
+    """No failure or the first one; None: the check itself could not be made."""
+    found: list[_Failure] = []
+    undecided = []
+
+    def run() -> None:
+        try:
+            for case in cases:
+                difference = _difference(place, case)
+                if difference is not None:
+                    found.append(_Failure(f"{difference}, {case}", False))
+                    return
+        except torch.OutOfMemoryError as error:
+            undecided.append(error)
+        except Exception as error:
+            lines = str(error).strip().splitlines()
+            reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            found.append(_Failure(reason, _is_lost(place[1])))
+
+    thread = threading.Thread(target=run, name="gift-fast self-check")
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is shutting down
+        return None
+    thread.join()
+    return None if undecided else found
+
+
+def _is_lost(device: torch.device) -> bool:
+    """Whether nothing runs there any more, as after an illegal access or an assert of CUDA's."""
+    try:
+        return bool(torch.ones(2, device=device).sum().item() != 2.0)
+    except Exception:
+        return True
+
+
+# ---- a comparison --------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """A batch and its options."""
+
+    rows: int
+    classes: int
+    logits: torch.dtype
+    soft_labels: torch.dtype
+    reduction: str = "mean"
+    soft_label_temperature: float | None = None
+
+    def __str__(self) -> str:
+        """For messages."""
+        types = " and ".join(str(x).removeprefix("torch.") for x in (self.logits, self.soft_labels))
+        return (
+            f"in {self.rows} rows of {self.classes} classes, {types}, reduction "
+            f"{self.reduction}, soft_label_temperature {self.soft_label_temperature}"
+        )
+
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, soft labels and targets, on the CPU; one row in three or more is ignored."""
+        numbers = torch.arange(self.rows * self.classes, dtype=torch.float64, device="cpu")
+        shape = (self.rows, self.classes)
+        target = torch.arange(self.rows, device="cpu") * 7 % self.classes
+        if self.rows > 2:
+            target[1] = -100
+        return (
+            (3 * torch.sin(1.3 * numbers + 1)).view(shape).to(self.logits),
+            (2 * torch.cos(0.7 * numbers)).view(shape).to(self.soft_labels),
+            target,
+        )
+
+
+_F64, _F32, _BF16, _F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+
+QUICK = (Case(70, 10, _F32, _F32), Case(3, 1000, _F16, _F32, "none"))
+"""Several rows a warp, one row a warp or block; both reductions' code; float16's scales."""
+
+FULL = (
+    *QUICK,
+    *(
+        Case(5, classes, types[0], types[1], ("mean", "sum", "none")[i % 3], (None, 2.0)[i % 2])
+        for i, (classes, types) in enumerate(
+            itertools.product(
+                (1, 33, 257, 1001, 4096, 21841, 50257),
+                ((_F32, _F32), (_BF16, _BF16), (_F16, _F16), (_BF16, _F32), (_F64, _F64)),
+            )
+        )
+    ),
+)
+
+# Of the largest element: several roundings of the sums, and one or two of what is stored.
+_TOLERANCE = {_F64: 1e-9, _F32: 1e-4, _BF16: 1.6e-2, _F16: 2e-3}
+_UPSTREAM = 3.0
+
+
+def _difference(place: Place, case: Case) -> str | None:
+    """What is wrong in the answers of the kernels, or None."""
+    kernels, device = place
+    operators = ops.TRITON_OPERATORS if kernels == "triton" else ops.BEST_OPERATORS
+    logits, soft_labels, target = case.inputs()
+    reduction = ("none", "mean", "sum").index(case.reduction)
+    temperature = case.soft_label_temperature
+
+    z, s = logits.double().requires_grad_(), soft_labels.double().requires_grad_()
+    loss = reference_loss(
+        z, s, target, reduction=case.reduction, soft_label_temperature=temperature
+    )
+    wanted = torch.autograd.grad(loss, (z, s), torch.full_like(loss, _UPSTREAM))
+
+    outputs = operators.loss_and_gradients(
+        *(x.to(device) for x in (logits, soft_labels, target)),
+        *(0.1, 0.1, False, temperature, -100, reduction, True, True),
+    )
+    upstream = torch.full_like(outputs[0], _UPSTREAM)
+    answers = [("loss", outputs[0], loss.detach(), 1e-5)]
+    for name, pair, expected in zip(
+        ("gradient of the logits", "gradient of the soft labels"),
+        ops.unpack_gradients(outputs, True, True),
+        wanted,
+        strict=True,
+    ):
+        assert pair is not None
+        operators.scale_gradient_(pair[0], upstream, pair[1])
+        # One class has a gradient of zero, up to rounding: 1 is the size of the terms that cancel.
+        size = max(expected.abs().max().item(), 1.0 if case.classes == 1 else 0.0)
+        answers.append((name, pair[0], expected, _TOLERANCE[pair[0].dtype] * size))
+    for name, got, expected, tolerance in answers:
+        error = (got.to("cpu").double() - expected).abs().max().item()
+        if not error <= tolerance:
+            return f"the {name} is off by {error:.2g} where rounding explains {tolerance:.2g}"
+    return None
+
+
+# ---- in full, for every backend ------------------------------------------------------------------
+
+
+def self_check() -> dict[str, str]:
+    """Compares every backend with the definition, on all devices that it serves.
+
+    Takes a second on a CPU. On a GPU the Triton kernels are compiled first, which takes minutes the
+    first time.
+
+    Returns:
+        For each of :func:`gift_fast.backends`, ``"ok"``; ``"no device: ..."`` where nothing can run
+        its kernels; why it is not available; or what was wrong.
+
+    Example:
+        >>> self_check()["reference"]
+        'ok'
+    """
+    results = {}
+    for name, reason in ops.backends().items():
+        devices = _devices(name)
+        if ops.UNAVAILABLE[name] is not None:
+            results[name] = reason
+        elif name == "reference":
+            results[name] = _check_of_the_definition()
+        elif not devices:
+            results[name] = "no device: the kernels are there, a GPU is not"
+        else:
+            results[name] = "; ".join(_results(name, devices)) or "ok"
+    return results
+
+
+def _devices(kernels: str) -> list[torch.device]:
+    if kernels not in CHECKED:
+        return [torch.device("cpu")]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    serves = ("cuda",) if kernels == "cuda" else ops.GPU_DEVICES
+    if accelerator is None or accelerator.type not in serves:
+        return []
+    return [
+        torch.device(accelerator.type, index) for index in range(torch.accelerator.device_count())
+    ]
+
+
+def _results(kernels: str, devices: list[torch.device]) -> Iterable[str]:
+    """What is wrong, for each device where something is."""
+    for device in devices:
+        failures = _in_a_thread((kernels, device), FULL)
+        if failures is None:
+            yield f"not checked on {device}: out of memory"
+        elif failures:
+            yield f"failed on {device}: {failures[0].reason}"
+
+
+def _check_of_the_definition() -> str:
+    """One row by hand: z = (3, 4) and t = (1/2, 1/2), of cosine 7 / (5 sqrt 2)."""
+    z = torch.tensor([[3.0, 4.0]], dtype=torch.float64, device="cpu")
+    s = torch.tensor([[1.0, 0.0]], dtype=torch.float64, device="cpu")
+    loss = reference_loss(z, s, torch.tensor([1], device="cpu"), gamma=0.5, label_smoothing=0.0)
+    error = abs(loss.item() - (1 - 7 / (5 * math.sqrt(2))))
+    return "ok" if error < 1e-12 else f"failed: a loss is off by {error:.2g}"
+
+
+# ---- what a graph runs in the place of kernels that failed ---------------------------------------
+
+
+def loss_and_gradients(
+    logits: Tensor,
+    soft_labels: Tensor,
+    target: Tensor,
+    gamma: float,
+    label_smoothing: float,
+    smooth_others: bool,
+    soft_label_temperature: float | None,
+    ignore_index: int,
+    reduction: int,
+    logits_grad: bool,
+    soft_labels_grad: bool,
+) -> list[Tensor]:
+    """The operator of :mod:`gift_fast.loss.operators` in plain PyTorch, on any device.
+
+    The chain rule is written out: inside an operator autograd records nothing.
+    """
+    dtype = compute_dtype(logits)
+    valid = valid_rows(target, ignore_index)
+    in_batch = valid.unsqueeze(-1)
+    z = torch.where(in_batch, logits.to(dtype), 0.0)
+    scores = torch.where(in_batch, soft_labels.to(dtype), 0.0)
+    temperature = soft_label_temperature
+    s = scores if temperature is None else torch.softmax(scores / temperature, -1)
+    smoothing = "others" if smooth_others else "uniform"
+    t = refine(s, torch.where(valid, target, 0), gamma, label_smoothing, smoothing, None)
+
+    z_norm, s_norm = bounded_norm(z, COSINE_EPS), bounded_norm(s, NORMALIZE_EPS)
+    t_norm = bounded_norm(t, COSINE_EPS)
+    z_unit, s_unit, t_unit = z / z_norm, s / s_norm, t / t_norm
+    cosine = (z_unit * t_unit).sum(-1, keepdim=True)
+    rows = torch.where(valid, 1.0 - cosine.squeeze(-1), 0.0)
+    outputs = [reduce_rows(rows, valid, ("none", "mean", "sum")[reduction])]
+
+    # A norm at its bound is a constant, without a derivative.
+    def free(norm: Tensor, eps: float) -> Tensor:
+        return (norm > eps * (1 + 1e-6)).to(dtype)
+
+    weight = in_batch.to(dtype)
+    if reduction == 1:
+        weight = torch.where(in_batch, 1.0 / valid.sum().to(dtype), 0.0)
+    units: list[Tensor] = []
+    if logits_grad:
+        grad = -weight * (t_unit - free(z_norm, COSINE_EPS) * cosine * z_unit) / z_norm
+        _append(grad, logits, COSINE_EPS * ZERO_ROW_GRADIENT, outputs, units)
+    if soft_labels_grad:
+        of_t = -weight * (z_unit - free(t_norm, COSINE_EPS) * cosine * t_unit) / t_norm
+        along = free(s_norm, NORMALIZE_EPS) * (of_t * s_unit).sum(-1, keepdim=True)
+        grad = (1.0 - gamma) * (of_t - along * s_unit) / s_norm
+        if temperature is not None:
+            grad = s * (grad - (s * grad).sum(-1, keepdim=True)) / temperature
+        _append(grad, soft_labels, soft_labels_factor(gamma, temperature), outputs, units)
+    return [*outputs, *units]
+
+
+def _append(
+    grad: Tensor, x: Tensor, zero_row_factor: float, outputs: list[Tensor], units: list[Tensor]
+) -> None:
+    """The gradient in the type of x; a float16 row times a power of two, and what undoes it."""
+    if x.dtype != torch.float16:
+        outputs.append(grad.to(x.dtype))
+        return
+    is_zero = (x == 0).all(-1, keepdim=True)
+    grad = torch.where(is_zero, grad * zero_row_factor, grad)
+    largest = grad.abs().amax(-1, keepdim=True)
+    shift = (14 - torch.frexp(largest).exponent).clamp(-120, 120)
+    shift = torch.where(largest.isfinite() & (largest > 0), shift, 0)
+    outputs.append(torch.ldexp(grad, shift).to(torch.float16))
+    units.append(torch.ldexp(torch.ones_like(largest), -shift).to(torch.float32).squeeze(-1))

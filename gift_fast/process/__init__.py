@@ -1,0 +1,1 @@
+"""The running process: signals, memory, and errors in words. The standard library only."""

@@ -1,0 +1,100 @@
+"""Sample images of the distilled sets that were made here, as PNG in a data URI."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gift_fast.data.distilled.native import pair_of
+from gift_fast.report.cells import Panel
+
+CLASSES, PER_CLASS = 10, 10
+"""Most rows and columns of a grid."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A grid of distilled images: a row a class.
+
+    Attributes:
+        name: the set's.
+        uri: the picture.
+        width: pixels.
+        height: pixels.
+        classes: names of the classes, from above.
+        shown: how many images are in it.
+        of: how many the set has.
+    """
+
+    name: str
+    uri: str
+    width: int
+    height: int
+    classes: tuple[str, ...]
+    shown: int
+    of: int
+
+    @property
+    def shown_width(self) -> int:
+        """Pixels of the screen: whole ones for each of its own, as far as there is room."""
+        side = self.height / max(len(self.classes), 1)
+        return self.width * max(1, round(36 / side))
+
+
+def sample_of(panel: Panel, folder: Path) -> Sample | None:
+    """Images of the first set of a condition that lies in the folder's ``sets``, or None.
+
+    A set is known by its fingerprint, which every run records.
+    """
+    wanted = [run.result.inputs.get("distilled") for c in panel.cells.values() for run in c.runs]
+    for path in sorted((folder / "sets").glob(f"{panel.condition.source.name}_seed*.json")):
+        try:
+            description = json.loads(path.read_text(encoding="utf-8"))
+            if description["fingerprint"] in wanted and not description["whitened"]:
+                return grid_of(path, tuple(description["class_names"]))
+        except (OSError, ValueError, KeyError, TypeError):  # damaged: the report does without it
+            continue
+    return None
+
+
+def grid_of(path: Path, class_names: tuple[str, ...]) -> Sample:
+    """The grid of a set in the project's own format."""
+    from PIL import Image
+    from safetensors.torch import load_file
+
+    tensors = load_file(pair_of(path)[0])
+    images, labels = as_bytes(tensors["images"]), tensors["labels"]
+    classes = labels.unique()[:CLASSES].tolist()
+    rows = [images[labels == label][:PER_CLASS] for label in classes]
+    columns = max(map(len, rows))
+    channels, side = images.shape[1:3]
+    step = side + 1  # a line between images
+    canvas = torch.zeros(channels, step * len(rows) - 1, step * columns - 1, dtype=torch.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            canvas[:, i * step : i * step + side, j * step : j * step + side] = image
+    png = io.BytesIO()
+    picture = canvas.squeeze(0) if channels == 1 else canvas.permute(1, 2, 0)
+    Image.fromarray(picture.numpy()).save(png, "PNG", optimize=True)
+    return Sample(
+        name=path.stem,
+        uri="data:image/png;base64," + base64.b64encode(png.getvalue()).decode(),
+        width=canvas.shape[2],
+        height=canvas.shape[1],
+        classes=tuple(class_names[k] if k < len(class_names) else str(k) for k in classes),
+        shown=sum(map(len, rows)),
+        of=len(images),
+    )
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Images (N, C, S, S) as uint8, from uint8 or from float32 in [0, 1]."""
+    if images.dtype == torch.uint8:
+        return images
+    return (255.0 * images.clamp(0.0, 1.0)).round().to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Several studies by one plan, from teachers to reports."""

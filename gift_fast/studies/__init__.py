@@ -1,0 +1,1 @@
+"""Studies: many evaluations that answer one question, their tuning and their statistics."""

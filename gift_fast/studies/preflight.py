@@ -1,0 +1,110 @@
+"""What can be found wrong with a study before its first run, in a few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from gift_fast.data.classes import build_classes
+from gift_fast.data.datasets import ImageDataset, load_dataset
+from gift_fast.data.datasets.sizes import check_heldout_fits
+from gift_fast.data.distilled.formats import recognise
+from gift_fast.distillation.selection import check_ipc
+from gift_fast.evaluation.config import TeacherConfig
+from gift_fast.evaluation.job import Place, load_teacher, teacher_path
+from gift_fast.files.disk import check_can_write, check_space, checkpoint_bytes
+from gift_fast.studies.plan import Experiment, SetSource, Study
+from gift_fast.training.last_batch import check_last_batch
+from gift_fast.training.train import new_model
+
+
+def check_study(
+    study: Study, experiments: Sequence[Experiment], place: Place, sets: Path | None
+) -> None:
+    """Raises where a study could not be run to its end, whichever of its parts is at fault.
+
+    The datasets are there and large enough, networks can be built for their images, the published
+    sets have a known format, teachers that are there fit, and results can be written. What takes
+    long is left to the runs: published sets are not decoded.
+
+    Args:
+        study: that the experiments are of.
+        experiments: whose sets are there or can be made.
+        place: where they are run.
+        sets: folder of the published sets, or None where all are made here.
+
+    Raises:
+        ImportError: a network needs a package that is missing.
+        OSError: a file is missing, or nothing can be written.
+        ValueError: the study has no run, or what it names does not fit.
+    """
+    if not experiments:
+        raise ValueError(f"the study {study.name} must have a run, got none")
+    sources = list(dict.fromkeys(experiment.source for experiment in experiments))
+    for source in sources:
+        if source.made_here:
+            check_heldout_fits(source.sized_dataset, place.data_root)
+        else:
+            assert sets is not None
+            recognise(sets / source.name)
+    for folder in (place.out, *([place.teacher_dir] if missing(study, sources, place) else [])):
+        check_can_write(folder)
+    datasets = {
+        name: load_dataset(name, place.data_root, train=trains)
+        for name, trains in datasets_of(study, sources, place).items()
+    }
+    largest = 0
+    for source in sources:
+        dataset = datasets[source.sized_dataset]
+        if source.made_here:
+            check_ipc(dataset, source.ipc)
+        for teacher in study.teachers_of(source):
+            path = teacher_path(place, source.sized_dataset, teacher)
+            if path.exists():
+                load_teacher(teacher, path, dataset)
+            else:
+                largest = max(largest, checkpoint_bytes(new_model(teacher, dataset, seed=0)))
+    pairs = {(e.config.student, e.source.sized_dataset): None for e in experiments}
+    for student, name in pairs:
+        largest = max(largest, checkpoint_bytes(new_model(student, datasets[name], seed=0)))
+    for experiment in experiments:
+        check_batches(experiment, datasets[experiment.source.sized_dataset])
+    check_space(place.out, largest, "checkpoints")
+
+
+def check_batches(experiment: Experiment, dataset: ImageDataset) -> None:
+    """Raises ValueError where batch norm could not train on the last batch of a run's epoch."""
+    images = experiment.source.ipc * build_classes(experiment.config.classes).count(
+        dataset.num_classes
+    )
+    config = experiment.config.resolved(images)
+    assert config.batch_size is not None
+    check_last_batch(
+        lambda: new_model(config.student, dataset, seed=0),
+        (dataset.channels, dataset.side, dataset.side),
+        images=images,
+        batch_size=config.batch_size,
+        network=config.student,
+    )
+
+
+def missing(study: Study, sources: Iterable[SetSource], place: Place) -> list[tuple[str, str]]:
+    """The teachers that have to be trained, each with its dataset; raises where one cannot be."""
+    found: dict[tuple[str, str], None] = {}
+    for source in sources:
+        for teacher in study.teachers_of(source):
+            if not teacher_path(place, source.sized_dataset, teacher).exists():
+                found[source.sized_dataset, teacher] = None
+    for dataset, teacher in found:
+        TeacherConfig.from_dict({**study.teacher, "dataset": dataset, "model": teacher})
+    return list(found)
+
+
+def datasets_of(study: Study, sources: Sequence[SetSource], place: Place) -> dict[str, bool]:
+    """The datasets of some sets, and whether their training images are needed too."""
+    trained = {dataset for dataset, _ in missing(study, sources, place)}
+    needed: dict[str, bool] = {}
+    for source in sources:
+        name = source.sized_dataset
+        needed[name] = needed.get(name, False) or source.made_here or name in trained
+    return needed

@@ -1,0 +1,310 @@
+"""Runs a study: teachers, sets made here, students.
+
+Everything that has finished is read and not repeated, and the run in progress is resumed from its
+checkpoint, so the same command resumes a study that was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gift_fast.data.datasets import load_dataset
+from gift_fast.data.distilled import write_distilled
+from gift_fast.data.distilled.native import is_pair
+from gift_fast.distillation import distill, is_made
+from gift_fast.distillation.selection import select_crops
+from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
+from gift_fast.evaluation.job import (
+    EvaluationJob,
+    Inputs,
+    Place,
+    audit_of,
+    check_writable,
+    load_inputs,
+    load_teacher,
+    prepare_teacher,
+    run_student,
+    teacher_path,
+    warn_of,
+)
+from gift_fast.evaluation.results import RunResult, run_path
+from gift_fast.files.fingerprint import fingerprint
+from gift_fast.process.errors import is_disk_full
+from gift_fast.process.memory import keep_freed_memory
+from gift_fast.studies.failures import Failure, RunsFailed
+from gift_fast.studies.manifest import Finished, Record, title_of
+from gift_fast.studies.plan import SELECTED, Experiment, SetSource, Study
+from gift_fast.studies.tuning import Runner, tune, tuned
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from gift_fast.training.progress import Progress
+
+
+def split_by_presence(
+    experiments: Sequence[Experiment], sets: Path | None
+) -> tuple[list[Experiment], list[str]]:
+    """The experiments whose sets are there or can be made, and the names of the other sets.
+
+    Args:
+        experiments: of a study.
+        sets: folder of the published sets, or None where all are made here.
+    """
+    missing = [
+        source.name
+        for source in dict.fromkeys(experiment.source for experiment in experiments)
+        if not source.made_here and not (sets is not None and holds(sets / source.name))
+    ]
+    present = [
+        experiment
+        for experiment in experiments
+        if experiment.source.made_here or experiment.source.name not in missing
+    ]
+    return present, missing
+
+
+def holds(path: Path) -> bool:
+    """Whether a path is a set's folder, or the common name of the two files of a set."""
+    return path.exists() or is_pair(path)
+
+
+def run_study(
+    study: Study,
+    experiments: Sequence[Experiment],
+    run: Runner,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Finished]:
+    """Runs a study: at its own settings and, where it is tuned, the trials and what they choose.
+
+    Args:
+        study: that the experiments are of.
+        experiments: at the study's settings, whose sets are there or can be made, see
+            :func:`split_by_presence`.
+        run: runs what has not been run, such as :class:`LocalRunner`.
+        tell: takes a line at the beginning of each part of a tuned study; a part has progress of
+            its own.
+
+    Returns:
+        All results: of the experiments in their order, of the trials, of the tuned experiments.
+
+    Raises:
+        RunsFailed: runs have failed; all that do not depend on them have been run.
+        ValueError: there is no experiment.
+    """
+    if not experiments:
+        raise ValueError(f"the study {study.name} must have a run, got none")
+    if study.tuning is None:
+        return run(experiments)
+    failed, finished = None, []
+    tell(f"part 1 of 3: {len(experiments)} runs at the study's own settings")
+    try:
+        finished = run(experiments)
+    except RunsFailed as error:  # no trial depends on it
+        failed = error
+    tell("part 2 of 3: trials; rates are added where a curve still rises at an end")
+    trials, choices = tune(experiments, study.tuning, run)
+    tell(f"part 3 of 3: {len(experiments)} runs at what {len(trials)} trials have chosen")
+    again = run(tuned(experiments, choices))
+    if failed is not None:
+        raise failed
+    return [*finished, *trials, *again]
+
+
+class LocalRunner:
+    """Runs experiments in this process, or in all that `accelerate launch` has started.
+
+    Args:
+        study: that the experiments are of.
+        place: where teachers and results are. The sets that are made here lie in ``sets`` under
+            its folder of results.
+        sets: folder of the published sets, or None where all are made here.
+    """
+
+    def __init__(self, study: Study, place: Place, sets: Path | None = None) -> None:
+        self.study = study
+        self.place = place
+        self.sets = sets
+
+    def __call__(self, experiments: Sequence[Experiment]) -> list[Finished]:
+        """Runs what has not been run, and gives all results in the order of the experiments.
+
+        Raises:
+            OSError: the folder of the results cannot be written.
+            RunsFailed: some runs have failed, after all others have been run.
+        """
+        place = self.place
+        accelerator = place.accelerator(experiments[0].config)
+        check_writable(place.out, accelerator)
+        record = Record(place.out, self.study, experiments)
+        sources = {experiment.source for experiment in experiments}
+        made = sum(source.made_here for source in sources)
+        stages = missing_teachers(self.study, sources, place) + made + len(experiments)
+        results: dict[Experiment, RunResult] = {}
+        failures: list[Failure] = []
+        paths: dict[SetSource, Path] = {}
+        with place.progress(accelerator, stages) as progress:
+            for group in groups_of(experiments):
+                source = group[0].source
+                try:
+                    if source not in paths:
+                        paths[source] = prepare(self.study, source, place, self.sets, progress)
+                    inputs = read_inputs(group[0].config, paths[source], place)
+                    planned = plan_group(group, inputs, place)
+                except Exception as error:
+                    failures += failures_of(group, error, accelerator)
+                    continue
+                if accelerator.is_main_process:
+                    record.add({experiment: run.path for experiment, run in planned.items()})
+                accelerator = place.accelerator(group[0].config)
+                for experiment, run in planned.items():
+                    title = title_of(experiment)
+                    try:
+                        results[experiment] = run_student(
+                            run.config, inputs, place, accelerator, progress, title=title
+                        )
+                    except Exception as error:
+                        failures += failures_of([experiment], error, accelerator)
+                        progress.begin(title, 1)
+                        progress.end("failed")
+        if failures:
+            raise RunsFailed(failures, done=len(results))
+        return [Finished(experiment, results[experiment]) for experiment in experiments]
+
+
+def failures_of(
+    group: Sequence[Experiment], error: Exception, accelerator: Accelerator
+) -> list[Failure]:
+    """What an error stops.
+
+    It is raised again where other processes would wait for this one, and where no other run could
+    be kept either, since the disk is full.
+    """
+    if accelerator.num_processes > 1 or is_disk_full(error):
+        raise error
+    return [Failure.of(title_of(experiment), error) for experiment in group]
+
+
+def groups_of(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
+    """The experiments, each once, those together that are run on the same inputs."""
+    groups: dict[Hashable, list[Experiment]] = {}
+    for experiment in dict.fromkeys(experiments):
+        groups.setdefault(reads_of(experiment), []).append(experiment)
+    return list(groups.values())
+
+
+def reads_of(experiment: Experiment) -> Hashable:
+    """What an experiment reads: experiments with the same are run on the same loaded inputs."""
+    config = experiment.config
+    return (experiment.source, config.dataset, config.tested_on, config.teachers)
+
+
+def prepare(
+    study: Study, source: SetSource, place: Place, sets: Path | None, progress: Progress
+) -> Path:
+    """Trains the teachers of a set that are missing, makes it if it is made here; where it lies."""
+    for teacher in study.teachers_of(source):
+        train_missing_teacher(study, source, teacher, place, progress)
+    if not source.made_here:
+        assert sets is not None
+        return sets / source.name
+    config = TeacherConfig.from_dict(
+        {**study.teacher, "dataset": source.sized_dataset, "model": source.network}
+    )
+    return made_set(source, place, place.accelerator(config), progress)
+
+
+def read_inputs(config: EvaluationConfig, path: Path, place: Place) -> Inputs:
+    """What runs with this configuration and the set at ``path`` read."""
+    job = EvaluationJob(config=config, data=path)
+    return load_inputs(job, place, place.accelerator(config).device)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run whose inputs are known.
+
+    Attributes:
+        config: settled on its set.
+        images: of an epoch.
+        path: of its result.
+    """
+
+    config: EvaluationConfig
+    images: int
+    path: Path
+
+
+def plan_group(
+    group: Sequence[Experiment], inputs: Inputs, place: Place
+) -> dict[Experiment, PlannedRun]:
+    """The runs of experiments that read the same, see :func:`reads_of`; looks over their set.
+
+    Raises:
+        ValueError: a configuration and what it is to be run on disagree.
+    """
+    accelerator = place.accelerator(group[0].config)
+    if not group[0].source.made_here and accelerator.is_main_process:
+        warn_of(audit_of(inputs, accelerator.device, quick=True), group[0].source.name)
+    planned = {}
+    for experiment in group:
+        config = inputs.settle(experiment.config)
+        path = run_path(place.out, config, inputs.digests_of(config))
+        images = len(inputs.narrowed(config.classes).distilled)
+        planned[experiment] = PlannedRun(config, images, path)
+    return planned
+
+
+def missing_teachers(study: Study, sources: Iterable[SetSource], place: Place) -> int:
+    """How many teachers have to be trained."""
+    paths = {
+        teacher_path(place, source.sized_dataset, teacher)
+        for source in sources
+        for teacher in study.teachers_of(source)
+    }
+    return sum(not path.exists() for path in paths)
+
+
+def train_missing_teacher(
+    study: Study, source: SetSource, teacher: str, place: Place, progress: Progress
+) -> None:
+    """Trains a teacher of which there are no weights; a file that is there is taken as it is."""
+    if teacher_path(place, source.sized_dataset, teacher).exists():
+        return
+    settings = {**study.teacher, "dataset": source.sized_dataset, "model": teacher}
+    config = TeacherConfig.from_dict(settings)
+    dataset = load_dataset(config.dataset, place.data_root)
+    prepare_teacher(config, dataset, place, place.accelerator(config), progress)
+
+
+def made_set(source: SetSource, place: Place, accelerator: Accelerator, progress: Progress) -> Path:
+    """Where a set that is made with its teacher lies; makes it where it is missing.
+
+    The name holds a digest of the teacher: another teacher makes another set.
+    """
+    assert source.seed is not None
+    progress.begin(f"{source.dataset} {source.method} IPC {source.ipc} set {source.seed}", 1)
+    dataset = load_dataset(source.sized_dataset, place.data_root, train=False)
+    weights = teacher_path(place, source.sized_dataset, source.network)
+    teacher, _ = load_teacher(source.network, weights, dataset)
+    digest = fingerprint(teacher.state_dict().values())
+    path = place.out / "sets" / f"{source.name}_seed{source.seed}-{digest}"
+    outcome = "from an earlier call"
+    if accelerator.is_main_process and not (is_pair(path) or is_made(path)):
+        outcome = "made"
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
+        dataset = load_dataset(source.sized_dataset, place.data_root)
+        teacher = teacher.to(accelerator.device)
+        if source.method == SELECTED:
+            distilled = select_crops(dataset, teacher, ipc=source.ipc, seed=source.seed)
+            distilled = replace(distilled, source=f"{distilled.source}, seed {source.seed}")
+            write_distilled(path, distilled, dataset)
+        else:
+            distill(source.method, dataset, teacher, path, ipc=source.ipc, seed=source.seed)
+    accelerator.wait_for_everyone()
+    progress.end(outcome)
+    return path

@@ -1,0 +1,1 @@
+"""Training a network: models, losses, optimizers, augmentation, the loop and its checkpoints."""

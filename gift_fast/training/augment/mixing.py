@@ -1,0 +1,186 @@
+"""Mixing of the images of a batch with one another: mixup and cutmix.
+
+As SRe2L's and RDED's code does it, a joint batch has one permutation, one weight and, for cutmix,
+one box. Partners come from anywhere in the joint batch, so every process mixes all of it and then
+takes its part.
+
+The hard label of a mixed image is two: that of its own image counts ``weight``, that of its
+partner 1 - ``weight``.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gift_fast.files import spec
+from gift_fast.training.augment import Generators
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A mixed joint batch.
+
+    Attributes:
+        images: (N, C, H, W).
+        permutation: int64 (N), every image's partner, on the device of the images.
+        weight: the part that is left of every image, in [0, 1].
+    """
+
+    images: Tensor
+    permutation: Tensor
+    weight: float
+
+
+Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, float]]
+"""(images, permutation, generator on the CPU) -> mixed images and weight."""
+
+
+def blend(images: Tensor, permutation: Tensor, weight: float) -> Tensor:
+    """Mixup: ``weight`` times every image and the rest of its partner.
+
+    Example:
+        >>> blend(torch.tensor([0.0, 1.0]), torch.tensor([1, 0]), 0.75)
+        tensor([0.2500, 0.7500])
+    """
+    return images[permutation].lerp(images, weight)
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rows ``top`` to before ``bottom`` and columns ``left`` to before ``right``."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        """Pixels in the box."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+
+def paste(images: Tensor, permutation: Tensor, box: Box) -> Tensor:
+    """Cutmix: inside the box every image is replaced by its partner."""
+    rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+    result = images.clone()
+    result[:, :, rows, columns] = images[:, :, rows, columns][permutation]
+    return result
+
+
+def box_about(row: int, column: int, weight: float, height: int, width: int) -> Box:
+    """The box that leaves about ``weight`` of an image, clipped at the border.
+
+    Example:
+        >>> box_about(4, 0, 0.75, 8, 8)
+        Box(top=2, bottom=6, left=0, right=2)
+    """
+    part = 0.5 * math.sqrt(1.0 - weight)
+    down, across = int(part * height), int(part * width)
+    return Box(
+        top=max(row - down, 0),
+        bottom=min(row + down, height),
+        left=max(column - across, 0),
+        right=min(column + across, width),
+    )
+
+
+def beta(alpha: float, choices: torch.Generator) -> float:
+    """A number from Beta(alpha, alpha)."""
+    # torch's takes no generator; the standard library's is seeded from ours.
+    seed = int(torch.randint(2**62, (), generator=choices))
+    return random.Random(seed).betavariate(alpha, alpha)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises ValueError unless ``alpha`` is a positive number."""
+    if not 0.0 < alpha < math.inf:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+
+
+def none() -> Mix:
+    """The images as they are."""
+    return lambda images, permutation, choices: (images, 1.0)
+
+
+def mixup(*, alpha: float = 0.8) -> Mix:
+    """Blends every image with its partner, by a weight from Beta(alpha, alpha).
+
+    Source: Zhang, Cisse, Dauphin and Lopez-Paz, ICLR 2018; alpha as in SRe2L's code.
+    """
+    check_alpha(alpha)
+
+    def mix(images: Tensor, permutation: Tensor, choices: torch.Generator) -> tuple[Tensor, float]:
+        weight = beta(alpha, choices)
+        return blend(images, permutation, weight), weight
+
+    return mix
+
+
+def cutmix(*, alpha: float = 1.0) -> Mix:
+    """Replaces a box of every image by its partner's; its area is drawn from Beta(alpha, alpha).
+
+    The weight is the exact area that is left, after clipping.
+
+    Source: Yun et al., ICCV 2019; alpha as in SRe2L's and RDED's code.
+    """
+    check_alpha(alpha)
+
+    def mix(images: Tensor, permutation: Tensor, choices: torch.Generator) -> tuple[Tensor, float]:
+        height, width = images.shape[2:]
+        weight = beta(alpha, choices)
+        row, column = (int(torch.randint(s, (), generator=choices)) for s in (height, width))
+        box = box_about(row, column, weight, height, width)
+        return paste(images, permutation, box), 1.0 - box.area / (height * width)
+
+    return mix
+
+
+MIXINGS: dict[str, Callable[..., Mix]] = {"none": none, "mixup": mixup, "cutmix": cutmix}
+
+
+class Mixing:
+    """Mixes joint batches; the same seed gives the same sequence.
+
+    Args:
+        mix: how.
+        seed: of all random numbers.
+        device: where the batches lie.
+    """
+
+    def __init__(self, mix: Mix, *, seed: int, device: torch.device | str) -> None:
+        self.mix = mix
+        self.generators = Generators(seed=seed, device=device)
+
+    def __call__(self, images: Tensor) -> Mixed:
+        """Mixes a joint batch, floating (N, C, H, W); the images given are not written to."""
+        parameters = self.generators.parameters
+        permutation = torch.randperm(len(images), generator=parameters, device=parameters.device)
+        mixed, weight = self.mix(images, permutation, self.generators.choices)
+        return Mixed(mixed, permutation, weight)
+
+
+def build_mixing(mixing: str, *, seed: int, device: torch.device | str) -> Mixing:
+    """The mixing that a specification names.
+
+    Args:
+        mixing: a name in ``MIXINGS`` with options, or the import path of a function like those.
+        seed: of all random numbers.
+        device: where the batches lie.
+
+    Raises:
+        TypeError: the specification is not a string.
+        ValueError: an unknown name or option, or a value out of range.
+
+    Example:
+        >>> mix = build_mixing("cutmix:alpha=1", seed=0, device="cpu")
+        >>> mix(torch.ones(4, 3, 8, 8)).images.shape
+        torch.Size([4, 3, 8, 8])
+    """
+    return Mixing(spec.build("mixing", mixing, MIXINGS), seed=seed, device=device)

@@ -1,0 +1,255 @@
+"""The batches that a network is trained on, the same for any number of processes.
+
+A joint batch is what all processes train on in one step; every process takes a contiguous part of
+it. Order, augmentation and mixing are drawn for the joint batch from generators that are seeded
+anew for every epoch, so the parts together are what a single process would see. A run is resumed at
+any epoch without the state of a generator, and within an epoch with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gift_fast.data.datasets import Split
+from gift_fast.data.distilled import DistilledSet
+from gift_fast.data.labels.fkd import replay
+from gift_fast.evaluation.config import TrainingConfig
+from gift_fast.training.augment import Generators, Part, build_augmentation
+from gift_fast.training.augment.mixing import build_mixing
+from gift_fast.training.predict import Transform
+
+
+def seed_for(seed: int, purpose: str) -> int:
+    """A seed of its own for every purpose, so that their random numbers are unrelated."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:6], "big")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this is.
+
+    Attributes:
+        index: from 0.
+        count: at least 1.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def part_of(self, size: int) -> tuple[Part, float]:
+        """This process's part of a joint batch, and its share of the joint loss.
+
+        The parts differ by at most one image. A process that would get none takes the first image
+        with a share of 0, since all have to take part in the step.
+
+        Example:
+            >>> Processes(1, 2).part_of(5)
+            (Part(start=2, stop=5, size=5), 0.6)
+        """
+        start, stop = (size * (self.index + k) // self.count for k in (0, 1))
+        if start == stop:
+            return Part(start=0, stop=1, size=size), 0.0
+        return Part(start=start, stop=stop, size=size), (stop - start) / size
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's part of a joint batch, on its device.
+
+    Attributes:
+        images: (B, C, S, S) float32, augmented and normalised.
+        target: (B) int64 hard labels.
+        soft_labels: (B, C) stored ones, or None where a teacher is to give them.
+        mixed_target: (B) int64, the hard labels of what was mixed in; None without mixing.
+        weight: of ``target`` against ``mixed_target``.
+        share: of this part in the joint batch; the shares of all processes add up to 1.
+        joint_size: images of the joint batch.
+    """
+
+    images: Tensor
+    target: Tensor
+    soft_labels: Tensor | None
+    mixed_target: Tensor | None
+    weight: float
+    share: float
+    joint_size: int
+
+
+RandomState = dict[str, list[Tensor]]
+"""States of generators, by what is drawn from them; the same in all processes."""
+
+
+class Batches(Protocol):
+    """All that a network is trained on, an epoch at a time.
+
+    Attributes:
+        images: images of an epoch, over all processes.
+        steps: joint batches of an epoch.
+    """
+
+    images: int
+    steps: int
+
+    def epoch(
+        self, epoch: int, start: int = 0, random_state: RandomState | None = None
+    ) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 1.
+
+        Args:
+            epoch: which one.
+            start: how many batches to leave out, since they have been trained on.
+            random_state: what :meth:`random_state` gave after these; None where ``start`` is 0.
+        """
+
+    def random_state(self) -> RandomState:
+        """What the batches after the last one that was given depend on, beside their number."""
+
+
+class RandomBatches:
+    """Every image once an epoch, in an order of its own, augmented on the device.
+
+    Args:
+        split: the images, on the device where they are trained on.
+        normalize: applied before the augmentation.
+        config: resolved; order, augmentation and mixing follow it.
+        processes: which of how many this is.
+        soft_labels: (N, C) stored with the images, or None.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        normalize: Transform,
+        config: TrainingConfig,
+        processes: Processes,
+        soft_labels: Tensor | None = None,
+    ) -> None:
+        assert config.batch_size is not None
+        self.split = split
+        self.normalize = normalize
+        self.config = config
+        self.batch_size = config.batch_size
+        self.processes = processes
+        self.soft_labels = soft_labels
+        self.images = len(split)
+        self.steps = -(-self.images // self.batch_size)
+        self.generators: dict[str, Generators] = {}
+        self.resumed: RandomState | None = None
+
+    def epoch(
+        self, epoch: int, start: int = 0, random_state: RandomState | None = None
+    ) -> Iterator[Batch]:
+        """See :class:`Batches`."""
+        seed = self.config.seed
+        self.generators, self.resumed = {}, random_state
+        labels = self.split.labels
+        generator = torch.Generator().manual_seed(seed_for(seed, f"order/{epoch}"))
+        # Moved at once: a transfer for every batch would make the host wait for the device.
+        order = torch.randperm(self.images, generator=generator).to(labels.device)
+        joint = order.split(self.batch_size)[start:]
+        parts = [self.processes.part_of(len(index)) for index in joint]
+        own = [index[part.start : part.stop] for index, (part, _) in zip(joint, parts, strict=True)]
+
+        mixes = self.config.mixing != "none"
+        # A mixed image needs its partner, which may lie in another process's part.
+        read = self.split.batches(joint if mixes else own)
+        for index, (part, share), (images, target) in zip(own, parts, read, strict=True):
+            if not self.generators:  # the first batch tells the device
+                device = images.device
+                augment = build_augmentation(
+                    self.config.augmentation,
+                    seed=seed_for(seed, f"augmentation/{epoch}"),
+                    device=device,
+                )
+                mix = build_mixing(
+                    self.config.mixing, seed=seed_for(seed, f"mixing/{epoch}"), device=device
+                )
+                self.generators = {"augmentation": augment.generators, "mixing": mix.generators}
+                for purpose, state in (random_state or {}).items():
+                    self.generators[purpose].set_state(state)
+            images = self.normalize(images)
+            mixed_target, weight = None, 1.0
+            if mixes:
+                mixed = mix(augment(images))
+                rows = slice(part.start, part.stop)
+                mixed_target = target[mixed.permutation][rows]
+                images, target, weight = mixed.images[rows], target[rows], mixed.weight
+            else:
+                images = augment(images, part)
+            yield Batch(
+                images=images,
+                target=target,
+                soft_labels=None if self.soft_labels is None else self.soft_labels[index],
+                mixed_target=mixed_target,
+                weight=weight,
+                share=share,
+                joint_size=part.size,
+            )
+
+    def random_state(self) -> RandomState:
+        """See :class:`Batches`."""
+        if not self.generators:  # no batch was left to give
+            return self.resumed or {}
+        return {purpose: each.get_state() for purpose, each in self.generators.items()}
+
+
+class ReplayBatches:
+    """The batches that soft labels were stored for, with the augmentation they were stored with.
+
+    Batch size, order, augmentation and mixing are those of the files, not of a configuration.
+
+    Args:
+        distilled: with its replay; the images lie on the device where they are trained on.
+        normalize: applied after the crops.
+        config: its seed is used where the files are drawn at random.
+        processes: which of how many this is.
+    """
+
+    def __init__(
+        self,
+        distilled: DistilledSet,
+        normalize: Transform,
+        config: TrainingConfig,
+        processes: Processes,
+    ) -> None:
+        assert distilled.replay is not None
+        self.distilled = distilled
+        self.replay = distilled.replay
+        self.normalize = normalize
+        self.seed = config.seed
+        self.processes = processes
+        self.images = self.replay.images
+        self.steps = self.replay.batches
+
+    def epoch(
+        self, epoch: int, start: int = 0, random_state: RandomState | None = None
+    ) -> Iterator[Batch]:
+        """See :class:`Batches`."""
+        images, labels = self.distilled.images, self.distilled.labels
+        seed = seed_for(self.seed, f"order/{epoch}")
+        for stored in self.replay.epoch(epoch - 1, seed=seed, start=start):
+            here = stored.to(images.device)
+            part, share = self.processes.part_of(len(here))
+            rows = slice(part.start, part.stop)
+            target = labels[here.index]
+            mixed = here.mix_index
+            crops = replay(images[here.index], here, self.distilled.side, (part.start, part.stop))
+            yield Batch(
+                images=self.normalize(crops),
+                target=target[rows],
+                soft_labels=here.logits[rows].float(),
+                mixed_target=None if mixed is None else target[mixed][rows],
+                weight=here.mix_weight(self.distilled.side),
+                share=share,
+                joint_size=part.size,
+            )
+
+    def random_state(self) -> RandomState:
+        """See :class:`Batches`; nothing is drawn but which files, and that before the first."""
+        return {}

@@ -1,0 +1,198 @@
+"""What a network says of images, and how often it is right; for trainer and audit alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gift_fast.data.datasets.images import ImageDataset, Split
+
+BATCH_SIZE = 1000
+
+TOP = 5
+"""Of top-5. With fewer classes than that, every image is right."""
+
+Transform = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [0, 1] to what a network is fed, of the same shape."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How good a network is on labelled images.
+
+    Attributes:
+        top1: percent of the images whose label has the largest logit.
+        top5: percent of the images whose label has one of the five largest logits.
+        loss: mean cross-entropy with the labels, in nats.
+        halves: ``top1`` of either half of the images, see :func:`second_half`; NaN of no image.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    halves: tuple[float, float] = (math.nan, math.nan)
+
+    @classmethod
+    def from_counts(cls, counts: Tensor) -> Accuracy:
+        """The accuracy behind the counts of :func:`count_correct`, or behind a sum of them.
+
+        Example:
+            >>> Accuracy.from_counts(torch.tensor([[2.0, 2.0, 2.0, 1.0], [2.0, 0.0, 1.0, 5.0]]))
+            Accuracy(top1=50.0, top5=75.0, loss=1.5, halves=(100.0, 0.0))
+        """
+        images, top1, top5, loss = counts.sum(0).tolist()
+        first, second = (100.0 * counts[:, 1] / counts[:, 0]).tolist()
+        return cls(
+            top1=100.0 * top1 / images,
+            top5=100.0 * top5 / images,
+            loss=loss / images,
+            halves=(first, second),
+        )
+
+
+def measure_accuracy(
+    model: nn.Module,
+    dataset: ImageDataset,
+    split: Split | None = None,
+    *,
+    transform: Transform | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Accuracy:
+    """The accuracy of a network on a split, by default the test split.
+
+    The arguments are those of :func:`count_correct`.
+
+    Example:
+        >>> from gift_fast.data.datasets import load_dataset
+        >>> untrained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> measure_accuracy(untrained, load_dataset("digits")).top1 < 50
+        True
+    """
+    counts = count_correct(model, dataset, split, transform=transform, batch_size=batch_size)
+    return Accuracy.from_counts(counts)
+
+
+def count_correct(
+    model: nn.Module,
+    dataset: ImageDataset,
+    split: Split | None = None,
+    *,
+    transform: Transform | None = None,
+    batch_size: int = BATCH_SIZE,
+    start: int = 0,
+    stop: int | None = None,
+) -> Tensor:
+    """Counts how many images a network is right on; counts of disjoint parts may be added.
+
+    The host waits for the device once, at the end.
+
+    Args:
+        model: takes what ``transform`` gives to logits (B, C). It runs in eval mode, on its own
+            device and in its own dtype, and is left in the mode it was in.
+        dataset: gives the normalisation and, where ``split`` is None, the test split.
+        split: labelled images; labels lie in [0, C).
+        transform: in the place of ``dataset.normalize``, where the network is fed something else.
+        batch_size: images at a time.
+        start: first image of the part that this call counts.
+        stop: end of the part, exclusive; None is the number of images.
+
+    Returns:
+        Float64 (2, 4), on the CPU, a row for either half of the images (:func:`second_half`):
+        images, right by top-1, right by top-5, sum of the cross-entropy. The label of an image is
+        among the top k as ``torch.topk`` breaks ties.
+    """
+    split = dataset.test if split is None else split
+    part = torch.arange(start, len(split) if stop is None else stop)
+    halves = second_half(split.labels).to(split.labels.device)[start:stop].split(batch_size)
+    # The CPU adds, in float64: float32 loses digits of long sums, and not every device has more.
+    counts = []
+    with evaluating(model):
+        batches = run(model, split, transform or dataset.normalize, part, batch_size)
+        for (logits, target), half in zip(batches, halves, strict=True):
+            hits = logits.topk(min(TOP, logits.shape[1])).indices == target.unsqueeze(1)
+            loss = F.cross_entropy(logits.float(), target, reduction="none")
+            each = torch.stack([torch.ones_like(loss), hits[:, 0], hits.sum(1), loss])
+            rows = torch.stack([~half, half]).to(each)
+            counts.append(rows @ each.T)
+    return torch.stack(counts).cpu().double().sum(0) if counts else torch.zeros(2, 4).double()
+
+
+def second_half(labels: Tensor) -> Tensor:
+    """Which images are of the second half of a split: of each class, every other one.
+
+    Two fixed halves with equal shares of every class, for choosing settings on one and reporting
+    on the other.
+
+    Args:
+        labels: (N) int64, of the whole split.
+
+    Returns:
+        Bool (N), on the CPU.
+
+    Example:
+        >>> second_half(torch.tensor([7, 7, 3, 7, 3]))
+        tensor([False,  True, False, False,  True])
+    """
+    labels = labels.cpu()
+    order = labels.argsort(stable=True)
+    _, counts = torch.unique_consecutive(labels[order], return_counts=True)
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    half = torch.empty(len(labels), dtype=torch.bool)
+    half[order] = (torch.arange(len(labels)) - first) % 2 == 1
+    return half
+
+
+def predict(
+    model: nn.Module,
+    split: Split,
+    transform: Transform,
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> Tensor:
+    """The logits of every image, in the order of the split.
+
+    Args:
+        model: see :func:`count_correct`.
+        split: the images.
+        transform: images in [0, 1] to what the network is fed, such as ``dataset.normalize``.
+        batch_size: images at a time.
+
+    Returns:
+        Float32 (N, C) on the device of the model, without a gradient.
+    """
+    with evaluating(model):
+        batches = run(model, split, transform, torch.arange(len(split)), batch_size)
+        logits = [batch.float() for batch, _ in batches]
+    # Outside inference mode, so that the result may be used wherever tensors may.
+    return torch.cat(logits)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and inference mode; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def run(
+    model: nn.Module, split: Split, transform: Transform, part: Tensor, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels of a part of a split, a batch at a time, on the device of the model."""
+    like = next(model.parameters(), None)
+    for images, target in split.batches(part.split(batch_size)):
+        if like is not None:
+            images, target = images.to(like.device), target.to(like.device)
+        inputs = transform(images)
+        yield model(inputs if like is None else inputs.to(like.dtype)), target
