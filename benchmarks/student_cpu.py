@@ -49,11 +49,13 @@ from gift_fast.data.datasets.normalization import NORMALIZATIONS
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.distillation.selection import select_crops
 from gift_fast.evaluation import EvaluationConfig, TeacherConfig, train_teacher
-from gift_fast.evaluation.results import Check
+from gift_fast.evaluation.student import train_student
 from gift_fast.loss.operators import CPU_LIBRARY, backends
-from gift_fast.training.batches import Processes, RandomBatches
-from gift_fast.training.models import ConvNet, build_model
-from gift_fast.training.train import Observer, new_accelerator, new_model, train_student
+from gift_fast.training.batches import RandomBatches
+from gift_fast.training.eval_result import Check
+from gift_fast.training.models import ConvNet, build_model, new_model
+from gift_fast.training.observer import Observer
+from gift_fast.training.processes import Processes, new_accelerator
 
 DATASET = "cifar100"  # for the configuration; nothing of it is read
 CLASSES = 100

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gift_fast.evaluation.config import TrainingConfig
     from gift_fast.evaluation.job import Place
+    from gift_fast.training.config import TrainingConfig
 
 INPUTS = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_weights")
 """The options of :func:`add_data` that are attributes of an ``EvaluationJob``."""

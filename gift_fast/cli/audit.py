@@ -10,8 +10,9 @@ from pathlib import Path
 from gift_fast.auditing import print_audit
 from gift_fast.cli.arguments import INPUTS, add_data, add_place, given, place_of
 from gift_fast.cli.main import fail
-from gift_fast.evaluation.config import EvaluationConfig, paper_dataset
+from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.job import EvaluationJob, run_audit
+from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.files.disk import check_can_write
 
 

@@ -23,25 +23,23 @@ import torch
 from gift_fast.data.datasets import ImageDataset, load_dataset
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.distillation.selection import check_ipc, select_crops
-from gift_fast.evaluation.config import (
-    EvaluationConfig,
-    TeacherConfig,
-    check_integer,
-    paper_batch_size,
-)
+from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
 from gift_fast.evaluation.job import Inputs, Place, prepare_teacher, run_student
-from gift_fast.evaluation.results import Check, RunResult, divergence, summarize
+from gift_fast.evaluation.results import RunResult, divergence, summarize
+from gift_fast.evaluation.rules import paper_batch_size
 from gift_fast.files.atomic import replacing
+from gift_fast.files.checks import check_integer
 from gift_fast.files.disk import check_can_write
 from gift_fast.report.accuracies import (
     accuracy_table,
     findings,
-    optimizer_name,
     print_table,
     save_accuracies,
     save_images,
 )
+from gift_fast.training.eval_result import Check
 from gift_fast.training.objectives import display_name
+from gift_fast.training.optimizers import optimizer_name
 
 DATASET = "digits"
 NETWORK = "convnet3:width=32"

@@ -8,8 +8,9 @@ from pathlib import Path
 from gift_fast.cli.arguments import add_dataset, add_place, given, place_of
 from gift_fast.data.datasets import load_dataset
 from gift_fast.distillation import METHODS, distill
-from gift_fast.evaluation.config import TeacherConfig, paper_dataset
+from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.job import advice_for, load_teacher, teacher_path
+from gift_fast.evaluation.rules import paper_dataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,10 +14,11 @@ from gift_fast.cli.arguments import (
     place_of,
 )
 from gift_fast.data.distilled.formats import recognise
-from gift_fast.evaluation.config import EvaluationConfig, paper_dataset
+from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.job import EvaluationJob, is_main_process, run_job
 from gift_fast.evaluation.protocols import load_preset, preset_names
 from gift_fast.evaluation.results import run_path
+from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.report.accuracies import print_results
 
 

@@ -7,8 +7,9 @@ import math
 
 from gift_fast.cli.arguments import TRAINING, add_dataset, add_fields, add_place, given, place_of
 from gift_fast.cli.main import fail
-from gift_fast.evaluation.config import TeacherConfig, paper_dataset
+from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.job import run_teacher
+from gift_fast.evaluation.rules import paper_dataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,8 +26,8 @@ from gift_fast.data.distilled import DistilledSet, read_distilled
 from gift_fast.data.distilled.native import write_distilled
 from gift_fast.distillation.rded import rded, rded_images
 from gift_fast.distillation.selection import select_crops
-from gift_fast.evaluation.config import check_integer
 from gift_fast.files import spec
+from gift_fast.files.checks import check_integer
 from gift_fast.files.fingerprint import fingerprint
 
 __all__ = ["METHODS", "distill", "is_made", "rded", "rded_images"]

@@ -22,8 +22,8 @@ from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.datasets.image_files import MODES
 from gift_fast.data.datasets.images import channel_constants
 from gift_fast.data.distilled.folders import RDED
-from gift_fast.evaluation.config import check_integer
-from gift_fast.training.batches import seed_for
+from gift_fast.files.checks import check_integer
+from gift_fast.training.seeds import seed_for
 
 CROP_SCALE = (0.08, 1.0)
 """Smallest and largest area of a crop, as a fraction of the image's."""

@@ -9,251 +9,28 @@ Every field says in its metadata what it is; the command line is made from that.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from gift_fast.data.classes import ALL, CLASSES, canonical_classes
 from gift_fast.data.datasets import check_dataset
 from gift_fast.data.datasets.heldout import HELDOUT, split_heldout
+from gift_fast.evaluation.rules import (
+    BATCH_RULES,
+    paper_batch_size,
+    paper_epochs,
+    paper_learning_rate,
+)
 from gift_fast.files import spec
+from gift_fast.files.checks import check_bool, check_integer, check_number
 from gift_fast.training.augment import AUGMENTATIONS
-from gift_fast.training.augment.mixing import MIXINGS
+from gift_fast.training.config import Config, TrainingConfig, option
 from gift_fast.training.models import MODELS
 from gift_fast.training.objectives import OBJECTIVES
-from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES, paper_learning_rate
-
-BATCH_SIZES = ((10, 10), (500, 50), (20_000, 100))
-"""(largest number of images, batch size), in rising order (table 11)."""
-
-LARGEST_BATCH_SIZE = 200
-
-RDED_BATCH_SIZES = {1: 10, 10: 50, 50: 100}
-"""By images per class; RDED's code has no others."""
-
-RDED_DOUBLED = (100, 1000)
-"""Numbers of classes for which RDED's code doubles the batch."""
-
-PRECISIONS = ("no", "bf16", "fp16")
-"""Of autocast: none, bfloat16, or float16 with a gradient scaler."""
+from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES
 
 TESTED_ON = ("test", "heldout")
 """What accuracy may be measured on: the test split, or held-out training images."""
-
-Config = TypeVar("Config", bound="TrainingConfig")
-
-
-def paper_batch_size(num_images: int) -> int:
-    """The paper's batch size for a training set of ``num_images``.
-
-    Example:
-        >>> [paper_batch_size(n) for n in (10, 500, 20_000, 20_001)]
-        [10, 50, 100, 200]
-    """
-    for largest, batch_size in BATCH_SIZES:
-        if num_images <= largest:
-            return batch_size
-    return LARGEST_BATCH_SIZE
-
-
-def rded_batch_size(num_images: int, ipc: int | None) -> int:
-    """RDED's batch size for a set of ``num_images``, ``ipc`` of each class.
-
-    Source: argument.py of github.com/LINs-lab/RDED.
-
-    Example:
-        >>> [rded_batch_size(10 * ipc, ipc) for ipc in (1, 10, 50)], rded_batch_size(1000, 10)
-        ([10, 50, 100], 100)
-    """
-    if ipc not in RDED_BATCH_SIZES:
-        known = ", ".join(map(str, RDED_BATCH_SIZES))
-        raise ValueError(
-            f"batch_size must be given where batch_rule is rded, which is for {known} images per "
-            f"class, and the set has {ipc or 'unequal numbers'}"
-        )
-    factor = 2 if num_images // ipc in RDED_DOUBLED else 1
-    return min(factor * RDED_BATCH_SIZES[ipc], num_images)
-
-
-BATCH_RULES: dict[str, Callable[[int, int | None], int]] = {
-    "paper": lambda num_images, ipc: paper_batch_size(num_images),
-    "rded": rded_batch_size,
-}
-"""From the images of a set, and those of each class (None if unequal), to the batch size."""
-
-
-def paper_epochs(dataset: str) -> int:
-    """The paper's number of epochs: 300 on ImageNet-1K, else 1000 (table 11).
-
-    Example:
-        >>> paper_epochs("imagenet-1k:side=64"), paper_epochs("cifar100")
-        (300, 1000)
-    """
-    return 300 if spec.split_spec(dataset)[0] == "imagenet-1k" else 1000
-
-
-def paper_dataset(dataset: str, network: str) -> str:
-    """The dataset at the size that the paper's ConvNets take it, unless a size is given.
-
-    ImageNet-1K at 64 pixels, its subsets at 128; other networks take them at 224.
-
-    Example:
-        >>> paper_dataset("imagenet-1k", "convnet4"), paper_dataset("imagenet-1k", "resnet18")
-        ('imagenet-1k:side=64', 'imagenet-1k')
-    """
-    name, options = spec.split_spec(dataset)
-    convnet = spec.split_spec(network)[0].startswith("convnet")
-    if not convnet or not name.startswith("imagenet-") or "side" in options:
-        return dataset
-    side = 64 if name == "imagenet-1k" else 128
-    return f"{dataset}{',' if options else ':'}side={side}"
-
-
-def check_integer(name: str, value: object, least: int) -> None:
-    """Raises unless ``value`` is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def check_number(name: str, value: object, low: float, high: float, expected: str) -> None:
-    """Raises unless ``value`` is a finite number in [low, high); ``expected`` says it in words."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and low <= value < high):
-        raise ValueError(f"{name} must be {expected}, got {value}")
-
-
-def check_bool(name: str, value: object) -> None:
-    """Raises unless ``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-
-
-def option(
-    default: Any,
-    text: str,
-    kind: type = str,
-    registry: Mapping[str, object] | None = None,
-    *,
-    added: bool = False,
-) -> Any:
-    """A field with a default, its explanation and the type in which the command line reads it.
-
-    Where it is a name in a registry, the explanation goes on with the names. A field that is
-    ``added`` after runs have been recorded is written only where it is not at its default, so that
-    these runs keep their names.
-    """
-    names = f": {', '.join(registry)}" if registry is not None else ""
-    return field(default=default, metadata={"help": text + names, "kind": kind, "added": added})
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How a network is trained, whatever its loss.
-
-    Attributes:
-        optimizer: a name in ``OPTIMIZERS``.
-        learning_rate: at the start. None: the paper's for the network, 1e-3, or 1e-4 for Swin-V2-T
-            and ViT-B/16; under SGD the one that came with the distilled set, if any.
-        weight_decay: decoupled in AdamW; added to the gradient in Adam and SGD.
-        momentum: of SGD; the others do not read it.
-        epochs: passes over the training images. None: the paper's, 300 on ImageNet-1K, else 1000.
-        batch_size: of all processes together. None: the paper's, see :func:`paper_batch_size`.
-        schedule: a name in ``SCHEDULES``.
-        augmentation: a name in ``AUGMENTATIONS``.
-        mixing: a name in ``MIXINGS``.
-        mixed_precision: a name in ``PRECISIONS``.
-        channels_last: memory format of images and weights; changes rounding, and is faster.
-        compile: runs the networks through ``torch.compile``.
-        seed: initialisation, order and augmentation are each seeded from it.
-    """
-
-    optimizer: str = option("adamw", "optimizer", registry=OPTIMIZERS)
-    learning_rate: float | None = option(
-        None, "rate at the start (default: the paper's for the student)", float
-    )
-    weight_decay: float = option(1e-4, "decoupled in adamw, in the gradient in adam and sgd", float)
-    momentum: float = option(0.9, "of sgd", float)
-    epochs: int | None = option(None, "passes over the images (default: the paper's)", int)
-    batch_size: int | None = option(
-        None, "of all processes together (default: the paper's, by the number of images)", int
-    )
-    schedule: str = option("multistep", "of the learning rate", registry=SCHEDULES)
-    augmentation: str = option("dsa", "augmentation of every batch", registry=AUGMENTATIONS)
-    mixing: str = option("none", "of the images of a batch", registry=MIXINGS)
-    mixed_precision: str = option("no", "autocast: no, bf16 or fp16")
-    channels_last: bool = option(True, "memory format of images and weights", bool)
-    compile: bool = option(False, "torch.compile student and teachers", bool)
-    seed: int = option(0, "of initialisation, order and augmentation", int)
-
-    def __post_init__(self) -> None:
-        spec.resolve("optimizer", self.optimizer, OPTIMIZERS)
-        spec.resolve("schedule", self.schedule, SCHEDULES)
-        spec.build("augmentation", self.augmentation, AUGMENTATIONS)
-        spec.build("mixing", self.mixing, MIXINGS)
-        if self.learning_rate is not None:
-            if self.learning_rate == 0:
-                raise ValueError("learning_rate must be positive, got 0")
-            check_number("learning_rate", self.learning_rate, 0.0, math.inf, "positive")
-        check_number("weight_decay", self.weight_decay, 0.0, math.inf, "0 or more")
-        check_number("momentum", self.momentum, 0.0, 1.0, "in [0, 1)")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 1)
-        if self.mixed_precision not in PRECISIONS:
-            raise ValueError(
-                f"mixed_precision must be one of {', '.join(PRECISIONS)}, "
-                f"got {self.mixed_precision!r}"
-            )
-        check_bool("channels_last", self.channels_last)
-        check_bool("compile", self.compile)
-        check_integer("seed", self.seed, 0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain values that JSON can hold.
-
-        It names the run. Fields that were added later are left out at their defaults.
-        """
-        left_out = {
-            field.name
-            for field in dataclasses.fields(self)
-            if field.metadata.get("added") and getattr(self, field.name) == field.default
-        }
-        return {k: value for k, value in self.all_fields().items() if k not in left_out}
-
-    def all_fields(self) -> dict[str, Any]:
-        """Every field as a plain value, to be shown."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-    @classmethod
-    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
-        """The configuration that ``to_dict`` was called on; absent fields take their defaults.
-
-        Raises:
-            TypeError: a value has the wrong type.
-            ValueError: an unknown or a missing field, or a value out of range.
-
-        Example:
-            >>> config = EvaluationConfig(dataset="digits", ipc=1)
-            >>> EvaluationConfig.from_dict(config.to_dict()) == config
-            True
-        """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = [name for name in values if name not in fields]
-        if unknown:
-            raise ValueError(
-                f"{cls.__name__} has the fields {', '.join(fields)}; got {unknown[0]!r}"
-            )
-        required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
-        missing = [name for name in required if name not in values]
-        if missing:
-            raise ValueError(f"{cls.__name__} needs the field {missing[0]!r}, got {list(values)}")
-        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,14 +21,9 @@ from gift_fast.data.datasets.resize import split_resize
 from gift_fast.data.datasets.sizes import check_heldout_fits
 from gift_fast.data.distilled import DistilledSet, read_distilled
 from gift_fast.data.distilled.native import is_pair
-from gift_fast.evaluation.config import (
-    EvaluationConfig,
-    TeacherConfig,
-    TrainingConfig,
-    check_integer,
-)
+from gift_fast.evaluation.checks import check_inputs
+from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
 from gift_fast.evaluation.results import (
-    Check,
     RunResult,
     code_of,
     find_run,
@@ -37,27 +32,24 @@ from gift_fast.evaluation.results import (
     run_path,
     write_run,
 )
+from gift_fast.evaluation.student import settled, train_student
+from gift_fast.evaluation.teacher import train_teacher
 from gift_fast.files import spec
+from gift_fast.files.checks import check_integer
 from gift_fast.files.disk import check_space, checkpoint_bytes
 from gift_fast.process import signals as interrupt
 from gift_fast.training.augment import AUGMENTATIONS
 from gift_fast.training.augment.mixing import MIXINGS
 from gift_fast.training.checkpoint import EVERY, CheckpointConfig, check_seconds
-from gift_fast.training.models import MODELS
+from gift_fast.training.config import TrainingConfig
+from gift_fast.training.eval_result import Check
+from gift_fast.training.models import MODELS, new_model
 from gift_fast.training.objectives import OBJECTIVES, build_objective
+from gift_fast.training.observer import Observer
 from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES
 from gift_fast.training.predict import Transform
+from gift_fast.training.processes import check_agreement, new_accelerator
 from gift_fast.training.progress import Progress, show_progress
-from gift_fast.training.train import (
-    Observer,
-    check_agreement,
-    check_inputs,
-    new_accelerator,
-    new_model,
-    settled,
-    train_student,
-    train_teacher,
-)
 from gift_fast.training.weights import checkpoint_name, load_weights, save_weights
 
 if TYPE_CHECKING:

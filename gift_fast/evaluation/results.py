@@ -10,19 +10,15 @@ import hashlib
 import inspect
 import json
 import math
-import platform
 import re
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
-import gift_fast
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.zca import ZCA
@@ -30,64 +26,14 @@ from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.files import spec
 from gift_fast.files.atomic import replacing
 from gift_fast.files.fingerprint import fingerprint
-from gift_fast.training.predict import Accuracy, Transform
+from gift_fast.training.eval_result import Check
+from gift_fast.training.predict import Transform
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 FORMAT = 3
 """Raised whenever the meaning of a field changes; files of another format are not read."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One test of a network during its training.
-
-    Attributes:
-        epoch: counted from 1.
-        top1: accuracy on the test split, percent.
-        top5: the same, among the five largest logits.
-        test_loss: mean cross-entropy on the test split.
-        loss: mean training loss of the epoch.
-        halves: ``top1`` of either half of the split, see
-            :func:`gift_fast.training.predict.second_half`.
-    """
-
-    epoch: int
-    top1: float
-    top5: float
-    test_loss: float
-    loss: float
-    halves: tuple[float, float] = (math.nan, math.nan)
-
-    @classmethod
-    def of(cls, epoch: int, loss: float, accuracy: Accuracy) -> Check:
-        """The check of an epoch, from its training loss and the test."""
-        return cls(
-            epoch=epoch,
-            top1=accuracy.top1,
-            top5=accuracy.top5,
-            test_loss=accuracy.loss,
-            loss=loss,
-            halves=accuracy.halves,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold: None for what is not finite."""
-        values: dict[str, Any] = {
-            name: x if math.isfinite(x) else None
-            for name, x in asdict(self).items()
-            if name != "halves"
-        }
-        values["halves"] = [x if math.isfinite(x) else None for x in self.halves]
-        return values
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Check:
-        """The check that ``to_dict`` was called on; what was not finite is NaN."""
-        known: dict[str, Any] = {k: math.nan if x is None else x for k, x in values.items()}
-        first, second = (math.nan if x is None else x for x in known.pop("halves"))
-        return cls(**known, halves=(first, second))
 
 
 @dataclass(frozen=True)
@@ -227,48 +173,6 @@ def source_of(module: ModuleType | None) -> str:
         return "" if module is None else inspect.getsource(module)
     except (OSError, TypeError):
         return str(module)
-
-
-def environment_of(accelerator: Accelerator) -> dict[str, str]:
-    """What the run was made with; it is recorded, and two runs that differ in it are the same."""
-    device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    backends = gift_fast.backends()
-    used = "cuda triton reference" if device.type == "cuda" else "cpu reference"
-    return {
-        "gift_fast": gift_fast.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": f"{device.type} ({name})",
-        "backend": next(b for b in used.split() if backends.get(b) == "available"),
-        "processes": str(accelerator.num_processes),
-        "threads": str(torch.get_num_threads()),
-    }
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes held at a time so far: of the GPU by torch, else of this process.
-
-    0 where neither the module ``resource``, which Windows lacks, nor psutil can tell.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:
-        return peak_of_psutil()
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else 1024 * kilobytes
-
-
-def peak_of_psutil() -> int:
-    """Most bytes held by this process on Windows, what it holds now on another system, or 0."""
-    try:
-        import psutil  # type: ignore[import-untyped]  # accelerate requires it
-    except ImportError:
-        return 0
-    memory = psutil.Process().memory_info()
-    return int(getattr(memory, "peak_wset", memory.rss))
 
 
 def run_path(directory: Path, config: EvaluationConfig, inputs: dict[str, str]) -> Path:

@@ -28,13 +28,13 @@ from gift_fast.evaluation.results import (
 from gift_fast.files import spec
 from gift_fast.files.atomic import replacing
 from gift_fast.training.objectives import OBJECTIVES, display_name
+from gift_fast.training.optimizers import optimizer_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
     from rich.table import Table
 
-OPTIMIZER_NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 
 COLLAPSED = 2.0
 """A loss has collapsed where its students are right at most this many times as often as chance."""
@@ -56,11 +56,6 @@ PICTURE_DPI = 150
 
 FOLDED = 8
 """Characters that a column of words has at least."""
-
-
-def optimizer_name(optimizer: str) -> str:
-    """How a report calls an optimizer."""
-    return OPTIMIZER_NAMES.get(optimizer, optimizer)
 
 
 def accuracy_table(cells: Sequence[Cell]) -> Table:

@@ -14,12 +14,12 @@ from gift_fast.data.datasets.heldout import split_heldout
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, Spread, spread
 from gift_fast.files import spec
-from gift_fast.report.accuracies import optimizer_name
 from gift_fast.report.reading import Run, StudyRecord
 from gift_fast.studies.plan import NATIVE_LOSSES, SetSource
 from gift_fast.studies.statistics import Comparison, Pair, compare
 from gift_fast.studies.tuning import trial_score
 from gift_fast.training.objectives import display_name
+from gift_fast.training.optimizers import optimizer_name
 
 REFERENCE = "gift"
 """The loss that the others are compared with, where a study has it."""

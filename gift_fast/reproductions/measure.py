@@ -21,10 +21,13 @@ from gift_fast.data.distilled import DistilledSet
 from gift_fast.distillation import METHODS
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
 from gift_fast.evaluation.job import Place
-from gift_fast.evaluation.results import Check
+from gift_fast.evaluation.student import train_student
+from gift_fast.evaluation.teacher import train_teacher
 from gift_fast.files import spec
+from gift_fast.training.eval_result import Check
+from gift_fast.training.models import new_model
 from gift_fast.training.objectives import build_objective
-from gift_fast.training.train import Observer, new_model, train_student, train_teacher
+from gift_fast.training.observer import Observer
 
 IMAGES = 500
 """Training images between two tests of a short run, at least."""

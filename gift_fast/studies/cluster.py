@@ -34,9 +34,10 @@ from typing import Any
 
 import torch
 
-from gift_fast.evaluation.config import EvaluationConfig, check_integer, check_number
+from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.job import Inputs, Place, check_writable, run_student, teacher_path
 from gift_fast.evaluation.results import RunResult, outcome, read_run, run_path
+from gift_fast.files.checks import check_integer, check_number
 from gift_fast.process import signals as interrupt
 from gift_fast.process.errors import is_disk_full
 from gift_fast.process.signals import Interrupted, as_interrupted, handling_signals

@@ -44,15 +44,11 @@ from gift_fast.data.datasets import check_dataset
 from gift_fast.data.datasets.heldout import split_heldout, with_heldout
 from gift_fast.data.datasets.sizes import default_heldout
 from gift_fast.distillation import METHODS
-from gift_fast.evaluation.config import (
-    EvaluationConfig,
-    TeacherConfig,
-    check_integer,
-    check_number,
-    paper_dataset,
-)
+from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
 from gift_fast.evaluation.protocols import FIELDS, check_keys, hinted, load_preset
+from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.files import spec
+from gift_fast.files.checks import check_integer, check_number
 from gift_fast.files.packaged import load_yaml, packaged_names
 from gift_fast.files.texts import parse_yaml
 from gift_fast.studies.published import FORMATS

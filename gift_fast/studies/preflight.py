@@ -15,7 +15,7 @@ from gift_fast.evaluation.job import Place, load_teacher, teacher_path
 from gift_fast.files.disk import check_can_write, check_space, checkpoint_bytes
 from gift_fast.studies.plan import Experiment, SetSource, Study
 from gift_fast.training.last_batch import check_last_batch
-from gift_fast.training.train import new_model
+from gift_fast.training.models import new_model
 
 
 def check_study(

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from gift_fast.evaluation.config import paper_dataset
+from gift_fast.evaluation.rules import paper_dataset
 
 STUDENTS: dict[tuple[str, str], str | None] = {
     ("cifar100", "convnet"): "convnet3",

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gift_fast.data.datasets.heldout import HELDOUT
-from gift_fast.evaluation.config import EvaluationConfig, paper_epochs
+from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, spread
+from gift_fast.evaluation.rules import paper_epochs, paper_learning_rate
 from gift_fast.studies.manifest import Finished, results_in
 from gift_fast.studies.plan import Experiment, SetSource, Study, Tuning
-from gift_fast.training.optimizers import paper_learning_rate
 
 SPAN = 2
 """Half decades on either side of the protocol's learning rate, to begin with."""

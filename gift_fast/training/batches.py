@@ -8,7 +8,6 @@ any epoch without the state of a generator, and within an epoch with it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,43 +18,12 @@ from torch import Tensor
 from gift_fast.data.datasets import Split
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels.fkd import replay
-from gift_fast.evaluation.config import TrainingConfig
-from gift_fast.training.augment import Generators, Part, build_augmentation
+from gift_fast.training.augment import Generators, build_augmentation
 from gift_fast.training.augment.mixing import build_mixing
+from gift_fast.training.config import TrainingConfig
 from gift_fast.training.predict import Transform
-
-
-def seed_for(seed: int, purpose: str) -> int:
-    """A seed of its own for every purpose, so that their random numbers are unrelated."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:6], "big")
-
-
-@dataclass(frozen=True)
-class Processes:
-    """Which of how many processes this is.
-
-    Attributes:
-        index: from 0.
-        count: at least 1.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    def part_of(self, size: int) -> tuple[Part, float]:
-        """This process's part of a joint batch, and its share of the joint loss.
-
-        The parts differ by at most one image. A process that would get none takes the first image
-        with a share of 0, since all have to take part in the step.
-
-        Example:
-            >>> Processes(1, 2).part_of(5)
-            (Part(start=2, stop=5, size=5), 0.6)
-        """
-        start, stop = (size * (self.index + k) // self.count for k in (0, 1))
-        if start == stop:
-            return Part(start=0, stop=1, size=size), 0.0
-        return Part(start=start, stop=stop, size=size), (stop - start) / size
+from gift_fast.training.processes import Processes
+from gift_fast.training.seeds import seed_for
 
 
 @dataclass(frozen=True)

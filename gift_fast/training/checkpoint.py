@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gift_fast.evaluation.config import check_number
 from gift_fast.files.atomic import replacing
+from gift_fast.files.checks import check_number
 from gift_fast.files.pickles import load_tensors
 from gift_fast.process.errors import is_out_of_memory
 from gift_fast.process.signals import Interrupted, Interruption

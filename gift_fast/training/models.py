@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gift_fast.data.datasets import ImageDataset
 from gift_fast.files import spec
+from gift_fast.training.seeds import seed_for
 
 GROUPS = 4
 """Groups of ``norm="group"``, as in the ConvNet of dataset condensation (Zhao and Bilen, 2021)."""
@@ -268,3 +270,14 @@ def logits_of(
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"{name} must give logits of shape {expected}, got {got}")
     return logits
+
+
+def new_model(model: str, dataset: ImageDataset, seed: int) -> nn.Module:
+    """A freshly initialised network that fits the images and classes of a dataset."""
+    return build_model(
+        model,
+        channels=dataset.channels,
+        side=dataset.side,
+        num_classes=dataset.num_classes,
+        seed=seed_for(seed, "initialisation"),
+    )

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gift_fast import GIFTLoss, refine_labels
 from gift_fast.files import spec
+from gift_fast.loss import GIFTLoss, refine_labels
 from gift_fast.loss.reference import autocast_off, compute_dtype
 
 Formula = Callable[[Tensor, Tensor, Tensor, int], Tensor]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -16,29 +17,26 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from gift_fast.files import spec
 
-if TYPE_CHECKING:  # config reads the registries below
-    from gift_fast.evaluation.config import TrainingConfig
-
-LEARNING_RATES = {"swin_v2_t": 1e-4, "vit_b_16": 1e-4}
-"""Of the students that do not train at ``LEARNING_RATE``, by the code of GIFT."""
-
-LEARNING_RATE = 1e-3
-
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 """Where PyTorch updates all parameters in one kernel, the same mathematics in another order."""
 
 
-def paper_learning_rate(student: str) -> float:
-    """The learning rate of a student in the GIFT paper (table 11) and its code.
-
-    Example:
-        >>> paper_learning_rate("convnet3:width=32"), paper_learning_rate("swin_v2_t")
-        (0.001, 0.0001)
-    """
-    return LEARNING_RATES.get(spec.split_spec(student)[0], LEARNING_RATE)
-
-
 # ---- optimizers ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What an optimizer is given beside the parameters and its own options.
+
+    Attributes:
+        learning_rate: initial learning rate.
+        weight_decay: decoupled in AdamW, added to the gradient in Adam and SGD.
+        momentum: of SGD; the other optimizers do not read it.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    momentum: float = 0.0
 
 
 def parameter_groups(model: nn.Module, *, decay_1d: bool) -> list[dict[str, Any]]:
@@ -57,67 +55,60 @@ def fused(model: nn.Module) -> bool:
     return all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in model.parameters())
 
 
-def adamw(model: nn.Module, config: TrainingConfig, *, decay_1d: bool = True) -> Optimizer:
+def adamw(model: nn.Module, values: Hyperparameters, *, decay_1d: bool = True) -> Optimizer:
     """AdamW (Loshchilov and Hutter, ICLR 2019): weight decay apart from the gradient.
 
     Args:
         model: what to optimize.
-        config: its learning rate and weight decay are used.
+        values: learning rate and weight decay.
         decay_1d: whether biases and the parameters of norms decay; RDED's code spares them, and
             SRe2L's on ImageNet-1K.
     """
     return AdamW(
         parameter_groups(model, decay_1d=decay_1d),
-        lr=rate_of(config),
-        weight_decay=config.weight_decay,
+        lr=values.learning_rate,
+        weight_decay=values.weight_decay,
         fused=fused(model),
     )
 
 
-def adam(model: nn.Module, config: TrainingConfig, *, decay_1d: bool = True) -> Optimizer:
+def adam(model: nn.Module, values: Hyperparameters, *, decay_1d: bool = True) -> Optimizer:
     """Adam (Kingma and Ba, ICLR 2015): weight decay is added to the gradient.
 
     Args:
         model: what to optimize.
-        config: its learning rate and weight decay are used.
+        values: learning rate and weight decay.
         decay_1d: whether biases and the parameters of norms decay.
     """
     return Adam(
         parameter_groups(model, decay_1d=decay_1d),
-        lr=rate_of(config),
-        weight_decay=config.weight_decay,
+        lr=values.learning_rate,
+        weight_decay=values.weight_decay,
         fused=fused(model),
     )
 
 
 def sgd(
-    model: nn.Module, config: TrainingConfig, *, decay_1d: bool = True, nesterov: bool = False
+    model: nn.Module, values: Hyperparameters, *, decay_1d: bool = True, nesterov: bool = False
 ) -> Optimizer:
     """Stochastic gradient descent with momentum; weight decay is added to the gradient.
 
     Args:
         model: what to optimize.
-        config: its learning rate, weight decay and momentum are used.
+        values: learning rate, weight decay and momentum.
         decay_1d: whether biases and the parameters of norms decay.
         nesterov: takes Nesterov's step (Sutskever et al., ICML 2013).
     """
-    if nesterov and config.momentum == 0.0:
+    if nesterov and values.momentum == 0.0:
         raise ValueError("momentum must be positive for optimizer 'sgd:nesterov=true', got 0.0")
     return SGD(
         parameter_groups(model, decay_1d=decay_1d),
-        lr=rate_of(config),
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
+        lr=values.learning_rate,
+        momentum=values.momentum,
+        weight_decay=values.weight_decay,
         nesterov=nesterov,
         fused=fused(model),
     )
-
-
-def rate_of(config: TrainingConfig) -> float:
-    """The learning rate of a configuration in which it is settled."""
-    if config.learning_rate is None:
-        raise ValueError("config must be resolved: learning_rate must be a number, got None")
-    return config.learning_rate
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -125,6 +116,15 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adamw": adamw,
     "sgd": sgd,
 }
+
+OPTIMIZER_NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
+"""How reports write the names of optimizers."""
+
+
+def optimizer_name(optimizer: str) -> str:
+    """The name of an optimizer as reports write it."""
+    return OPTIMIZER_NAMES.get(optimizer, optimizer)
+
 
 # ---- schedules -----------------------------------------------------------------------------------
 
@@ -180,27 +180,29 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> tuple[Optimizer, LRScheduler]:
+def build_optimizer(
+    model: nn.Module, optimizer: str, schedule: str, epochs: int, values: Hyperparameters
+) -> tuple[Optimizer, LRScheduler]:
     """The optimizer of a model and its schedule, which steps once an epoch.
 
     Args:
         model: what to optimize.
-        config: resolved: learning rate and epochs are numbers.
+        optimizer: a name in ``OPTIMIZERS``, with options.
+        schedule: a name in ``SCHEDULES``, with options.
+        epochs: of the whole run.
+        values: learning rate, weight decay and momentum.
 
     Raises:
-        ValueError: learning rate or epochs are not settled, or the optimizer cannot take them.
+        ValueError: an unknown name or option, or the optimizer cannot take these values.
 
     Example:
-        >>> from gift_fast.evaluation.config import TeacherConfig
-        >>> config = TeacherConfig(dataset="digits", optimizer="sgd", schedule="cosine", epochs=2)
-        >>> optimizer, schedule = build_optimizer(nn.Linear(2, 2), config)
+        >>> values = Hyperparameters(learning_rate=0.1, momentum=0.9)
+        >>> optimizer, schedule = build_optimizer(nn.Linear(2, 2), "sgd", "cosine", 2, values)
         >>> optimizer.step()
         >>> schedule.step()
-        >>> optimizer.param_groups[0]["lr"] / config.learning_rate
-        0.5
+        >>> optimizer.param_groups[0]["lr"]
+        0.05
     """
-    if config.epochs is None:
-        raise ValueError("config must be resolved: epochs must be a number, got None")
-    optimizer = spec.build("optimizer", config.optimizer, OPTIMIZERS, model, config)
-    factor = spec.build("schedule", config.schedule, SCHEDULES, config.epochs)
-    return optimizer, LambdaLR(optimizer, factor)
+    built = spec.build("optimizer", optimizer, OPTIMIZERS, model, values)
+    factor = spec.build("schedule", schedule, SCHEDULES, epochs)
+    return built, LambdaLR(built, factor)

@@ -6,12 +6,17 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gift_fast.data.datasets.images import ImageDataset, Split
+from gift_fast.training.processes import processes_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 BATCH_SIZE = 1000
 
@@ -196,3 +201,15 @@ def run(
             images, target = images.to(like.device), target.to(like.device)
         inputs = transform(images)
         yield model(inputs if like is None else inputs.to(like.dtype)), target
+
+
+def test_on_all(
+    student: nn.Module, dataset: ImageDataset, whiten: Transform | None, accelerator: Accelerator
+) -> Accuracy:
+    """The accuracy on the test split, of which every process takes a part."""
+    part, share = processes_of(accelerator).part_of(len(dataset.test))
+    counts = count_correct(student, dataset, transform=whiten, start=part.start, stop=part.stop)
+    if accelerator.num_processes > 1:
+        counts = (counts * (share > 0)).to(accelerator.device)
+        counts = accelerator.reduce(counts, "sum").cpu()
+    return Accuracy.from_counts(counts)

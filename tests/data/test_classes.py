@@ -21,7 +21,7 @@ from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels.fkd import FkdLabels
 from gift_fast.evaluation import EvaluationConfig, evaluate
 from gift_fast.evaluation.results import inputs_of, run_path
-from gift_fast.training.train import train_student
+from gift_fast.evaluation.student import train_student
 
 CONFIG = EvaluationConfig(
     dataset="digits",

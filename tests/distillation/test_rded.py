@@ -12,8 +12,8 @@ from torchvision import transforms
 from gift_fast.data.datasets import ImageDataset, TensorSplit
 from gift_fast.distillation import rded_images
 from gift_fast.distillation.rded import mosaics
-from gift_fast.training.batches import seed_for
 from gift_fast.training.models import build_model
+from gift_fast.training.seeds import seed_for
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PER_CLASS = 12

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from gift_fast.evaluation import EvaluationConfig, TeacherConfig
-from gift_fast.evaluation.config import paper_batch_size
+from gift_fast.evaluation.rules import paper_batch_size
 
 
 def config(**changes: object) -> EvaluationConfig:

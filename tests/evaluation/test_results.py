@@ -14,18 +14,18 @@ import torch
 
 from gift_fast.evaluation import EvaluationConfig
 from gift_fast.evaluation.results import (
-    Check,
     RunResult,
     code_of,
     find_run,
     inputs_of,
-    peak_memory,
     read_run,
     run_path,
     spread,
     summarize,
     write_run,
 )
+from gift_fast.process.peak_memory import peak_memory
+from gift_fast.training.eval_result import Check
 
 CONFIG = EvaluationConfig(dataset="digits", ipc=1, loss="kl:temperature=4,scale_t2=true")
 INPUTS = {"test": "a", "distilled": "b", "teachers": "c"}

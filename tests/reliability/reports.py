@@ -386,7 +386,7 @@ def another_class_order(root: Path) -> str:
     from gift_fast.auditing import audit
     from gift_fast.data.distilled import DistilledSet
     from gift_fast.evaluation.config import TeacherConfig
-    from gift_fast.training.train import train_teacher
+    from gift_fast.evaluation.teacher import train_teacher
 
     digits = load(root, "digits", train=True)
     config = TeacherConfig(
@@ -732,7 +732,7 @@ def order_of_labels(root: Path) -> str:
 def teacher_in_train_mode(root: Path) -> str:
     from gift_fast.data.distilled import DistilledSet
     from gift_fast.evaluation import EvaluationConfig, evaluate
-    from gift_fast.training.train import new_model
+    from gift_fast.training.models import new_model
 
     digits = load(root, "digits", train=True)
     teacher = new_model("convnet3:width=8", digits, seed=0).train()
@@ -752,8 +752,8 @@ def teacher_in_train_mode(root: Path) -> str:
     tried="1, 2, 3 and 7 processes test 500 images; the images that are counted",
 )
 def padded_test(root: Path) -> str:
+    from gift_fast.training.models import new_model
     from gift_fast.training.predict import count_correct
-    from gift_fast.training.train import new_model
 
     digits = load(root, "digits")
     model = new_model("convnet3:width=8", digits, seed=0)

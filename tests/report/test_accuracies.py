@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.results import Cell, Check, RunResult, spread
+from gift_fast.evaluation.results import Cell, RunResult, spread
 from gift_fast.report.accuracies import (
     accuracy_table,
     findings,
@@ -20,6 +20,7 @@ from gift_fast.report.accuracies import (
     save_accuracies,
     save_images,
 )
+from gift_fast.training.eval_result import Check
 from gift_fast.training.objectives import display_name
 
 PNG = b"\x89PNG\r\n\x1a\n"

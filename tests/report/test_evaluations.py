@@ -14,8 +14,9 @@ from recorded import RecordedStudy
 
 from gift_fast.cli import main
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.results import Check, RunResult, write_run
+from gift_fast.evaluation.results import RunResult, write_run
 from gift_fast.report.evaluations import evaluations_table, read_evaluations
+from gift_fast.training.eval_result import Check
 
 CONFIG = EvaluationConfig(dataset="cifar100", ipc=10, learning_rate=1e-3, epochs=2, batch_size=50)
 INPUTS = {"test": "a" * 64, "distilled": "b" * 64, "teachers": "c" * 64}

@@ -11,7 +11,6 @@ import torch
 from gift_fast.cli import main
 from gift_fast.data.datasets import load_dataset
 from gift_fast.evaluation.job import Place
-from gift_fast.evaluation.results import Check
 from gift_fast.reproductions import reproduce
 from gift_fast.reproductions.measure import (
     Pace,
@@ -21,6 +20,7 @@ from gift_fast.reproductions.measure import (
     measure_teacher,
 )
 from gift_fast.reproductions.reproduce import estimates_of, load_reproduction, reproduction_names
+from gift_fast.training.eval_result import Check
 
 PLAN = """
 title: Digits

@@ -17,7 +17,7 @@ from gift_fast.files import disk
 from gift_fast.studies import cluster, run
 from gift_fast.studies.plan import load_study, narrowed
 from gift_fast.studies.preflight import check_study
-from gift_fast.training.train import new_model
+from gift_fast.training.models import new_model
 from gift_fast.training.weights import save_weights
 
 SMALL = ["--ipc", "1", "--student", "convnet3:width=8", "--epochs", "1", "--seeds", "0"]

@@ -10,7 +10,8 @@ from gift_fast.data.datasets import TensorSplit
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels.fkd import FkdLabels
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.training.batches import Batch, Processes, RandomBatches, ReplayBatches
+from gift_fast.training.batches import Batch, RandomBatches, ReplayBatches
+from gift_fast.training.processes import Processes
 
 CONFIG = EvaluationConfig(
     dataset="digits", batch_size=8, learning_rate=1e-3, epochs=2, augmentation="none"

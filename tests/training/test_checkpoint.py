@@ -16,6 +16,8 @@ from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels.fkd import FkdLabels
 from gift_fast.evaluation import EvaluationConfig
 from gift_fast.evaluation.config import TeacherConfig
+from gift_fast.evaluation.student import train_student
+from gift_fast.evaluation.teacher import train_teacher
 from gift_fast.process.signals import Interrupted, Interruption
 from gift_fast.training import checkpoint as resume
 from gift_fast.training.checkpoint import (
@@ -25,13 +27,9 @@ from gift_fast.training.checkpoint import (
     read_state,
     write_state,
 )
+from gift_fast.training.observer import Observer
 from gift_fast.training.predict import count_correct
-from gift_fast.training.train import (
-    Observer,
-    new_accelerator,
-    train_student,
-    train_teacher,
-)
+from gift_fast.training.processes import new_accelerator
 
 CONFIG = EvaluationConfig(
     dataset="digits",
@@ -198,7 +196,7 @@ def test_a_signal_during_a_test_saves_the_state_before_it_and_does_not_wait(
 
     options = {"checkpoint": CheckpointConfig(tmp_path / "run.ckpt")}
     with monkeypatch.context() as patch:
-        patch.setattr("gift_fast.training.train.count_correct", interrupted)
+        patch.setattr("gift_fast.training.predict.count_correct", interrupted)
         with pytest.raises(Interrupted, match="SIGINT; state saved at step 3 of epoch 2"):
             train_student(*arguments, interruption=interruption, **options)
     assert tested == []

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch._dynamo.utils import counters
 
 from gift_fast.evaluation import EvaluationConfig
-from gift_fast.training.train import train_student
+from gift_fast.evaluation.student import train_student
 
 CONFIG = EvaluationConfig(
     dataset="digits",

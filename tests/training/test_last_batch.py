@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from gift_fast.evaluation.checks import check_inputs
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
-from gift_fast.training.batches import Processes
+from gift_fast.evaluation.student import settled
+from gift_fast.evaluation.teacher import train_teacher
 from gift_fast.training.last_batch import check_last_batch, leaves_one_alone, sizes_near
-from gift_fast.training.train import check_inputs, settled, train_teacher
+from gift_fast.training.processes import Processes
 
 SHAPE = (1, 8, 8)
 

@@ -13,16 +13,14 @@ from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels.fkd import FkdLabels
 from gift_fast.evaluation import EvaluationConfig, evaluate
 from gift_fast.evaluation.config import TeacherConfig
-from gift_fast.evaluation.results import Check
+from gift_fast.evaluation.soft_labels import average_of
+from gift_fast.evaluation.student import train_student
+from gift_fast.evaluation.teacher import train_teacher
+from gift_fast.training.eval_result import Check
+from gift_fast.training.models import new_model
+from gift_fast.training.observer import Observer
 from gift_fast.training.predict import measure_accuracy
-from gift_fast.training.train import (
-    Observer,
-    average_of,
-    new_accelerator,
-    new_model,
-    train_student,
-    train_teacher,
-)
+from gift_fast.training.processes import new_accelerator
 
 CONFIG = EvaluationConfig(
     dataset="digits",
@@ -370,10 +368,10 @@ def test_forward_twice_passes_the_augmented_and_mixed_batch(dataset, distilled, 
                 calls.append((torch.is_grad_enabled(), images.clone()))
             return self.network(images)
 
-    import gift_fast.training.train as train
+    from gift_fast.evaluation import student
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "new_model", lambda *arguments: Student())
+        patch.setattr(student, "new_model", lambda *arguments: Student())
         config = replace(CONFIG, epochs=1, forward_twice=True, **changes)
         evaluate(config, dataset, distilled, [teacher])
     assert [grad for grad, _ in calls] == [False, True] * 3

@@ -24,8 +24,10 @@ from gift_fast.training import checkpoint as resume
 from gift_fast.training.batches import Batch, RandomBatches
 from gift_fast.training.checkpoint import CheckpointConfig
 from gift_fast.training.models import build_model
-from gift_fast.training.predict import measure_accuracy
-from gift_fast.training.train import Observer, fit, processes_of, test_on_all
+from gift_fast.training.observer import Observer
+from gift_fast.training.predict import measure_accuracy, test_on_all
+from gift_fast.training.processes import processes_of
+from gift_fast.training.train import fit
 
 resume.AGREEMENT = 0.0  # an agreement after every step
 sys.path.append("")  # for networks of the tests, as the command does

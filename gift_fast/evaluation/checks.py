@@ -1,0 +1,80 @@
+"""Whether a configuration and what it is to be run on agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from gift_fast.data.classes import number_seen
+from gift_fast.data.datasets import DATASETS, ImageDataset
+from gift_fast.data.distilled import DistilledSet
+from gift_fast.evaluation.config import EvaluationConfig
+from gift_fast.files import spec
+from gift_fast.training.last_batch import check_last_batch
+from gift_fast.training.models import new_model
+from gift_fast.training.objectives import build_objective
+from gift_fast.training.predict import Transform
+
+
+def check_inputs(
+    config: EvaluationConfig,
+    dataset: ImageDataset,
+    distilled: DistilledSet,
+    teachers: Sequence[nn.Module],
+    whiten: Transform | None,
+) -> None:
+    """Raises ValueError where the configuration and what it is to be run on disagree."""
+    if dataset.name in DATASETS and dataset.name != spec.split_spec(config.dataset)[0]:
+        raise ValueError(f"dataset must be config's, {config.dataset}; got {dataset.name}")
+    if dataset.classes != config.classes:
+        raise ValueError(
+            f"dataset must be narrowed to config's classes, {config.classes}; got {dataset.classes}"
+        )
+    classes = number_seen(dataset)
+    if config.ipc is not None and len(distilled) != config.ipc * classes:
+        raise ValueError(
+            f"distilled must hold {config.ipc * classes} images, {config.ipc} for each "
+            f"of {classes} classes, got {len(distilled)}"
+        )
+    if distilled.images.shape[1:] != dataset.test.shape:
+        raise ValueError(
+            f"distilled must hold images of shape {dataset.test.shape}, "
+            f"got {tuple(distilled.images.shape[1:])}"
+        )
+    distilled.check_against(dataset)
+    if len(teachers) != len(config.teachers):
+        raise ValueError(
+            f"teachers must be the {len(config.teachers)} networks that config.teachers names "
+            f"({', '.join(config.teachers) or 'none'}), got {len(teachers)}"
+        )
+    stored = distilled.soft_labels is not None or distilled.replay is not None
+    if not teachers and not stored and build_objective(config.loss).reads_soft_labels:
+        raise ValueError(
+            f"distilled must hold soft labels for the loss {config.loss} where there is no "
+            "teacher, got none"
+        )
+    per_image = not teachers and distilled.replay is None and distilled.soft_labels is not None
+    if per_image and config.mixing != "none" and build_objective(config.loss).reads_soft_labels:
+        raise ValueError(
+            "mixing must be none where the soft labels are stored, one an image, since there is "
+            f"none for a mixed image; got {config.mixing!r}"
+        )
+    replay = None if teachers else distilled.replay
+    epochs = config.epochs or 0
+    if replay is not None and replay.epochs is not None and epochs > replay.epochs:
+        raise ValueError(
+            f"epochs must be at most {replay.epochs}, of which labels are stored, got {epochs}"
+        )
+    if distilled.whitened and whiten is None:
+        raise ValueError("whiten must be given, since the distilled images are whitened; got None")
+    if whiten is not None and not distilled.whitened:
+        raise ValueError("whiten must be None, since the distilled images are not whitened")
+    if replay is None and config.batch_size is not None:
+        check_last_batch(
+            lambda: new_model(config.student, dataset, config.seed),
+            (dataset.channels, dataset.side, dataset.side),
+            images=len(distilled),
+            batch_size=config.batch_size,
+            network=config.student,
+        )

@@ -1,0 +1,189 @@
+"""One student: trained on a distilled set, tested on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gift_fast.data.classes import narrow
+from gift_fast.data.datasets import ImageDataset, TensorSplit
+from gift_fast.data.distilled import DistilledSet
+from gift_fast.evaluation.checks import check_inputs
+from gift_fast.evaluation.config import EvaluationConfig
+from gift_fast.evaluation.results import RunResult, code_of, inputs_of
+from gift_fast.evaluation.soft_labels import labeller
+from gift_fast.process.peak_memory import peak_memory
+from gift_fast.process.signals import Interruption
+from gift_fast.training.batches import Batch, Batches, RandomBatches, ReplayBatches
+from gift_fast.training.checkpoint import CheckpointConfig
+from gift_fast.training.environment import environment_of
+from gift_fast.training.models import new_model
+from gift_fast.training.objectives import build_objective
+from gift_fast.training.observer import Observer
+from gift_fast.training.predict import Transform, test_on_all
+from gift_fast.training.processes import Processes, new_accelerator, processes_of
+from gift_fast.training.train import fit, start_compiler_afresh
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def evaluate(
+    config: EvaluationConfig,
+    dataset: ImageDataset,
+    distilled: DistilledSet,
+    teachers: Sequence[nn.Module] = (),
+    *,
+    whiten: Transform | None = None,
+    accelerator: Accelerator | None = None,
+    checkpoint: CheckpointConfig | None = None,
+    interruption: Interruption | None = None,
+    observer: Observer | None = None,
+) -> RunResult:
+    """Trains a student on a distilled set and measures its accuracy on the real test split.
+
+    Args:
+        config: what to train and how. Where its classes are not all, they are taken out of the
+            other arguments here: see :func:`~gift_fast.data.classes.narrow`.
+        dataset: its test split and its normalisation are used.
+        distilled: the images that the student is trained on.
+        teachers: take normalised images to logits. In eval mode, they label every batch after the
+            augmentation, as GIFT's code does, and stored soft labels are not read. Empty where
+            ``config.teachers`` is empty: then the soft labels stored with the set are used. They
+            are moved to the accelerator's device.
+        whiten: takes test images in [0, 1] to the space of a distilled set that is whitened.
+        accelerator: where to train; by default whatever this process was launched with.
+        checkpoint: where and how often to save; the run is resumed from this file where it exists.
+        interruption: notes signals, at which the state is saved and ``Interrupted`` is raised.
+        observer: told of steps, epochs and tests.
+
+    Returns:
+        The checks and what they depend on; ``result.last.top1`` is the score.
+
+    Raises:
+        ValueError: ``config`` and the other arguments disagree, or the checkpoint is another run's.
+
+    Source: Shang, Sun and Lin, ICLR 2025, section 5 and table 11, and the code that goes with it.
+    """
+    dataset, distilled, teachers = narrow(config.classes, dataset, distilled, teachers)
+    return train_student(
+        config,
+        dataset,
+        distilled,
+        teachers,
+        whiten=whiten,
+        accelerator=accelerator,
+        checkpoint=checkpoint,
+        interruption=interruption,
+        observer=observer,
+    )[1]
+
+
+def train_student(
+    config: EvaluationConfig,
+    dataset: ImageDataset,
+    distilled: DistilledSet,
+    teachers: Sequence[nn.Module] = (),
+    *,
+    whiten: Transform | None = None,
+    accelerator: Accelerator | None = None,
+    checkpoint: CheckpointConfig | None = None,
+    interruption: Interruption | None = None,
+    observer: Observer | None = None,
+    inputs: dict[str, str] | None = None,
+) -> tuple[nn.Module, RunResult]:
+    """The same as :func:`evaluate`, with the student, in eval mode, beside the result.
+
+    Dataset, distilled set and teachers have been narrowed to ``config.classes``. ``inputs`` are the
+    digests of what is read, for a caller that has them already.
+    """
+    config = settled(config, distilled)
+    check_inputs(config, dataset, distilled, teachers, whiten)
+    accelerator = accelerator or new_accelerator(config)
+    if accelerator.mixed_precision != config.mixed_precision:
+        raise ValueError(
+            f"accelerator must have config's mixed_precision {config.mixed_precision!r}, "
+            f"got {accelerator.mixed_precision!r}"
+        )
+    device = accelerator.device
+    inputs = {**(inputs or inputs_of(dataset, distilled, teachers, whiten)), **code_of(config)}
+    dataset, distilled = dataset.to(device), distilled.to(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+    start_compiler_afresh(config)
+    student = new_model(config.student, dataset, config.seed)
+    objective = build_objective(config.loss)
+    label = labeller(teachers if objective.reads_soft_labels else (), config, accelerator)
+
+    def batch_loss(student: nn.Module, batch: Batch, epoch: int) -> Tensor:
+        if config.forward_twice:
+            with torch.no_grad():  # for what it does to batch norm's running statistics
+                student(batch.images)
+        soft_labels = label(batch)
+        return objective(
+            student(batch.images),
+            soft_labels,
+            batch.target,
+            epoch,
+            mixed_target=batch.mixed_target if config.mixed_targets else None,
+            weight=batch.weight,
+        )
+
+    student, trained = fit(
+        student,
+        batches_of(config, dataset, distilled, processes_of(accelerator)),
+        config,
+        batch_loss,
+        accelerator,
+        run_test=lambda student: test_on_all(student, dataset, whiten, accelerator),
+        is_test_epoch=config.is_test_epoch,
+        identity={"config": config.to_dict(), "inputs": inputs},
+        checkpoint=checkpoint,
+        interruption=interruption,
+        observer=observer,
+    )
+    return student, RunResult(
+        config=config,
+        inputs=inputs,
+        checks=trained.checks,
+        seconds=trained.seconds,
+        images_per_second=trained.images_per_second,
+        peak_memory=peak_memory(device),
+        environment=environment_of(accelerator),
+        source=distilled.source,
+    )
+
+
+def settled(config: EvaluationConfig, distilled: DistilledSet) -> EvaluationConfig:
+    """The configuration that a run on this set really has.
+
+    What follows a rule of the protocol is filled in. Where stored batches are replayed, their size
+    is that of the files, and augmentation and mixing are those they were stored with.
+    """
+    counts = distilled.labels.unique(return_counts=True)[1]
+    ipc = int(counts[0]) if (counts == counts[0]).all() else None
+    config = config.resolved(len(distilled), distilled.learning_rate, ipc)
+    if config.teachers or distilled.replay is None:
+        return config
+    size = distilled.replay.batch_size
+    return replace(config, batch_size=size, augmentation="none", mixing="none")
+
+
+def batches_of(
+    config: EvaluationConfig, dataset: ImageDataset, distilled: DistilledSet, processes: Processes
+) -> Batches:
+    """What a student is trained on: stored batches where no teacher labels them, or random ones."""
+    if not config.teachers and distilled.replay is not None:
+        return ReplayBatches(distilled, dataset.normalize, config, processes)
+    return RandomBatches(
+        TensorSplit(distilled.images, distilled.labels),
+        dataset.normalize,
+        config,
+        processes,
+        soft_labels=None if config.teachers else distilled.soft_labels,
+    )

@@ -1,0 +1,27 @@
+"""Checks of single values that come from a user: of an argument, a file or a command line."""
+
+from __future__ import annotations
+
+import math
+
+
+def check_integer(name: str, value: object, least: int) -> None:
+    """Raises unless ``value`` is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_number(name: str, value: object, low: float, high: float, expected: str) -> None:
+    """Raises unless ``value`` is a finite number in [low, high); ``expected`` says it in words."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not (math.isfinite(value) and low <= value < high):
+        raise ValueError(f"{name} must be {expected}, got {value}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raises unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")

@@ -1,0 +1,148 @@
+"""How a network is trained: the part of a configuration that the training loop needs.
+
+Every field says in its metadata what it is; the command line is made from that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from gift_fast.files import spec
+from gift_fast.files.checks import check_bool, check_integer, check_number
+from gift_fast.training.augment import AUGMENTATIONS
+from gift_fast.training.augment.mixing import MIXINGS
+from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES
+
+PRECISIONS = ("no", "bf16", "fp16")
+"""Of autocast: none, bfloat16, or float16 with a gradient scaler."""
+
+
+Config = TypeVar("Config", bound="TrainingConfig")
+
+
+def option(
+    default: Any,
+    text: str,
+    kind: type = str,
+    registry: Mapping[str, object] | None = None,
+    *,
+    added: bool = False,
+) -> Any:
+    """A field with a default, its explanation and the type in which the command line reads it.
+
+    Where it is a name in a registry, the explanation goes on with the names. A field that is
+    ``added`` after runs have been recorded is written only where it is not at its default, so that
+    these runs keep their names.
+    """
+    names = f": {', '.join(registry)}" if registry is not None else ""
+    return field(default=default, metadata={"help": text + names, "kind": kind, "added": added})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a network is trained, whatever its loss.
+
+    Attributes:
+        optimizer: a name in ``OPTIMIZERS``.
+        learning_rate: at the start. None: the paper's for the network, 1e-3, or 1e-4 for Swin-V2-T
+            and ViT-B/16; under SGD the one that came with the distilled set, if any.
+        weight_decay: decoupled in AdamW; added to the gradient in Adam and SGD.
+        momentum: of SGD; the others do not read it.
+        epochs: passes over the training images. None: the paper's, 300 on ImageNet-1K, else 1000.
+        batch_size: of all processes together. None: the paper's, by the number of
+            images.
+        schedule: a name in ``SCHEDULES``.
+        augmentation: a name in ``AUGMENTATIONS``.
+        mixing: a name in ``MIXINGS``.
+        mixed_precision: a name in ``PRECISIONS``.
+        channels_last: memory format of images and weights; changes rounding, and is faster.
+        compile: runs the networks through ``torch.compile``.
+        seed: initialisation, order and augmentation are each seeded from it.
+    """
+
+    optimizer: str = option("adamw", "optimizer", registry=OPTIMIZERS)
+    learning_rate: float | None = option(
+        None, "rate at the start (default: the paper's for the student)", float
+    )
+    weight_decay: float = option(1e-4, "decoupled in adamw, in the gradient in adam and sgd", float)
+    momentum: float = option(0.9, "of sgd", float)
+    epochs: int | None = option(None, "passes over the images (default: the paper's)", int)
+    batch_size: int | None = option(
+        None, "of all processes together (default: the paper's, by the number of images)", int
+    )
+    schedule: str = option("multistep", "of the learning rate", registry=SCHEDULES)
+    augmentation: str = option("dsa", "augmentation of every batch", registry=AUGMENTATIONS)
+    mixing: str = option("none", "of the images of a batch", registry=MIXINGS)
+    mixed_precision: str = option("no", "autocast: no, bf16 or fp16")
+    channels_last: bool = option(True, "memory format of images and weights", bool)
+    compile: bool = option(False, "torch.compile student and teachers", bool)
+    seed: int = option(0, "of initialisation, order and augmentation", int)
+
+    def __post_init__(self) -> None:
+        spec.resolve("optimizer", self.optimizer, OPTIMIZERS)
+        spec.resolve("schedule", self.schedule, SCHEDULES)
+        spec.build("augmentation", self.augmentation, AUGMENTATIONS)
+        spec.build("mixing", self.mixing, MIXINGS)
+        if self.learning_rate is not None:
+            if self.learning_rate == 0:
+                raise ValueError("learning_rate must be positive, got 0")
+            check_number("learning_rate", self.learning_rate, 0.0, math.inf, "positive")
+        check_number("weight_decay", self.weight_decay, 0.0, math.inf, "0 or more")
+        check_number("momentum", self.momentum, 0.0, 1.0, "in [0, 1)")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        if self.mixed_precision not in PRECISIONS:
+            raise ValueError(
+                f"mixed_precision must be one of {', '.join(PRECISIONS)}, "
+                f"got {self.mixed_precision!r}"
+            )
+        check_bool("channels_last", self.channels_last)
+        check_bool("compile", self.compile)
+        check_integer("seed", self.seed, 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of plain values that JSON can hold.
+
+        It names the run. Fields that were added later are left out at their defaults.
+        """
+        left_out = {
+            field.name
+            for field in dataclasses.fields(self)
+            if field.metadata.get("added") and getattr(self, field.name) == field.default
+        }
+        return {k: value for k, value in self.all_fields().items() if k not in left_out}
+
+    def all_fields(self) -> dict[str, Any]:
+        """Every field as a plain value, to be shown."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+        """The configuration that ``to_dict`` was called on; absent fields take their defaults.
+
+        Raises:
+            TypeError: a value has the wrong type.
+            ValueError: an unknown or a missing field, or a value out of range.
+
+        Example:
+            >>> config = TrainingConfig(optimizer="sgd", epochs=10)
+            >>> TrainingConfig.from_dict(config.to_dict()) == config
+            True
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = [name for name in values if name not in fields]
+        if unknown:
+            raise ValueError(
+                f"{cls.__name__} has the fields {', '.join(fields)}; got {unknown[0]!r}"
+            )
+        required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+        missing = [name for name in required if name not in values]
+        if missing:
+            raise ValueError(f"{cls.__name__} needs the field {missing[0]!r}, got {list(values)}")
+        return cls(**values)

@@ -1,0 +1,60 @@
+"""The accuracy of a network at an epoch of its training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gift_fast.training.predict import Accuracy
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test of a network during its training.
+
+    Attributes:
+        epoch: counted from 1.
+        top1: accuracy on the test split, percent.
+        top5: the same, among the five largest logits.
+        test_loss: mean cross-entropy on the test split.
+        loss: mean training loss of the epoch.
+        halves: ``top1`` of either half of the split, see
+            :func:`gift_fast.training.predict.second_half`.
+    """
+
+    epoch: int
+    top1: float
+    top5: float
+    test_loss: float
+    loss: float
+    halves: tuple[float, float] = (math.nan, math.nan)
+
+    @classmethod
+    def of(cls, epoch: int, loss: float, accuracy: Accuracy) -> Check:
+        """The check of an epoch, from its training loss and the test."""
+        return cls(
+            epoch=epoch,
+            top1=accuracy.top1,
+            top5=accuracy.top5,
+            test_loss=accuracy.loss,
+            loss=loss,
+            halves=accuracy.halves,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold: None for what is not finite."""
+        values: dict[str, Any] = {
+            name: x if math.isfinite(x) else None
+            for name, x in asdict(self).items()
+            if name != "halves"
+        }
+        values["halves"] = [x if math.isfinite(x) else None for x in self.halves]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Check:
+        """The check that ``to_dict`` was called on; what was not finite is NaN."""
+        known: dict[str, Any] = {k: math.nan if x is None else x for k, x in values.items()}
+        first, second = (math.nan if x is None else x for x in known.pop("halves"))
+        return cls(**known, halves=(first, second))
