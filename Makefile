@@ -9,7 +9,7 @@ WORKERS ?= 2
 
 SOURCES := pyproject.toml setup.py build_backend.py gift_fast/__init__.py $(wildcard csrc/* csrc/*/*)
 
-.PHONY: demo test test-avx2 lint installs bench gpu-check format clean
+.PHONY: demo test test-avx2 lint docs installs bench gpu-check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/built
@@ -27,6 +27,10 @@ test-avx2: $(VENV)/built
 
 lint: $(VENV)/built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+# The documentation's site, in site/; works without network.
+docs: $(VENV)/built
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # An sdist, a wheel of it, and an environment with the oldest Python, torch and dependencies.
 installs: $(VENV)/built
