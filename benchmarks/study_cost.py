@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.tables import markdown_tables
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.files import spec
-from gift_fast.studies.plan import Experiment, load_study
+from gift_fast.studies.study import Experiment
+from gift_fast.studies.study_files import load_study
 from gift_fast.studies.tuning import foreseen
 from gift_fast.training.models import build_model
 from gift_fast.training.objectives import build_objective

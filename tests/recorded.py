@@ -10,7 +10,8 @@ from pathlib import Path
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, write_run
 from gift_fast.studies.manifest import manifest_path
-from gift_fast.studies.plan import Experiment, SetSource
+from gift_fast.studies.sets import SetSource
+from gift_fast.studies.study import Experiment
 from gift_fast.training.eval_result import Check
 
 ENVIRONMENT = {"gift_fast": "0.1.0", "torch": "2.14.1", "device": "cpu (x86_64)"}

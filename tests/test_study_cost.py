@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.study_cost import STUDIES, cost_of, flops_of, main, runs_of
-from gift_fast.studies.plan import load_study, study_names
+from gift_fast.studies.study_files import load_study, study_names
 
 
 def convolution(side: int, inputs: int, outputs: int) -> int:

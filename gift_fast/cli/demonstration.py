@@ -30,13 +30,9 @@ from gift_fast.evaluation.rules import paper_batch_size
 from gift_fast.files.atomic import replacing
 from gift_fast.files.checks import check_integer
 from gift_fast.files.disk import check_can_write
-from gift_fast.report.accuracies import (
-    accuracy_table,
-    findings,
-    print_table,
-    save_accuracies,
-    save_images,
-)
+from gift_fast.report.pictures import save_accuracies, save_images
+from gift_fast.report.ranking import ranking_sentences
+from gift_fast.report.terminal import accuracy_table, print_table
 from gift_fast.training.eval_result import Check
 from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name
@@ -196,7 +192,7 @@ def print_report(
     say("Means over n seeds; std: population (ddof 0). The score is the last epoch; the best check")
     say("is what the paper's code reports, and the test images have picked it.")
     say()
-    for sentence in findings(cells, dataset.num_classes):
+    for sentence in ranking_sentences(cells, dataset.num_classes):
         say(f"- {sentence}")
     for line in divergence(runs):
         say(line)

@@ -19,7 +19,7 @@ from gift_fast.evaluation.job import EvaluationJob, is_main_process, run_job
 from gift_fast.evaluation.protocols import load_preset, preset_names
 from gift_fast.evaluation.results import run_path
 from gift_fast.evaluation.rules import paper_dataset
-from gift_fast.report.accuracies import print_results
+from gift_fast.report.terminal import print_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

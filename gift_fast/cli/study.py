@@ -15,9 +15,11 @@ from gift_fast.evaluation.job import Place, is_main_process
 from gift_fast.process.signals import as_interrupted
 from gift_fast.studies.failures import RunsFailed
 from gift_fast.studies.manifest import count_in_words, describe, state_of
-from gift_fast.studies.plan import Study, load_study, narrowed, study_names
+from gift_fast.studies.overrides import narrowed
 from gift_fast.studies.preflight import check_study
 from gift_fast.studies.run import LocalRunner, run_study, split_by_presence
+from gift_fast.studies.study import Study
+from gift_fast.studies.study_files import load_study, study_names
 from gift_fast.studies.tuning import Runner, foreseen
 
 if TYPE_CHECKING:
@@ -160,7 +162,8 @@ def runner_of(
     if asked is None:
         yield LocalRunner(plan, place, options.sets), 1
         return
-    from gift_fast.studies.cluster import RayRunner, connected
+    from gift_fast.studies.cluster import connected
+    from gift_fast.studies.ray_runner import RayRunner
 
     with connected(asked, device=place.device, quiet=place.quiet) as cluster:
         yield RayRunner(cluster, plan, place, options.sets), cluster.runs

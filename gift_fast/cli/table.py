@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         print_evaluations,
         read_evaluations,
     )
-    from gift_fast.report.tables import as_markdown
+    from gift_fast.report.table import as_markdown
 
     evaluations, damaged, of_studies = read_evaluations(options.folder)
     for message in damaged:

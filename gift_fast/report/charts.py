@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from gift_fast.evaluation.results import spread
 from gift_fast.files import spec
 from gift_fast.report import svg
-from gift_fast.report.against import Beside, whole
-from gift_fast.report.cells import TUNED, Cell, Panel
-from gift_fast.report.tables import setting_name
+from gift_fast.report.cells import TUNED, Cell
+from gift_fast.report.panels import Panel
+from gift_fast.report.published_comparison import PublishedComparison, whole
+from gift_fast.report.study_tables import setting_name
 from gift_fast.training.objectives import OBJECTIVES, display_name
 
 TOP1 = "top-1, %"
@@ -235,9 +236,9 @@ def shares_figure(panel: Panel) -> Figure | None:
     return Figure(caption, tuple(charts), legend_of(panel))
 
 
-def scatter_figure(found: Sequence[Beside]) -> Figure | None:
+def scatter_figure(found: Sequence[PublishedComparison]) -> Figure | None:
     """Measured against published means; None where nothing published was run."""
-    groups: dict[str, list[Beside]] = {}
+    groups: dict[str, list[PublishedComparison]] = {}
     for each in found:
         groups.setdefault(kind_of(each), []).append(each)
     if not groups:
@@ -267,7 +268,7 @@ def scatter_figure(found: Sequence[Beside]) -> Figure | None:
 KINDS = ("reproduced", "not reproduced", "inconclusive", "another configuration")
 
 
-def kind_of(each: Beside) -> str:
+def kind_of(each: PublishedComparison) -> str:
     """One of ``KINDS``."""
     if not each.identical:
         return "another configuration"

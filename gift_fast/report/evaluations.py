@@ -23,8 +23,8 @@ from gift_fast.evaluation.results import (
     run_path,
     spread,
 )
-from gift_fast.report.accuracies import print_table
-from gift_fast.report.tables import Column, Item, Table, score
+from gift_fast.report.table import Column, Item, Table, score
+from gift_fast.report.terminal import print_table
 from gift_fast.studies.manifest import read_manifest
 
 RUN_FILE = re.compile(r"-[0-9a-f]{12}\.json")

@@ -11,7 +11,8 @@ from typing import Any
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, read_run, run_path
 from gift_fast.studies.manifest import Finished, read_manifest, title_of
-from gift_fast.studies.plan import Experiment, SetSource, Study, Tuning
+from gift_fast.studies.sets import SetSource
+from gift_fast.studies.study import Experiment, Study, Tuning
 
 TUNING = {field.name for field in fields(Tuning)}
 

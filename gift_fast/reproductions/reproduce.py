@@ -1,7 +1,7 @@
 """Several studies that together set published numbers beside measured ones, by one command.
 
 A reproduction is a folder of YAML files in ``reproductions``: ``plan.yaml`` and the studies that it
-names, each of the form that :mod:`gift_fast.studies.plan` describes.
+names, each of the form that :mod:`gift_fast.studies.study_files` describes.
 
     title    what is reproduced, in a line
     notes    what a reader should know
@@ -27,8 +27,10 @@ from gift_fast.files import spec
 from gift_fast.reproductions.measure import Pace, measure_set, measure_student, measure_teacher
 from gift_fast.studies.failures import RunsFailed
 from gift_fast.studies.manifest import duration, state_of
-from gift_fast.studies.plan import Experiment, SetSource, Study, parse_study
 from gift_fast.studies.run import LocalRunner, run_study
+from gift_fast.studies.sets import SetSource
+from gift_fast.studies.study import Experiment, Study
+from gift_fast.studies.study_files import parse_study
 from gift_fast.training.objectives import build_objective
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ PLAN = "plan.yaml"
 
 
 @dataclass(frozen=True)
-class Part:
+class PlannedStudy:
     """A study of a reproduction.
 
     Attributes:
@@ -91,7 +93,7 @@ class Reproduction:
     name: str
     title: str
     notes: str
-    parts: tuple[Part, ...]
+    parts: tuple[PlannedStudy, ...]
 
     def on(self, dataset: str) -> Reproduction:
         """The same on another dataset, such as copies; options of the dataset stay.
@@ -173,7 +175,7 @@ def parse_reproduction(folder: Traversable) -> Reproduction:
         study = parse_study(entry["study"], text)
         if study.tuning is not None:
             raise ValueError(f"{entry['study']}: a part of a reproduction must not be tuned")
-        parts.append(Part(study, entry["teachers"]))
+        parts.append(PlannedStudy(study, entry["teachers"]))
     return Reproduction(
         name=folder.name,
         title=str(plan.get("title", folder.name)),
@@ -228,7 +230,7 @@ class Estimator:
         self.measured: dict[Hashable, Any] = {}
         self.counted: set[tuple[str, Hashable]] = set()
 
-    def estimate(self, part: Part) -> Estimate:
+    def estimate(self, part: PlannedStudy) -> Estimate:
         """What is left of a part; what an earlier part leaves behind is not counted again."""
         place = part.place(self.place)
         teachers = [
@@ -257,7 +259,7 @@ class Estimator:
             len(part.experiments) - len(left),
         )
 
-    def is_new(self, part: Part, what: Hashable) -> bool:
+    def is_new(self, part: PlannedStudy, what: Hashable) -> bool:
         """Whether no earlier part makes this; from now on, one does."""
         key = (part.teachers, what)
         new = key not in self.counted

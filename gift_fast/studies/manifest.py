@@ -19,7 +19,7 @@ from gift_fast.data.datasets import dataset_title
 from gift_fast.evaluation.results import RunResult, outcome, read_run, spread
 from gift_fast.files.atomic import replacing
 from gift_fast.files.texts import is_file_name, read_json
-from gift_fast.studies.plan import Experiment, Study, Tuning
+from gift_fast.studies.study import Experiment, Study, Tuning
 from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name
 

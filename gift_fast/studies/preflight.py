@@ -13,7 +13,8 @@ from gift_fast.distillation.selection import check_ipc
 from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.job import Place, load_teacher, teacher_path
 from gift_fast.files.disk import check_can_write, check_space, checkpoint_bytes
-from gift_fast.studies.plan import Experiment, SetSource, Study
+from gift_fast.studies.sets import SetSource
+from gift_fast.studies.study import Experiment, Study
 from gift_fast.training.last_batch import check_last_batch
 from gift_fast.training.models import new_model
 
@@ -42,7 +43,7 @@ def check_study(
         raise ValueError(f"the study {study.name} must have a run, got none")
     sources = list(dict.fromkeys(experiment.source for experiment in experiments))
     for source in sources:
-        if source.made_here:
+        if source.generated:
             check_heldout_fits(source.sized_dataset, place.data_root)
         else:
             assert sets is not None
@@ -56,7 +57,7 @@ def check_study(
     largest = 0
     for source in sources:
         dataset = datasets[source.sized_dataset]
-        if source.made_here:
+        if source.generated:
             check_ipc(dataset, source.ipc)
         for teacher in study.teachers_of(source):
             path = teacher_path(place, source.sized_dataset, teacher)
@@ -106,5 +107,5 @@ def datasets_of(study: Study, sources: Sequence[SetSource], place: Place) -> dic
     needed: dict[str, bool] = {}
     for source in sources:
         name = source.sized_dataset
-        needed[name] = needed.get(name, False) or source.made_here or name in trained
+        needed[name] = needed.get(name, False) or source.generated or name in trained
     return needed

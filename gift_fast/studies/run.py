@@ -36,7 +36,8 @@ from gift_fast.process.errors import is_disk_full
 from gift_fast.process.memory import keep_freed_memory
 from gift_fast.studies.failures import Failure, RunsFailed
 from gift_fast.studies.manifest import Finished, Record, title_of
-from gift_fast.studies.plan import SELECTED, Experiment, SetSource, Study
+from gift_fast.studies.sets import SELECTED, SetSource
+from gift_fast.studies.study import Experiment, Study
 from gift_fast.studies.tuning import Runner, tune, tuned
 
 if TYPE_CHECKING:
@@ -57,12 +58,12 @@ def split_by_presence(
     missing = [
         source.name
         for source in dict.fromkeys(experiment.source for experiment in experiments)
-        if not source.made_here and not (sets is not None and holds(sets / source.name))
+        if not source.generated and not (sets is not None and holds(sets / source.name))
     ]
     present = [
         experiment
         for experiment in experiments
-        if experiment.source.made_here or experiment.source.name not in missing
+        if experiment.source.generated or experiment.source.name not in missing
     ]
     return present, missing
 
@@ -141,7 +142,7 @@ class LocalRunner:
         check_writable(place.out, accelerator)
         record = Record(place.out, self.study, experiments)
         sources = {experiment.source for experiment in experiments}
-        made = sum(source.made_here for source in sources)
+        made = sum(source.generated for source in sources)
         stages = missing_teachers(self.study, sources, place) + made + len(experiments)
         results: dict[Experiment, RunResult] = {}
         failures: list[Failure] = []
@@ -208,13 +209,13 @@ def prepare(
     """Trains the teachers of a set that are missing, makes it if it is made here; where it lies."""
     for teacher in study.teachers_of(source):
         train_missing_teacher(study, source, teacher, place, progress)
-    if not source.made_here:
+    if not source.generated:
         assert sets is not None
         return sets / source.name
     config = TeacherConfig.from_dict(
         {**study.teacher, "dataset": source.sized_dataset, "model": source.network}
     )
-    return made_set(source, place, place.accelerator(config), progress)
+    return generated_set(source, place, place.accelerator(config), progress)
 
 
 def read_inputs(config: EvaluationConfig, path: Path, place: Place) -> Inputs:
@@ -247,7 +248,7 @@ def plan_group(
         ValueError: a configuration and what it is to be run on disagree.
     """
     accelerator = place.accelerator(group[0].config)
-    if not group[0].source.made_here and accelerator.is_main_process:
+    if not group[0].source.generated and accelerator.is_main_process:
         warn_of(audit_of(inputs, accelerator.device, quick=True), group[0].source.name)
     planned = {}
     for experiment in group:
@@ -280,7 +281,9 @@ def train_missing_teacher(
     prepare_teacher(config, dataset, place, place.accelerator(config), progress)
 
 
-def made_set(source: SetSource, place: Place, accelerator: Accelerator, progress: Progress) -> Path:
+def generated_set(
+    source: SetSource, place: Place, accelerator: Accelerator, progress: Progress
+) -> Path:
     """Where a set that is made with its teacher lies; makes it where it is missing.
 
     The name holds a digest of the teacher: another teacher makes another set.

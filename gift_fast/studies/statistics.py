@@ -305,7 +305,7 @@ class Comparison(Interval):
         return f"{measured}; {said[self.outcome]}"
 
 
-def compare(table: Sequence[Pair], *, confidence: float = 0.95) -> tuple[Comparison, ...]:
+def compare_losses(table: Sequence[Pair], *, confidence: float = 0.95) -> tuple[Comparison, ...]:
     """Compares the pairs of a table, all at once, since Holm's adjustment is within the table.
 
     Raises:
@@ -314,7 +314,7 @@ def compare(table: Sequence[Pair], *, confidence: float = 0.95) -> tuple[Compari
     Example:
         >>> gift = {"a": {0: 62.0}, "b": {0: 64.0}, "c": {0: 63.0}, "d": {0: 65.0}}
         >>> kl = {"a": {0: 60.0}, "b": {0: 61.5}, "c": {0: 60.0}, "d": {0: 62.5}}
-        >>> comparison, = compare([Pair("GIFT", "KL", gift, kl)])
+        >>> comparison, = compare_losses([Pair("GIFT", "KL", gift, kl)])
         >>> comparison.winner, comparison.difference, round(comparison.p_holm, 4)
         ('GIFT', 2.5, 0.0012)
     """

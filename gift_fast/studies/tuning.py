@@ -21,7 +21,8 @@ from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, spread
 from gift_fast.evaluation.rules import paper_epochs, paper_learning_rate
 from gift_fast.studies.manifest import Finished, results_in
-from gift_fast.studies.plan import Experiment, SetSource, Study, Tuning
+from gift_fast.studies.sets import SetSource
+from gift_fast.studies.study import Experiment, Study, Tuning
 
 SPAN = 2
 """Half decades on either side of the protocol's learning rate, to begin with."""
@@ -100,7 +101,7 @@ def trials_of(arm: Arm, tuning: Tuning, steps: Iterable[int]) -> list[Experiment
     """The trials of an arm at some learning rates, with every weight decay."""
     source, config = arm.source, arm.config
     sources, tested_on = [source], "test"
-    if source.made_here:
+    if source.generated:
         sources, tested_on = [replace(source, seed=seed) for seed in tuning.set_seeds], HELDOUT
     return [
         Experiment(

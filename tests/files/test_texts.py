@@ -4,7 +4,7 @@ import pytest
 
 from gift_fast.evaluation.protocols import load_preset
 from gift_fast.files.texts import parse_yaml, read_json, read_text
-from gift_fast.studies.plan import load_study
+from gift_fast.studies.study_files import load_study
 
 
 def test_a_text_that_is_not_in_utf8_is_refused_by_name(tmp_path):

@@ -31,7 +31,7 @@ from gift_fast.evaluation.protocols import load_preset
 from gift_fast.evaluation.results import read_run
 from gift_fast.report import write_report
 from gift_fast.report.evaluations import evaluations_table, read_evaluations
-from gift_fast.studies.plan import load_study
+from gift_fast.studies.study_files import load_study
 from gift_fast.training.checkpoint import read_state, write_state
 from gift_fast.training.weights import load_weights, save_weights
 from tests.recorded import RecordedStudy

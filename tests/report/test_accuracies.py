@@ -11,15 +11,9 @@ from rich.console import Console
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import Cell, RunResult, spread
-from gift_fast.report.accuracies import (
-    accuracy_table,
-    findings,
-    print_results,
-    print_table,
-    ranking,
-    save_accuracies,
-    save_images,
-)
+from gift_fast.report.pictures import save_accuracies, save_images
+from gift_fast.report.ranking import ranking, ranking_sentences
+from gift_fast.report.terminal import accuracy_table, print_results, print_table
 from gift_fast.training.eval_result import Check
 from gift_fast.training.objectives import display_name
 
@@ -46,14 +40,16 @@ def test_a_single_seed_settles_no_order():
 
 
 def test_where_no_loss_learns_none_is_said_to_collapse():
-    text = "\n".join(findings([cell("ce", "adamw", 12.0), cell("gift", "adamw", 20.0)], 10))
+    text = "\n".join(
+        ranking_sentences([cell("ce", "adamw", 12.0), cell("gift", "adamw", 20.0)], 10)
+    )
     assert "No loss is far above chance (20.0 at best, chance 10.0)" in text
     assert "collapsed" not in text
 
 
 def test_of_two_classes_a_loss_may_be_far_above_chance():
-    assert len(findings([cell("ce", "adamw", 99.0), cell("gift", "adamw", 97.0)], 2)) == 1
-    assert findings([], 10) == []
+    assert len(ranking_sentences([cell("ce", "adamw", 99.0), cell("gift", "adamw", 97.0)], 2)) == 1
+    assert ranking_sentences([], 10) == []
 
 
 def test_one_seed_has_no_deviation_in_the_table():
@@ -65,17 +61,17 @@ def test_one_seed_has_no_deviation_in_the_table():
 @pytest.mark.parametrize("loss", ["ce", "kl", "gift"])
 def test_a_collapse_is_told_of_any_loss(loss):
     cells = [cell(loss, "sgd", 12.0, 14.0), cell("mse", "sgd", 50.0, 51.0)]
-    text = "\n".join(findings(cells, num_classes=10))
+    text = "\n".join(ranking_sentences(cells, num_classes=10))
     assert f"{display_name(loss)} collapsed under SGD: 13.0 where chance is 10.0." in text
 
 
 def test_no_collapse_is_told_where_there_is_none():
-    assert "collapsed" not in "\n".join(findings([cell("ce", "sgd", 50.0, 51.0)], 10))
+    assert "collapsed" not in "\n".join(ranking_sentences([cell("ce", "sgd", 50.0, 51.0)], 10))
 
 
 def test_a_change_of_optimizer_is_told_in_points():
     cells = [cell("ce", "adamw", 80.0), cell("ce", "sgd", 78.5)]
-    assert "From AdamW to SGD, in points: CE -1.5." in findings(cells, 10)
+    assert "From AdamW to SGD, in points: CE -1.5." in ranking_sentences(cells, 10)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +85,9 @@ def test_a_change_of_optimizer_is_told_in_points():
     ],
 )
 def test_kl_far_behind_under_sgd_is_put_down_to_the_missing_factor(kl, optimizer, score, explained):
-    text = "\n".join(findings([cell(kl, optimizer, score), cell("ce", optimizer, 90.0)], 10))
+    text = "\n".join(
+        ranking_sentences([cell(kl, optimizer, score), cell("ce", optimizer, 90.0)], 10)
+    )
     assert ("without the factor T^2" in text) is explained
 
 

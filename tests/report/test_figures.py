@@ -15,7 +15,6 @@ from recorded import HERE, RDED, RecordedStudy
 
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.distilled import DistilledSet, write_distilled
-from gift_fast.report.cells import Panel, panels_of
 from gift_fast.report.charts import (
     bars_figure,
     curves_figure,
@@ -24,7 +23,8 @@ from gift_fast.report.charts import (
     shares_figure,
     tuning_figure,
 )
-from gift_fast.report.images import sample_of
+from gift_fast.report.image_grid import image_grid_of
+from gift_fast.report.panels import Panel, panels_of
 from gift_fast.report.reading import read_folder
 from gift_fast.report.svg import Scale, Series, line_chart, nice_step, percent_scale
 
@@ -138,7 +138,7 @@ def test_a_loss_that_lacks_the_last_step_is_not_compared_there(tmp_path):
 
 
 def test_the_scatter_has_a_point_for_every_published_number(tmp_path):
-    from gift_fast.report.against import beside
+    from gift_fast.report.published_comparison import beside
 
     study = RecordedStudy(tmp_path)
     for seed in range(3):
@@ -166,12 +166,12 @@ def test_sample_images_are_those_of_the_set_class_by_class(tmp_path):
     study = RecordedStudy(tmp_path)
     study.add("gift", 60.0)
     panel = panel_of(study)
-    assert sample_of(panel, tmp_path) is None  # the run was on another set
+    assert image_grid_of(panel, tmp_path) is None  # the run was on another set
     for run in panel.cells[panel.settings[0], "gift"].runs:
         run.result.inputs["distilled"] = distilled.fingerprint()
-    sample = sample_of(panel, tmp_path)
-    assert (sample.shown, sample.of, sample.classes) == (20, 20, digits.class_names)
-    data = base64.b64decode(re.sub("^data:image/png;base64,", "", sample.uri))
+    image_grid = image_grid_of(panel, tmp_path)
+    assert (image_grid.shown, image_grid.of, image_grid.classes) == (20, 20, digits.class_names)
+    data = base64.b64decode(re.sub("^data:image/png;base64,", "", image_grid.uri))
     picture = torch.from_numpy(np.array(Image.open(io.BytesIO(data))))
     expected = (255.0 * images[13, 0]).round()  # the second image of class 3
     assert torch.equal(picture[27:35, 9:17], expected.to(torch.uint8))

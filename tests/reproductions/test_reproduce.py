@@ -84,7 +84,7 @@ def test_every_reproduction_of_the_package_is_a_plan_of_studies_on_sets_made_her
     plan = load_reproduction(name)
     assert plan.title
     for part in plan.parts:
-        assert all(source.made_here for source in part.sources)
+        assert all(source.generated for source in part.sources)
         assert part.experiments
 
 

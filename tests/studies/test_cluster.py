@@ -23,11 +23,13 @@ from gift_fast.cli import main
 from gift_fast.evaluation.job import Place
 from gift_fast.evaluation.results import read_run
 from gift_fast.files.atomic import NotWritten
-from gift_fast.studies import cluster as cluster_module
+from gift_fast.studies import ray_runner, ray_tasks
 from gift_fast.studies.board import Board
-from gift_fast.studies.cluster import Batch, Cluster, ClusterOptions, RayRunner, cluster_of
+from gift_fast.studies.cluster import Cluster, ClusterOptions, cluster_of
 from gift_fast.studies.failures import RunsFailed
-from gift_fast.studies.plan import Study, parse_study
+from gift_fast.studies.ray_runner import Batch, RayRunner
+from gift_fast.studies.study import Study
+from gift_fast.studies.study_files import parse_study
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
@@ -345,7 +347,7 @@ class ImitatedBoard(Board):
 
 @pytest.fixture
 def ray(monkeypatch) -> Imitation:
-    monkeypatch.setattr("gift_fast.studies.cluster.board_of", lambda cluster: ImitatedBoard())
+    monkeypatch.setattr("gift_fast.studies.ray_runner.board_of", lambda cluster: ImitatedBoard())
     return Imitation({"CPU": 1.0})
 
 
@@ -419,18 +421,18 @@ def test_machines_that_read_other_files_than_were_looked_over_are_found_out(
     ray, tmp_path, monkeypatch
 ):
     study = parse_study("mine", STUDY % (1, "ce"))
-    look_over = cluster_module.look_over
+    look_over = ray_tasks.look_over
 
     def elsewhere(site, group, place, path):
         value = look_over(site, group, place, path)
-        cluster_module.kept_inputs.cache_clear()
+        ray_tasks.kept_inputs.cache_clear()
         weights = next(place.teacher_dir.glob("*.pth"))
         state = torch.load(weights, weights_only=True)
         state["model"]["classifier.bias"] += 1.0
         torch.save(state, weights)
         return value
 
-    monkeypatch.setattr(cluster_module, "look_over", elsewhere)
+    monkeypatch.setattr(ray_runner, "look_over", elsewhere)
     with pytest.raises(RunsFailed) as failed:
         runner_of(ray, study, tmp_path)(study.experiments(published=False))
     assert "must be the same for all machines" in failed.value.report()
@@ -460,7 +462,7 @@ def test_a_task_that_receives_sigterm_saves_its_run_and_ends_its_process(
     def end(status):
         raise Ended(status)
 
-    monkeypatch.setattr("gift_fast.studies.cluster.os._exit", end)
+    monkeypatch.setattr("gift_fast.studies.ray_tasks.os._exit", end)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     Path("signalled_losses.py").write_text(SIGNALLED)

@@ -12,7 +12,8 @@ import torch
 from gift_fast.cli import main
 from gift_fast.evaluation import job
 from gift_fast.evaluation.results import read_run
-from gift_fast.studies.plan import load_study, narrowed, parse_study
+from gift_fast.studies.overrides import narrowed
+from gift_fast.studies.study_files import load_study, parse_study
 
 STUDY = """
 title: Continual learning on digits

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from gift_fast.studies.plan import SetSource, load_study, narrowed, parse_study, study_names
+from gift_fast.studies.overrides import narrowed
+from gift_fast.studies.sets import SetSource
+from gift_fast.studies.study_files import load_study, parse_study, study_names
 
 MINIMAL = """
 title: two losses
@@ -100,8 +102,8 @@ def test_another_method_may_make_the_sets():
     study = parse_study("mine", MINIMAL.replace("selected", "rded") + "made_by: rded:crops=5\n")
     sources = {experiment.source for experiment in study.experiments(published=False)}
     assert {source.method for source in sources} == {"rded"}  # options at their defaults left out
-    assert all(source.made_here for source in sources)
-    assert not any(each.source.made_here for each in study.experiments(published=True))
+    assert all(source.generated for source in sources)
+    assert not any(each.source.generated for each in study.experiments(published=True))
     with pytest.raises(ValueError, match=r"made_by must be one of rded, selected, .*'rdde'"):
         parse_study("mine", MINIMAL + "made_by: rdde\n")
 

@@ -15,8 +15,9 @@ from gift_fast.data.datasets.sizes import PUBLISHED, default_heldout, training_s
 from gift_fast.evaluation.job import Place
 from gift_fast.files import disk
 from gift_fast.studies import cluster, run
-from gift_fast.studies.plan import load_study, narrowed
+from gift_fast.studies.overrides import narrowed
 from gift_fast.studies.preflight import check_study
+from gift_fast.studies.study_files import load_study
 from gift_fast.training.models import new_model
 from gift_fast.training.weights import save_weights
 

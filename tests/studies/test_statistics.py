@@ -15,7 +15,7 @@ from gift_fast.studies.statistics import (
     Pair,
     Sample,
     Scores,
-    compare,
+    compare_losses,
     holm,
     paired_interval,
     sample_of,
@@ -350,7 +350,7 @@ def test_a_comparison_in_words(changes, end):
 
 def test_a_tables_comparisons_are_adjusted_together(generator):
     pairs = [Pair("GIFT", f"loss {k}", *draw(generator, gain=k / 2)) for k in range(4)]
-    together = compare(pairs)
+    together = compare_losses(pairs)
     alone = [paired_interval(pair.first_scores, pair.second_scores) for pair in pairs]
     assert [c.p for c in together] == [interval.p for interval in alone]
     assert [(c.low, c.high) for c in together] == [(i.low, i.high) for i in alone]
@@ -362,22 +362,22 @@ def test_a_pair_that_wins_alone_may_not_in_a_table():
     kl = {name: {0: 60.0} for name in "abcde"}
     gift = {name: {0: 60.0 + gain} for name, gain in zip("abcde", (0.1, 1, 1, 2, 1), strict=True)}
     pair = Pair("GIFT", "KL", gift, kl)
-    assert 0.025 < compare([pair])[0].p < 0.05
-    assert compare([pair])[0].winner == "GIFT"
-    assert [c.outcome for c in compare([pair, pair])] == ["undecided", "undecided"]
+    assert 0.025 < compare_losses([pair])[0].p < 0.05
+    assert compare_losses([pair])[0].winner == "GIFT"
+    assert [c.outcome for c in compare_losses([pair, pair])] == ["undecided", "undecided"]
 
 
 def test_a_table_of_losses_that_do_not_differ_names_a_winner_in_one_of_twenty(generator):
     tables = DRAWS // 4
     named = 0
     for _ in range(tables):
-        comparisons = compare([Pair("a", "b", *draw(generator)) for _ in range(4)])
+        comparisons = compare_losses([Pair("a", "b", *draw(generator)) for _ in range(4)])
         named += any(c.p_holm < 0.05 for c in comparisons)
     assert within_chance(named / tables, 0.05, tables)
 
 
 def test_the_confidence_of_a_table_is_that_of_its_intervals(generator):
-    (comparison,) = compare([Pair("a", "b", *draw(generator))], confidence=0.9)
+    (comparison,) = compare_losses([Pair("a", "b", *draw(generator))], confidence=0.9)
     assert comparison.confidence == 0.9
     assert "90 % interval" in comparison.in_words
 
@@ -385,4 +385,4 @@ def test_the_confidence_of_a_table_is_that_of_its_intervals(generator):
 def test_a_pair_that_cannot_be_compared_is_named(generator):
     first, second = draw(generator)
     with pytest.raises(ValueError, match="GIFT and KL: first and second must be on the same sets"):
-        compare([Pair("GIFT", "KL", first, {**second, "extra": {0: 1.0}})])
+        compare_losses([Pair("GIFT", "KL", first, {**second, "extra": {0: 1.0}})])

@@ -19,7 +19,7 @@ from gift_fast.cli import main
 from gift_fast.evaluation import job
 from gift_fast.evaluation.results import read_run
 from gift_fast.studies import manifest, tuning
-from gift_fast.studies.plan import parse_study
+from gift_fast.studies.study_files import parse_study
 
 STUDY = """
 title: Losses on digits

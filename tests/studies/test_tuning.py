@@ -7,7 +7,8 @@ import pytest
 
 from gift_fast.evaluation.results import RunResult
 from gift_fast.studies.manifest import Finished
-from gift_fast.studies.plan import Experiment, parse_study
+from gift_fast.studies.study import Experiment
+from gift_fast.studies.study_files import parse_study
 from gift_fast.studies.tuning import FARTHEST, choose, half_decade, nearest_step, tune, tuned
 from gift_fast.training.eval_result import Check
 

@@ -1,4 +1,4 @@
-"""Sample images of the distilled sets that were made here, as PNG in a data URI."""
+"""ImageGrid images of the distilled sets that were made here, as PNG in a data URI."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from gift_fast.data.distilled.native import pair_of
-from gift_fast.report.cells import Panel
+from gift_fast.report.panels import Panel
 
 CLASSES, PER_CLASS = 10, 10
 """Most rows and columns of a grid."""
 
 
 @dataclass(frozen=True)
-class Sample:
+class ImageGrid:
     """A grid of distilled images: a row a class.
 
     Attributes:
@@ -47,7 +47,7 @@ class Sample:
         return self.width * max(1, round(36 / side))
 
 
-def sample_of(panel: Panel, folder: Path) -> Sample | None:
+def image_grid_of(panel: Panel, folder: Path) -> ImageGrid | None:
     """Images of the first set of a condition that lies in the folder's ``sets``, or None.
 
     A set is known by its fingerprint, which every run records.
@@ -63,7 +63,7 @@ def sample_of(panel: Panel, folder: Path) -> Sample | None:
     return None
 
 
-def grid_of(path: Path, class_names: tuple[str, ...]) -> Sample:
+def grid_of(path: Path, class_names: tuple[str, ...]) -> ImageGrid:
     """The grid of a set in the project's own format."""
     from PIL import Image
     from safetensors.torch import load_file
@@ -82,7 +82,7 @@ def grid_of(path: Path, class_names: tuple[str, ...]) -> Sample:
     png = io.BytesIO()
     picture = canvas.squeeze(0) if channels == 1 else canvas.permute(1, 2, 0)
     Image.fromarray(picture.numpy()).save(png, "PNG", optimize=True)
-    return Sample(
+    return ImageGrid(
         name=path.stem,
         uri="data:image/png;base64," + base64.b64encode(png.getvalue()).decode(),
         width=canvas.shape[2],

@@ -18,8 +18,8 @@ from gift_fast.data.datasets.heldout import split_heldout
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.protocols import load_preset
 from gift_fast.files import spec
-from gift_fast.report.cells import NUM_CLASSES, Cell, Panel, Setting, signed
-from gift_fast.studies.plan import LEARNED_LABELS, SELECTED
+from gift_fast.report.cells import NUM_CLASSES, Cell, Setting, signed
+from gift_fast.report.panels import Panel
 from gift_fast.studies.published import (
     FORMATS,
     STUDENTS,
@@ -27,6 +27,7 @@ from gift_fast.studies.published import (
     Reading,
     read_published,
 )
+from gift_fast.studies.sets import LEARNED_LABELS, SELECTED
 from gift_fast.studies.statistics import sample_of
 from gift_fast.studies.verdicts import NumberVerdict, SignVerdict, judge_number, judge_sign
 from gift_fast.training.objectives import OBJECTIVES
@@ -42,7 +43,7 @@ PROTOCOL = (
 
 
 @dataclass(frozen=True)
-class Beside:
+class PublishedComparison:
     """A cell and the published experiment that it stands beside.
 
     Attributes:
@@ -92,9 +93,9 @@ def whole(cell: Cell) -> Cell:
     return replace(cell, halved=False)
 
 
-def beside(cell: Cell) -> Beside | None:
+def beside(cell: Cell) -> PublishedComparison | None:
     """The published experiment that a cell stands beside, or None where there is none."""
-    published = find_beside(cell)
+    published = published_experiment_of(cell)
     if published is None:
         return None
     differences = differences_of(cell, published)
@@ -104,10 +105,10 @@ def beside(cell: Cell) -> Beside | None:
         sample = sample_of(values)
         for reading in (published.first, *published.contradictions):
             verdicts.append((reading, judge_number(sample, reading)))
-    return Beside(cell, published, differences, tuple(verdicts))
+    return PublishedComparison(cell, published, differences, tuple(verdicts))
 
 
-def find_beside(cell: Cell) -> Published | None:
+def published_experiment_of(cell: Cell) -> Published | None:
     """The experiment of the same dataset, ipc, method, loss and optimizer, the likest networks."""
     source, config = cell.condition.source, cell.config
     if config.classes != ALL or cell.setting.purpose != "protocol":
@@ -155,7 +156,7 @@ def differences_of(cell: Cell, published: Published) -> tuple[str, ...]:
     """In what a cell's configuration is not the published one, in words."""
     source, config = cell.condition.source, cell.config
     found = []
-    if source.made_here:
+    if source.generated:
         found.append(f"a set made here, not {published.method}'s")
     dataset, heldout = split_heldout(config.dataset)
     if heldout:
@@ -205,7 +206,7 @@ def protocol_of(cell: Cell, published: Published) -> EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Sign:
+class SignComparison:
     """Whether GIFT or the method's native loss is ahead, published and measured.
 
     Attributes:
@@ -223,7 +224,9 @@ class Sign:
     reason: str = ""
 
 
-def sign_of(panel: Panel, setting: Setting, found: Sequence[Beside]) -> Sign | None:
+def sign_of(
+    panel: Panel, setting: Setting, found: Sequence[PublishedComparison]
+) -> SignComparison | None:
     """The verdict on GIFT minus native, or None where a configuration of the two differs.
 
     Args:
@@ -241,7 +244,7 @@ def sign_of(panel: Panel, setting: Setting, found: Sequence[Beside]) -> Sign | N
         comparison = panel.comparisons.get((setting, native.cell.loss))
         if comparison is None:
             reason = "one distilled set does not tell"
-            return Sign(native.cell, difference, measured, "undecided", reason)
+            return SignComparison(native.cell, difference, measured, "undecided", reason)
         verdict = judge_sign(comparison, difference)
-        return Sign(native.cell, difference, measured, verdict)
+        return SignComparison(native.cell, difference, measured, verdict)
     return None

@@ -5,12 +5,14 @@ Whichever loss is ahead: the rules name none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from gift_fast.report.accuracies import is_near_chance
-from gift_fast.report.cells import TUNED, Cell, Panel, Setting
+from gift_fast.report.cells import TUNED, Cell, Setting
 from gift_fast.report.charts import gamma_of
-from gift_fast.report.tables import setting_name
+from gift_fast.report.panels import Panel
+from gift_fast.report.ranking import is_near_chance
+from gift_fast.report.study_tables import setting_name
+from gift_fast.report.wording import join_names
 from gift_fast.studies.statistics import FEWEST_SETS, PRACTICAL, Comparison
 from gift_fast.training.objectives import display_name
 
@@ -21,7 +23,7 @@ FLATTERY = 3.0
 """Points by which the best check must exceed the last before a sentence is due."""
 
 
-def findings(panel: Panel) -> list[str]:
+def condition_sentences(panel: Panel) -> list[str]:
     """What a condition shows."""
     sentences: list[str] = []
     for setting in panel.settings:
@@ -34,7 +36,7 @@ def findings(panel: Panel) -> list[str]:
     return sentences
 
 
-def findings_over(panels: Sequence[Panel]) -> list[str]:
+def study_sentences(panels: Sequence[Panel]) -> list[str]:
     """How often a loss is ahead over all conditions of a study; nothing where there is one."""
     if len(panels) < 2:
         return []
@@ -43,7 +45,7 @@ def findings_over(panels: Sequence[Panel]) -> list[str]:
     counted = [(p, s, cell) for p, s, cell in tops if cell is not None and len(p.column(s)) > 1]
     first = [cell for p, s, cell in counted if cell is max(p.column(s), key=mean_of)]
     if counted:
-        name = listed(dict.fromkeys(cell.loss_name for _, _, cell in counted))
+        name = join_names(dict.fromkeys(cell.loss_name for _, _, cell in counted))
         sentences.append(
             f"{name} has the highest mean in {len(first)} of {len(counted)} conditions and "
             "settings."
@@ -67,17 +69,6 @@ def mean_of(cell: Cell) -> float:
     return cell.top1.mean
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names as a sentence lists them.
-
-    Example:
-        >>> listed(["KL", "CE", "MSE"]), listed(["KL"])
-        ('KL, CE and MSE', 'KL')
-    """
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def opening(panel: Panel, setting: Setting) -> str:
     """How a sentence on a setting begins."""
     name = setting_name(setting, panel)
@@ -97,8 +88,8 @@ def standing(panel: Panel, setting: Setting) -> list[str]:
         for end in (first, last)
     )
     text = (
-        f"{opening(panel, setting)}, {listed(best)} {'have' if len(best) > 1 else 'has'} the "
-        f"highest mean, {first.top1.mean:.1f} %, and {listed(worst)} the lowest, "
+        f"{opening(panel, setting)}, {join_names(best)} {'have' if len(best) > 1 else 'has'} the "
+        f"highest mean, {first.top1.mean:.1f} %, and {join_names(worst)} the lowest, "
         f"{last.top1.mean:.1f} %."
     )
     if first.over == "seeds" and any(cell.loss == panel.reference for cell in cells):
@@ -123,7 +114,7 @@ def against(reference: str, comparisons: Sequence[Comparison]) -> str:
         ],
         "is not told apart from": [c.second for c in comparisons if c.outcome == "undecided"],
     }
-    parts = [f"{verb} {listed(names)}" for verb, names in groups.items() if names]
+    parts = [f"{verb} {join_names(names)}" for verb, names in groups.items() if names]
     return f"{reference} {'; it '.join(parts)}." if parts else ""
 
 
@@ -141,7 +132,7 @@ def gammas(panel: Panel) -> list[str]:
             text += f"; the paper's, {gamma_of('gift'):g}, has {default.top1.mean:.1f} %"
         near = [c for c in cells if best.top1.mean - c.top1.mean < PRACTICAL and c is not best]
         if near:
-            text += f". Within half a point: {listed(f'{gamma_of(c.loss):g}' for c in near)}"
+            text += f". Within half a point: {join_names(f'{gamma_of(c.loss):g}' for c in near)}"
         sentences.append(text + ".")
     return sentences
 
@@ -163,7 +154,7 @@ def collapses(panel: Panel) -> list[str]:
             if len(cells) == len(panel.losses):
                 names, verb = ["every loss"], "collapses"
             sentences.append(
-                f"{opening(panel, setting)}, {listed(names)} {verb}: chance is "
+                f"{opening(panel, setting)}, {join_names(names)} {verb}: chance is "
                 f"{panel.condition.chance:.3g} %."
             )
     return sentences
@@ -190,15 +181,15 @@ def gains(panel: Panel) -> list[str]:
         )
     elif revived:
         sentences.append(
-            f"Tuned, {listed(gained(*pair) for pair in revived)}: their collapse at the protocol's "
-            "settings is a matter of the learning rate and not of the losses."
+            f"Tuned, {join_names(gained(*pair) for pair in revived)}: their collapse at the "
+            "protocol's settings is a matter of the learning rate and not of the losses."
         )
     if rest:
-        sentences.append(f"Tuned, {listed(gained(*pair) for pair in rest)}.")
+        sentences.append(f"Tuned, {join_names(gained(*pair) for pair in rest)}.")
     hurt = [pair for pair in pairs if gain(*pair) <= -GAIN]
     if hurt:
         sentences.append(
-            f"Tuned, {listed(gained(*pair) for pair in hurt)}: the trials chose worse than the "
+            f"Tuned, {join_names(gained(*pair) for pair in hurt)}: the trials chose worse than the "
             "protocol, by the chance of few trials or because other images chose."
         )
     least = [spread_of([pair[k] for pair in pairs]) for k in (0, 1)]
@@ -238,8 +229,8 @@ def edges(panel: Panel) -> list[str]:
     if not names:
         return []
     return [
-        f"The learning rate of {listed(names)} lies at an end of the grid: a better one may lie "
-        "beyond."
+        f"The learning rate of {join_names(names)} lies at an end of the grid: a better one may "
+        "lie beyond."
     ]
 
 

@@ -1,100 +1,17 @@
-"""The tables of a report, once as data, and from it as Markdown, LaTeX and CSV."""
+"""The tables of a study: losses, conditions, steps of continual learning, trials."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from gift_fast.evaluation.results import Spread, divergence, marked
-from gift_fast.report.against import Beside
-from gift_fast.report.cells import TUNED, Cell, Panel, Setting, Trial, signed, varying_parts
+from gift_fast.evaluation.results import divergence, marked
+from gift_fast.report.cells import TUNED, Cell, Setting, Trial, signed
+from gift_fast.report.panels import Panel, varying_descriptions
+from gift_fast.report.published_comparison import PublishedComparison
+from gift_fast.report.table import EMPTY, Column, Item, Table, p_value, score
 from gift_fast.studies.statistics import Comparison
 from gift_fast.training.objectives import display_name
-
-
-@dataclass(frozen=True)
-class Item:
-    """What stands at one place of a table.
-
-    Attributes:
-        text: as it is read.
-        value: by which its column is sorted; None is last.
-        behind: the runs behind the number, or None.
-        tone: ``ahead``, ``behind``, ``best`` or empty: how it is set off, beside its words.
-    """
-
-    text: str
-    value: float | str | None = None
-    behind: Cell | Trial | None = None
-    tone: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """The head of a column.
-
-    Attributes:
-        title: what it holds.
-        group: what it shares with its neighbours; empty for none.
-        numeric: whether it is set to the right.
-        long: whether it holds sentences, which are broken into lines.
-    """
-
-    title: str
-    group: str = ""
-    numeric: bool = True
-    long: bool = False
-
-    @property
-    def heading(self) -> str:
-        """Both in one line."""
-        return f"{self.group}: {self.title}" if self.group else self.title
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Attributes:
-        caption: what it shows.
-        columns: their heads, the first that of the rows' names.
-        rows: an item a column.
-        notes: what its numbers are, a sentence each.
-    """
-
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Item, ...], ...]
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """The columns' groups with their widths; empty where no column has one."""
-        runs: list[tuple[str, int]] = []
-        for column in self.columns:
-            if runs and runs[-1][0] == column.group:
-                runs[-1] = (column.group, runs[-1][1] + 1)
-            else:
-                runs.append((column.group, 1))
-        return runs if any(group for group, _ in runs) else []
-
-
-EMPTY = Item("-")
-
-
-def score(top1: Spread) -> str:
-    """Mean and sample standard deviation; one run alone has no deviation.
-
-    Example:
-        >>> from gift_fast.evaluation.results import spread
-        >>> score(spread([50.0, 52.0])), score(spread([50.0]))
-        ('51.0 ± 1.4', '50.0')
-    """
-    return f"{top1.mean:.1f}" + (f" ± {top1.sample_std:.1f}" if top1.n > 1 else "")
 
 
 def score_of(cell: Cell) -> str:
@@ -134,23 +51,13 @@ def outcome(comparison: Comparison) -> Item:
     return Item(text, comparison.p_holm, tone=tone)
 
 
-def p_value(p: float) -> str:
-    """A p-value as a table has it.
-
-    Example:
-        >>> p_value(0.0213), p_value(4e-7)
-        ('p = 0.021', 'p < 0.001')
-    """
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
 def interval(comparison: Comparison) -> Item:
     """A difference with its interval."""
     text = f"{signed(comparison.difference)} [{signed(comparison.low)}, {signed(comparison.high)}]"
     return Item(text, comparison.difference)
 
 
-def losses_table(panel: Panel, caption: str, found: Mapping[Cell, Beside]) -> Table:
+def losses_table(panel: Panel, caption: str, found: Mapping[Cell, PublishedComparison]) -> Table:
     """The losses of a condition: scores and comparisons at every setting, and the paper's number.
 
     Args:
@@ -250,7 +157,7 @@ def items_of(panel: Panel, setting: Setting, loss: str) -> list[Item]:
     return items
 
 
-def published_items(beside: Beside | None) -> list[Item]:
+def published_items(beside: PublishedComparison | None) -> list[Item]:
     """The paper's number and the verdict on it."""
     if beside is None:
         return [EMPTY, Item("not published")]
@@ -267,7 +174,7 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
     A loss that is native in some condition and not run in all of them is called native.
     """
     keys = [(p, s) for p in panels for s in p.settings]
-    varying = varying_parts(panels)
+    varying = varying_descriptions(panels)
     if any(len(panel.settings) > 1 for panel in panels):
         varying.append("settings")
     names = dict.fromkeys(role_of(p, loss, panels) for p in panels for loss in p.losses)
@@ -288,7 +195,7 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
         if two:
             items += difference_items(panel, setting)
         rows.append(tuple(items))
-    columns = [Column(PART_NAMES.get(part, part), numeric=False) for part in varying]
+    columns = [Column(HEADINGS.get(part, part), numeric=False) for part in varying]
     columns += [Column(name) for name in names]
     if two:
         columns += [Column(f"{display_name(panels[0].reference)} minus it")]
@@ -297,13 +204,13 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
     return Table(caption, tuple(columns), tuple(rows), notes)
 
 
-PART_NAMES = {"ipc": "IPC", "network": "distilled on"}
+HEADINGS = {"ipc": "IPC", "network": "distilled on"}
 """Heads of the columns that conditions differ in, where they are not called as the part is."""
 
 
 def condition_texts(panel: Panel, setting: Setting, varying: Sequence[str]) -> list[str]:
     """The first columns of an overview's row; what a column's head says is not repeated."""
-    parts = {**panel.condition.parts, "settings": setting_heading(setting, panel)}
+    parts = {**panel.condition.descriptions, "settings": setting_heading(setting, panel)}
     heads = {"ipc": "IPC ", "network": "distilled on ", "student": "student "}
     texts = [parts.get(part, "").removeprefix(heads.get(part, "")) for part in varying]
     return [text.removesuffix(" sets") for text in texts]
@@ -375,154 +282,3 @@ def trials_table(panel: Panel, caption: str) -> Table:
                 items.append(Item(text, trial.top1, trial, tone))
             rows.append(tuple(items))
     return Table(caption, tuple(columns), tuple(rows), divergence_of(panel.trials))
-
-
-# ---- as text -------------------------------------------------------------------------------------
-
-
-def as_markdown(table: Table) -> str:
-    """A table in Markdown, its best numbers in bold."""
-    lines = [
-        f"| {' | '.join(escaped_markdown(column.heading) for column in table.columns)} |",
-        f"|{'|'.join('---:' if column.numeric else '---' for column in table.columns)}|",
-    ]
-    for row in table.rows:
-        texts = [escaped_markdown(item.text) for item in row]
-        texts = [f"**{t}**" if i.tone == "best" else t for t, i in zip(texts, row, strict=True)]
-        lines.append(f"| {' | '.join(texts)} |")
-    return "\n".join(lines) + "\n"
-
-
-def escaped_markdown(text: str) -> str:
-    """A text that stays in its column and starts no markup."""
-    return re.sub(r"[\\|*_`]|<(?=\S)", r"\\\g<0>", " ".join(text.split()))
-
-
-LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "†": r"$\dagger$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-"""What LaTeX takes for a command, and what its fonts may lack."""
-
-
-def escaped_latex(text: str) -> str:
-    """A text as LaTeX prints it."""
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
-
-
-def as_latex(table: Table) -> str:
-    """A table in LaTeX, for the package booktabs, its best numbers in bold, its notes comments."""
-    shape = "".join("r" if column.numeric else "l" for column in table.columns)
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped_latex(table.caption)}}}"]
-    lines += [rf"\begin{{tabular}}{{{shape}}}", r"\toprule"]
-    if table.groups:
-        spans, rules, place = [], [], 1
-        for group, width in table.groups:
-            spans.append(rf"\multicolumn{{{width}}}{{c}}{{{escaped_latex(group)}}}")
-            if group:
-                rules.append(rf"\cmidrule(lr){{{place}-{place + width - 1}}}")
-            place += width
-        lines += [" & ".join(spans) + r" \\", " ".join(rules)]
-    lines.append(" & ".join(escaped_latex(c.title) for c in table.columns) + r" \\")
-    lines.append(r"\midrule")
-    for row in table.rows:
-        texts = [escaped_latex(item.text) for item in row]
-        texts = [
-            rf"\textbf{{{t}}}" if i.tone == "best" else t for t, i in zip(texts, row, strict=True)
-        ]
-        lines.append(" & ".join(texts) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [f"% {note}" for note in table.notes]
-    lines.append(r"\end{table}")
-    return "\n".join(lines) + "\n"
-
-
-CSV_COLUMNS = (
-    *("study", "dataset", "method", "ipc", "network", "student", "loss"),
-    *("optimizer", "purpose", "learning_rate", "weight_decay", "momentum", "epochs"),
-    *("classes", "share", "mean", "sample_std", "n", "over", "scored_on", "best_mean"),
-    "diverged",
-    *("reference", "difference", "low", "high", "p_holm", "outcome"),
-    *("published_mean", "published_std", "verdict"),
-)
-"""Of the CSV file."""
-
-
-def as_csv(rows: Iterable[Mapping[str, object]]) -> str:
-    """A line a cell; see :func:`csv_rows`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def csv_rows(study: str, panel: Panel, found: Mapping[Cell, Beside]) -> list[dict[str, object]]:
-    """A line for every cell of a condition, and for the mean of every trial."""
-    source = panel.condition.source
-    rows: list[dict[str, object]] = []
-
-    def line(cell_config: object, **values: object) -> None:
-        of_config = ("student", "optimizer", "momentum", "epochs", "classes")
-        of_source = ("dataset", "method", "ipc", "network")
-        row: dict[str, object] = {"study": study}
-        row |= {name: getattr(source, name) for name in of_source}
-        row |= {name: getattr(cell_config, name) for name in of_config}
-        rows.append({**row, **values})
-
-    for (setting, loss), cell in panel.cells.items():
-        for each in panel.shares.get((setting, loss), (cell,)):
-            values: dict[str, object] = {
-                "loss": loss,
-                "purpose": setting.purpose,
-                "learning_rate": each.config.learning_rate,
-                "weight_decay": each.config.weight_decay,
-                "share": round(each.share, 4),
-                "mean": round(each.top1.mean, 4),
-                "sample_std": round(each.top1.sample_std, 4) if each.top1.n > 1 else None,
-                "n": each.top1.n,
-                "over": each.over,
-                "scored_on": "second half" if each.halved else "test",
-                "best_mean": round(each.best_mean, 4),
-                "diverged": sum(result.diverged is not None for result in each.results),
-            }
-            comparison = panel.comparisons.get((setting, loss)) if each is cell else None
-            if comparison is not None:
-                values |= {
-                    "reference": panel.reference,
-                    "difference": round(comparison.difference, 4),
-                    "low": round(comparison.low, 4),
-                    "high": round(comparison.high, 4),
-                    "p_holm": float(f"{comparison.p_holm:.4g}"),
-                    "outcome": comparison.outcome,
-                }
-            if each in found:
-                published = found[each].published
-                values |= {
-                    "published_mean": published.mean,
-                    "published_std": published.std,
-                    "verdict": found[each].in_words,
-                }
-            line(each.config, **values)
-    for trial in panel.trials:
-        config = trial.runs[0].result.config
-        line(
-            config,
-            loss=trial.loss,
-            purpose="trial",
-            learning_rate=trial.learning_rate,
-            weight_decay=trial.weight_decay,
-            mean=round(trial.top1, 4),
-            n=len(trial.runs),
-            over="trials",
-            share=1.0,
-            scored_on="held-out" if config.tested_on == "heldout" else "first half",
-            diverged=sum(result.diverged is not None for result in trial.results),
-        )
-    return rows

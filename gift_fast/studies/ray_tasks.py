@@ -1,0 +1,127 @@
+"""What a worker of a Ray cluster does: make a teacher or a set, read a set, train a student."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gift_fast.evaluation.config import EvaluationConfig
+from gift_fast.evaluation.job import Inputs, Place, run_student, teacher_path
+from gift_fast.evaluation.results import RunResult, run_path
+from gift_fast.process.signals import Interrupted, handling_signals
+from gift_fast.studies.board import Reporter
+from gift_fast.studies.run import (
+    PlannedRun,
+    plan_group,
+    prepare,
+    read_inputs,
+    train_missing_teacher,
+)
+from gift_fast.studies.sets import SetSource
+from gift_fast.studies.study import Experiment, Study
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a worker has to know of the driver.
+
+    Attributes:
+        threads: of torch.
+        folder: from which the command was called; the user's own losses are imported from there.
+        board: where it tells of its run.
+    """
+
+    threads: int
+    folder: str
+    board: Any
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Makes the worker's process like the driver's, and stops at a signal as it does.
+
+        The driver cancels by a SIGINT. A SIGTERM takes away the worker or its machine: then the
+        worker's process ends, so that Ray gives the task to another.
+        """
+        torch.set_num_threads(self.threads)
+        if self.folder not in sys.path:
+            sys.path.append(self.folder)
+        with handling_signals(ignored=True):
+            try:
+                yield
+            except Interrupted as stop:
+                if stop.signal == signal.SIGTERM:
+                    os._exit(stop.status)
+                raise
+
+
+@lru_cache(maxsize=1)
+def kept_inputs(config: EvaluationConfig, path: Path, place: Place) -> Inputs:
+    """What :func:`read_inputs` gives, kept while a worker trains on the same set."""
+    return read_inputs(config, path, place)
+
+
+def make_teacher(site: Site, study: Study, source: SetSource, teacher: str, place: Place) -> None:
+    """A task: trains a teacher where there are no weights of it."""
+    path = teacher_path(place, source.sized_dataset, teacher)
+    with site.entered():
+        train_missing_teacher(study, source, teacher, place, Reporter(site.board, path.stem))
+
+
+def make_set(
+    site: Site, study: Study, source: SetSource, place: Place, sets: Path | None, *_: None
+) -> Path:
+    """A task: gives where a set lies, and makes it before if it is made here.
+
+    What follows ``sets`` is nothing: the tasks of the teachers, for which Ray waits.
+    """
+    key = f"{source.name} {source.seed}"
+    with site.entered():
+        return prepare(study, source, place, sets, Reporter(site.board, key))
+
+
+def look_over(
+    site: Site, group: Sequence[Experiment], place: Place, path: Path
+) -> tuple[Path, dict[Experiment, PlannedRun]]:
+    """A task: reads a set, and gives its path and the runs on it."""
+    if not place.out.is_dir():
+        raise OSError(
+            f"{place.out} must be a folder that all machines share, {platform.node()} has none"
+        )
+    with site.entered():
+        inputs = kept_inputs(group[0].config, path, place)
+        return path, plan_group(group, inputs, place)
+
+
+def train(
+    site: Site, title: str, run: PlannedRun, reads: EvaluationConfig, path: Path, place: Place
+) -> RunResult:
+    """A task: one student, from its file or its checkpoint where another worker has left one.
+
+    Args:
+        site: of the driver.
+        title: of the run.
+        run: what to train.
+        reads: a configuration with the same inputs, by which they were read before.
+        path: of the set.
+        place: where everything else is.
+    """
+    with site.entered():
+        inputs = kept_inputs(reads, path, place)
+        if run_path(place.out, run.config, inputs.digests_of(run.config)) != run.path:
+            raise OSError(
+                f"{path}, the teachers and the dataset must be the same for all machines and as "
+                f"long as the study runs; {platform.node()} reads others than were looked over"
+            )
+        progress = Reporter(site.board, run.path.name)
+        accelerator = place.accelerator(run.config)
+        return run_student(run.config, inputs, place, accelerator, progress, title=title)
