@@ -19,7 +19,7 @@ from torch import nn
 
 from gift_fast.cli.main import COMMANDS, build_parser, main
 from gift_fast.data.datasets import check_dataset
-from gift_fast.studies.plan import parse_study
+from gift_fast.studies.study_files import parse_study
 from gift_fast.training.models import build_model
 from gift_fast.training.objectives import build_objective
 
