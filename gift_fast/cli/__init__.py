@@ -1,4 +1,8 @@
-"""The ``gift-fast`` command: a module per command, and ``main``, which lists and runs them."""
+"""The ``gift-fast`` command.
+
+``commands`` lists the commands; each has a module or a folder of its name. ``main`` parses the
+command line and runs one of them.
+"""
 
 # From here on the attribute gift_fast.cli.main is the function, which the entry point names; what
 # else the module of that name holds is imported with `from gift_fast.cli.main import ...`.

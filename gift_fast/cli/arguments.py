@@ -1,7 +1,6 @@
-"""Arguments that several commands share, and what is built from their values.
+"""Options that several commands share, and what is built from their values.
 
-Nothing here imports torch until it is called: ``demo`` uses this module, and its help works without
-torch.
+Nothing here imports torch until it is called, so that the help of ``demo`` works without torch.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,83 +17,114 @@ if TYPE_CHECKING:
     from gift_fast.training.config import TrainingConfig
 
 INPUTS = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_weights")
-"""The options of :func:`add_data` that are attributes of an ``EvaluationJob``."""
+"""The options of :func:`add_inputs` that are attributes of an ``EvaluationJob``."""
 
-TRAINING = "training (a name may have options: kl:temperature=20,scale_t2=true)"
-"""Title of the group of options that :func:`add_fields` adds."""
+NAMES_HAVE_OPTIONS = "A name may take options: kl:temperature=20,scale_t2=true."
+
+PRECISION = ("mixed_precision", "channels_last", "compile")
+"""The fields of a configuration that are shown under the title "execution"."""
 
 
 def add_fields(
-    group: argparse._ActionsContainer, config: type[TrainingConfig], *, without: str = ""
+    parser: argparse.ArgumentParser,
+    config: type[TrainingConfig],
+    titles: Mapping[str, Sequence[str]],
+    *,
+    without: Sequence[str] = (),
 ) -> list[str]:
     """Add an option for every field of a configuration that has a help text.
 
     An option that is not given is None, so that presets and the configuration's own defaults apply.
 
     Args:
-        group: parser or group to add the options to.
+        parser: parser of the command.
         config: class of the configuration.
-        without: name of a field that gets no option.
+        titles: titles of the groups, in order, each with the names of its fields.
+        without: names of fields that get no option.
 
     Returns:
         The names of the fields that got an option.
+
+    Raises:
+        ValueError: a field has a help text and no group, or a group has a field that does not
+            exist.
     """
-    names = []
-    for field in dataclasses.fields(config):
-        if "help" not in field.metadata or field.name == without:
-            continue
-        names.append(field.name)
-        flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
-        if field.default is not None:
-            text += f" (default: {field.default})"
-        if field.metadata["kind"] is bool:
-            action = argparse.BooleanOptionalAction
-            group.add_argument(flag, action=action, default=None, help=text)
-        else:
-            kind = field.metadata["kind"]
-            metavar = {int: "N", float: "X", str: "NAME"}[kind]
-            group.add_argument(flag, type=kind, default=None, metavar=metavar, help=text)
-    return names
+    fields = {field.name: field for field in dataclasses.fields(config) if "help" in field.metadata}
+    wanted = set(fields) - set(without)
+    grouped = [name for names in titles.values() for name in names]
+    if wanted != set(grouped):
+        raise ValueError(
+            f"titles must have every field of {config.__name__} with a help text, got "
+            f"{sorted(grouped)} for {sorted(wanted)}"
+        )
+    for title, names in titles.items():
+        group = group_of(parser, title)
+        for name in names:
+            add_field(group, fields[name])
+    return grouped
 
 
-def add_place(parser: argparse.ArgumentParser, *, trains: bool = True) -> None:
-    """Add the arguments of a :class:`gift_fast.evaluation.job.Place`.
+def add_field(group: argparse._ActionsContainer, field: dataclasses.Field[Any]) -> None:
+    """Add the option of one field of a configuration."""
+    flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
+    kind = field.metadata["kind"]
+    if kind is bool:
+        text += f" (default: {'on' if field.default else 'off'})"
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        return
+    if field.default is not None:
+        text += f" (default: {field.default})"
+    metavar = {int: "N", float: "X", str: "NAME"}[kind]
+    group.add_argument(flag, type=kind, default=None, metavar=metavar, help=text)
 
-    Args:
-        parser: parser of the command.
-        trains: whether the command trains networks, and so has checkpoints and progress.
-    """
-    group = parser.add_argument_group("where, and what is shown")
+
+def group_of(
+    parser: argparse.ArgumentParser, title: str, description: str | None = None
+) -> argparse._ArgumentGroup:
+    """Return the group of options with a title; add it if there is none."""
+    for group in parser._action_groups:
+        if group.title == title:
+            return group
+    return parser.add_argument_group(title, description)
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the inputs of ``evaluate`` and ``audit``: distilled set, real dataset, teachers."""
+    add_distilled_set(parser)
+    dataset = group_of(parser, "real dataset")
+    add_dataset(dataset, required=True)
+    add_data_root(dataset)
+    add_teachers(parser)
+
+
+def add_distilled_set(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what the distilled set is and how it is stored."""
+    from gift_fast.data.distilled.formats import FORMATS
+
+    group = group_of(parser, "distilled set")
     group.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="folder that holds the real dataset"
+        "--data", type=Path, required=True, metavar="PATH", help="folder or file of the set"
     )
     group.add_argument(
-        "--teacher-dir",
+        "--format", metavar="NAME", help=f"file format: {', '.join(FORMATS)} (default: auto)"
+    )
+    group.add_argument(
+        "--labels",
         type=Path,
         metavar="DIR",
-        help="folder of the teachers' weights, DATASET_MODEL.pth (default: teachers)",
-    )
-    group.add_argument("--device", metavar="NAME", help="auto or cpu (default: auto)")
-    group.add_argument("--out", type=Path, metavar="DIR", help="folder for results (default: runs)")
-    if not trains:
-        return
-    group.add_argument(
-        "--checkpoint-every",
-        metavar="TIME",
-        help=(
-            "time between two checkpoints, such as 30s, 10m or 1h: what a killed run loses at most "
-            "(default: 5m)"
-        ),
+        help="folder of its stored soft labels, if they are not in --data",
     )
     group.add_argument(
-        "--trackers",
-        nargs="+",
-        metavar="NAME",
-        help="tensorboard, wandb or mlflow, which must be installed",
+        "--class-map",
+        type=Path,
+        metavar="FILE",
+        help="class map of images and labels, as written by `gift-fast audit --write-class-map`",
     )
-    group.add_argument("--quiet", action="store_true", default=None, help="no progress")
     group.add_argument(
-        "--force", action="store_true", default=None, help="repeat what has finished"
+        "--labels-class-map",
+        type=Path,
+        metavar="FILE",
+        help="class map of the stored soft labels, if it is not that of the images",
     )
 
 
@@ -110,40 +140,90 @@ def add_dataset(group: argparse._ActionsContainer, *, required: bool) -> None:
     )
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the inputs of ``evaluate`` and ``audit``: distilled set, real dataset, teachers."""
-    from gift_fast.data.distilled.formats import FORMATS
+def add_data_root(group: argparse._ActionsContainer) -> None:
+    """Add the argument that says where the real dataset is."""
+    group.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="folder that holds the real dataset"
+    )
 
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, required=True, metavar="PATH", help="distilled set")
-    data.add_argument(
-        "--format", metavar="NAME", help=f"how it is stored: {', '.join(FORMATS)} (default: auto)"
-    )
-    data.add_argument("--labels", type=Path, metavar="DIR", help="its stored soft labels (FKD)")
-    data.add_argument(
-        "--labels-class-map",
-        type=Path,
-        metavar="FILE",
-        help="puts the classes of these labels alone in the dataset's order",
-    )
-    add_dataset(data, required=True)
-    data.add_argument(
-        "--class-map", type=Path, metavar="FILE", help="puts its classes in the dataset's order"
-    )
-    teachers = parser.add_argument_group("teachers")
-    teachers.add_argument(
+
+def add_teachers(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name teachers and their weights."""
+    group = group_of(parser, "teachers")
+    group.add_argument(
         "--teacher",
         dest="teachers",
         nargs="*",
         metavar="MODEL",
         help=(
-            "label every batch; several are averaged, none takes the stored labels "
-            "(default: convnet3)"
+            "networks that compute the soft labels of every batch, averaged over several; without "
+            "a name: use the stored soft labels (default: convnet3)"
         ),
     )
-    teachers.add_argument(
-        "--teacher-weights", nargs="+", type=Path, metavar="FILE", help="a file for every teacher"
+    group.add_argument(
+        "--teacher-weights",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="weights, one file per teacher (default: from --teacher-dir)",
     )
+    add_teacher_dir(group)
+
+
+def add_teacher_dir(group: argparse._ActionsContainer) -> None:
+    """Add the argument that names the folder of the teachers' weights."""
+    group.add_argument(
+        "--teacher-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the teachers' weights, DATASET_MODEL.pth (default: teachers)",
+    )
+
+
+def add_output(
+    parser: argparse.ArgumentParser, *, out: str, force: str = "", required: bool = False
+) -> argparse._ArgumentGroup:
+    """Add the arguments that say where results are written.
+
+    Args:
+        parser: parser of the command.
+        out: help of ``--out``, with its default.
+        force: help of ``--force``; "" leaves that option out.
+        required: whether ``--out`` must be given.
+
+    Returns:
+        The group, for the command's own options.
+    """
+    group = group_of(parser, "output")
+    group.add_argument("--out", type=Path, required=required, metavar="DIR", help=out)
+    if force:
+        group.add_argument("--force", action="store_true", default=None, help=force)
+    return group
+
+
+def add_execution(parser: argparse.ArgumentParser, *, trains: bool = True) -> None:
+    """Add the arguments that say how a command runs; no result depends on them.
+
+    Args:
+        parser: parser of the command.
+        trains: whether the command trains networks, and so has checkpoints and progress.
+    """
+    group = group_of(parser, "execution")
+    group.add_argument("--device", metavar="NAME", help="auto or cpu (default: auto)")
+    if not trains:
+        return
+    group.add_argument(
+        "--checkpoint-every",
+        metavar="TIME",
+        help="time between checkpoints, such as 30s, 10m or 1h (default: 5m)",
+    )
+    group.add_argument(
+        "--trackers",
+        nargs="+",
+        metavar="NAME",
+        help="experiment trackers: tensorboard, wandb, mlflow (default: none)",
+    )
+    group.add_argument("--quiet", action="store_true", default=None, help="show no progress")
 
 
 def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -160,7 +240,7 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 
 
 def place_of(options: argparse.Namespace) -> Place:
-    """Build the place from the options of :func:`add_place`."""
+    """Build the place from the options that name folders and from those of ``add_execution``."""
     from gift_fast.cli.duration import parse_duration
     from gift_fast.evaluation.job import Place
 

@@ -1,4 +1,4 @@
-"""``gift-fast audit``: examines a distilled set."""
+"""``gift-fast audit``: checks a distilled set's class order, images and labels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ import sys
 from pathlib import Path
 
 from gift_fast.auditing import print_audit
-from gift_fast.cli.arguments import INPUTS, add_data, add_place, given, place_of
-from gift_fast.cli.main import fail
+from gift_fast.cli.arguments import (
+    INPUTS,
+    add_execution,
+    add_inputs,
+    add_output,
+    given,
+    group_of,
+    place_of,
+)
+from gift_fast.cli.errors import fail
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.job import EvaluationJob, run_audit
 from gift_fast.evaluation.rules import paper_dataset
@@ -18,16 +26,21 @@ from gift_fast.files.disk import check_can_write
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``audit``."""
-    add_data(parser)
-    parser.add_argument("--quick", action="store_true", help="look at a sample of the images")
-    parser.add_argument(
+    add_inputs(parser)
+    output = add_output(
+        parser, out="folder for the whitening statistics of DATM sets (default: runs)"
+    )
+    output.add_argument(
         "--write-class-map",
         type=Path,
         metavar="FILE",
-        help="write the permutation that was found, for --class-map",
+        help="write the class map that the audit finds, for --class-map",
     )
-    parser.add_argument("--json", action="store_true", help="print all measures as JSON")
-    add_place(parser, trains=False)
+    output.add_argument("--json", action="store_true", help="print all measurements as JSON")
+    add_execution(parser, trains=False)
+    group_of(parser, "execution").add_argument(
+        "--quick", action="store_true", help="examine only a sample of the images"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

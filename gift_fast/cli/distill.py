@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gift_fast.cli.arguments import add_dataset, add_place, given, place_of
+from gift_fast.cli.arguments import (
+    add_data_root,
+    add_dataset,
+    add_execution,
+    add_output,
+    add_teacher_dir,
+    given,
+    group_of,
+    place_of,
+)
 from gift_fast.data.datasets import load_dataset
 from gift_fast.distillation import METHODS, distill
 from gift_fast.evaluation.config import TeacherConfig
@@ -18,31 +27,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "method",
         metavar="METHOD",
-        help=f"{', '.join(METHODS)}; it may have options: rded:factor=2",
+        help=f"method: {', '.join(METHODS)}; may take options, as in rded:factor=2",
     )
-    add_dataset(parser, required=True)
     parser.add_argument("--ipc", type=int, required=True, metavar="N", help="images per class")
-    parser.add_argument("--seed", type=int, metavar="N", help="of all that is random (default: 0)")
-    parser.add_argument(
+    parser.add_argument("--seed", type=int, metavar="N", help="random seed (default: 0)")
+    data = group_of(parser, "real dataset")
+    add_dataset(data, required=True)
+    add_data_root(data)
+    teacher = group_of(parser, "teacher")
+    teacher.add_argument(
         "--teacher",
         default="convnet3",
         metavar="MODEL",
-        help="scores the crops (default: convnet3)",
+        help="network that scores the crops (default: convnet3)",
     )
-    parser.add_argument(
-        "--teacher-weights", type=Path, metavar="FILE", help="its weights, if not in --teacher-dir"
+    teacher.add_argument(
+        "--teacher-weights",
+        type=Path,
+        metavar="FILE",
+        help="its weights (default: from --teacher-dir)",
     )
-    parser.add_argument(
-        "--force", action="store_true", default=None, help="replace another set in --out"
+    add_teacher_dir(teacher)
+    add_output(
+        parser,
+        out="folder for the distilled set",
+        force="replace a different set in --out",
+        required=True,
     )
-    add_place(parser, trains=False)
+    add_execution(parser, trains=False)
 
 
 def run(options: argparse.Namespace) -> int:
     """Make the set and print its digest."""
     place, network = place_of(options), options.teacher
-    if options.out is None:
-        raise ValueError("out must be the folder for the set, got none")
     config = TeacherConfig(dataset=paper_dataset(options.dataset, network), model=network)
     dataset = load_dataset(config.dataset, place.data_root)
     weights = options.teacher_weights or teacher_path(place, config.dataset, network)

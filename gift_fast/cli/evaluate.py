@@ -6,11 +6,14 @@ import argparse
 
 from gift_fast.cli.arguments import (
     INPUTS,
-    TRAINING,
-    add_data,
+    NAMES_HAVE_OPTIONS,
+    PRECISION,
+    add_execution,
     add_fields,
-    add_place,
+    add_inputs,
+    add_output,
     given,
+    group_of,
     place_of,
 )
 from gift_fast.data.distilled.formats import recognise
@@ -21,32 +24,57 @@ from gift_fast.evaluation.results import run_path
 from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.report.terminal import print_results
 
+FIELDS = {
+    "student and protocol": ("student", "loss"),
+    "training": (
+        *("epochs", "batch_size", "batch_rule"),
+        *("optimizer", "learning_rate", "weight_decay", "momentum", "schedule"),
+        *("augmentation", "mixing", "mixed_targets", "forward_twice"),
+    ),
+    "test": ("eval_every", "eval_after", "tested_on", "classes"),
+    "execution": PRECISION,
+}
+"""The groups of the help, each with its fields of ``EvaluationConfig``."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate``."""
-    add_data(parser)
-    parser.add_argument(
-        "--no-check", dest="check_set", action="store_false", default=None, help="skip the audit"
-    )
-    training = parser.add_argument_group(TRAINING)
-    training.add_argument(
+    add_inputs(parser)
+    protocol = group_of(parser, "student and protocol", NAMES_HAVE_OPTIONS)
+    protocol.add_argument(
         "--preset",
         default="paper",
         metavar="NAME",
         help=(
-            f"settings that the options below override: {', '.join(preset_names())}, or a YAML "
-            "file (default: paper)"
+            f"protocol, whose settings the other options override: {', '.join(preset_names())}, "
+            "or a YAML file (default: paper)"
         ),
     )
-    parser.set_defaults(fields=add_fields(training, EvaluationConfig, without="seed"))
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, metavar="N", help="a student each (default: 0 1 2)"
+    protocol.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="seeds; one student is trained for each (default: 0 1 2)",
     )
-    parser.add_argument(
-        "--keep-weights", action="store_true", default=None, help="keep every student's weights"
+    parser.set_defaults(fields=add_fields(parser, EvaluationConfig, FIELDS, without=["seed"]))
+    output = add_output(
+        parser,
+        out="folder for results and checkpoints (default: runs)",
+        force="repeat finished runs",
     )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    add_place(parser)
+    output.add_argument(
+        "--keep-weights", action="store_true", default=None, help="save every student's weights"
+    )
+    output.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_execution(parser)
+    group_of(parser, "execution").add_argument(
+        "--no-check",
+        dest="check_set",
+        action="store_false",
+        default=None,
+        help="skip the audit of the distilled set before training",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

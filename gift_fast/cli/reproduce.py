@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from gift_fast.cli.arguments import add_place, place_of, teller
+from gift_fast.cli.arguments import (
+    add_data_root,
+    add_execution,
+    add_output,
+    group_of,
+    place_of,
+    teller,
+)
 from gift_fast.evaluation.job import is_main_process
 from gift_fast.reproductions.reproduce import (
     describe,
@@ -27,7 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="measure and print the plan, and run nothing"
     )
     parser.add_argument("--dataset", metavar="NAME", help="in place of the plan's, such as copies")
-    add_place(parser)
+    inputs = group_of(parser, "input files")
+    add_data_root(inputs)
+    add_output(
+        parser,
+        out="folder for results, checkpoints and the report (default: runs)",
+        force="repeat finished runs",
+    )
+    add_execution(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,8 +49,6 @@ def run(options: argparse.Namespace) -> int:
     plan, place, tell = load_reproduction(options.reproduction), place_of(options), teller(options)
     if options.dataset is not None:
         plan = plan.on(options.dataset)
-    if options.teacher_dir is not None:
-        raise ValueError("teacher_dir must not be given: the plan says where each part's lie")
     text = describe(plan, estimates_of(plan, place, tell))
     if is_main_process():
         print(text, flush=True)

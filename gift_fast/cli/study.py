@@ -10,7 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gift_fast.cli.arguments import add_dataset, add_place, given, place_of, teller
+from gift_fast.cli.arguments import (
+    add_data_root,
+    add_dataset,
+    add_execution,
+    add_output,
+    add_teacher_dir,
+    given,
+    group_of,
+    place_of,
+    teller,
+)
 from gift_fast.evaluation.job import Place, is_main_process
 from gift_fast.process.signals import as_interrupted
 from gift_fast.studies.failures import RunsFailed
@@ -93,7 +103,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="1 or a fraction, for small students (default: 1 where the cluster has GPUs)",
     )
-    add_place(parser)
+    inputs = group_of(parser, "input files")
+    add_data_root(inputs)
+    add_teacher_dir(inputs)
+    add_output(
+        parser,
+        out="folder for results, checkpoints and tables (default: runs)",
+        force="repeat finished runs",
+    )
+    add_execution(parser)
 
 
 def run(options: argparse.Namespace) -> int:

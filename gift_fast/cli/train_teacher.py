@@ -5,19 +5,49 @@ from __future__ import annotations
 import argparse
 import math
 
-from gift_fast.cli.arguments import TRAINING, add_dataset, add_fields, add_place, given, place_of
-from gift_fast.cli.main import fail
+from gift_fast.cli.arguments import (
+    NAMES_HAVE_OPTIONS,
+    PRECISION,
+    add_data_root,
+    add_dataset,
+    add_execution,
+    add_fields,
+    add_output,
+    add_teacher_dir,
+    given,
+    group_of,
+    place_of,
+)
+from gift_fast.cli.errors import fail
 from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.job import run_teacher
 from gift_fast.evaluation.rules import paper_dataset
 
+FIELDS = {
+    "training": (
+        *("model", "epochs", "batch_size", "seed"),
+        *("optimizer", "learning_rate", "weight_decay", "momentum", "schedule"),
+        *("augmentation", "mixing"),
+    ),
+    "execution": PRECISION,
+}
+"""The groups of the help, each with its fields of ``TeacherConfig``."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``train-teacher``."""
-    add_dataset(parser, required=True)
-    training = parser.add_argument_group(TRAINING)
-    parser.set_defaults(fields=add_fields(training, TeacherConfig))
-    add_place(parser)
+    dataset = group_of(parser, "real dataset")
+    add_dataset(dataset, required=True)
+    add_data_root(dataset)
+    group_of(parser, "training", NAMES_HAVE_OPTIONS)
+    parser.set_defaults(fields=add_fields(parser, TeacherConfig, FIELDS))
+    output = add_output(
+        parser,
+        out="folder for the trackers' logs (default: runs)",
+        force="train again and replace the teacher's weights",
+    )
+    add_teacher_dir(output)
+    add_execution(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gift_fast.cli import demonstration as demo
 from gift_fast.cli import main
+from gift_fast.cli.demo import experiment as demo
 from gift_fast.evaluation import job
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -170,11 +170,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch)
 
 IMPORTED_WITHOUT_THE_EXTRA = """
 import sys
-from gift_fast.cli.main import COMMANDS, STUDENT_PACKAGES, build_parser
+from gift_fast.cli.commands import COMMANDS
+from gift_fast.cli.parser import build_parser
+from gift_fast.cli.requirements import STUDENT_PACKAGES
 for name in STUDENT_PACKAGES:
     if name != "numpy":
         sys.modules[name] = None
-import gift_fast.cli.demonstration
+import gift_fast.cli.demo.experiment
 for command in COMMANDS:
     build_parser(command)
 """

@@ -8,7 +8,7 @@ import pytest
 
 import gift_fast
 from gift_fast import cli
-from gift_fast.cli.main import COMMANDS
+from gift_fast.cli.commands import COMMANDS
 
 NAMES = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
 
@@ -47,7 +47,8 @@ def test_version_and_help_import_neither_torch_nor_numpy(arguments):
 
 IMPORTED = """
 import sys
-from gift_fast.cli.main import COMMANDS, main
+from gift_fast.cli.commands import COMMANDS
+from gift_fast.cli.main import main
 try:
     main({arguments})
 finally:
@@ -71,7 +72,11 @@ def test_the_help_names_every_subcommand():
 def test_every_module_of_the_command_is_a_command_or_shared():
     """A command that is missing from the registry would never be offered."""
     modules = {module.name for module in pkgutil.iter_modules(cli.__path__, "gift_fast.cli.")}
-    shared = {f"gift_fast.cli.{name}" for name in ("__main__", "arguments", "main")}
+    names = [
+        *("__main__", "arguments", "commands", "duration"),
+        *("errors", "main", "parser", "requirements"),
+    ]
+    shared = {f"gift_fast.cli.{name}" for name in names}
     assert modules - shared == {command.module for command in COMMANDS.values()}
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gift_fast.cli.main import main, warnings_in_a_line
+from gift_fast.cli.main import main, one_line_warnings
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation import job
 from gift_fast.training import train
@@ -141,7 +141,7 @@ def test_a_teacher_that_diverges_is_no_teacher(tmp_path, capsys):
 
 def test_a_warning_is_a_line_without_its_place_in_the_code():
     before = warnings.formatwarning
-    with warnings_in_a_line():
+    with one_line_warnings():
         text = warnings.formatwarning("mind this", UserWarning, "train.py", 7, "code")
     assert text == "gift-fast: warning: mind this\n"
     assert warnings.formatwarning is before

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gift_fast.cli.main import build_parser, main
+from gift_fast.cli import main
+from gift_fast.cli.parser import build_parser
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.datasets.sizes import PUBLISHED, default_heldout, training_size
 from gift_fast.evaluation.job import Place

@@ -108,7 +108,7 @@ def test_a_disk_without_room_for_the_cache_is_told_before_anything_is_decoded(
 def test_commands_show_it_but_for_quiet_and_other_processes(monkeypatch, arguments, rank, shown):
     seen = []
     monkeypatch.setattr(
-        "gift_fast.cli.demonstration.run_demo", lambda config: seen.append(decoding._shown.get())
+        "gift_fast.cli.demo.experiment.run_demo", lambda config: seen.append(decoding._shown.get())
     )
     monkeypatch.delitem(os.environ, "RANK", raising=False)
     if rank is not None:

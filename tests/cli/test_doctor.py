@@ -4,16 +4,17 @@ import importlib.util
 import json
 import subprocess
 import sys
-import types
 
 import pytest
 
-from gift_fast.cli import diagnosis as doctor
-from gift_fast.cli.main import STUDENT_PACKAGES, main
+from gift_fast.cli import main
+from gift_fast.cli.doctor import kernels, machine, packages, report
+from gift_fast.cli.doctor.missing import missing
+from gift_fast.cli.requirements import STUDENT_PACKAGES
 
 SECTIONS = [
     *("versions", "platform", "compiler", "gpu", "backends", "cpu", "memory", "variables"),
-    "missing",
+    *("warnings", "missing"),
 ]
 
 
@@ -33,27 +34,27 @@ def test_whatever_raises_is_an_answer_and_no_error(monkeypatch):
     def broken(*arguments: object) -> str:
         raise OSError("no such thing")
 
-    monkeypatch.setattr(doctor, "output_of", broken)
-    monkeypatch.setattr(doctor, "versions", broken)
-    monkeypatch.setattr(doctor, "machine_memory", broken)
-    found = doctor.examine()
-    assert found["versions"] == {"not known": "OSError: no such thing"}
-    assert found["memory"]["memory"] == "not known: OSError: no such thing"
-    assert "not known" in doctor.in_words(found)
+    monkeypatch.setattr(machine, "output_of", broken)
+    monkeypatch.setattr(report, "versions", broken)
+    monkeypatch.setattr(machine, "machine_memory", broken)
+    found = report.examine()
+    assert found["versions"] == {"unknown": "OSError: no such thing"}
+    assert found["memory"]["memory"] == "unknown: OSError: no such thing"
+    assert "unknown" in report.as_text(found)
 
 
 def test_what_is_missing_comes_with_the_command_that_mends_it(monkeypatch):
-    version = doctor.version
+    version = packages.version
 
     def without(package: str) -> str:
         if package in ("kornia", "scipy", "ray"):
             raise importlib.metadata.PackageNotFoundError(package)
         return version(package)
 
-    monkeypatch.setattr(doctor, "version", without)
+    monkeypatch.setattr(packages, "version", without)
     reason = "not built when gift-fast was installed: no C++ compiler"
-    monkeypatch.setattr(doctor, "backends", lambda: {"cpu": reason})
-    lacks = {lack["what"]: lack["command"] for lack in doctor.examine()["missing"]}
+    monkeypatch.setattr(report, "backends", lambda: {"cpu": reason})
+    lacks = {lack["what"]: lack["command"] for lack in report.examine()["missing"]}
     assert lacks["kornia, scipy"] == "pip install 'gift-fast[student]'"
     assert lacks["ray"] == "pip install 'gift-fast[cluster]'"
     assert "C++ compiler" in lacks["the CPU kernels"]
@@ -70,36 +71,45 @@ def test_what_is_missing_comes_with_the_command_that_mends_it(monkeypatch):
 )
 def test_a_gpu_that_is_not_used_is_told(gpu, what):
     given = {"versions": {"triton": "not installed"}, "gpu": gpu, "backends": {}}
-    found = [lack["what"] for lack in doctor.missing(given)]
+    found = [lack["what"] for lack in missing(given)]
     assert found == ([] if what is None else [what])
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_kernels_own_check_is_run_where_there_is_one(monkeypatch, fails):
+def test_the_self_check_of_the_kernels_is_reported(monkeypatch, fails):
     def self_check() -> dict[str, str]:
         if fails:
             raise RuntimeError("launch failed")
         return {"cpu": "ok", "triton": "no device"}
 
-    module = types.ModuleType("gift_fast.loss.self_check")
-    module.self_check = self_check  # type: ignore[attr-defined]
-    module.__spec__ = importlib.machinery.ModuleSpec("gift_fast.loss.self_check", None)
-    monkeypatch.setitem(sys.modules, "gift_fast.loss.self_check", module)
-    found = doctor.backends()
+    monkeypatch.setattr("gift_fast.loss.self_check.self_check", self_check)
+    found = kernels.backends()
     if fails:
-        assert found["self-check, checked against the definition"].startswith("failed: ")
+        assert found["every self-check"].startswith("failed: ")
     else:
-        assert found["cpu, checked against the definition"] == "ok"
-        assert found["triton, checked against the definition"] == "no device"
+        assert found["cpu self-check"] == "ok"
+        assert found["triton self-check"] == "no device"
 
 
 def test_it_answers_where_torch_cannot_be_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = doctor.examine()
+    found = report.examine()
     assert list(found) == SECTIONS
-    assert "torch" in found["gpu"]["not known"]
+    assert "torch" in found["gpu"]["unknown"]
     assert found["versions"]["python"]
-    assert "missing" in doctor.in_words(found)
+    assert "missing" in report.as_text(found)
+
+
+def test_a_torch_capability_that_differs_between_processes_is_warned_of(monkeypatch, capsys):
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == []
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    warned = printed[printed.index("\nwarnings\n") : printed.index("\nmissing\n")]
+    assert "ATEN_CPU_CAPABILITY" in warned
+    assert "TORCHINDUCTOR_CACHE_DIR" in warned
 
 
 WITHOUT_THE_EXTRA = """

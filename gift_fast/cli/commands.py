@@ -1,0 +1,162 @@
+"""The registry of commands: what ``gift-fast --help`` shows of each before it is imported.
+
+A new command is a module with ``add_arguments(parser)`` and ``run(options)``, and an entry in
+``COMMANDS``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is known of a command before its module is imported.
+
+    Args:
+        module: name of the module with ``add_arguments(parser)`` and ``run(options)``.
+        usage: its required arguments, for the first line of its help.
+        help: its line in ``gift-fast --help``.
+        description: first paragraph of its own help.
+        example: a call, shown at the end of its own help; lines are joined with backslashes.
+        needs_student: whether it needs the packages of the extra ``student``.
+    """
+
+    module: str
+    usage: str
+    help: str
+    description: str
+    example: str
+    needs_student: bool = True
+
+
+COMMANDS = {
+    "demo": Command(
+        module="gift_fast.cli.demo",
+        usage="",
+        help="compare losses on handwritten digits, in about a minute",
+        description=(
+            "Trains a teacher on scikit-learn's 8 x 8 digits, selects a few distilled images per "
+            "class, trains students on them with each loss under AdamW and SGD, and reports their "
+            "accuracy on the test images. Nothing is downloaded. Finished runs are not repeated, "
+            "and the same command resumes an interrupted demo."
+        ),
+        example="gift-fast demo --losses ce kl:temperature=4 gift --seeds 5",
+    ),
+    "train-teacher": Command(
+        module="gift_fast.cli.train_teacher",
+        usage="--dataset NAME",
+        help="train a teacher on a real dataset",
+        description=(
+            "Trains a network on the real training images with cross-entropy, and saves its "
+            "weights and its test accuracy in --teacher-dir, where the other commands look for "
+            "teachers. The same command resumes an interrupted run."
+        ),
+        example=(
+            "gift-fast train-teacher --dataset cifar100 --data-root data \\\n"
+            "  --model convnet3 --epochs 60"
+        ),
+    ),
+    "distill": Command(
+        module="gift_fast.cli.distill",
+        usage="METHOD --dataset NAME --ipc N --out DIR",
+        help="generate a distilled set from real images and a teacher",
+        description=(
+            "Generates a distilled set with a method that needs no optimization, and writes it in "
+            "the file format of the method's authors. An existing set is kept."
+        ),
+        example=(
+            "gift-fast distill rded --dataset cifar10 --data-root data \\\n"
+            "  --teacher convnet3 --ipc 10 --out sets/cifar10_rded_ipc10"
+        ),
+    ),
+    "evaluate": Command(
+        module="gift_fast.cli.evaluate",
+        usage="--data PATH --dataset NAME",
+        help="train students on a distilled set and report their test accuracy",
+        description=(
+            "Trains one student per seed on a distilled set and reports the mean and standard "
+            "deviation of their accuracy on the real test images. Finished runs are read from "
+            "--out and not repeated; interrupted runs resume from their checkpoint."
+        ),
+        example=(
+            "gift-fast evaluate --data cifar100_rded_ipc10 --dataset cifar100 --data-root data \\\n"
+            "  --student convnet3 --teacher convnet3 --loss gift --seeds 0 1 2"
+        ),
+    ),
+    "table": Command(
+        module="gift_fast.cli.table",
+        usage="[DIR]",
+        help="show all evaluations in a folder as one table",
+        description=(
+            "Prints one row for each configuration that `gift-fast evaluate` has run: the settings "
+            "in which the configurations differ, and the accuracy over their seeds. Runs of "
+            "studies are left out; `gift-fast report` shows them."
+        ),
+        example="gift-fast table runs --markdown",
+    ),
+    "audit": Command(
+        module="gift_fast.cli.audit",
+        usage="--data PATH --dataset NAME",
+        help="check a distilled set's class order, images and labels",
+        description=(
+            "Checks a distilled set against its teacher and the real test images for mistakes that "
+            "raise no error: a different class order, a different image scale, missing classes, "
+            "labels that belong to other images. Trains nothing. The exit status is 1 if it finds "
+            "an error."
+        ),
+        example=(
+            "gift-fast audit --data cifar100_rded_ipc10 --dataset cifar100 --data-root data \\\n"
+            "  --teacher convnet3 --write-class-map map.json"
+        ),
+    ),
+    "study": Command(
+        module="gift_fast.cli.study",
+        usage="NAME",
+        help="run a comparison, such as one of the paper's tables",
+        description=(
+            "Trains every student of a study and writes its tables to --out as study-NAME.md and "
+            "study-NAME.csv. Trains teachers that do not exist yet. The same command resumes an "
+            "interrupted study; runs that several studies share are trained once."
+        ),
+        example=(
+            "gift-fast study losses --dataset fashion-mnist --ipc 10 \\\n"
+            "  --student convnet3:width=32 --epochs 100 --seeds 0 1 2 --set-seeds 0"
+        ),
+    ),
+    "reproduce": Command(
+        module="gift_fast.cli.reproduce",
+        usage="NAME",
+        help="reproduce published results, from the teachers to a report",
+        description=(
+            "Trains teachers, generates distilled sets, trains students and writes a report, as a "
+            "plan of several studies says. First measures this machine briefly and prints how long "
+            "each part will take. The same command resumes an interrupted reproduction."
+        ),
+        example="gift-fast reproduce rded-cifar10 --data-root data --out runs/rded-cifar10",
+    ),
+    "report": Command(
+        module="gift_fast.cli.report",
+        usage="DIR",
+        help="show the results of studies beside published ones",
+        description=(
+            "Writes all studies of a folder to one self-contained HTML page, and their tables as "
+            "Markdown, LaTeX and CSV beside it. Unfinished studies are shown with the runs that "
+            "have finished."
+        ),
+        example="gift-fast report runs --open",
+    ),
+    "doctor": Command(
+        module="gift_fast.cli.doctor",
+        usage="",
+        help="show versions, hardware, available backends, and what is missing",
+        description=(
+            "Prints versions, compiler, CUDA, the backends of the loss, memory, disk space, and "
+            "what is missing with the command that installs it. Works even if parts of the "
+            "installation do not. Add its output to bug reports."
+        ),
+        example="gift-fast doctor --json",
+        needs_student=False,
+    ),
+}
+"""The commands, in the order of ``gift-fast --help``."""

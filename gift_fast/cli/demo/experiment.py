@@ -1,0 +1,80 @@
+"""The evaluation in its smallest form: a teacher, a distilled set, students, a table of losses.
+
+A teacher is trained on the digits, the crops that it classifies with the lowest loss become the
+distilled set, and students are trained on that set with several losses and two optimizers. All of
+it is the code that the other commands run.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from gift_fast.cli.demo.config import DATASET, TEACHER, DemoConfig, student_configs
+from gift_fast.cli.demo.summary import print_summary
+from gift_fast.data.datasets import load_dataset
+from gift_fast.data.distilled import DistilledSet
+from gift_fast.distillation.selection import check_ipc, select_crops
+from gift_fast.evaluation.job import Inputs, Place, prepare_teacher, run_student
+from gift_fast.evaluation.results import RunResult, summarize
+from gift_fast.files.atomic import replacing
+from gift_fast.files.disk import check_can_write
+from gift_fast.report.pictures import save_accuracies, save_images
+from gift_fast.training.objectives import display_name
+from gift_fast.training.optimizers import optimizer_name
+
+
+def run_demo(demo: DemoConfig) -> list[RunResult]:
+    """Runs the demo, prints its results and writes all files under ``demo.out``.
+
+    Runs that an earlier call with the same settings finished are read and not repeated, so that the
+    same call resumes an interrupted demo.
+    """
+    start = time.perf_counter()
+    dataset = load_dataset(DATASET)
+    check_ipc(dataset, demo.ipc)
+    check_can_write(demo.out)
+    configs = list(student_configs(demo))
+    place = Place(
+        out=demo.out / "runs",
+        teacher_dir=demo.out,
+        device=demo.device,
+        quiet=demo.quiet,
+        force=demo.force,
+    )
+    accelerator = place.accelerator(TEACHER)
+    with place.progress(accelerator, 1 + len(configs)) as progress:
+        teacher, check = prepare_teacher(
+            TEACHER, dataset, place, accelerator, progress, replaces=True
+        )
+        distilled = select_crops(dataset, teacher, ipc=demo.ipc)
+        save_distilled(demo.out / "distilled.pt", distilled)
+        save_images(demo.out / "distilled.png", distilled)
+        inputs = Inputs(dataset, distilled, (teacher,))
+        runs = [
+            run_student(
+                config.resolved(len(distilled), distilled.learning_rate),
+                inputs,
+                place,
+                accelerator,
+                progress,
+                title=(
+                    f"{display_name(config.loss)}, {optimizer_name(config.optimizer)}, "
+                    f"seed {config.seed}"
+                ),
+            )
+            for config in configs
+        ]
+
+    save_accuracies(demo.out / "accuracies.png", summarize(runs), dataset.num_classes)
+    print_summary(demo, dataset, check, distilled, runs, time.perf_counter() - start)
+    return runs
+
+
+def save_distilled(path: Path, distilled: DistilledSet) -> None:
+    """Writes a distilled set in the file format of GIFT's own code, with images in [0, 1]."""
+    contents = {"dataset": DATASET, "data": distilled.images, "label": distilled.labels}
+    with replacing(path) as temporary:
+        torch.save(contents, temporary)

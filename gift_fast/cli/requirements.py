@@ -1,0 +1,28 @@
+"""The packages of the extra ``student``, and which of them are missing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+STUDENT_PACKAGES = {
+    "accelerate": "accelerate",
+    "jinja2": "jinja2",
+    "kornia": "kornia",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "torchvision": "torchvision",
+    "yaml": "pyyaml",
+}
+"""Packages of the extra ``student``: name of the module, name of the distribution."""
+
+
+def missing_packages() -> list[str]:
+    """List the packages of the extra ``student`` that are not installed."""
+    return [
+        package
+        for module, package in STUDENT_PACKAGES.items()
+        if importlib.util.find_spec(module) is None
+    ]
