@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate``."""
     add_inputs(parser)
     protocol = group_of(parser, "student and protocol", NAMES_HAVE_OPTIONS)
+    for title in ("training", "test", "output", "execution"):  # in the order of the help
+        group_of(parser, title)
     protocol.add_argument(
         "--preset",
         default="paper",
@@ -57,7 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="seeds; one student is trained for each (default: 0 1 2)",
     )
-    parser.set_defaults(fields=add_fields(parser, EvaluationConfig, FIELDS, without=["seed"]))
     output = add_output(
         parser,
         out="folder for results and checkpoints (default: runs)",
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="skip the audit of the distilled set before training",
     )
+    parser.set_defaults(fields=add_fields(parser, EvaluationConfig, FIELDS, without=["seed"]))
 
 
 def run(options: argparse.Namespace) -> int:

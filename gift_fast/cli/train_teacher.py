@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset(dataset, required=True)
     add_data_root(dataset)
     group_of(parser, "training", NAMES_HAVE_OPTIONS)
-    parser.set_defaults(fields=add_fields(parser, TeacherConfig, FIELDS))
     output = add_output(
         parser,
         out="folder for the trackers' logs (default: runs)",
@@ -48,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_teacher_dir(output)
     add_execution(parser)
+    parser.set_defaults(fields=add_fields(parser, TeacherConfig, FIELDS))
 
 
 def run(options: argparse.Namespace) -> int:

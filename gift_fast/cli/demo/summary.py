@@ -47,7 +47,8 @@ def print_summary(
     )
     say()
     say(
-        f"{demo.out}: distilled.png, accuracies.png, distilled.pt, and one JSON file per run in runs/"
+        f"{demo.out}: distilled.png, accuracies.png, distilled.pt, and in runs/ one JSON file per "
+        "run"
     )
     say(f"finished in {seconds:.0f} s")
 
