@@ -17,7 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from gift_fast.cli.main import COMMANDS, build_parser, main
+from gift_fast.cli import main
+from gift_fast.cli.commands import COMMANDS
+from gift_fast.cli.parser import build_parser
 from gift_fast.data.datasets import check_dataset
 from gift_fast.studies.study_files import parse_study
 from gift_fast.training.models import build_model

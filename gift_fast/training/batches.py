@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gift_fast.data.datasets import Split
 from gift_fast.data.distilled import DistilledSet
-from gift_fast.data.labels.fkd import replay
+from gift_fast.data.labels.replay import replay
 from gift_fast.training.augment import Generators, build_augmentation
 from gift_fast.training.augment.mixing import build_mixing
 from gift_fast.training.config import TrainingConfig

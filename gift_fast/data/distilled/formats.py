@@ -19,7 +19,7 @@ from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import datm, folders, gift_data, native
 from gift_fast.data.distilled.class_map import apply_class_map, read_class_map, with_columns
 from gift_fast.data.distilled.images import DistilledSet
-from gift_fast.data.labels import fkd
+from gift_fast.data.labels.image_order import ORDER_FILE
 from gift_fast.files import spec
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def recognise(path: Path, labels: Path | None = None) -> str:
         ValueError: no format fits, or several do.
     """
     found = [name for name, (holds, _) in MARKS.items() if holds(path)]
-    if found == ["sre2l"] and labels is not None and (labels / fkd.ORDER_FILE).is_file():
+    if found == ["sre2l"] and labels is not None and (labels / ORDER_FILE).is_file():
         return "lpld"
     if len(found) == 1:
         return found[0]

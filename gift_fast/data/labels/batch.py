@@ -1,0 +1,92 @@
+"""One batch of stored soft labels: which images, how they were augmented, and their logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Box = tuple[int, int, int, int]
+"""First row, first column, end row, end column, in pixels."""
+
+
+@dataclass(frozen=True)
+class FkdBatch:
+    """One stored batch: which images, how they were augmented, and what the teacher said.
+
+    Attributes:
+        index: (B) int64, the images in the order of the distilled set.
+        coords: (B, 4) float32 in [0, 1], top, left, height and width of the crops; on the CPU.
+        flip: (B) bool, the crops that are mirrored left to right.
+        logits: (B, C) soft labels in the dtype of the file.
+        mix_index: (B) int64, rows of this batch that are mixed in, or None.
+        lam: what is kept under mixup; under cutmix it was drawn before the box was clipped.
+        bbox: what cutmix replaces, or None.
+        cutout: (B, 7) float32, row and column of the centre, height and width as parts of the
+            crop's sides, red, green and blue in [0, 255]; or None.
+
+    Example:
+        >>> batch = FkdBatch(
+        ...     index=torch.tensor([4, 7]),
+        ...     coords=torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(2, 1),
+        ...     flip=torch.tensor([False, True]),
+        ...     logits=torch.zeros(2, 10),
+        ...     mix_index=torch.tensor([1, 0]),
+        ...     lam=0.7,
+        ...     bbox=(0, 0, 2, 2),
+        ... )
+        >>> batch.mix_weight(side=4)
+        0.75
+    """
+
+    index: Tensor
+    coords: Tensor
+    flip: Tensor
+    logits: Tensor
+    mix_index: Tensor | None = None
+    lam: float | None = None
+    bbox: Box | None = None
+    cutout: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> FkdBatch:
+        """The same batch with its tensors on ``device``, except ``coords``.
+
+        They become whole pixels on the CPU, in float64, which not every device has.
+        """
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "coords"
+        }
+        return replace(self, **moved)
+
+    def mix_weight(self, side: int) -> float:
+        """Weight w of an image's own hard label in w L(y) + (1 - w) L(y[mix_index]).
+
+        Under mixup it is ``lam``; under cutmix the part that is left of the ``side`` x ``side``
+        crop, which is more than ``lam`` where the box was clipped; 1 without mixing.
+
+        Raises:
+            ValueError: the box leaves the crop.
+        """
+        if self.mix_index is None or self.lam is None:
+            return 1.0
+        if self.bbox is None:
+            return self.lam
+        row, column, end_row, end_column = box_within(self.bbox, side)
+        return 1.0 - (end_row - row) * (end_column - column) / side**2
+
+
+def box_within(bbox: Box, side: int) -> Box:
+    """The box itself; raises ValueError if it leaves a crop of ``side`` pixels."""
+    if max(bbox) > side:
+        raise ValueError(
+            f"side must be that of the crops the labels were made on, at least {max(bbox)} pixels "
+            f"for the box {bbox} that cutmix replaces, got {side}"
+        )
+    return bbox

@@ -1,0 +1,108 @@
+"""The file of one batch, as SRe2L and the projects after it write it.
+
+Each file is a list saved with ``torch.save``, despite its name, ``batch_{b}.tar``:
+
+1. coords float32 (B, 4): top, left, height and width of the crops, as parts of the image's sides
+2. flip bool (B); in LPLD's labels of ImageNet-21K, which flips nothing, cutout float32 (B, 7)
+3. mix_index int64 (B): which image of the batch is mixed into each; None without mixing
+4. lam float: what each image keeps under mixup; None without mixing
+5. bbox: first row, first column, end row, end column of what cutmix replaces; None under mixup
+6. logits float16 or float32 (B, C)
+7. index int64 (B): which images the batch holds; only G-VBSM's lists have it
+
+Sources: VILA-Lab/SRe2L (``relabel/utils_fkd.py``), shaoshitong/G_VBSM_Dataset_Condensation,
+he-y/soft-label-pruning-for-dataset-distillation (LPLD). FKD: Shen and Xing, ECCV 2022.
+"""
+
+from __future__ import annotations
+
+import operator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gift_fast.data.labels.batch import Box, FkdBatch
+from gift_fast.files.pickles import described, load_tensors, numpy_scalars
+
+
+def read_items(path: Path, num_classes: int) -> list[Any]:
+    """The list in a file, of which length, crops and logits are checked."""
+    items = load_tensors(path, numpy_scalars())
+    if not isinstance(items, list) or len(items) not in (6, 7):
+        got = len(items) if isinstance(items, list) else described(items)
+        raise ValueError(f"{path} must hold a list of 6 or 7 items, got {got}")
+    coords, logits = items[0], items[5]
+    if not (isinstance(coords, Tensor) and coords.dtype == torch.float32 and coords.dim() == 2):
+        raise ValueError(f"{path}: coords must be float32 (B, 4), got {described(coords)}")
+    rows = len(coords)
+    if rows == 0 or coords.shape[1] != 4:
+        raise ValueError(f"{path}: coords must be float32 (B, 4), got {described(coords)}")
+    # Parts of a side are rounded: a box that ends at the border may seem to cross it.
+    ends = coords[:, :2] + coords[:, 2:]
+    if not (coords.min() >= 0 and coords[:, 2:].min() > 0 and ends.max() < 1 + 1e-4):
+        raise ValueError(f"{path}: coords must be boxes within [0, 1], got {range_of(coords)}")
+    if not (isinstance(logits, Tensor) and logits.is_floating_point()) or logits.shape != (
+        rows,
+        num_classes,
+    ):
+        raise ValueError(
+            f"{path}: logits must be floating ({rows}, {num_classes}), got {described(logits)}"
+        )
+    if not logits.isfinite().all():
+        broken = int((~logits.isfinite()).any(1).sum())
+        raise ValueError(f"{path}: logits must be finite, {broken} of {rows} rows are not")
+    return items
+
+
+def as_batch(path: Path, items: list[Any], index: Tensor) -> FkdBatch:
+    """The items of a file, checked, as a batch of the images ``index``."""
+    coords, flip_or_cutout, mix_index, lam, bbox, logits = items[:6]
+    rows = len(coords)
+    flip, cutout = flip_or_cutout, None
+    if isinstance(flip_or_cutout, Tensor) and flip_or_cutout.dtype == torch.float32:
+        flip, cutout = torch.zeros(rows, dtype=torch.bool), flip_or_cutout
+    if not isinstance(flip, Tensor) or flip.dtype != torch.bool or flip.shape != (rows,):
+        raise ValueError(f"{path}: flip must be bool ({rows}), got {described(flip)}")
+    if cutout is not None and cutout.shape != (rows, 7):
+        raise ValueError(f"{path}: cutout must be float32 ({rows}, 7), got {described(cutout)}")
+    if mix_index is None:
+        return FkdBatch(index, coords, flip, logits, cutout=cutout)
+    lam, bbox = mixing(path, lam, bbox)
+    mix_index = check_indices(path, "mix_index", mix_index, rows, rows)
+    return FkdBatch(index, coords, flip, logits, mix_index, lam, bbox, cutout)
+
+
+def check_indices(path: Path, name: str, value: Any, count: int, below: int) -> Tensor:
+    """The value; raises ValueError unless it is int64 (count) with numbers below ``below``."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (count,):
+        raise ValueError(f"{path}: {name} must be int64 ({count}), got {described(value)}")
+    if int(value.min()) < 0 or int(value.max()) >= below:
+        raise ValueError(f"{path}: {name} must be from 0 to {below - 1}, got {range_of(value)}")
+    return value
+
+
+def mixing(path: Path, lam: Any, bbox: Any) -> tuple[float, Box | None]:
+    """Lam and bbox of a mixed batch as Python's numbers; files hold NumPy's too."""
+    try:
+        weight = float(lam)
+        box = None
+        if bbox is not None:
+            row, column, end_row, end_column = map(operator.index, bbox)
+            box = row, column, end_row, end_column
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{path}: lam must be a number and bbox 4 whole numbers or None where mix_index is "
+            f"given, got {lam!r} and {bbox!r}"
+        ) from None
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"{path}: lam must be from 0 to 1, got {weight}")
+    if box is not None and not (0 <= box[0] <= box[2] and 0 <= box[1] <= box[3]):
+        raise ValueError(f"{path}: bbox must be first row and column, then the ends, got {box}")
+    return weight, box
+
+
+def range_of(values: Tensor) -> str:
+    """The smallest and the largest value, for an error message."""
+    return f"{values.min().item():g} to {values.max().item():g}"

@@ -1,0 +1,74 @@
+"""The order of the images in stored epochs whose files do not name their images.
+
+The rows of such files follow a ``torch.utils.data.RandomSampler`` whose generator is seeded once
+and continues from epoch to epoch. The same sampler is run here. LPLD also writes the order to
+``sampler_indices_epoch.json``.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import RandomSampler
+
+from gift_fast.data.labels.batch_file import check_indices
+from gift_fast.files.texts import read_json
+
+ORDER_FILE = "sampler_indices_epoch.json"
+
+
+def read_order_file(folder: Path, num_images: int) -> list[Tensor] | None:
+    """The images of every epoch in order, from LPLD's file; None if there is no such file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    path = folder / ORDER_FILE
+    if not path.is_file():
+        return None
+    try:
+        lists = read_json(path)
+        orders = [torch.tensor(lists.pop(str(epoch))) for epoch in range(len(lists))]
+    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must map epochs, counted from 0, to lists of images: {error!r}"
+        ) from None
+    for epoch, order in enumerate(orders):
+        check_indices(path, f"epoch {epoch}", order, len(order), num_images)
+    return orders
+
+
+class SamplerOrder:
+    """The order in which a ``RandomSampler`` draws the images of each epoch; thread-safe.
+
+    Args:
+        num_images: of the distilled set.
+        seed: of the generator, once for all epochs.
+
+    Example:
+        >>> order = SamplerOrder(3, seed=0)
+        >>> sorted(order.of_epoch(5).tolist())
+        [0, 1, 2]
+    """
+
+    def __init__(self, num_images: int, seed: int) -> None:
+        self._sampled = range(num_images)
+        self._states = [torch.Generator().manual_seed(seed).get_state()]
+        self._lock = threading.Lock()
+
+    def of_epoch(self, epoch: int) -> Tensor:
+        """(N) int64, the images of an epoch in order."""
+        generator = torch.Generator()
+        sampler = RandomSampler(self._sampled, generator=generator)
+        with self._lock:
+            while True:
+                at = min(epoch, len(self._states) - 1)
+                generator.set_state(self._states[at])
+                order = list(sampler)  # to its end: it draws more numbers than it returns
+                if at == len(self._states) - 1:
+                    self._states.append(generator.get_state())
+                if at == epoch:
+                    return torch.tensor(order)

@@ -1,0 +1,50 @@
+"""Reads stored batches in a thread, ahead of the network that trains on them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+READ_AHEAD = 4
+"""Batches that wait in memory while the network trains on another."""
+
+T = TypeVar("T")
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, fetched by a thread that keeps ``READ_AHEAD`` of them waiting."""
+    waiting: queue.Queue[T | Ended] = queue.Queue(READ_AHEAD)
+    dropped = threading.Event()
+
+    def fetch() -> None:
+        error = None
+        try:
+            for item in items:
+                waiting.put(item)
+                if dropped.is_set():
+                    return
+        except BaseException as raised:
+            error = raised
+        waiting.put(Ended(error))
+
+    threading.Thread(target=fetch, name="fkd-read-ahead", daemon=True).start()
+    try:
+        while not isinstance(item := waiting.get(), Ended):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        # The thread may be waiting for room: it finds it, sees that it was dropped, and ends.
+        dropped.set()
+        while not waiting.empty():
+            waiting.get_nowait()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Stands at the end of a queue of items, with the error that ended it."""
+
+    error: BaseException | None
