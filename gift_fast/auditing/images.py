@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gift_fast.auditing.report import Finding, listed
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.datasets.images import LARGEST_BYTE
 from gift_fast.data.distilled.images import ROUNDING, DistilledSet
+from gift_fast.data.images.splits import LARGEST_BYTE
 
 TOPIC = "images"
 

@@ -84,7 +84,7 @@ def decoding_progress(options: argparse.Namespace) -> Iterator[None]:
     if not COMMANDS[options.command].needs_student:
         yield
         return
-    from gift_fast.data.datasets.decoding import showing
+    from gift_fast.data.images.decoding_progress import showing
 
     main_process = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate number them
     with showing(main_process and not getattr(options, "quiet", None)):

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from gift_fast.data.datasets.images import ImageDataset
+from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.data.distilled.images import DistilledSet
 from gift_fast.files import spec
 

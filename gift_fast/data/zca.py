@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gift_fast.data.datasets.images import Split
+from gift_fast.data.images.splits import Split
 from gift_fast.files.atomic import replacing
 from gift_fast.files.fingerprint import fingerprint
 from gift_fast.files.pickles import load_tensors

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_fast.data.datasets.images import ImageDataset, Split
+from gift_fast.data.datasets.image_dataset import ImageDataset
+from gift_fast.data.images.splits import Split
 from gift_fast.training.processes import processes_of
 
 if TYPE_CHECKING:

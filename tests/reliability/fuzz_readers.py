@@ -18,14 +18,14 @@ from torch.nn import functional as F
 from torchvision.datasets import CIFAR10
 
 from gift_fast.data.datasets import ImageDataset, TensorSplit, load_dataset
-from gift_fast.data.datasets.decoded import decoded_once
-from gift_fast.data.datasets.files import FileSplit
 from gift_fast.data.distilled import (
     DistilledSet,
     read_class_map,
     read_distilled,
     write_distilled,
 )
+from gift_fast.data.images.decoded_cache import decoded_once
+from gift_fast.data.images.file_split import FileSplit
 from gift_fast.data.zca import fit_zca, read_zca
 from gift_fast.evaluation.protocols import load_preset
 from gift_fast.evaluation.results import read_run

@@ -18,9 +18,9 @@ from gift_fast.data.datasets.cifar import cifar10, cifar100
 from gift_fast.data.datasets.cifar_jpeg import cifar10_jpeg
 from gift_fast.data.datasets.digits import digits
 from gift_fast.data.datasets.fashion_mnist import fashion_mnist
-from gift_fast.data.datasets.files import FileSplit
 from gift_fast.data.datasets.folder import folder
 from gift_fast.data.datasets.heldout import hold_out, split_heldout
+from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.data.datasets.imagenet import (
     imagenet_1k,
     imagenet_10,
@@ -29,11 +29,12 @@ from gift_fast.data.datasets.imagenet import (
     imagenet_subset,
     imagenet_woof,
 )
-from gift_fast.data.datasets.images import ImageDataset, Split, TensorSplit
 from gift_fast.data.datasets.normalization import normalized_like, split_normalization
-from gift_fast.data.datasets.readable import check_readable
 from gift_fast.data.datasets.resize import resize, split_resize
 from gift_fast.data.datasets.tinyimagenet import tinyimagenet
+from gift_fast.data.images.file_split import FileSplit
+from gift_fast.data.images.splits import Split, TensorSplit
+from gift_fast.data.images.unreadable_files import check_readable
 from gift_fast.files import spec
 
 __all__ = [
@@ -94,7 +95,7 @@ def load_dataset(
     """Loads the dataset that a specification names, for the CPU.
 
     Image files that are decoded as batches are read are all decoded once first, to find those that
-    cannot be; see :mod:`gift_fast.data.datasets.readable`.
+    cannot be; see :mod:`gift_fast.data.images.unreadable_files`.
 
     Args:
         dataset: a name in ``DATASETS`` with its options, or the import path of a function of the

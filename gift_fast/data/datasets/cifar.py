@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from gift_fast.data.datasets.images import ImageDataset, TensorSplit
+from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.data.datasets.locate import locate
 from gift_fast.data.datasets.normalization import NORMALIZATIONS
+from gift_fast.data.images.splits import TensorSplit
 
 
 def cifar10(root: Path | None = None, train: bool = True) -> ImageDataset:

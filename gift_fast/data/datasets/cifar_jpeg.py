@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gift_fast.data.datasets.class_folders import class_folders
-from gift_fast.data.datasets.decoded import decoded_once
-from gift_fast.data.datasets.files import FileSplit
 from gift_fast.data.datasets.folder import scan
-from gift_fast.data.datasets.images import ImageDataset, TensorSplit
+from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.data.datasets.locate import locate
 from gift_fast.data.datasets.normalization import NORMALIZATIONS
+from gift_fast.data.images.class_folders import class_folders
+from gift_fast.data.images.decoded_cache import decoded_once
+from gift_fast.data.images.file_split import FileSplit
+from gift_fast.data.images.splits import TensorSplit
 
 NAME = "cifar10-jpeg"
 SIDE = 32

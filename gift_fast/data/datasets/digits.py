@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from gift_fast.data.datasets.images import ImageDataset, TensorSplit
+from gift_fast.data.datasets.image_dataset import ImageDataset
+from gift_fast.data.images.splits import TensorSplit
 
 TEST_IMAGES = 500
 SPLIT_SEED = 0

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gift_fast.data.datasets.images import ImageDataset, TensorSplit
+from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.data.datasets.locate import locate
 from gift_fast.data.datasets.normalization import NORMALIZATIONS
+from gift_fast.data.images.splits import TensorSplit
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the published files."""

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import torch
 
-from gift_fast.data.datasets.class_folders import (
+from gift_fast.data.datasets.image_dataset import ImageDataset
+from gift_fast.data.datasets.locate import locate
+from gift_fast.data.datasets.normalization import NORMALIZATIONS
+from gift_fast.data.images.class_folders import (
     check_same_classes,
     class_folders,
     images_of_classes,
 )
-from gift_fast.data.datasets.decoded import decoded_once
-from gift_fast.data.datasets.files import FileSplit, resize_for
-from gift_fast.data.datasets.images import ImageDataset, Split
-from gift_fast.data.datasets.locate import locate
-from gift_fast.data.datasets.normalization import NORMALIZATIONS
+from gift_fast.data.images.decoded_cache import decoded_once
+from gift_fast.data.images.file_split import FileSplit, resize_for
+from gift_fast.data.images.splits import Split
 
 ADVICE = "It must hold train/<class>/<image> and val/<class>/<image> (or test/<class>/<image>)"
 
@@ -33,7 +34,7 @@ def folder(
     """Any dataset with ``train/<class>/*`` and ``val/<class>/*`` (or ``test``), as colour images.
 
     Labels follow the sorted names of the folders, as torchvision's ``ImageFolder`` gives them, or
-    their numbers; :mod:`gift_fast.data.datasets.class_folders` has the rules.
+    their numbers; :mod:`gift_fast.data.images.class_folders` has the rules.
     Images are normalised with ImageNet's constants; ``folder:normalization=cifar`` takes CIFAR's.
 
     Args:

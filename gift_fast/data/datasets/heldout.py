@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gift_fast.data.datasets.images import ImageDataset
+from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.files import spec
 
 HELDOUT = "heldout"

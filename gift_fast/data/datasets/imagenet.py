@@ -11,17 +11,17 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gift_fast.data.datasets.class_folders import (
+from gift_fast.data.datasets.folder import sorted_into_folders
+from gift_fast.data.datasets.image_dataset import ImageDataset
+from gift_fast.data.datasets.imagenet_classes import IMAGENET_10, IMAGENET_100, NETTE, WOOF
+from gift_fast.data.datasets.locate import locate
+from gift_fast.data.images.class_folders import (
     check_same_classes,
     class_folders,
     listed,
     numbers_of,
     visible,
 )
-from gift_fast.data.datasets.folder import sorted_into_folders
-from gift_fast.data.datasets.imagenet_classes import IMAGENET_10, IMAGENET_100, NETTE, WOOF
-from gift_fast.data.datasets.images import ImageDataset
-from gift_fast.data.datasets.locate import locate
 from gift_fast.files.texts import read_text
 
 CLASSES = 1000

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from gift_fast.data.datasets.images import ImageDataset
+from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.files import spec
 
 NORMALIZATION = "normalization"

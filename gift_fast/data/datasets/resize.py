@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gift_fast.data.datasets.images import ImageDataset, Split
+from gift_fast.data.datasets.image_dataset import ImageDataset
+from gift_fast.data.images.splits import Split
 from gift_fast.files import spec
 from gift_fast.files.fingerprint import fingerprint
 
@@ -58,35 +59,35 @@ class ResizedSplit:
 
     @property
     def labels(self) -> Tensor:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         return self.split.labels
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         return self.split.shape[0], self.side, self.side
 
     def __len__(self) -> int:
         return len(self.split)
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         size = (self.side, self.side)
         for images, labels in self.split.batches(indices):
             yield F.interpolate(images, size, mode="bilinear", antialias=True), labels
 
     def to(self, device: torch.device | str) -> ResizedSplit:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         return replace(self, split=self.split.to(device))
 
     def subset(self, index: Tensor) -> ResizedSplit:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         return replace(self, split=self.split.subset(index))
 
     def with_labels(self, labels: Tensor) -> ResizedSplit:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         return replace(self, split=self.split.with_labels(labels))
 
     def fingerprint(self) -> str:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         return fingerprint([self.split.fingerprint(), f"resized to {self.side}"])

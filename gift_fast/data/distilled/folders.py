@@ -5,7 +5,7 @@ RDED ``syn_data/{class}/class{class}_id{number}.jpg``. A class is the number of 
 images lie in the order of ``torchvision.datasets.ImageFolder``, which the stored labels of such
 sets count by. Sets whose folders and files have other names are read by :func:`any_folder`. What
 systems and tools leave behind is passed over, as
-:mod:`gift_fast.data.datasets.class_folders` says.
+:mod:`gift_fast.data.images.class_folders` says.
 
 Decoded images stay in memory: 150 kB each at 224 x 224, so 1.5 GB for ImageNet-1K at 10 images a
 class and 30 GB at 200.
@@ -23,19 +23,19 @@ import torch
 from torch import Tensor
 
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.datasets.class_folders import (
+from gift_fast.data.distilled.images import DistilledSet
+from gift_fast.data.distilled.labelled import with_fkd_labels
+from gift_fast.data.images.class_folders import (
     images_of_classes,
     in_class_order,
     listed,
     simplified,
     visible,
 )
-from gift_fast.data.datasets.decoding import followed
-from gift_fast.data.datasets.files import decoding_threads
-from gift_fast.data.datasets.image_files import read_image
-from gift_fast.data.datasets.readable import in_words
-from gift_fast.data.distilled.images import DistilledSet
-from gift_fast.data.distilled.labelled import with_fkd_labels
+from gift_fast.data.images.decoding_progress import followed
+from gift_fast.data.images.file_split import decoding_threads
+from gift_fast.data.images.image_file import read_image
+from gift_fast.data.images.unreadable_files import in_words
 from gift_fast.data.labels.fkd import SAMPLER_SEED
 
 FILE_NAME = re.compile(r"class(\d+)_id\d+\.(?:jpg|png)")
@@ -163,7 +163,7 @@ def any_folder(
         dataset: whose classes they are.
         labels: an FKD folder that somebody made for these images; None for the images alone.
         order: ``auto``, as above; ``name`` or ``number`` takes the folders in that order, see
-            :func:`~gift_fast.data.datasets.class_folders.in_class_order`.
+            :func:`~gift_fast.data.images.class_folders.in_class_order`.
 
     Raises:
         OSError: a folder is missing or cannot be opened, or a class has no image.

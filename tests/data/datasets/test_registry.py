@@ -6,8 +6,8 @@ import re
 import pytest
 
 from gift_fast.data.datasets import DATASETS, load_dataset
-from gift_fast.data.datasets.files import resize_for
 from gift_fast.data.datasets.normalization import NORMALIZATIONS
+from gift_fast.data.images.file_split import resize_for
 
 ON_DISK = sorted(set(DATASETS) - {"digits", "fashion-mnist", "imagenet-subset"})
 

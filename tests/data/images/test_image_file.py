@@ -8,8 +8,8 @@ import pytest
 from layouts import random_image
 from PIL import Image
 
-from gift_fast.data.datasets import image_files
-from gift_fast.data.datasets.image_files import read_image
+from gift_fast.data.images import image_file
+from gift_fast.data.images.image_file import read_image
 
 RAMP = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
 
@@ -112,7 +112,7 @@ def test_the_first_picture_of_a_cameras_mpo_file_is_the_image(tmp_path):
 def test_transparency_is_dropped_as_image_folder_does_and_told_once(
     tmp_path, mode, caplog, monkeypatch
 ):
-    monkeypatch.setattr(image_files, "_transparency_told", type(image_files._transparency_told)())
+    monkeypatch.setattr(image_file, "_transparency_told", type(image_file._transparency_told)())
     image = random_image(8, 8)
     image.putalpha(Image.fromarray(np.tile(np.arange(8, dtype=np.uint8) * 36, (8, 1))))
     image.convert(mode).save(tmp_path / "alpha.png")
@@ -124,7 +124,7 @@ def test_transparency_is_dropped_as_image_folder_does_and_told_once(
 
 
 def test_an_opaque_alpha_channel_is_nothing_to_tell(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(image_files, "_transparency_told", type(image_files._transparency_told)())
+    monkeypatch.setattr(image_file, "_transparency_told", type(image_file._transparency_told)())
     random_image(8, 8).convert("RGBA").save(tmp_path / "opaque.png")
     read_image(tmp_path / "opaque.png")
     assert caplog.text == ""

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gift_fast.data.datasets.image_files import read_image
-from gift_fast.data.datasets.images import to_unit_range
+from gift_fast.data.images.image_file import read_image
+from gift_fast.data.images.splits import to_unit_range
 from gift_fast.files.fingerprint import fingerprint
 
 CPU = torch.device("cpu")
@@ -145,7 +145,7 @@ class FileSplit:
             pool.shutdown(cancel_futures=True)
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         for index, images in self.decoded(indices):
             if self.device.type == "cuda":
                 images = images.pin_memory()  # or the copy would wait for the device
@@ -153,17 +153,17 @@ class FileSplit:
             yield to_unit_range(images), self.labels[index].to(self.device, non_blocking=True)
 
     def to(self, device: torch.device | str) -> FileSplit:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         return replace(self, device=torch.device(device))
 
     def subset(self, index: Tensor) -> FileSplit:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         here = index.cpu()
         names = tuple(self.names[i] for i in here.tolist())
         return replace(self, names=names, labels=self.labels[here])
 
     def with_labels(self, labels: Tensor) -> FileSplit:
-        """See :class:`~gift_fast.data.datasets.images.Split`."""
+        """See :class:`~gift_fast.data.images.splits.Split`."""
         return replace(self, labels=labels.cpu())
 
     def fingerprint(self) -> str:

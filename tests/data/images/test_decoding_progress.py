@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from gift_fast.cli import main
-from gift_fast.data.datasets import decoded, decoding
-from gift_fast.data.datasets.decoded import decoded_once
-from gift_fast.data.datasets.decoding import followed, showing
-from gift_fast.data.datasets.files import FileSplit
+from gift_fast.data.images import decoded_cache, decoding_progress
+from gift_fast.data.images.decoded_cache import decoded_once
+from gift_fast.data.images.decoding_progress import followed, showing
+from gift_fast.data.images.file_split import FileSplit
 
 
 class Terminal(io.StringIO):
@@ -81,7 +81,7 @@ def images_in(folder, count: int = 3) -> FileSplit:
 def test_caching_a_split_is_followed(tmp_path, monkeypatch, capsys):
     clock = seconds(*range(0, 600, 60))
     follow = followed
-    monkeypatch.setattr(decoded, "followed", lambda *given: follow(*given, clock=clock))
+    monkeypatch.setattr(decoded_cache, "followed", lambda *given: follow(*given, clock=clock))
     split = images_in(tmp_path / "images")
     with showing():
         decoded_once(split, "images", tmp_path / "cache")
@@ -108,7 +108,8 @@ def test_a_disk_without_room_for_the_cache_is_told_before_anything_is_decoded(
 def test_commands_show_it_but_for_quiet_and_other_processes(monkeypatch, arguments, rank, shown):
     seen = []
     monkeypatch.setattr(
-        "gift_fast.cli.demo.experiment.run_demo", lambda config: seen.append(decoding._shown.get())
+        "gift_fast.cli.demo.experiment.run_demo",
+        lambda config: seen.append(decoding_progress._shown.get()),
     )
     monkeypatch.delitem(os.environ, "RANK", raising=False)
     if rank is not None:

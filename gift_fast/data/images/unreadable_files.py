@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from gift_fast.data.datasets.decoding import followed
-from gift_fast.data.datasets.files import FileSplit, check_size, decoding_threads
-from gift_fast.data.datasets.image_files import read_image
+from gift_fast.data.images.decoding_progress import followed
+from gift_fast.data.images.file_split import FileSplit, check_size, decoding_threads
+from gift_fast.data.images.image_file import read_image
 from gift_fast.files.atomic import replacing
 from gift_fast.files.cache import cache_folder
 from gift_fast.files.fingerprint import fingerprint

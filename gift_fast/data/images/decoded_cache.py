@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gift_fast.data.datasets.decoding import followed
-from gift_fast.data.datasets.files import FileSplit
-from gift_fast.data.datasets.images import TensorSplit
-from gift_fast.data.datasets.readable import in_words, unreadable
+from gift_fast.data.images.decoding_progress import followed
+from gift_fast.data.images.file_split import FileSplit
+from gift_fast.data.images.splits import TensorSplit
+from gift_fast.data.images.unreadable_files import in_words, unreadable
 from gift_fast.files.atomic import replacing
 from gift_fast.files.bounds import check_values
 from gift_fast.files.cache import cache_folder

@@ -7,7 +7,7 @@ import torch
 from layouts import write_folders, write_image
 
 from gift_fast.data.datasets import FileSplit, load_dataset
-from gift_fast.data.datasets.readable import check_readable
+from gift_fast.data.images.unreadable_files import check_readable
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from layouts import write_image
 from torchvision.datasets import ImageFolder
 
-from gift_fast.data.datasets.class_folders import (
+from gift_fast.data.images.class_folders import (
     check_same_classes,
     class_folders,
     images_of_classes,

@@ -9,8 +9,9 @@ from layouts import random_image, write_image
 from PIL import Image
 from torchvision import transforms
 
-from gift_fast.data.datasets import FileSplit, files
-from gift_fast.data.datasets.files import decode, decoding_threads
+from gift_fast.data.datasets import FileSplit
+from gift_fast.data.images import file_split
+from gift_fast.data.images.file_split import decode, decoding_threads
 
 SIZES = [(40, 30), (30, 40), (31, 31), (24, 57)]
 
@@ -46,7 +47,7 @@ def test_images_of_every_mode_become_colour_images(tmp_path, mode):
 
 
 def test_many_batches_come_in_their_order_however_the_threads_run(split, monkeypatch):
-    monkeypatch.setattr(files, "decoding_threads", lambda: 3)
+    monkeypatch.setattr(file_split, "decoding_threads", lambda: 3)
     read = FileSplit.read
 
     def slow(self, index):
@@ -70,9 +71,9 @@ def test_no_more_than_a_few_batches_are_decoded_ahead(split, monkeypatch):
 
     batches = split.batches(indices())
     next(batches)
-    assert len(asked) == 1 + files.BATCHES_AHEAD
+    assert len(asked) == 1 + file_split.BATCHES_AHEAD
     batches.close()
-    assert len(asked) == 1 + files.BATCHES_AHEAD
+    assert len(asked) == 1 + file_split.BATCHES_AHEAD
 
 
 def test_no_thread_outlives_its_batches(split):

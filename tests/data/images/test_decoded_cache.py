@@ -5,7 +5,7 @@ import torch
 from layouts import write_image
 
 from gift_fast.data.datasets import FileSplit
-from gift_fast.data.datasets.decoded import decoded_once
+from gift_fast.data.images.decoded_cache import decoded_once
 from gift_fast.files.cache import cache_folder
 
 
