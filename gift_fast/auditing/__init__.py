@@ -1,7 +1,7 @@
 """Audits: errors of a distilled set, its labels and its teacher that training would not notice."""
 
 from gift_fast.auditing.audit import audit
+from gift_fast.auditing.audit_report import SEVERITIES, AuditReport, Finding, print_audit
 from gift_fast.auditing.class_order import ClassOrder
-from gift_fast.auditing.report import SEVERITIES, AuditReport, Finding, print_audit
 
 __all__ = ["SEVERITIES", "AuditReport", "ClassOrder", "Finding", "audit", "print_audit"]

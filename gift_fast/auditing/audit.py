@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gift_fast.auditing.audit_report import AuditReport, Finding
 from gift_fast.auditing.class_order import ClassOrder, compare_classes
 from gift_fast.auditing.diagnosis import TOPIC as CLASS_ORDER
 from gift_fast.auditing.diagnosis import Diagnosis, capital, diagnose
 from gift_fast.auditing.images import examine_images
 from gift_fast.auditing.labels import examine_labels, examine_soft_labels, stored_predictions
-from gift_fast.auditing.report import AuditReport, Finding
 from gift_fast.data.datasets import ImageDataset, Split, TensorSplit
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.training.predict import TOP, Accuracy, Transform, predict

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gift_fast.auditing.audit_report import Finding, listed
 from gift_fast.auditing.class_order import ClassOrder
-from gift_fast.auditing.report import Finding, listed
 
 TOPIC = "class order"
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gift_fast.auditing.report import Finding, listed
+from gift_fast.auditing.audit_report import Finding, listed
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.distilled.images import ROUNDING, DistilledSet
+from gift_fast.data.distilled.distilled_set import ROUNDING, DistilledSet
 from gift_fast.data.images.splits import LARGEST_BYTE
 
 TOPIC = "images"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gift_fast.auditing.report import Finding, in_bytes, listed
+from gift_fast.auditing.audit_report import Finding, in_bytes, listed
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels.fkd import FkdLabels

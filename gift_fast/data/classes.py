@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gift_fast.data.datasets.image_dataset import ImageDataset
-from gift_fast.data.distilled.images import DistilledSet
+from gift_fast.data.distilled.distilled_set import DistilledSet
 from gift_fast.files import spec
 
 ALL = "all"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.distilled.images import DistilledSet
+from gift_fast.data.distilled.distilled_set import DistilledSet
 from gift_fast.data.images.decoding_progress import followed
 
 BATCH_SIZE = 1000

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from gift_fast.auditing import AuditReport, Finding, print_audit
-from gift_fast.auditing.report import summary
+from gift_fast.auditing.audit_report import summary
 
 LONG = "The images are [somehow] wrong, " + "and that takes many words " * 10
 REPORT = AuditReport(

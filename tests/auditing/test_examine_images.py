@@ -10,8 +10,8 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.nn import functional as F
 
+from gift_fast.auditing.audit_report import Finding
 from gift_fast.auditing.images import examine_images
-from gift_fast.auditing.report import Finding
 from gift_fast.data.distilled import DistilledSet
 
 IMAGENET_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)

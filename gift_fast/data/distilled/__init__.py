@@ -8,8 +8,8 @@ set here, for the demonstration.
 from __future__ import annotations
 
 from gift_fast.data.distilled.class_map import apply_class_map, read_class_map
+from gift_fast.data.distilled.distilled_set import DistilledSet
 from gift_fast.data.distilled.formats import FORMATS, read_distilled
-from gift_fast.data.distilled.images import DistilledSet
 from gift_fast.data.distilled.native import write_distilled
 
 __all__ = [

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gift_fast.data.distilled.images import DistilledSet
+from gift_fast.data.distilled.distilled_set import DistilledSet
 from gift_fast.data.labels.fkd import FkdLabels
 from gift_fast.files.texts import read_text
 

@@ -13,73 +13,27 @@ class and 30 GB at 200.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.distilled.images import DistilledSet
-from gift_fast.data.distilled.labelled import with_fkd_labels
-from gift_fast.data.images.class_folders import (
-    images_of_classes,
-    in_class_order,
-    listed,
-    simplified,
-    visible,
+from gift_fast.data.distilled.class_order import labels_of_folders
+from gift_fast.data.distilled.decode import decode_images
+from gift_fast.data.distilled.distilled_set import DistilledSet
+from gift_fast.data.distilled.fkd_labels import with_fkd_labels
+from gift_fast.data.distilled.layout import (
+    DECOUPLED,
+    RDED,
+    Layout,
+    class_files,
+    class_folders,
+    rded_root,
 )
-from gift_fast.data.images.decoding_progress import followed
-from gift_fast.data.images.file_split import decoding_threads
-from gift_fast.data.images.image_file import read_image
-from gift_fast.data.images.unreadable_files import in_words
+from gift_fast.data.images.class_folders import images_of_classes, visible
 from gift_fast.data.labels.fkd import SAMPLER_SEED
-
-FILE_NAME = re.compile(r"class(\d+)_id\d+\.(?:jpg|png)")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a method names its folders and files.
-
-    Attributes:
-        prefix: what stands before the number of a folder.
-        digits: of the numbers, in examples.
-    """
-
-    prefix: str
-    digits: int
-
-    def folder(self, label: int, digits: int | None = None) -> str:
-        """The name of a class's folder."""
-        return f"{self.prefix}{label:0{digits or self.digits}d}"
-
-    def file(self, label: int, number: int = 0) -> str:
-        """The name of an image of a class, by default of its first."""
-        return f"class{label:0{self.digits}d}_id{number:0{self.digits}d}.jpg"
-
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        """What the name of a class's folder matches."""
-        return re.compile(re.escape(self.prefix) + r"(\d+)")
-
-    def label(self, folder: Path) -> int:
-        """The class that a folder is named by.
-
-        Raises:
-            ValueError: the folder has another kind of name.
-        """
-        named = self.pattern.fullmatch(folder.name)
-        if named is None:
-            raise ValueError(f"{folder} must be named by its class, like {self.folder(0)}")
-        return int(named[1])
-
-
-DECOUPLED = Layout(prefix="new", digits=3)
-RDED = Layout(prefix="", digits=5)
 
 
 def decoupled(
@@ -180,88 +134,6 @@ def any_folder(
     return with_fkd_labels(distilled, labels, dataset)
 
 
-def labels_of_folders(
-    folders: Sequence[str], dataset: ImageDataset, root: Path, order: str
-) -> tuple[dict[str, int], str]:
-    """The label of every folder of a distilled set, and how it was found, in words.
-
-    Raises:
-        ValueError: the folders are not those of the classes; the error names what is missing.
-    """
-    classes = dataset.num_classes
-    if order == "auto":
-        for names, how in (
-            (dataset.class_names, "by their classes' names"),
-            (dataset.class_folders, f"named as the folders of {dataset.name}"),
-        ):
-            if found := labels_by_name(folders, names, root):
-                return found, how
-    numbers = [int(folder) for folder in folders if folder.isdecimal()]
-    numbered = order == "auto" and len(numbers) == len(folders) > 0
-    first = 1 if numbered and min(numbers) == 1 else 0
-    expected = range(first, first + classes)
-    missing = [str(number) for number in expected if number not in set(numbers)]
-    if len(folders) != classes or (numbered and missing):
-        message = (
-            f"{root} must hold a folder for each of the {classes} classes of {dataset.name}, "
-            f"got {len(folders)}"
-        )
-        if numbered:
-            extra = [str(number) for number in sorted(numbers) if number not in expected]
-            message += f" with numbers, which must be {expected[0]} to {expected[-1]}"
-            message += f"; missing: {listed(missing)}" if missing else ""
-            message += f"; not among them: {listed(extra)}" if extra else ""
-        raise ValueError(message)
-    ordered = in_class_order(folders, root, order)
-    if numbered:
-        how = f"in the order of their folders' numbers from {first}"
-    else:
-        how = f"in the order of their folders' {'numbers' if order == 'number' else 'names'}"
-    return {name: label for label, name in enumerate(ordered)}, how
-
-
-def labels_by_name(folders: Sequence[str], names: Sequence[str], root: Path) -> dict[str, int]:
-    """The labels of folders that are named as classes are; empty where none is.
-
-    Raises:
-        ValueError: some are and others are not.
-    """
-    for key in (str, simplified):  # exactly, or but for case and punctuation
-        label_of = {key(name): label for label, name in enumerate(names)}
-        keys = {key(folder): folder for folder in folders}
-        if len(label_of) < len(names) or len(keys) < len(folders):
-            continue  # two names are one under this key
-        if keys.keys() == label_of.keys():
-            return {folder: label_of[k] for k, folder in keys.items()}
-    known = keys.keys() & label_of.keys()
-    if not known:
-        return {}
-    strange = [folder for k, folder in sorted(keys.items()) if k not in label_of]
-    missing = [name for name in names if key(name) not in keys]
-    faults = [
-        f"{words} {listed(items)}"
-        for words, items in (("there is no folder of", missing), ("no class is called", strange))
-        if items
-    ]
-    raise ValueError(
-        f"{root} must hold a folder for each of {len(names)} classes; {len(known)} are named as "
-        f"classes are, but {' and '.join(faults) or 'two of them have one name'}"
-    )
-
-
-def rded_root(path: Path) -> Path:
-    """The folder that holds the classes of RDED."""
-    inner = path / "syn_data"
-    return inner if inner.is_dir() else path
-
-
-def holds_classes(root: Path, layout: Layout) -> bool:
-    """Whether ``root`` holds a folder named like those of ``layout``."""
-    return root.is_dir() and any(
-        entry.is_dir() and layout.pattern.fullmatch(entry.name) for entry in root.iterdir()
-    )
-
-
 def read_folders(root: Path, layout: Layout, dataset: ImageDataset) -> DistilledSet:
     """The images of every class, at the side of the dataset, with their hard labels."""
     files, labels = [], []
@@ -288,106 +160,3 @@ def decoded(
     if stored != dataset.side:
         source += f" resized to {dataset.side} x {dataset.side}"
     return DistilledSet(images=images, labels=torch.tensor(labels), source=source)
-
-
-def class_folders(root: Path, layout: Layout, dataset: ImageDataset) -> list[Path]:
-    """The folder of every class, in the order of the labels.
-
-    Raises:
-        ValueError: a folder has another name, a class has none, or there is one too many.
-    """
-    folders = [path for path in visible(root) if path.is_dir()]
-    labels = [layout.label(folder) for folder in folders]
-    count = dataset.num_classes
-    digits = len(folders[0].name) - len(layout.prefix) if folders else layout.digits
-    expected = (
-        f"{root} must hold a folder for each of the {count} classes of {dataset.name}, "
-        f"{layout.folder(0, digits)} to {layout.folder(count - 1, digits)}"
-    )
-    missing = sorted(set(range(count)).difference(labels))
-    if missing:
-        raise ValueError(f"{expected}; {layout.folder(missing[0], digits)} is missing")
-    if max(labels) >= count:
-        raise ValueError(f"{expected}; {layout.folder(max(labels), digits)} is one too many")
-    if labels != list(range(count)):
-        raise ValueError(f"{expected}, numbers of one length and each once, so that they sort")
-    return folders
-
-
-def class_files(folder: Path, label: int, layout: Layout) -> list[Path]:
-    """The images of one class, in the order of their names.
-
-    Raises:
-        ValueError: a file has another name, or there is none.
-    """
-    files = visible(folder)
-    for file in files:
-        named = FILE_NAME.fullmatch(file.name)
-        if named is None or int(named[1]) != label:
-            raise ValueError(
-                f"{file} must be an image of class {label}, named like {layout.file(label)} or .png"
-            )
-    if not files:
-        raise ValueError(f"{folder} must hold images like {layout.file(label)}, it is empty")
-    return files
-
-
-def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tensor, int]:
-    """Decodes square images of one size, on a pool of threads.
-
-    Pillow decodes and resizes (bilinear, antialiased), as torchvision does with an ``ImageFolder``:
-    stored labels were made from exactly these pixels. :func:`read_image` says how images of other
-    modes are converted.
-
-    Args:
-        files: JPEG or PNG images, in the order they are wanted in.
-        channels: 1 for grey, 3 for colour; images of the other kind are converted.
-        side: the side they are resized to if they have another, in pixels.
-
-    Returns:
-        The images (N, channels, side, side) uint8, and the side that they have in the files.
-
-    Raises:
-        OSError: a file may not be read.
-        ValueError: images cannot be decoded or converted, are not square, or have another size than
-            the first; the first ten are named, with the reason.
-    """
-    import numpy as np
-    from PIL import Image
-
-    images = torch.empty(len(files), channels, side, side, dtype=torch.uint8)
-    pixels = images.numpy()
-
-    def decode(index: int) -> tuple[int, int] | str:
-        """The size in the file, or what is wrong with it."""
-        try:
-            image = read_image(files[index], channels)
-        except ValueError as error:
-            return str(error)
-        size = image.size
-        if size[0] == size[1]:
-            if size != (side, side):
-                image = image.resize((side, side), Image.Resampling.BILINEAR)
-            pixels[index] = np.asarray(image).reshape(side, side, channels).transpose(2, 0, 1)
-        return size
-
-    with ThreadPoolExecutor(decoding_threads()) as threads:
-        decoded = threads.map(decode, range(len(files)))
-        results = list(followed(decoded, f"decoding {files[0].parent.parent}", len(files)))
-    sizes = [result for result in results if not isinstance(result, str)]
-    common = sizes[0] if sizes else (side, side)
-    if common[0] != common[1]:
-        first = next(file for file, size in zip(files, results, strict=True) if size == common)
-        raise ValueError(f"{first} must be square, got {common[0]} x {common[1]}")
-    faults = []
-    for file, result in zip(files, results, strict=True):
-        if isinstance(result, str):
-            faults.append(result)
-        elif result != common:
-            faults.append(
-                f"{file} must have the size of {files[results.index(common)]}, "
-                f"{common[0]} x {common[1]}, got {result[0]} x {result[1]}"
-            )
-    if faults:
-        raise ValueError(in_words(faults, f"{len(files)} images"))
-    return images, common[0]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.distilled.images import DistilledSet
-from gift_fast.data.distilled.labelled import with_fkd_labels
+from gift_fast.data.distilled.distilled_set import DistilledSet
+from gift_fast.data.distilled.fkd_labels import with_fkd_labels
 from gift_fast.files.pickles import described, load_tensors
 
 FILE = "data.pt"

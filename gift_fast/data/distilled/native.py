@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.distilled.images import DistilledSet
-from gift_fast.data.distilled.labelled import with_fkd_labels
+from gift_fast.data.distilled.distilled_set import DistilledSet
+from gift_fast.data.distilled.fkd_labels import with_fkd_labels
 from gift_fast.files.atomic import replacing
 from gift_fast.files.texts import read_json
 

@@ -13,7 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor, resize
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.datasets.imagenet_classes import IMAGENET_10
 from gift_fast.data.distilled import read_distilled
-from gift_fast.data.distilled.folders import decode_images
+from gift_fast.data.distilled.decode import decode_images
 
 
 def noise(side, seed, channels=3):

@@ -8,7 +8,7 @@ import torch
 from layouts import write_image
 from PIL import Image
 
-from gift_fast.data.distilled.folders import decode_images
+from gift_fast.data.distilled.decode import decode_images
 from gift_fast.data.images.file_split import decode
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.distilled.images import DistilledSet
+from gift_fast.data.distilled.distilled_set import DistilledSet
 from gift_fast.data.labels.fkd import SAMPLER_SEED, FkdLabels
 
 

@@ -1,0 +1,78 @@
+"""Which class each folder of a distilled set holds, if the folders have any names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gift_fast.data.datasets import ImageDataset
+from gift_fast.data.images.class_folders import in_class_order, listed, simplified
+
+
+def labels_of_folders(
+    folders: Sequence[str], dataset: ImageDataset, root: Path, order: str
+) -> tuple[dict[str, int], str]:
+    """The label of every folder of a distilled set, and how it was found, in words.
+
+    Raises:
+        ValueError: the folders are not those of the classes; the error names what is missing.
+    """
+    classes = dataset.num_classes
+    if order == "auto":
+        for names, how in (
+            (dataset.class_names, "by their classes' names"),
+            (dataset.class_folders, f"named as the folders of {dataset.name}"),
+        ):
+            if found := labels_by_name(folders, names, root):
+                return found, how
+    numbers = [int(folder) for folder in folders if folder.isdecimal()]
+    numbered = order == "auto" and len(numbers) == len(folders) > 0
+    first = 1 if numbered and min(numbers) == 1 else 0
+    expected = range(first, first + classes)
+    missing = [str(number) for number in expected if number not in set(numbers)]
+    if len(folders) != classes or (numbered and missing):
+        message = (
+            f"{root} must hold a folder for each of the {classes} classes of {dataset.name}, "
+            f"got {len(folders)}"
+        )
+        if numbered:
+            extra = [str(number) for number in sorted(numbers) if number not in expected]
+            message += f" with numbers, which must be {expected[0]} to {expected[-1]}"
+            message += f"; missing: {listed(missing)}" if missing else ""
+            message += f"; not among them: {listed(extra)}" if extra else ""
+        raise ValueError(message)
+    ordered = in_class_order(folders, root, order)
+    if numbered:
+        how = f"in the order of their folders' numbers from {first}"
+    else:
+        how = f"in the order of their folders' {'numbers' if order == 'number' else 'names'}"
+    return {name: label for label, name in enumerate(ordered)}, how
+
+
+def labels_by_name(folders: Sequence[str], names: Sequence[str], root: Path) -> dict[str, int]:
+    """The labels of folders that are named as classes are; empty where none is.
+
+    Raises:
+        ValueError: some are and others are not.
+    """
+    for key in (str, simplified):  # exactly, or but for case and punctuation
+        label_of = {key(name): label for label, name in enumerate(names)}
+        keys = {key(folder): folder for folder in folders}
+        if len(label_of) < len(names) or len(keys) < len(folders):
+            continue  # two names are one under this key
+        if keys.keys() == label_of.keys():
+            return {folder: label_of[k] for k, folder in keys.items()}
+    known = keys.keys() & label_of.keys()
+    if not known:
+        return {}
+    strange = [folder for k, folder in sorted(keys.items()) if k not in label_of]
+    missing = [name for name in names if key(name) not in keys]
+    faults = [
+        f"{words} {listed(items)}"
+        for words, items in (("there is no folder of", missing), ("no class is called", strange))
+        if items
+    ]
+    raise ValueError(
+        f"{root} must hold a folder for each of {len(names)} classes; {len(known)} are named as "
+        f"classes are, but {' and '.join(faults) or 'two of them have one name'}"
+    )
