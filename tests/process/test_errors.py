@@ -7,8 +7,8 @@ import errno
 import pytest
 import torch
 
-from gift_fast.cli import demonstration as demo
 from gift_fast.cli import main
+from gift_fast.cli.demo import experiment as demo
 from gift_fast.process.errors import in_words
 from gift_fast.studies.failures import Failure
 
