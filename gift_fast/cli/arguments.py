@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gift_fast.evaluation.job import Place
+    from gift_fast.evaluation.context import RunContext
     from gift_fast.training.config import TrainingConfig
 
 INPUTS = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_weights")
@@ -239,16 +239,16 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def place_of(options: argparse.Namespace) -> Place:
-    """Build the place from the options that name folders and from those of ``add_execution``."""
+def context_of(options: argparse.Namespace) -> RunContext:
+    """Build the context from the options that name folders and from those of ``add_execution``."""
     from gift_fast.cli.duration import parse_duration
-    from gift_fast.evaluation.job import Place
+    from gift_fast.evaluation.context import RunContext
 
-    values = given(options, [field.name for field in dataclasses.fields(Place)])
+    values = given(options, [field.name for field in dataclasses.fields(RunContext)])
     if "checkpoint_every" in values:
         every = parse_duration("checkpoint_every", values["checkpoint_every"])
         values["checkpoint_every"] = every
-    return Place(**values)
+    return RunContext(**values)
 
 
 def teller(options: argparse.Namespace) -> Callable[[str], None]:
@@ -256,7 +256,7 @@ def teller(options: argparse.Namespace) -> Callable[[str], None]:
 
     It prints nothing with ``--quiet``, and in all but the first of several processes.
     """
-    from gift_fast.evaluation.job import is_main_process
+    from gift_fast.training.processes import is_main_process
 
     def tell(text: str) -> None:
         if not options.quiet and is_main_process():

@@ -13,13 +13,14 @@ from gift_fast.cli.arguments import (
     add_execution,
     add_inputs,
     add_output,
+    context_of,
     given,
     group_of,
-    place_of,
 )
 from gift_fast.cli.errors import fail
+from gift_fast.evaluation.audit import run_audit
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.job import EvaluationJob, run_audit
+from gift_fast.evaluation.job import EvaluationJob
 from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.files.disk import check_can_write
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     job = EvaluationJob(config=config, **given(options, INPUTS))
     if options.write_class_map is not None:
         check_can_write(options.write_class_map.parent)
-    report = run_audit(job, place_of(options), quick=options.quick)
+    report = run_audit(job, context_of(options), quick=options.quick)
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:

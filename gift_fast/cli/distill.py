@@ -11,15 +11,15 @@ from gift_fast.cli.arguments import (
     add_execution,
     add_output,
     add_teacher_dir,
+    context_of,
     given,
     group_of,
-    place_of,
 )
 from gift_fast.data.datasets import load_dataset
 from gift_fast.distillation import METHODS, distill
 from gift_fast.evaluation.config import TeacherConfig
-from gift_fast.evaluation.job import advice_for, load_teacher, teacher_path
 from gift_fast.evaluation.rules import paper_dataset
+from gift_fast.evaluation.teacher_weights import advice_for, load_teacher, teacher_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,17 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Make the set and print its digest."""
-    place, network = place_of(options), options.teacher
+    context, network = context_of(options), options.teacher
     config = TeacherConfig(dataset=paper_dataset(options.dataset, network), model=network)
-    dataset = load_dataset(config.dataset, place.data_root)
-    weights = options.teacher_weights or teacher_path(place, config.dataset, network)
+    dataset = load_dataset(config.dataset, context.data_root)
+    weights = options.teacher_weights or teacher_path(context, config.dataset, network)
     advice = advice_for(config.dataset, network)
     teacher, _ = load_teacher(network, weights, dataset, advice=advice)
     made = distill(
         options.method,
         dataset,
-        teacher.to(place.accelerator(config).device),
-        place.out,
+        teacher.to(context.accelerator(config).device),
+        context.out,
         **given(options, ["ipc", "seed", "force"]),
     )
     print(f"{made.source}; digest {made.fingerprint()}")

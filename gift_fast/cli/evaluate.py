@@ -12,17 +12,19 @@ from gift_fast.cli.arguments import (
     add_fields,
     add_inputs,
     add_output,
+    context_of,
     given,
     group_of,
-    place_of,
 )
 from gift_fast.data.distilled.formats import recognise
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.job import EvaluationJob, is_main_process, run_job
+from gift_fast.evaluation.job import EvaluationJob
 from gift_fast.evaluation.protocols import load_preset, preset_names
 from gift_fast.evaluation.results import run_path
 from gift_fast.evaluation.rules import paper_dataset
+from gift_fast.evaluation.run import run_job
 from gift_fast.report.terminal import print_results
+from gift_fast.training.processes import is_main_process
 
 FIELDS = {
     "student and protocol": ("student", "loss"),
@@ -81,14 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train and test the students, and print their accuracy."""
-    place = place_of(options)
-    runs = run_job(job_of(options), place)
+    context = context_of(options)
+    runs = run_job(job_of(options), context)
     if is_main_process():
         print_results(runs, as_json=options.json)
         if not options.json:
             print(
                 "every setting and check:",
-                *(run_path(place.out, run.config, run.inputs) for run in runs),
+                *(run_path(context.out, run.config, run.inputs) for run in runs),
             )
     return 0
 

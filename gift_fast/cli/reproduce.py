@@ -9,11 +9,10 @@ from gift_fast.cli.arguments import (
     add_data_root,
     add_execution,
     add_output,
+    context_of,
     group_of,
-    place_of,
     teller,
 )
-from gift_fast.evaluation.job import is_main_process
 from gift_fast.reproductions.reproduce import (
     describe,
     estimates_of,
@@ -21,6 +20,7 @@ from gift_fast.reproductions.reproduce import (
     reproduction_names,
     run_reproduction,
 )
+from gift_fast.training.processes import is_main_process
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,15 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan with its estimates and run it; the exit status is 1 if a run failed."""
-    plan, place, tell = load_reproduction(options.reproduction), place_of(options), teller(options)
+    plan, context, tell = (
+        load_reproduction(options.reproduction),
+        context_of(options),
+        teller(options),
+    )
     if options.dataset is not None:
         plan = plan.on(options.dataset)
-    text = describe(plan, estimates_of(plan, place, tell))
+    text = describe(plan, estimates_of(plan, context, tell))
     if is_main_process():
         print(text, flush=True)
     if options.dry_run:
         return 0
-    failures = list(run_reproduction(plan, place, tell))
+    failures = list(run_reproduction(plan, context, tell))
     for failed in failures:
         print(failed.report(), file=sys.stderr)
     if failures:

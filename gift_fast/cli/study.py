@@ -16,12 +16,12 @@ from gift_fast.cli.arguments import (
     add_execution,
     add_output,
     add_teacher_dir,
+    context_of,
     given,
     group_of,
-    place_of,
     teller,
 )
-from gift_fast.evaluation.job import Place, is_main_process
+from gift_fast.evaluation.context import RunContext
 from gift_fast.process.signals import as_interrupted
 from gift_fast.studies.failures import RunsFailed
 from gift_fast.studies.manifest import count_in_words, describe, state_of
@@ -31,6 +31,7 @@ from gift_fast.studies.run import LocalRunner, run_study, split_by_presence
 from gift_fast.studies.study import Study
 from gift_fast.studies.study_files import load_study, study_names
 from gift_fast.studies.tuning import Runner, foreseen
+from gift_fast.training.processes import is_main_process
 
 if TYPE_CHECKING:
     from gift_fast.studies.cluster import ClusterOptions
@@ -129,21 +130,21 @@ def run(options: argparse.Namespace) -> int:
         )
     planned = plan.experiments(published=options.sets is not None)
     experiments, missing = split_by_presence(planned, options.sets)
-    place = place_of(options)
+    context = context_of(options)
     if missing:
         print(f"left out, not in {options.sets}: {', '.join(missing)}", file=sys.stderr)
     if not options.dry_run:
-        check_study(plan, experiments, place, options.sets)
+        check_study(plan, experiments, context, options.sets)
     try:
-        with runner_of(asked, options, plan, place) as (runner, at_a_time):
+        with runner_of(asked, options, plan, context) as (runner, at_a_time):
             if options.dry_run:
-                state = state_of(foreseen(plan, experiments, place.out), place.out)
+                state = state_of(foreseen(plan, experiments, context.out), context.out)
                 print(describe(plan, state, at_a_time))
                 return 0
             finished = run_study(plan, experiments, runner, teller(options))
     except KeyboardInterrupt as error:
         stop = as_interrupted(error)
-        state = state_of(foreseen(plan, experiments, place.out), place.out)
+        state = state_of(foreseen(plan, experiments, context.out), context.out)
         stop.details.append(f"{count_in_words(state)}, {len(state.left)} left")
         raise stop from None
     except RunsFailed as failed:
@@ -151,9 +152,9 @@ def run(options: argparse.Namespace) -> int:
         print("the same command runs those again, and nothing else", file=sys.stderr)
         return 1
     if is_main_process():
-        markdown, table = write_tables(place.out, plan, finished)
+        markdown, table = write_tables(context.out, plan, finished)
         print(markdown.read_text(encoding="utf-8"))
-        print(f"{markdown} {table}; with figures: gift-fast report {place.out}")
+        print(f"{markdown} {table}; with figures: gift-fast report {context.out}")
     return 0
 
 
@@ -174,14 +175,14 @@ def cluster_options(options: argparse.Namespace) -> ClusterOptions | None:
 
 @contextmanager
 def runner_of(
-    asked: ClusterOptions | None, options: argparse.Namespace, plan: Study, place: Place
+    asked: ClusterOptions | None, options: argparse.Namespace, plan: Study, context: RunContext
 ) -> Iterator[tuple[Runner, int]]:
     """Yield what runs the experiments, in this process or on a cluster, and how many at a time."""
     if asked is None:
-        yield LocalRunner(plan, place, options.sets), 1
+        yield LocalRunner(plan, context, options.sets), 1
         return
     from gift_fast.studies.cluster import connected
     from gift_fast.studies.ray_runner import RayRunner
 
-    with connected(asked, device=place.device, quiet=place.quiet) as cluster:
-        yield RayRunner(cluster, plan, place, options.sets), cluster.runs
+    with connected(asked, device=context.device, quiet=context.quiet) as cluster:
+        yield RayRunner(cluster, plan, context, options.sets), cluster.runs

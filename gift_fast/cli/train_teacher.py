@@ -14,14 +14,14 @@ from gift_fast.cli.arguments import (
     add_fields,
     add_output,
     add_teacher_dir,
+    context_of,
     given,
     group_of,
-    place_of,
 )
 from gift_fast.cli.errors import fail
 from gift_fast.evaluation.config import TeacherConfig
-from gift_fast.evaluation.job import run_teacher
 from gift_fast.evaluation.rules import paper_dataset
+from gift_fast.evaluation.teacher import run_teacher
 
 FIELDS = {
     "training": (
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     own = given(options, options.fields)
     dataset = paper_dataset(options.dataset, own.get("model", TeacherConfig.model))
     config = TeacherConfig(dataset=dataset, **own)
-    path, check = run_teacher(config, place_of(options))
+    path, check = run_teacher(config, context_of(options))
     if not math.isfinite(check.loss + check.test_loss):
         return fail(
             f"{path} holds no usable teacher: its training diverged, the loss is not finite. Train "

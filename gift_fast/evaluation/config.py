@@ -10,7 +10,8 @@ Every field says in its metadata what it is; the command line is made from that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 from gift_fast.data.classes import ALL, CLASSES, canonical_classes
 from gift_fast.data.datasets import check_dataset
@@ -24,7 +25,7 @@ from gift_fast.evaluation.rules import (
 from gift_fast.files import spec
 from gift_fast.files.checks import check_bool, check_integer, check_number
 from gift_fast.training.augment import AUGMENTATIONS
-from gift_fast.training.config import Config, TrainingConfig, option
+from gift_fast.training.config import ResolvedTrainingConfig, TrainingConfig, check_given, option
 from gift_fast.training.models import MODELS
 from gift_fast.training.objectives import OBJECTIVES
 from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -60,9 +61,20 @@ class TeacherConfig(TrainingConfig):
         check_dataset(self.dataset)
         spec.resolve("model", self.model, MODELS)
 
-    def resolved(self, num_images: int) -> TeacherConfig:
-        """The same with the protocol's value where a field is None."""
-        return resolve_training(self, self.dataset, self.model, num_images)
+    def resolved(self, num_images: int) -> ResolvedTeacherConfig:
+        """The same with the paper's value where a field is None."""
+        return ResolvedTeacherConfig(
+            **{**values_of(self), **paper_values(self, self.dataset, self.model, num_images)}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTeacherConfig(TeacherConfig, ResolvedTrainingConfig):
+    """A teacher's configuration in which every field has a value."""
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +170,7 @@ class EvaluationConfig(TrainingConfig):
 
     def resolved(
         self, num_images: int, learned_rate: float | None = None, ipc: int | None = None
-    ) -> EvaluationConfig:
+    ) -> ResolvedEvaluationConfig:
         """The same with the protocol's value where a field is None.
 
         Args:
@@ -171,29 +183,51 @@ class EvaluationConfig(TrainingConfig):
         Raises:
             ValueError: ``batch_rule`` has no batch size for such a set.
         """
-        config = self
-        if config.batch_size is None:
-            rule = BATCH_RULES[config.batch_rule]
-            config = replace(config, batch_size=rule(num_images, config.ipc or ipc))
-        if config.learning_rate is None and spec.split_spec(config.optimizer)[0] == "sgd":
-            config = replace(config, learning_rate=learned_rate)
-        config = resolve_training(config, self.dataset, self.student, num_images)
-        assert config.epochs is not None
-        return replace(config, eval_every=config.eval_every or max(config.epochs // 4, 1))
+        given = values_of(self)
+        if self.batch_size is None:
+            given["batch_size"] = BATCH_RULES[self.batch_rule](num_images, self.ipc or ipc)
+        if self.learning_rate is None and spec.split_spec(self.optimizer)[0] == "sgd":
+            given["learning_rate"] = learned_rate
+        config = EvaluationConfig(**given)
+        values = paper_values(config, self.dataset, self.student, num_images)
+        every = self.eval_every or max(values["epochs"] // 4, 1)
+        return ResolvedEvaluationConfig(**{**given, **values, "eval_every": every})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedEvaluationConfig(EvaluationConfig, ResolvedTrainingConfig):
+    """A student's configuration in which every field has a value; a run is recorded with it.
+
+    Attributes:
+        eval_every: epochs between tests.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    eval_every: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_given("eval_every", self.eval_every)
 
     def is_test_epoch(self, epoch: int) -> bool:
-        """Whether the student of a resolved configuration is tested after ``epoch``, from 1."""
-        assert self.eval_every is not None
-        assert self.epochs is not None
+        """Whether the student is tested after ``epoch``, counted from 1."""
         late = epoch > self.eval_after * self.epochs
         return (late and epoch % self.eval_every == 0) or epoch == self.epochs
 
 
-def resolve_training(config: Config, dataset: str, model: str, num_images: int) -> Config:
-    """Fills in what the protocol derives from the dataset, the network and the number of images."""
-    return replace(
-        config,
-        learning_rate=config.learning_rate or paper_learning_rate(model),
-        epochs=config.epochs or paper_epochs(dataset),
-        batch_size=config.batch_size or paper_batch_size(num_images),
-    )
+def values_of(config: TrainingConfig) -> dict[str, Any]:
+    """The fields of a configuration by name."""
+    return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
+def paper_values(
+    config: TrainingConfig, dataset: str, network: str, num_images: int
+) -> dict[str, Any]:
+    """What the paper derives from dataset, network and number of images, where it is not given."""
+    return {
+        "learning_rate": config.learning_rate or paper_learning_rate(network),
+        "epochs": config.epochs or paper_epochs(dataset),
+        "batch_size": config.batch_size or paper_batch_size(num_images),
+    }

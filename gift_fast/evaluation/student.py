@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +12,10 @@ from gift_fast.data.classes import narrow
 from gift_fast.data.datasets import ImageDataset, TensorSplit
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation.checks import check_inputs
-from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.results import RunResult, code_of, inputs_of
+from gift_fast.evaluation.config import EvaluationConfig, ResolvedEvaluationConfig
+from gift_fast.evaluation.digests import code_of, inputs_of
+from gift_fast.evaluation.inputs import resolve_on
+from gift_fast.evaluation.results import RunResult
 from gift_fast.evaluation.soft_labels import labeller
 from gift_fast.process.peak_memory import peak_memory
 from gift_fast.process.signals import Interruption
@@ -101,27 +102,27 @@ def train_student(
     Dataset, distilled set and teachers have been narrowed to ``config.classes``. ``inputs`` are the
     digests of what is read, for a caller that has them already.
     """
-    config = settled(config, distilled)
-    check_inputs(config, dataset, distilled, teachers, whiten)
-    accelerator = accelerator or new_accelerator(config)
-    if accelerator.mixed_precision != config.mixed_precision:
+    resolved = resolve_on(config, distilled)
+    check_inputs(resolved, dataset, distilled, teachers, whiten)
+    accelerator = accelerator or new_accelerator(resolved)
+    if accelerator.mixed_precision != resolved.mixed_precision:
         raise ValueError(
-            f"accelerator must have config's mixed_precision {config.mixed_precision!r}, "
+            f"accelerator must have config's mixed_precision {resolved.mixed_precision!r}, "
             f"got {accelerator.mixed_precision!r}"
         )
     device = accelerator.device
-    inputs = {**(inputs or inputs_of(dataset, distilled, teachers, whiten)), **code_of(config)}
+    inputs = {**(inputs or inputs_of(dataset, distilled, teachers, whiten)), **code_of(resolved)}
     dataset, distilled = dataset.to(device), distilled.to(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    start_compiler_afresh(config)
-    student = new_model(config.student, dataset, config.seed)
-    objective = build_objective(config.loss)
-    label = labeller(teachers if objective.reads_soft_labels else (), config, accelerator)
+    start_compiler_afresh(resolved)
+    student = new_model(resolved.student, dataset, resolved.seed)
+    objective = build_objective(resolved.loss)
+    label = labeller(teachers if objective.reads_soft_labels else (), resolved, accelerator)
 
     def batch_loss(student: nn.Module, batch: Batch, epoch: int) -> Tensor:
-        if config.forward_twice:
+        if resolved.forward_twice:
             with torch.no_grad():  # for what it does to batch norm's running statistics
                 student(batch.images)
         soft_labels = label(batch)
@@ -130,25 +131,25 @@ def train_student(
             soft_labels,
             batch.target,
             epoch,
-            mixed_target=batch.mixed_target if config.mixed_targets else None,
+            mixed_target=batch.mixed_target if resolved.mixed_targets else None,
             weight=batch.weight,
         )
 
     student, trained = fit(
         student,
-        batches_of(config, dataset, distilled, processes_of(accelerator)),
-        config,
+        batches_of(resolved, dataset, distilled, processes_of(accelerator)),
+        resolved,
         batch_loss,
         accelerator,
         run_test=lambda student: test_on_all(student, dataset, whiten, accelerator),
-        is_test_epoch=config.is_test_epoch,
-        identity={"config": config.to_dict(), "inputs": inputs},
+        is_test_epoch=resolved.is_test_epoch,
+        identity={"config": resolved.to_dict(), "inputs": inputs},
         checkpoint=checkpoint,
         interruption=interruption,
         observer=observer,
     )
     return student, RunResult(
-        config=config,
+        config=resolved,
         inputs=inputs,
         checks=trained.checks,
         seconds=trained.seconds,
@@ -159,27 +160,15 @@ def train_student(
     )
 
 
-def settled(config: EvaluationConfig, distilled: DistilledSet) -> EvaluationConfig:
-    """The configuration that a run on this set really has.
-
-    What follows a rule of the protocol is filled in. Where stored batches are replayed, their size
-    is that of the files, and augmentation and mixing are those they were stored with.
-    """
-    counts = distilled.labels.unique(return_counts=True)[1]
-    ipc = int(counts[0]) if (counts == counts[0]).all() else None
-    config = config.resolved(len(distilled), distilled.learning_rate, ipc)
-    if config.teachers or distilled.replay is None:
-        return config
-    size = distilled.replay.batch_size
-    return replace(config, batch_size=size, augmentation="none", mixing="none")
-
-
 def batches_of(
-    config: EvaluationConfig, dataset: ImageDataset, distilled: DistilledSet, processes: Processes
+    config: ResolvedEvaluationConfig,
+    dataset: ImageDataset,
+    distilled: DistilledSet,
+    processes: Processes,
 ) -> Batches:
     """What a student is trained on: stored batches where no teacher labels them, or random ones."""
     if not config.teachers and distilled.replay is not None:
-        return ReplayBatches(distilled, dataset.normalize, config, processes)
+        return ReplayBatches(distilled.replay, distilled, dataset.normalize, config.seed, processes)
     return RandomBatches(
         TensorSplit(distilled.images, distilled.labels),
         dataset.normalize,

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_fast.data.datasets import ImageDataset
+from gift_fast.data.datasets import ImageDataset, load_dataset
+from gift_fast.data.datasets.sizes import check_heldout_fits
 from gift_fast.evaluation.config import TeacherConfig
-from gift_fast.process.signals import Interruption
+from gift_fast.evaluation.context import RunContext, check_writable, tracked
+from gift_fast.evaluation.description import settings_in_words
+from gift_fast.evaluation.teacher_weights import load_teacher, teacher_path
+from gift_fast.files.disk import check_space, checkpoint_bytes
+from gift_fast.process.signals import Interruption, current
 from gift_fast.training.batches import Batch, RandomBatches
 from gift_fast.training.checkpoint import CheckpointConfig
 from gift_fast.training.eval_result import Check
 from gift_fast.training.last_batch import check_last_batch
 from gift_fast.training.models import new_model
-from gift_fast.training.observer import Observer
+from gift_fast.training.observer import Observer, RunObserver
 from gift_fast.training.predict import test_on_all
 from gift_fast.training.processes import new_accelerator, processes_of
 from gift_fast.training.train import fit, start_compiler_afresh
+from gift_fast.training.weights import save_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,24 +48,22 @@ def train_teacher(
         The network in eval mode, and its tests: every tenth of the epochs, and the last.
     """
     split = dataset.training_split
-    config = config.resolved(len(split))
-    accelerator = accelerator or new_accelerator(config)
-    assert config.batch_size is not None
+    resolved = config.resolved(len(split))
+    accelerator = accelerator or new_accelerator(resolved)
     check_last_batch(
-        lambda: new_model(config.model, dataset, config.seed),
+        lambda: new_model(resolved.model, dataset, resolved.seed),
         split.shape,
         images=len(split),
-        batch_size=config.batch_size,
-        network=config.model,
+        batch_size=resolved.batch_size,
+        network=resolved.model,
     )
-    identity = {"config": config.to_dict(), "train": split.fingerprint()}
+    identity = {"config": resolved.to_dict(), "train": split.fingerprint()}
     dataset = dataset.to(accelerator.device)
     batches = RandomBatches(
-        dataset.training_split, dataset.normalize, config, processes_of(accelerator)
+        dataset.training_split, dataset.normalize, resolved, processes_of(accelerator)
     )
-    start_compiler_afresh(config)
-    assert config.epochs is not None
-    epochs, every = config.epochs, max(config.epochs // 10, 1)
+    start_compiler_afresh(resolved)
+    epochs, every = resolved.epochs, max(resolved.epochs // 10, 1)
 
     def batch_loss(teacher: nn.Module, batch: Batch, epoch: int) -> Tensor:
         logits = teacher(batch.images)
@@ -67,9 +73,9 @@ def train_teacher(
         return loss
 
     teacher, trained = fit(
-        new_model(config.model, dataset, config.seed),
+        new_model(resolved.model, dataset, resolved.seed),
         batches,
-        config,
+        resolved,
         batch_loss,
         accelerator,
         run_test=lambda teacher: test_on_all(teacher, dataset, None, accelerator),
@@ -80,3 +86,79 @@ def train_teacher(
         observer=observer,
     )
     return teacher, trained.checks
+
+
+def run_teacher(config: TeacherConfig, context: RunContext) -> tuple[Path, Check]:
+    """Trains a teacher, or reads the one that was finished; gives its file and its last test."""
+    accelerator = context.accelerator(config)
+    check_heldout_fits(config.dataset, context.data_root)
+    check_writable(context.teacher_dir, accelerator)
+    if accelerator.is_main_process and not context.quiet:  # before anything that takes its time
+        print(f"settings:\n{settings_in_words(config)}", file=sys.stderr, flush=True)
+    tested = load_dataset(config.dataset, context.data_root, train=False)
+    teacher = new_model(config.model, tested, seed=0)  # raises where it cannot be made
+    check_space(context.teacher_dir, checkpoint_bytes(teacher), "checkpoints")
+    dataset = load_dataset(config.dataset, context.data_root)
+    with context.showing(accelerator, 1) as shown:
+        _, check = prepare_teacher(config, dataset, shown)
+    return teacher_path(context, config.dataset, config.model), check
+
+
+def prepare_teacher(
+    config: TeacherConfig,
+    dataset: ImageDataset,
+    context: RunContext,
+    *,
+    replaces: bool = False,
+) -> tuple[nn.Module, Check]:
+    """A teacher in eval mode and its last test: from its file, or trained now.
+
+    The file holds the tests and the configuration beside the weights.
+
+    Args:
+        config: how it is trained.
+        dataset: with its training split.
+        context: where it runs and where its file is; its progress follows it as one stage.
+        replaces: whether other weights in its file may be lost.
+
+    Raises:
+        ValueError: the file holds other weights, and nothing allows to replace them.
+    """
+    accelerator, progress = context.accelerator(config), context.progress
+    resolved = config.resolved(len(dataset.training_split))
+    path = teacher_path(context, resolved.dataset, resolved.model)
+    checkpoint = path.with_suffix(".ckpt")
+    if path.exists() and not context.force:
+        teacher, record = load_teacher(resolved.model, path, dataset)
+        if record.get("config") == resolved.to_dict():
+            check = Check.from_dict(record["checks"][-1])
+            progress.begin("teacher", resolved.epochs, done=resolved.epochs)
+            progress.end(f"top-1 {check.top1:.1f} %, from an earlier call")
+            return teacher, check
+        if not replaces:
+            raise ValueError(
+                f"{path} must be a teacher trained with these settings, but it was trained with "
+                "others or not by this command; --force replaces it, and --teacher-dir names "
+                "another folder"
+            )
+    if context.force and accelerator.is_main_process:
+        checkpoint.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    interruption = current()
+    with interruption.held():  # until the weights are written
+        with tracked(accelerator, context, path.stem, resolved):
+            teacher, checks = train_teacher(
+                resolved,
+                dataset,
+                accelerator=accelerator,
+                checkpoint=CheckpointConfig(checkpoint, context.checkpoint_every),
+                interruption=interruption,
+                observer=RunObserver("teacher", progress, accelerator),
+            )
+        if accelerator.is_main_process:
+            tests = [check.to_dict() for check in checks]
+            save_weights(path, teacher, config=resolved.to_dict(), checks=tests)
+            checkpoint.unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+        progress.end(f"top-1 {checks[-1].top1:.1f} %")
+    return teacher, checks[-1]

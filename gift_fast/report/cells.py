@@ -11,7 +11,8 @@ from gift_fast.data.classes import ALL
 from gift_fast.data.datasets import dataset_title
 from gift_fast.data.datasets.heldout import split_heldout
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.results import RunResult, Spread, spread
+from gift_fast.evaluation.results import RunResult
+from gift_fast.evaluation.summary import Spread, spread
 from gift_fast.files import spec
 from gift_fast.report.reading import Run
 from gift_fast.studies.sets import NATIVE_LOSSES, SetSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gift_fast.evaluation.results import spread
+from gift_fast.evaluation.summary import spread
 from gift_fast.files import spec
 from gift_fast.report import svg
 from gift_fast.report.cells import TUNED, Cell

@@ -14,15 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gift_fast.data.classes import ALL
-from gift_fast.evaluation.results import (
-    RunResult,
-    Spread,
-    divergence,
-    marked,
-    read_run,
-    run_path,
-    spread,
-)
+from gift_fast.evaluation.results import RunResult, read_run, run_path
+from gift_fast.evaluation.summary import Spread, divergence, marked, spread
 from gift_fast.report.table import Column, Item, Table, score
 from gift_fast.report.terminal import print_table
 from gift_fast.studies.manifest import read_manifest

@@ -12,7 +12,7 @@ from typing import Any
 
 import gift_fast
 from gift_fast.data.datasets import dataset_title
-from gift_fast.evaluation.results import marked
+from gift_fast.evaluation.summary import marked
 from gift_fast.report.cells import Cell, Trial
 from gift_fast.report.contents import Contents
 from gift_fast.report.reading import Run

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gift_fast.data.classes import ALL, IN_ORDER, build_classes
-from gift_fast.evaluation.results import spread
+from gift_fast.evaluation.summary import spread
 from gift_fast.report.cells import TUNED, Cell, Condition, Setting, Trial
 from gift_fast.report.reading import Run, StudyRecord
 from gift_fast.studies.statistics import Comparison, Pair, compare_losses

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional as F
 
 from gift_fast.data.distilled import DistilledSet
-from gift_fast.evaluation.results import Cell
+from gift_fast.evaluation.summary import Cell
 from gift_fast.files.atomic import replacing
 from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name

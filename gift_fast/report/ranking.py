@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from gift_fast.evaluation.results import Cell
+from gift_fast.evaluation.summary import Cell
 from gift_fast.files import spec
 from gift_fast.training.objectives import OBJECTIVES, display_name
 from gift_fast.training.optimizers import optimizer_name

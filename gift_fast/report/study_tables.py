@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from gift_fast.evaluation.results import divergence, marked
+from gift_fast.evaluation.summary import divergence, marked
 from gift_fast.report.cells import TUNED, Cell, Setting, Trial, signed
 from gift_fast.report.panels import Panel, varying_descriptions
 from gift_fast.report.published_comparison import PublishedComparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from gift_fast.evaluation.results import Spread
+from gift_fast.evaluation.summary import Spread
 from gift_fast.report.cells import Cell, Trial
 
 

@@ -8,15 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from gift_fast.evaluation.results import (
-    DIVERGED,
-    Cell,
-    RunResult,
-    Spread,
-    divergence,
-    marked,
-    spread,
-)
+from gift_fast.evaluation.results import RunResult
+from gift_fast.evaluation.summary import DIVERGED, Cell, Spread, divergence, marked, spread
 from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name
 

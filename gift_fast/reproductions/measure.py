@@ -20,7 +20,7 @@ from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.distillation import METHODS
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
-from gift_fast.evaluation.job import Place
+from gift_fast.evaluation.context import RunContext
 from gift_fast.evaluation.student import train_student
 from gift_fast.evaluation.teacher import train_teacher
 from gift_fast.files import spec
@@ -100,13 +100,13 @@ class Stopwatch(Observer):
         return Pace(start, epoch, test / test_share)
 
 
-def measure_student(config: EvaluationConfig, dataset: ImageDataset, place: Place) -> Pace:
+def measure_student(config: EvaluationConfig, dataset: ImageDataset, context: RunContext) -> Pace:
     """The pace of a student on a set of ``config.ipc`` images per class.
 
     Args:
         config: of the student.
         dataset: with its test split.
-        place: where it is to run.
+        context: where it is to run.
     """
     assert config.ipc is not None
     few, share = with_few_tests(dataset)
@@ -118,7 +118,7 @@ def measure_student(config: EvaluationConfig, dataset: ImageDataset, place: Plac
     config = replace(config, teachers=config.teachers if reads else ())
     every = 1 + max(1, math.ceil(IMAGES / len(labels)))
     config = replace(config, epochs=3 * every, eval_every=every, eval_after=0.0)
-    accelerator = place.accelerator(config)
+    accelerator = context.accelerator(config)
     stopwatch = Stopwatch(accelerator.device)
     train_student(
         config,
@@ -131,13 +131,13 @@ def measure_student(config: EvaluationConfig, dataset: ImageDataset, place: Plac
     return stopwatch.pace(3 * every, share)
 
 
-def measure_teacher(config: TeacherConfig, dataset: ImageDataset, place: Place) -> Pace:
+def measure_teacher(config: TeacherConfig, dataset: ImageDataset, context: RunContext) -> Pace:
     """The pace of a teacher.
 
     Args:
         config: of the teacher.
         dataset: with both splits.
-        place: where it is to run.
+        context: where it is to run.
     """
     split = dataset.training_split
     config = replace(config.resolved(len(split)), epochs=TEACHER_EPOCHS)
@@ -145,14 +145,16 @@ def measure_teacher(config: TeacherConfig, dataset: ImageDataset, place: Place) 
     few, share = with_few_tests(dataset)
     part = min(2 * config.batch_size, len(split))
     few = replace(few, train=split.subset(torch.arange(part)))
-    accelerator = place.accelerator(config)
+    accelerator = context.accelerator(config)
     stopwatch = Stopwatch(accelerator.device)
     train_teacher(config, few, accelerator=accelerator, observer=stopwatch)
     pace = stopwatch.pace(TEACHER_EPOCHS, share)
     return replace(pace, epoch=pace.epoch * len(split) / part)
 
 
-def measure_set(method: str, dataset: ImageDataset, network: str, ipc: int, place: Place) -> float:
+def measure_set(
+    method: str, dataset: ImageDataset, network: str, ipc: int, context: RunContext
+) -> float:
     """The seconds that making one distilled set takes.
 
     Args:
@@ -160,9 +162,9 @@ def measure_set(method: str, dataset: ImageDataset, network: str, ipc: int, plac
         dataset: with its training split.
         network: of the teacher.
         ipc: images per class.
-        place: where it is to run.
+        context: where it is to run.
     """
-    device = place.accelerator(TeacherConfig(dataset=dataset.name, model=network)).device
+    device = context.accelerator(TeacherConfig(dataset=dataset.name, model=network)).device
     split = dataset.training_split
     classes = min(CLASSES, dataset.num_classes)
     index = (split.labels.cpu() < classes).nonzero().squeeze(1)

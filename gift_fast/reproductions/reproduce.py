@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from gift_fast.data.datasets import ImageDataset, check_dataset, load_dataset
 from gift_fast.data.datasets.normalization import split_normalization
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
-from gift_fast.evaluation.job import Place, is_main_process, teacher_path
+from gift_fast.evaluation.context import RunContext
 from gift_fast.evaluation.protocols import check_keys
+from gift_fast.evaluation.teacher_weights import teacher_path
 from gift_fast.files import spec
 from gift_fast.reproductions.measure import Pace, measure_set, measure_student, measure_teacher
 from gift_fast.studies.failures import RunsFailed
@@ -32,6 +33,7 @@ from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study
 from gift_fast.studies.study_files import parse_study
 from gift_fast.training.objectives import build_objective
+from gift_fast.training.processes import is_main_process
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -51,10 +53,10 @@ class PlannedStudy:
     study: Study
     teachers: str
 
-    def place(self, place: Place) -> Place:
-        """Where the part runs, within the place of the reproduction."""
-        out = place.out / self.teachers
-        return replace(place, out=out, teacher_dir=out / "teachers")
+    def context(self, whole: RunContext) -> RunContext:
+        """The context of the part, within that of the whole reproduction."""
+        out = whole.out / self.teachers
+        return replace(whole, out=out, teacher_dir=out / "teachers")
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
@@ -219,12 +221,12 @@ class Estimator:
     """Estimates parts; what several have in common is measured once.
 
     Args:
-        place: of the reproduction.
+        context: of the reproduction.
         tell: takes a line before each measurement.
     """
 
-    def __init__(self, place: Place, tell: Callable[[str], None]) -> None:
-        self.place = place
+    def __init__(self, context: RunContext, tell: Callable[[str], None]) -> None:
+        self.context = context
         self.tell = tell
         self.datasets: dict[str, ImageDataset] = {}
         self.measured: dict[Hashable, Any] = {}
@@ -232,22 +234,22 @@ class Estimator:
 
     def estimate(self, part: PlannedStudy) -> Estimate:
         """What is left of a part; what an earlier part leaves behind is not counted again."""
-        place = part.place(self.place)
+        context = part.context(self.context)
         teachers = [
             config
             for config in part.teacher_configs()
-            if not teacher_path(place, config.dataset, config.model).exists()
+            if not teacher_path(context, config.dataset, config.model).exists()
             and self.is_new(part, ("teacher", config.dataset, config.model))
         ]
         sets = [
             source
             for source in part.sources
-            if not list((place.out / "sets").glob(f"{source.name}_seed{source.seed}-*"))
+            if not list((context.out / "sets").glob(f"{source.name}_seed{source.seed}-*"))
             and self.is_new(part, source)
         ]
-        state = state_of(part.experiments, place.out)
+        state = state_of(part.experiments, context.out)
         # A forced run repeats students, never teachers or sets.
-        left = part.experiments if place.force else state.left
+        left = part.experiments if context.force else state.left
         configs = [experiment.config for experiment in left]
         return Estimate(
             len(teachers),
@@ -270,7 +272,7 @@ class Estimator:
         """A dataset with both splits, loaded once."""
         name = split_normalization(dataset)[0]
         if name not in self.datasets:
-            self.datasets[name] = load_dataset(name, self.place.data_root)
+            self.datasets[name] = load_dataset(name, self.context.data_root)
         return self.datasets[name]
 
     def of_teacher(self, config: TeacherConfig) -> float:
@@ -280,7 +282,7 @@ class Estimator:
         if key not in self.measured:
             self.tell(f"measuring: teacher {config.model} on {name}")
             dataset = self.dataset(name)
-            self.measured[key] = measure_teacher(key, dataset, self.place)
+            self.measured[key] = measure_teacher(key, dataset, self.context)
         pace: Pace = self.measured[key]
         epochs = config.resolved(1).epochs
         assert epochs is not None
@@ -293,7 +295,7 @@ class Estimator:
         if key not in self.measured:
             self.tell(f"measuring: {source.method} on {dataset}, IPC {source.ipc}")
             self.measured[key] = measure_set(
-                source.method, self.dataset(dataset), source.network, source.ipc, self.place
+                source.method, self.dataset(dataset), source.network, source.ipc, self.context
             )
         return float(self.measured[key])
 
@@ -321,7 +323,7 @@ class Estimator:
         if key not in self.measured:
             how = "with a teacher" if reads else "without a teacher"
             self.tell(f"measuring: student {key.student} on {name}, IPC {key.ipc}, {how}")
-            self.measured[key] = measure_student(key, dataset, self.place)
+            self.measured[key] = measure_student(key, dataset, self.context)
         pace: Pace = self.measured[key]
         assert resolved.epochs is not None
         tests = sum(map(resolved.is_test_epoch, range(1, resolved.epochs + 1)))
@@ -334,10 +336,10 @@ def is_tenth(epoch: int, epochs: int) -> bool:
 
 
 def estimates_of(
-    reproduction: Reproduction, place: Place, tell: Callable[[str], None]
+    reproduction: Reproduction, context: RunContext, tell: Callable[[str], None]
 ) -> list[Estimate]:
     """What is left of every part, and how long it takes by a short measurement of each."""
-    estimator = Estimator(place, tell)
+    estimator = Estimator(context, tell)
     return [estimator.estimate(part) for part in reproduction.parts]
 
 
@@ -380,7 +382,7 @@ def counted(number: int, what: str) -> str:
 
 
 def run_reproduction(
-    reproduction: Reproduction, place: Place, tell: Callable[[str], None]
+    reproduction: Reproduction, context: RunContext, tell: Callable[[str], None]
 ) -> Iterator[RunsFailed]:
     """Runs every part, writes its tables, and then the report of every folder.
 
@@ -389,14 +391,14 @@ def run_reproduction(
 
     Args:
         reproduction: what to run.
-        place: its folder, where each part has the one that its plan names.
+        context: its folder, where each part has the one that its plan names.
         tell: takes a line before each part.
     """
     from gift_fast.report import write_report, write_tables
 
     for number, part in enumerate(reproduction.parts, 1):
         tell(f"part {number} of {len(reproduction.parts)}: {part.study.title}")
-        within = part.place(place)
+        within = part.context(context)
         try:
             finished = run_study(part.study, part.experiments, LocalRunner(part.study, within))
         except RunsFailed as failed:
@@ -405,7 +407,7 @@ def run_reproduction(
         if is_main_process():
             write_tables(within.out, part.study, finished)
     if is_main_process():
-        for out in dict.fromkeys(part.place(place).out for part in reproduction.parts):
+        for out in dict.fromkeys(part.context(context).out for part in reproduction.parts):
             if list(out.glob("study-*.json")):
                 page, _ = write_report(out, None)
                 tell(f"{page}")

@@ -16,7 +16,8 @@ from typing import Any
 
 from gift_fast.data.classes import ALL, classes_in_words
 from gift_fast.data.datasets import dataset_title
-from gift_fast.evaluation.results import RunResult, outcome, read_run, spread
+from gift_fast.evaluation.results import RunResult, read_run
+from gift_fast.evaluation.summary import outcome, spread
 from gift_fast.files.atomic import replacing
 from gift_fast.files.texts import is_file_name, read_json
 from gift_fast.studies.study import Experiment, Study, Tuning

@@ -11,7 +11,8 @@ from gift_fast.data.datasets.sizes import check_heldout_fits
 from gift_fast.data.distilled.formats import recognise
 from gift_fast.distillation.selection import check_ipc
 from gift_fast.evaluation.config import TeacherConfig
-from gift_fast.evaluation.job import Place, load_teacher, teacher_path
+from gift_fast.evaluation.context import RunContext
+from gift_fast.evaluation.teacher_weights import load_teacher, teacher_path
 from gift_fast.files.disk import check_can_write, check_space, checkpoint_bytes
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study
@@ -20,7 +21,7 @@ from gift_fast.training.models import new_model
 
 
 def check_study(
-    study: Study, experiments: Sequence[Experiment], place: Place, sets: Path | None
+    study: Study, experiments: Sequence[Experiment], context: RunContext, sets: Path | None
 ) -> None:
     """Raises where a study could not be run to its end, whichever of its parts is at fault.
 
@@ -31,7 +32,7 @@ def check_study(
     Args:
         study: that the experiments are of.
         experiments: whose sets are there or can be made.
-        place: where they are run.
+        context: where they are run.
         sets: folder of the published sets, or None where all are made here.
 
     Raises:
@@ -44,15 +45,18 @@ def check_study(
     sources = list(dict.fromkeys(experiment.source for experiment in experiments))
     for source in sources:
         if source.generated:
-            check_heldout_fits(source.sized_dataset, place.data_root)
+            check_heldout_fits(source.sized_dataset, context.data_root)
         else:
             assert sets is not None
             recognise(sets / source.name)
-    for folder in (place.out, *([place.teacher_dir] if missing(study, sources, place) else [])):
+    for folder in (
+        context.out,
+        *([context.teacher_dir] if missing(study, sources, context) else []),
+    ):
         check_can_write(folder)
     datasets = {
-        name: load_dataset(name, place.data_root, train=trains)
-        for name, trains in datasets_of(study, sources, place).items()
+        name: load_dataset(name, context.data_root, train=trains)
+        for name, trains in datasets_of(study, sources, context).items()
     }
     largest = 0
     for source in sources:
@@ -60,7 +64,7 @@ def check_study(
         if source.generated:
             check_ipc(dataset, source.ipc)
         for teacher in study.teachers_of(source):
-            path = teacher_path(place, source.sized_dataset, teacher)
+            path = teacher_path(context, source.sized_dataset, teacher)
             if path.exists():
                 load_teacher(teacher, path, dataset)
             else:
@@ -70,7 +74,7 @@ def check_study(
         largest = max(largest, checkpoint_bytes(new_model(student, datasets[name], seed=0)))
     for experiment in experiments:
         check_batches(experiment, datasets[experiment.source.sized_dataset])
-    check_space(place.out, largest, "checkpoints")
+    check_space(context.out, largest, "checkpoints")
 
 
 def check_batches(experiment: Experiment, dataset: ImageDataset) -> None:
@@ -89,21 +93,23 @@ def check_batches(experiment: Experiment, dataset: ImageDataset) -> None:
     )
 
 
-def missing(study: Study, sources: Iterable[SetSource], place: Place) -> list[tuple[str, str]]:
+def missing(
+    study: Study, sources: Iterable[SetSource], context: RunContext
+) -> list[tuple[str, str]]:
     """The teachers that have to be trained, each with its dataset; raises where one cannot be."""
     found: dict[tuple[str, str], None] = {}
     for source in sources:
         for teacher in study.teachers_of(source):
-            if not teacher_path(place, source.sized_dataset, teacher).exists():
+            if not teacher_path(context, source.sized_dataset, teacher).exists():
                 found[source.sized_dataset, teacher] = None
     for dataset, teacher in found:
         TeacherConfig.from_dict({**study.teacher, "dataset": dataset, "model": teacher})
     return list(found)
 
 
-def datasets_of(study: Study, sources: Sequence[SetSource], place: Place) -> dict[str, bool]:
+def datasets_of(study: Study, sources: Sequence[SetSource], context: RunContext) -> dict[str, bool]:
     """The datasets of some sets, and whether their training images are needed too."""
-    trained = {dataset for dataset, _ in missing(study, sources, place)}
+    trained = {dataset for dataset, _ in missing(study, sources, context)}
     needed: dict[str, bool] = {}
     for source in sources:
         name = source.sized_dataset

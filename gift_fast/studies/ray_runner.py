@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.job import Place, check_writable, teacher_path
-from gift_fast.evaluation.results import RunResult, outcome, read_run
+from gift_fast.evaluation.context import RunContext, check_writable
+from gift_fast.evaluation.results import RunResult, read_run
+from gift_fast.evaluation.summary import outcome
+from gift_fast.evaluation.teacher_weights import teacher_path
 from gift_fast.process.errors import is_disk_full
 from gift_fast.process.signals import as_interrupted
 from gift_fast.studies.board import Board, Overview, show_overview
@@ -71,24 +73,24 @@ class RayRunner:
     Args:
         cluster: that this process is connected to.
         study: that the experiments are of.
-        place: where teachers and results are, for all machines alike; see
+        context: where teachers and results are, for all machines alike; see
             :class:`~gift_fast.studies.run.LocalRunner`.
         sets: folder of the published sets, or None where all are made here.
     """
 
     def __init__(
-        self, cluster: Cluster, study: Study, place: Place, sets: Path | None = None
+        self, cluster: Cluster, study: Study, context: RunContext, sets: Path | None = None
     ) -> None:
         self.cluster = cluster
         self.study = study
-        self.force = place.force
-        self.quiet = place.quiet
+        self.force = context.force
+        self.quiet = context.quiet
         # The driver removes what is to be repeated: a task that is run again is to go on.
-        self.place = replace(
-            place,
-            out=place.out.absolute(),
-            data_root=None if place.data_root is None else place.data_root.absolute(),
-            teacher_dir=place.teacher_dir.absolute(),
+        self.context = replace(
+            context,
+            out=context.out.absolute(),
+            data_root=None if context.data_root is None else context.data_root.absolute(),
+            teacher_dir=context.teacher_dir.absolute(),
             force=False,
         )
         self.folder = None if sets is None else sets.absolute()
@@ -105,8 +107,8 @@ class RayRunner:
             OSError: the folder of the results cannot be written.
             RunsFailed: some runs have failed, after all others have ended.
         """
-        driver = replace(self.place, device="cpu")  # the GPUs are for the tasks
-        check_writable(self.place.out, driver.accelerator(experiments[0].config))
+        driver = replace(self.context, device="cpu")  # the GPUs are for the tasks
+        check_writable(self.context.out, driver.accelerator(experiments[0].config))
         with show_overview(len(experiments), quiet=self.quiet) as overview:
             batch = Batch(self, experiments, overview)
             try:
@@ -132,12 +134,12 @@ class RayRunner:
         if source not in self.sets:
             teachers = []
             for teacher in self.study.teachers_of(source):
-                path = teacher_path(self.place, source.sized_dataset, teacher)
+                path = teacher_path(self.context, source.sized_dataset, teacher)
                 if path not in self.teachers:
-                    made = (self.study, source, teacher, self.place)
+                    made = (self.study, source, teacher, self.context)
                     self.teachers[path] = self.submit(make_teacher, path.stem, *made)
                 teachers.append(self.teachers[path])
-            read = (self.study, source, self.place, self.folder)
+            read = (self.study, source, self.context, self.folder)
             self.sets[source] = self.submit(make_set, source.name, *read, *teachers)
         return self.sets[source]
 
@@ -156,7 +158,7 @@ class Batch:
     ) -> None:
         self.runner = runner
         self.overview = overview
-        self.record = Record(runner.place.out, runner.study, experiments)
+        self.record = Record(runner.context.out, runner.study, experiments)
         self.files: dict[Experiment, str] = {}
         self.results: dict[str, RunResult] = {}
         self.failures: list[Failure] = []
@@ -167,7 +169,7 @@ class Batch:
         for group in groups_of(experiments):
             path = runner.submit_set(group[0].source)
             name = f"read {group[0].source.name}"
-            self.groups[runner.submit(look_over, name, group, runner.place, path)] = group
+            self.groups[runner.submit(look_over, name, group, runner.context, path)] = group
 
     @property
     def goes_on(self) -> bool:
@@ -218,7 +220,7 @@ class Batch:
                 self.finish(experiment, read_run(run.path), ", from an earlier call")
             else:
                 title = title_of(experiment)
-                task = runner.submit(train, title, title, run, reads, path, runner.place)
+                task = runner.submit(train, title, title, run, reads, path, runner.context)
                 self.runs[task] = experiment
                 assert run.config.epochs is not None
                 self.left[file] = (run.config.epochs, run.images)

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from typing import Any
 import torch
 
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.job import Inputs, Place, run_student, teacher_path
+from gift_fast.evaluation.context import RunContext
+from gift_fast.evaluation.inputs import Inputs
 from gift_fast.evaluation.results import RunResult, run_path
+from gift_fast.evaluation.run import run_student
+from gift_fast.evaluation.teacher_weights import teacher_path
 from gift_fast.process.signals import Interrupted, handling_signals
 from gift_fast.studies.board import Reporter
 from gift_fast.studies.run import (
@@ -63,22 +66,28 @@ class Site:
                     os._exit(stop.status)
                 raise
 
+    def shown(self, context: RunContext, key: str) -> RunContext:
+        """The context with the progress of one run told to the driver's board."""
+        return replace(context, progress=Reporter(self.board, key))
+
 
 @lru_cache(maxsize=1)
-def kept_inputs(config: EvaluationConfig, path: Path, place: Place) -> Inputs:
+def kept_inputs(config: EvaluationConfig, path: Path, context: RunContext) -> Inputs:
     """What :func:`read_inputs` gives, kept while a worker trains on the same set."""
-    return read_inputs(config, path, place)
+    return read_inputs(config, path, context)
 
 
-def make_teacher(site: Site, study: Study, source: SetSource, teacher: str, place: Place) -> None:
+def make_teacher(
+    site: Site, study: Study, source: SetSource, teacher: str, context: RunContext
+) -> None:
     """A task: trains a teacher where there are no weights of it."""
-    path = teacher_path(place, source.sized_dataset, teacher)
+    path = teacher_path(context, source.sized_dataset, teacher)
     with site.entered():
-        train_missing_teacher(study, source, teacher, place, Reporter(site.board, path.stem))
+        train_missing_teacher(study, source, teacher, site.shown(context, path.stem))
 
 
 def make_set(
-    site: Site, study: Study, source: SetSource, place: Place, sets: Path | None, *_: None
+    site: Site, study: Study, source: SetSource, context: RunContext, sets: Path | None, *_: None
 ) -> Path:
     """A task: gives where a set lies, and makes it before if it is made here.
 
@@ -86,24 +95,29 @@ def make_set(
     """
     key = f"{source.name} {source.seed}"
     with site.entered():
-        return prepare(study, source, place, sets, Reporter(site.board, key))
+        return prepare(study, source, site.shown(context, key), sets)
 
 
 def look_over(
-    site: Site, group: Sequence[Experiment], place: Place, path: Path
+    site: Site, group: Sequence[Experiment], context: RunContext, path: Path
 ) -> tuple[Path, dict[Experiment, PlannedRun]]:
     """A task: reads a set, and gives its path and the runs on it."""
-    if not place.out.is_dir():
+    if not context.out.is_dir():
         raise OSError(
-            f"{place.out} must be a folder that all machines share, {platform.node()} has none"
+            f"{context.out} must be a folder that all machines share, {platform.node()} has none"
         )
     with site.entered():
-        inputs = kept_inputs(group[0].config, path, place)
-        return path, plan_group(group, inputs, place)
+        inputs = kept_inputs(group[0].config, path, context)
+        return path, plan_group(group, inputs, context)
 
 
 def train(
-    site: Site, title: str, run: PlannedRun, reads: EvaluationConfig, path: Path, place: Place
+    site: Site,
+    title: str,
+    run: PlannedRun,
+    reads: EvaluationConfig,
+    path: Path,
+    context: RunContext,
 ) -> RunResult:
     """A task: one student, from its file or its checkpoint where another worker has left one.
 
@@ -113,15 +127,14 @@ def train(
         run: what to train.
         reads: a configuration with the same inputs, by which they were read before.
         path: of the set.
-        place: where everything else is.
+        context: where everything else is.
     """
     with site.entered():
-        inputs = kept_inputs(reads, path, place)
-        if run_path(place.out, run.config, inputs.digests_of(run.config)) != run.path:
+        inputs = kept_inputs(reads, path, context)
+        if run_path(context.out, run.config, inputs.digests_of(run.config)) != run.path:
             raise OSError(
                 f"{path}, the teachers and the dataset must be the same for all machines and as "
                 f"long as the study runs; {platform.node()} reads others than were looked over"
             )
-        progress = Reporter(site.board, run.path.name)
-        accelerator = place.accelerator(run.config)
-        return run_student(run.config, inputs, place, accelerator, progress, title=title)
+        shown = site.shown(context, run.path.name)
+        return run_student(run.config, inputs, shown, title=title)

@@ -16,21 +16,15 @@ from gift_fast.data.distilled import write_distilled
 from gift_fast.data.distilled.native import is_pair
 from gift_fast.distillation import distill, is_made
 from gift_fast.distillation.selection import select_crops
-from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
-from gift_fast.evaluation.job import (
-    EvaluationJob,
-    Inputs,
-    Place,
-    audit_of,
-    check_writable,
-    load_inputs,
-    load_teacher,
-    prepare_teacher,
-    run_student,
-    teacher_path,
-    warn_of,
-)
+from gift_fast.evaluation.audit import audit_of, warn_of
+from gift_fast.evaluation.config import EvaluationConfig, ResolvedEvaluationConfig, TeacherConfig
+from gift_fast.evaluation.context import RunContext, check_writable
+from gift_fast.evaluation.inputs import Inputs, load_inputs
+from gift_fast.evaluation.job import EvaluationJob
 from gift_fast.evaluation.results import RunResult, run_path
+from gift_fast.evaluation.run import run_student
+from gift_fast.evaluation.teacher import prepare_teacher
+from gift_fast.evaluation.teacher_weights import load_teacher, teacher_path
 from gift_fast.files.fingerprint import fingerprint
 from gift_fast.process.errors import is_disk_full
 from gift_fast.process.memory import keep_freed_memory
@@ -42,8 +36,6 @@ from gift_fast.studies.tuning import Runner, tune, tuned
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from gift_fast.training.progress import Progress
 
 
 def split_by_presence(
@@ -120,14 +112,14 @@ class LocalRunner:
 
     Args:
         study: that the experiments are of.
-        place: where teachers and results are. The sets that are made here lie in ``sets`` under
+        context: where teachers and results are. The sets that are made here lie in ``sets`` under
             its folder of results.
         sets: folder of the published sets, or None where all are made here.
     """
 
-    def __init__(self, study: Study, place: Place, sets: Path | None = None) -> None:
+    def __init__(self, study: Study, context: RunContext, sets: Path | None = None) -> None:
         self.study = study
-        self.place = place
+        self.context = context
         self.sets = sets
 
     def __call__(self, experiments: Sequence[Experiment]) -> list[Finished]:
@@ -137,40 +129,38 @@ class LocalRunner:
             OSError: the folder of the results cannot be written.
             RunsFailed: some runs have failed, after all others have been run.
         """
-        place = self.place
-        accelerator = place.accelerator(experiments[0].config)
-        check_writable(place.out, accelerator)
-        record = Record(place.out, self.study, experiments)
+        context = self.context
+        accelerator = context.accelerator(experiments[0].config)
+        check_writable(context.out, accelerator)
+        record = Record(context.out, self.study, experiments)
         sources = {experiment.source for experiment in experiments}
         made = sum(source.generated for source in sources)
-        stages = missing_teachers(self.study, sources, place) + made + len(experiments)
+        stages = missing_teachers(self.study, sources, context) + made + len(experiments)
         results: dict[Experiment, RunResult] = {}
         failures: list[Failure] = []
         paths: dict[SetSource, Path] = {}
-        with place.progress(accelerator, stages) as progress:
+        with context.showing(accelerator, stages) as context:
             for group in groups_of(experiments):
                 source = group[0].source
                 try:
                     if source not in paths:
-                        paths[source] = prepare(self.study, source, place, self.sets, progress)
-                    inputs = read_inputs(group[0].config, paths[source], place)
-                    planned = plan_group(group, inputs, place)
+                        paths[source] = prepare(self.study, source, context, self.sets)
+                    inputs = read_inputs(group[0].config, paths[source], context)
+                    planned = plan_group(group, inputs, context)
                 except Exception as error:
                     failures += failures_of(group, error, accelerator)
                     continue
                 if accelerator.is_main_process:
                     record.add({experiment: run.path for experiment, run in planned.items()})
-                accelerator = place.accelerator(group[0].config)
+                accelerator = context.accelerator(group[0].config)
                 for experiment, run in planned.items():
                     title = title_of(experiment)
                     try:
-                        results[experiment] = run_student(
-                            run.config, inputs, place, accelerator, progress, title=title
-                        )
+                        results[experiment] = run_student(run.config, inputs, context, title=title)
                     except Exception as error:
                         failures += failures_of([experiment], error, accelerator)
-                        progress.begin(title, 1)
-                        progress.end("failed")
+                        context.progress.begin(title, 1)
+                        context.progress.end("failed")
         if failures:
             raise RunsFailed(failures, done=len(results))
         return [Finished(experiment, results[experiment]) for experiment in experiments]
@@ -203,25 +193,23 @@ def reads_of(experiment: Experiment) -> Hashable:
     return (experiment.source, config.dataset, config.tested_on, config.teachers)
 
 
-def prepare(
-    study: Study, source: SetSource, place: Place, sets: Path | None, progress: Progress
-) -> Path:
+def prepare(study: Study, source: SetSource, context: RunContext, sets: Path | None) -> Path:
     """Trains the teachers of a set that are missing, makes it if it is made here; where it lies."""
     for teacher in study.teachers_of(source):
-        train_missing_teacher(study, source, teacher, place, progress)
+        train_missing_teacher(study, source, teacher, context)
     if not source.generated:
         assert sets is not None
         return sets / source.name
     config = TeacherConfig.from_dict(
         {**study.teacher, "dataset": source.sized_dataset, "model": source.network}
     )
-    return generated_set(source, place, place.accelerator(config), progress)
+    return generated_set(source, context, context.accelerator(config))
 
 
-def read_inputs(config: EvaluationConfig, path: Path, place: Place) -> Inputs:
+def read_inputs(config: EvaluationConfig, path: Path, context: RunContext) -> Inputs:
     """What runs with this configuration and the set at ``path`` read."""
     job = EvaluationJob(config=config, data=path)
-    return load_inputs(job, place, place.accelerator(config).device)
+    return load_inputs(job, context, context.accelerator(config).device)
 
 
 @dataclass(frozen=True)
@@ -229,40 +217,40 @@ class PlannedRun:
     """A run whose inputs are known.
 
     Attributes:
-        config: settled on its set.
+        config: resolved on its set.
         images: of an epoch.
         path: of its result.
     """
 
-    config: EvaluationConfig
+    config: ResolvedEvaluationConfig
     images: int
     path: Path
 
 
 def plan_group(
-    group: Sequence[Experiment], inputs: Inputs, place: Place
+    group: Sequence[Experiment], inputs: Inputs, context: RunContext
 ) -> dict[Experiment, PlannedRun]:
     """The runs of experiments that read the same, see :func:`reads_of`; looks over their set.
 
     Raises:
         ValueError: a configuration and what it is to be run on disagree.
     """
-    accelerator = place.accelerator(group[0].config)
+    accelerator = context.accelerator(group[0].config)
     if not group[0].source.generated and accelerator.is_main_process:
         warn_of(audit_of(inputs, accelerator.device, quick=True), group[0].source.name)
     planned = {}
     for experiment in group:
-        config = inputs.settle(experiment.config)
-        path = run_path(place.out, config, inputs.digests_of(config))
+        config = inputs.resolve(experiment.config)
+        path = run_path(context.out, config, inputs.digests_of(config))
         images = len(inputs.narrowed(config.classes).distilled)
         planned[experiment] = PlannedRun(config, images, path)
     return planned
 
 
-def missing_teachers(study: Study, sources: Iterable[SetSource], place: Place) -> int:
+def missing_teachers(study: Study, sources: Iterable[SetSource], context: RunContext) -> int:
     """How many teachers have to be trained."""
     paths = {
-        teacher_path(place, source.sized_dataset, teacher)
+        teacher_path(context, source.sized_dataset, teacher)
         for source in sources
         for teacher in study.teachers_of(source)
     }
@@ -270,37 +258,37 @@ def missing_teachers(study: Study, sources: Iterable[SetSource], place: Place) -
 
 
 def train_missing_teacher(
-    study: Study, source: SetSource, teacher: str, place: Place, progress: Progress
+    study: Study, source: SetSource, teacher: str, context: RunContext
 ) -> None:
     """Trains a teacher of which there are no weights; a file that is there is taken as it is."""
-    if teacher_path(place, source.sized_dataset, teacher).exists():
+    if teacher_path(context, source.sized_dataset, teacher).exists():
         return
     settings = {**study.teacher, "dataset": source.sized_dataset, "model": teacher}
     config = TeacherConfig.from_dict(settings)
-    dataset = load_dataset(config.dataset, place.data_root)
-    prepare_teacher(config, dataset, place, place.accelerator(config), progress)
+    dataset = load_dataset(config.dataset, context.data_root)
+    prepare_teacher(config, dataset, context)
 
 
-def generated_set(
-    source: SetSource, place: Place, accelerator: Accelerator, progress: Progress
-) -> Path:
+def generated_set(source: SetSource, context: RunContext, accelerator: Accelerator) -> Path:
     """Where a set that is made with its teacher lies; makes it where it is missing.
 
     The name holds a digest of the teacher: another teacher makes another set.
     """
     assert source.seed is not None
-    progress.begin(f"{source.dataset} {source.method} IPC {source.ipc} set {source.seed}", 1)
-    dataset = load_dataset(source.sized_dataset, place.data_root, train=False)
-    weights = teacher_path(place, source.sized_dataset, source.network)
+    context.progress.begin(
+        f"{source.dataset} {source.method} IPC {source.ipc} set {source.seed}", 1
+    )
+    dataset = load_dataset(source.sized_dataset, context.data_root, train=False)
+    weights = teacher_path(context, source.sized_dataset, source.network)
     teacher, _ = load_teacher(source.network, weights, dataset)
     digest = fingerprint(teacher.state_dict().values())
-    path = place.out / "sets" / f"{source.name}_seed{source.seed}-{digest}"
+    path = context.out / "sets" / f"{source.name}_seed{source.seed}-{digest}"
     outcome = "from an earlier call"
     if accelerator.is_main_process and not (is_pair(path) or is_made(path)):
         outcome = "made"
         if accelerator.device.type == "cpu":
             keep_freed_memory()
-        dataset = load_dataset(source.sized_dataset, place.data_root)
+        dataset = load_dataset(source.sized_dataset, context.data_root)
         teacher = teacher.to(accelerator.device)
         if source.method == SELECTED:
             distilled = select_crops(dataset, teacher, ipc=source.ipc, seed=source.seed)
@@ -309,5 +297,5 @@ def generated_set(
         else:
             distill(source.method, dataset, teacher, path, ipc=source.ipc, seed=source.seed)
     accelerator.wait_for_everyone()
-    progress.end(outcome)
+    context.progress.end(outcome)
     return path

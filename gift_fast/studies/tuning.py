@@ -18,8 +18,9 @@ from pathlib import Path
 
 from gift_fast.data.datasets.heldout import HELDOUT
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.results import RunResult, spread
+from gift_fast.evaluation.results import RunResult
 from gift_fast.evaluation.rules import paper_epochs, paper_learning_rate
+from gift_fast.evaluation.summary import spread
 from gift_fast.studies.manifest import Finished, results_in
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study, Tuning

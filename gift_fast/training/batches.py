@@ -17,10 +17,11 @@ from torch import Tensor
 
 from gift_fast.data.datasets import Split
 from gift_fast.data.distilled import DistilledSet
+from gift_fast.data.labels.fkd import FkdLabels
 from gift_fast.data.labels.replay import replay
 from gift_fast.training.augment import Generators, build_augmentation
 from gift_fast.training.augment.mixing import build_mixing
-from gift_fast.training.config import TrainingConfig
+from gift_fast.training.config import ResolvedTrainingConfig
 from gift_fast.training.predict import Transform
 from gift_fast.training.processes import Processes
 from gift_fast.training.seeds import seed_for
@@ -85,7 +86,7 @@ class RandomBatches:
     Args:
         split: the images, on the device where they are trained on.
         normalize: applied before the augmentation.
-        config: resolved; order, augmentation and mixing follow it.
+        config: order, augmentation and mixing follow it.
         processes: which of how many this is.
         soft_labels: (N, C) stored with the images, or None.
     """
@@ -94,11 +95,10 @@ class RandomBatches:
         self,
         split: Split,
         normalize: Transform,
-        config: TrainingConfig,
+        config: ResolvedTrainingConfig,
         processes: Processes,
         soft_labels: Tensor | None = None,
     ) -> None:
-        assert config.batch_size is not None
         self.split = split
         self.normalize = normalize
         self.config = config
@@ -173,24 +173,25 @@ class ReplayBatches:
     Batch size, order, augmentation and mixing are those of the files, not of a configuration.
 
     Args:
-        distilled: with its replay; the images lie on the device where they are trained on.
+        replay: the stored batches.
+        distilled: whose images they are, on the device where they are trained on.
         normalize: applied after the crops.
-        config: its seed is used where the files are drawn at random.
+        seed: draws the files, where they are drawn at random.
         processes: which of how many this is.
     """
 
     def __init__(
         self,
+        replay: FkdLabels,
         distilled: DistilledSet,
         normalize: Transform,
-        config: TrainingConfig,
+        seed: int,
         processes: Processes,
     ) -> None:
-        assert distilled.replay is not None
         self.distilled = distilled
-        self.replay = distilled.replay
+        self.replay = replay
         self.normalize = normalize
-        self.seed = config.seed
+        self.seed = seed
         self.processes = processes
         self.images = self.replay.images
         self.steps = self.replay.batches

@@ -146,3 +146,29 @@ class TrainingConfig:
         if missing:
             raise ValueError(f"{cls.__name__} needs the field {missing[0]!r}, got {list(values)}")
         return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTrainingConfig(TrainingConfig):
+    """A training configuration in which nothing is left to a protocol's rules.
+
+    Attributes:
+        learning_rate: initial learning rate.
+        epochs: passes over the training images.
+        batch_size: global batch size.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "epochs", "batch_size"):
+            check_given(name, getattr(self, name))
+        super().__post_init__()
+
+
+def check_given(name: str, value: object) -> None:
+    """Raises ValueError where a resolved configuration has no value of a field."""
+    if value is None:
+        raise ValueError(f"{name} must be a number in a resolved configuration, got None")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from gift_fast.training.eval_result import Check
+from gift_fast.training.progress import Progress
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Observer:
@@ -29,3 +34,31 @@ class Observer:
 
     def epoch(self, number: int, images: int, check: Check | None) -> None:
         """Epoch ``number``, from 1, of so many images is over; ``check`` is its test, if any."""
+
+
+class RunObserver(Observer):
+    """Shows a run's progress, and reports its tests to the trackers."""
+
+    def __init__(self, title: str, progress: Progress, accelerator: Accelerator) -> None:
+        self.title = title
+        self.progress = progress
+        self.accelerator = accelerator
+
+    def start(self, epochs: int, done: float) -> None:
+        """See :class:`Observer`."""
+        self.progress.begin(self.title, epochs, done)
+
+    def step(
+        self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
+    ) -> None:
+        """See :class:`Observer`."""
+        self.progress.step(epoch, step, steps, images, loss)
+
+    def epoch(self, number: int, images: int, check: Check | None) -> None:
+        """See :class:`Observer`."""
+        if check is None:
+            self.progress.epoch(number)
+            return
+        self.progress.epoch(number, loss=check.loss, top1=check.top1)
+        values = {n: x for n, x in check.to_dict().items() if n not in ("epoch", "halves")}
+        self.accelerator.log(values, step=number)

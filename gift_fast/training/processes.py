@@ -113,3 +113,10 @@ def check_agreement(accelerator: Accelerator, what: str, value: int) -> None:
             f"{what} must be the same for all processes, got {values}: the machines of a run must "
             "share the folder of its results"
         )
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that reports."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)

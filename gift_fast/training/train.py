@@ -20,7 +20,7 @@ from gift_fast.process.memory import keep_freed_memory
 from gift_fast.process.signals import Interruption
 from gift_fast.training.batches import Batch, Batches, RandomState
 from gift_fast.training.checkpoint import CheckpointConfig, Checkpointer, find_state
-from gift_fast.training.config import TrainingConfig
+from gift_fast.training.config import ResolvedTrainingConfig, TrainingConfig
 from gift_fast.training.eval_result import Check
 from gift_fast.training.observer import Observer
 from gift_fast.training.optimizers import Hyperparameters, build_optimizer
@@ -60,7 +60,7 @@ class Trained:
 def fit(
     model: nn.Module,
     batches: Batches,
-    config: TrainingConfig,
+    config: ResolvedTrainingConfig,
     batch_loss: BatchLoss,
     accelerator: Accelerator,
     *,
@@ -76,7 +76,7 @@ def fit(
     Args:
         model: on the CPU; the trained one is the same object.
         batches: what it is trained on.
-        config: resolved.
+        config: how it is trained.
         batch_loss: takes the model, a batch and the epoch to the mean loss of the batch.
         accelerator: where to train.
         run_test: tests the model.
@@ -98,8 +98,6 @@ def fit(
 
     device, observer = accelerator.device, observer or Observer()
     interruption = interruption or Interruption()
-    assert config.epochs is not None
-    assert config.learning_rate is not None
     if device.type == "cpu":
         keep_freed_memory()
     model = model.to(device)

@@ -20,7 +20,8 @@ from gift_fast.data.datasets import ImageDataset, TensorSplit
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels.fkd import FkdLabels
 from gift_fast.evaluation import EvaluationConfig, evaluate
-from gift_fast.evaluation.results import inputs_of, run_path
+from gift_fast.evaluation.digests import inputs_of
+from gift_fast.evaluation.results import run_path
 from gift_fast.evaluation.student import train_student
 
 CONFIG = EvaluationConfig(

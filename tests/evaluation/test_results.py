@@ -13,17 +13,9 @@ import pytest
 import torch
 
 from gift_fast.evaluation import EvaluationConfig
-from gift_fast.evaluation.results import (
-    RunResult,
-    code_of,
-    find_run,
-    inputs_of,
-    read_run,
-    run_path,
-    spread,
-    summarize,
-    write_run,
-)
+from gift_fast.evaluation.digests import code_of, inputs_of
+from gift_fast.evaluation.results import RunResult, find_run, read_run, run_path, write_run
+from gift_fast.evaluation.summary import spread, summarize
 from gift_fast.process.peak_memory import peak_memory
 from gift_fast.training.eval_result import Check
 

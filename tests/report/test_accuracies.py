@@ -10,7 +10,8 @@ from rich.console import Console
 
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.results import Cell, RunResult, spread
+from gift_fast.evaluation.results import RunResult
+from gift_fast.evaluation.summary import Cell, spread
 from gift_fast.report.pictures import save_accuracies, save_images
 from gift_fast.report.ranking import ranking, ranking_sentences
 from gift_fast.report.terminal import accuracy_table, print_results, print_table

@@ -10,7 +10,7 @@ import torch
 
 from gift_fast.cli import main
 from gift_fast.data.datasets import load_dataset
-from gift_fast.evaluation.job import Place
+from gift_fast.evaluation.context import RunContext
 from gift_fast.reproductions import reproduce
 from gift_fast.reproductions.measure import (
     Pace,
@@ -69,7 +69,7 @@ def call(folder: Path, *arguments: str) -> int:
 def finished(tmp_path_factory, one_thread) -> tuple[Path, str]:
     """A reproduction that has ended, and what the first call said that it would do."""
     folder = write_plan(tmp_path_factory.mktemp("reproduction"))
-    place = Place(out=folder.parent / "out")
+    place = RunContext(out=folder.parent / "out")
     plan = load_reproduction(str(folder))
     text = reproduce.describe(plan, estimates_of(plan, place, lambda text: None))
     assert call(folder) == 0
@@ -158,7 +158,7 @@ def test_estimates_are_of_what_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "measure_student", lambda *arguments: paces["student"])
     monkeypatch.setattr(reproduce, "measure_set", lambda *arguments: 7.0)
     plan = load_reproduction(str(write_plan(tmp_path)))
-    first, second, third = estimates_of(plan, Place(out=tmp_path / "out"), lambda text: None)
+    first, second, third = estimates_of(plan, RunContext(out=tmp_path / "out"), lambda text: None)
     assert first.teacher_seconds == third.teacher_seconds == 1.0 + 10.0 + 100.0  # one epoch
     assert first.set_seconds == 2 * 7.0
     assert first.run_seconds == 4 * (2.0 + 2 * 20.0 + 2 * 200.0)
@@ -167,7 +167,7 @@ def test_estimates_are_of_what_is_measured(tmp_path, monkeypatch):
 
 def test_a_forced_reproduction_repeats_its_students_alone(finished, monkeypatch):
     monkeypatch.setattr(reproduce, "measure_student", lambda *arguments: Pace(1.0, 0.0, 0.0))
-    place = Place(out=finished[0].parent / "out", force=True)
+    place = RunContext(out=finished[0].parent / "out", force=True)
     estimates = estimates_of(load_reproduction(str(finished[0])), place, lambda text: None)
     assert [(left.teachers, left.sets, left.runs, left.done) for left in estimates] == [
         (0, 0, 4, 0),
@@ -204,7 +204,7 @@ def test_a_measurement_is_of_the_configuration_on_as_many_images(monkeypatch):
     network = "convnet3:width=8"
     settings.update(dataset="digits", student=network, teachers=(network,), ipc=2)
     config = plan.parts[0].experiments[0].config.from_dict({**settings, "batch_size": 10})
-    pace = measure_student(config, load_dataset("digits"), Place(device="cpu"))
+    pace = measure_student(config, load_dataset("digits"), RunContext(device="cpu"))
     assert pace.epoch > 0.0
     ((used, images, teachers, tests),) = seen
     assert (images, teachers, tests) == (20, 1, 500)
@@ -217,7 +217,7 @@ def test_teachers_and_sets_are_measured_on_a_part_and_scaled(monkeypatch):
     from gift_fast.evaluation.config import TeacherConfig
     from gift_fast.reproductions import measure
 
-    digits, place = load_dataset("digits"), Place(device="cpu")
+    digits, place = load_dataset("digits"), RunContext(device="cpu")
     config = TeacherConfig(dataset="digits", model="convnet3:width=8", batch_size=50)
     monkeypatch.setattr(Stopwatch, "pace", lambda self, epochs, share: Pace(0.0, 1.0, 1.0 / share))
     pace = measure_teacher(config, digits, place)

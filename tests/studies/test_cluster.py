@@ -20,7 +20,7 @@ import torch
 from commands import ENDLESS, running
 
 from gift_fast.cli import main
-from gift_fast.evaluation.job import Place
+from gift_fast.evaluation.context import RunContext
 from gift_fast.evaluation.results import read_run
 from gift_fast.files.atomic import NotWritten
 from gift_fast.studies import ray_runner, ray_tasks
@@ -353,7 +353,7 @@ def ray(monkeypatch) -> Imitation:
 
 def runner_of(ray: Imitation, study: Study, root: Path, **options) -> RayRunner:
     places = {"out": root / "runs", "teacher_dir": root / "teachers", "device": "cpu"}
-    place = Place(**places, quiet=True, **options)
+    place = RunContext(**places, quiet=True, **options)
     return RayRunner(Cluster(ray, cpus=1, gpus=0.0, runs=1), study, place)
 
 

@@ -13,7 +13,7 @@ from gift_fast.cli import main
 from gift_fast.cli.parser import build_parser
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.datasets.sizes import PUBLISHED, default_heldout, training_size
-from gift_fast.evaluation.job import Place
+from gift_fast.evaluation.context import RunContext
 from gift_fast.files import disk
 from gift_fast.studies import cluster, run
 from gift_fast.studies.overrides import narrowed
@@ -177,7 +177,7 @@ def test_a_study_that_fits_passes_and_writes_nothing(tmp_path):
     plan = narrowed(
         load_study("losses"), dataset="digits", ipc=[1], student="convnet3:width=8", seeds=[0]
     )
-    place = Place(out=tmp_path / "runs", teacher_dir=tmp_path / "teachers")
+    place = RunContext(out=tmp_path / "runs", teacher_dir=tmp_path / "teachers")
     check_study(plan, plan.experiments(published=False), place, None)
     assert list(tmp_path.iterdir()) == []
 

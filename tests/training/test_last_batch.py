@@ -6,7 +6,7 @@ from torch import nn
 
 from gift_fast.evaluation.checks import check_inputs
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
-from gift_fast.evaluation.student import settled
+from gift_fast.evaluation.inputs import resolve_on
 from gift_fast.evaluation.teacher import train_teacher
 from gift_fast.training.last_batch import check_last_batch, leaves_one_alone, sizes_near
 from gift_fast.training.processes import Processes
@@ -77,7 +77,7 @@ def test_students_and_teachers_are_checked(dataset, distilled):
         dataset="digits", student="resnet18", teachers=(), loss="ce", batch_size=19, epochs=1
     )
     with pytest.raises(ValueError, match=r"batch_size must .* resnet18: 20 images in .* 19 end"):
-        check_inputs(settled(config, distilled), dataset, distilled, (), None)
+        check_inputs(resolve_on(config, distilled), dataset, distilled, (), None)
     teacher = TeacherConfig(dataset="digits", model="resnet18", batch_size=16, epochs=1)
     with pytest.raises(ValueError, match=r"resnet18: 1297 images in batches of 16 .* Take 15 or"):
         train_teacher(teacher, dataset)

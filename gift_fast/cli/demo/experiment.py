@@ -17,8 +17,12 @@ from gift_fast.cli.demo.summary import print_summary
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.distillation.selection import check_ipc, select_crops
-from gift_fast.evaluation.job import Inputs, Place, prepare_teacher, run_student
-from gift_fast.evaluation.results import RunResult, summarize
+from gift_fast.evaluation.context import RunContext
+from gift_fast.evaluation.inputs import Inputs
+from gift_fast.evaluation.results import RunResult
+from gift_fast.evaluation.run import run_student
+from gift_fast.evaluation.summary import summarize
+from gift_fast.evaluation.teacher import prepare_teacher
 from gift_fast.files.atomic import replacing
 from gift_fast.files.disk import check_can_write
 from gift_fast.report.pictures import save_accuracies, save_images
@@ -37,18 +41,15 @@ def run_demo(demo: DemoConfig) -> list[RunResult]:
     check_ipc(dataset, demo.ipc)
     check_can_write(demo.out)
     configs = list(student_configs(demo))
-    place = Place(
+    context = RunContext(
         out=demo.out / "runs",
         teacher_dir=demo.out,
         device=demo.device,
         quiet=demo.quiet,
         force=demo.force,
     )
-    accelerator = place.accelerator(TEACHER)
-    with place.progress(accelerator, 1 + len(configs)) as progress:
-        teacher, check = prepare_teacher(
-            TEACHER, dataset, place, accelerator, progress, replaces=True
-        )
+    with context.showing(context.accelerator(TEACHER), 1 + len(configs)) as shown:
+        teacher, check = prepare_teacher(TEACHER, dataset, shown, replaces=True)
         distilled = select_crops(dataset, teacher, ipc=demo.ipc)
         save_distilled(demo.out / "distilled.pt", distilled)
         save_images(demo.out / "distilled.png", distilled)
@@ -57,9 +58,7 @@ def run_demo(demo: DemoConfig) -> list[RunResult]:
             run_student(
                 config.resolved(len(distilled), distilled.learning_rate),
                 inputs,
-                place,
-                accelerator,
-                progress,
+                shown,
                 title=(
                     f"{display_name(config.loss)}, {optimizer_name(config.optimizer)}, "
                     f"seed {config.seed}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from gift_fast.cli.demo.config import AUGMENTATION, OPTIMIZERS, DemoConfig
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import DistilledSet
-from gift_fast.evaluation.results import RunResult, divergence, summarize
+from gift_fast.evaluation.results import RunResult
 from gift_fast.evaluation.rules import paper_batch_size
+from gift_fast.evaluation.summary import divergence, summarize
 from gift_fast.report.ranking import ranking_sentences
 from gift_fast.report.terminal import accuracy_table, print_table
 from gift_fast.training.eval_result import Check

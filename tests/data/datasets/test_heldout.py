@@ -5,7 +5,7 @@ import torch
 
 from gift_fast.data.datasets import load_dataset
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
-from gift_fast.evaluation.job import load_tested
+from gift_fast.evaluation.inputs import load_tested
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from gift_fast.data.datasets import DATASETS, ImageDataset, TensorSplit, load_dataset
 from gift_fast.data.datasets.normalization import NORMALIZATIONS
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
-from gift_fast.evaluation.results import inputs_of
+from gift_fast.evaluation.digests import inputs_of
 from gift_fast.training.weights import checkpoint_name
 
 

@@ -10,7 +10,11 @@ from PIL import Image
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.distilled import DistilledSet, write_distilled
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
-from gift_fast.evaluation.job import EvaluationJob, Place, load_inputs, run_job, run_teacher
+from gift_fast.evaluation.context import RunContext
+from gift_fast.evaluation.inputs import load_inputs
+from gift_fast.evaluation.job import EvaluationJob
+from gift_fast.evaluation.run import run_job
+from gift_fast.evaluation.teacher import run_teacher
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def set_of_eight_pixels(tmp_path, digits):
 
 
 def test_teacher_student_test_and_distilled_images_have_the_size(tmp_path, set_of_eight_pixels):
-    place = Place(out=tmp_path / "runs", teacher_dir=tmp_path / "teachers", quiet=True)
+    place = RunContext(out=tmp_path / "runs", teacher_dir=tmp_path / "teachers", quiet=True)
     dataset, model = "digits:resize=16", "convnet4:width=4"  # which takes no image of 8 pixels
     with pytest.raises(ValueError, match="side must be at least 16 pixels"):
         run_teacher(TeacherConfig(dataset="digits", model=model, epochs=1), place)

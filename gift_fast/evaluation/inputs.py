@@ -1,0 +1,172 @@
+"""What an evaluation reads: the test images, the distilled set and the teachers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gift_fast.data.classes import ALL, narrow
+from gift_fast.data.datasets import ImageDataset, load_dataset
+from gift_fast.data.datasets.resize import split_resize
+from gift_fast.data.distilled import DistilledSet, read_distilled
+from gift_fast.data.distilled.native import is_pair
+from gift_fast.evaluation.checks import check_inputs
+from gift_fast.evaluation.config import EvaluationConfig, ResolvedEvaluationConfig
+from gift_fast.evaluation.context import RunContext
+from gift_fast.evaluation.digests import code_of, inputs_of
+from gift_fast.evaluation.job import EvaluationJob
+from gift_fast.evaluation.teacher_weights import (
+    advice_for,
+    check_weights,
+    load_teacher,
+    teacher_path,
+)
+from gift_fast.files import spec
+from gift_fast.training.predict import Transform
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job reads, loaded.
+
+    Attributes:
+        dataset: its test split.
+        distilled: the distilled set.
+        teachers: in eval mode.
+        whiten: takes test images to the space of a whitened set, else None.
+    """
+
+    dataset: ImageDataset
+    distilled: DistilledSet
+    teachers: tuple[nn.Module, ...] = ()
+    whiten: Transform | None = None
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests of all of it, which tell one run from another."""
+        return inputs_of(self.dataset, self.distilled, self.teachers, self.whiten)
+
+    @cached_property
+    def _narrowed(self) -> dict[str, Inputs]:
+        return {}
+
+    def narrowed(self, classes: str) -> Inputs:
+        """What a student of some classes reads, see :func:`gift_fast.data.classes.narrow`."""
+        if classes == ALL:
+            return self
+        if classes not in self._narrowed:
+            parts = narrow(classes, self.dataset, self.distilled, self.teachers)
+            self._narrowed[classes] = Inputs(*parts, whiten=self.whiten)
+        return self._narrowed[classes]
+
+    def resolve(self, config: EvaluationConfig) -> ResolvedEvaluationConfig:
+        """The configuration that a run has on this; raises ValueError where they disagree."""
+        read = self.narrowed(config.classes)
+        resolved = resolve_on(config, read.distilled)
+        check_inputs(resolved, read.dataset, read.distilled, read.teachers, read.whiten)
+        return resolved
+
+    def digests_of(self, config: EvaluationConfig) -> dict[str, str]:
+        """Digests of what a run reads and of the user's own code that it calls."""
+        return {**self.narrowed(config.classes).digests, **code_of(config)}
+
+
+def load_inputs(
+    job: EvaluationJob,
+    context: RunContext,
+    device: torch.device,
+    *,
+    verify: bool = True,
+    dataset: ImageDataset | None = None,
+) -> Inputs:
+    """Reads the test images, the distilled set and the teachers.
+
+    Args:
+        job: says what to read.
+        context: where the real images and the teachers are.
+        device: where whitening, if any, is applied; all else is on the CPU.
+        verify: refuses stored soft labels that are not those of the images; an audit reports them.
+        dataset: the test images, for a caller that has loaded them already.
+
+    Raises:
+        OSError: a file is missing; the message says which, and how to get it.
+        ValueError: a file holds something else than was expected.
+    """
+    config = job.config
+    check_files(job, context)
+    if dataset is None:
+        dataset = load_tested(config, context.data_root)
+    teachers = tuple(load_teacher(*each, dataset)[0] for each in weights_of(job, context))
+    distilled = read_distilled(
+        job.format,
+        job.data,
+        dataset,
+        labels=job.labels,
+        class_map=job.class_map,
+        labels_class_map=job.labels_class_map,
+        verify=verify,
+    )
+    if distilled.replay is not None and not config.teachers and split_resize(config.dataset)[1]:
+        raise ValueError(
+            "dataset must be at its own size where stored batches are replayed, whose boxes are in "
+            f"its pixels; got {config.dataset!r}. A teacher can label resized images"
+        )
+    whiten = None
+    if distilled.whitened:
+        from gift_fast.data.zca import fit_zca
+
+        training = load_dataset(config.dataset, context.data_root).training_split
+        whiten = fit_zca(training, context.out / "zca").to(device)
+    return Inputs(dataset, distilled, teachers, whiten)
+
+
+def weights_of(job: EvaluationJob, context: RunContext) -> list[tuple[str, Path]]:
+    """The teachers of a job, each with its file."""
+    teachers = job.config.teachers
+    paths = job.teacher_weights or tuple(
+        teacher_path(context, job.config.dataset, teacher) for teacher in teachers
+    )
+    return list(zip(teachers, paths, strict=True))
+
+
+def check_files(job: EvaluationJob, context: RunContext) -> None:
+    """Raises FileNotFoundError where a file of a job is missing, before anything is read."""
+    if "." not in spec.split_spec(job.format)[0] and not (job.data.exists() or is_pair(job.data)):
+        raise FileNotFoundError(f"data must be a distilled set's folder or file, got {job.data}")
+    for name in ("labels", "labels_class_map", "class_map"):
+        path = getattr(job, name)
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{name} must be there, got {path}")
+    weights = weights_of(job, context)
+    if context.data_root is None and not all(path.exists() for _, path in weights):
+        load_tested(job.config, None)  # the dataset is missed first, and at once
+    for teacher, path in weights:
+        check_weights(teacher, path, job.config.dataset, advice_for(job.config.dataset, teacher))
+
+
+def load_tested(config: EvaluationConfig, data_root: Path | None) -> ImageDataset:
+    """The dataset of a run, without its training split; its test split is what accuracy is of."""
+    if config.tested_on == "test":
+        return load_dataset(config.dataset, data_root, train=False)
+    dataset = load_dataset(config.dataset, data_root)
+    assert dataset.heldout is not None
+    return replace(dataset, train=None, test=dataset.heldout, heldout=None)
+
+
+def resolve_on(config: EvaluationConfig, distilled: DistilledSet) -> ResolvedEvaluationConfig:
+    """The configuration that a run on this set really has.
+
+    What follows a rule of the protocol is filled in. Where stored batches are replayed, their size
+    is that of the files, and augmentation and mixing are those they were stored with.
+    """
+    counts = distilled.labels.unique(return_counts=True)[1]
+    ipc = int(counts[0]) if (counts == counts[0]).all() else None
+    resolved = config.resolved(len(distilled), distilled.learning_rate, ipc)
+    if config.teachers or distilled.replay is None:
+        return resolved
+    size = distilled.replay.batch_size
+    return replace(resolved, batch_size=size, augmentation="none", mixing="none")
