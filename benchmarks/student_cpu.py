@@ -52,7 +52,7 @@ from gift_fast.evaluation import EvaluationConfig, TeacherConfig, train_teacher
 from gift_fast.evaluation.student import train_student
 from gift_fast.loss.operators import CPU_LIBRARY, backends
 from gift_fast.training.batches import RandomBatches
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 from gift_fast.training.models import ConvNet, build_model, new_model
 from gift_fast.training.observer import Observer
 from gift_fast.training.processes import Processes, new_accelerator
@@ -325,7 +325,7 @@ class Turns(Observer):
         """Waits for the first turn."""
         self.wait()
 
-    def epoch(self, number: int, images: int, check: Check | None) -> None:
+    def epoch(self, number: int, images: int, check: EvalResult | None) -> None:
         """Tells how long the epoch took, in seconds, and waits for the next turn."""
         self.connection.send(time.perf_counter() - self.begun)
         self.wait()
@@ -416,7 +416,7 @@ class Losses(Observer):
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def epoch(self, number: int, images: int, check: Check | None) -> None:
+    def epoch(self, number: int, images: int, check: EvalResult | None) -> None:
         """Takes the loss of the epoch."""
         assert check is not None
         self.values.append(check.loss)
@@ -487,7 +487,7 @@ class ProfiledEpochs(Observer):
         self.profile = profile(activities=[ProfilerActivity.CPU])
         self.range = record_function(ALL)
 
-    def epoch(self, number: int, images: int, check: Check | None) -> None:
+    def epoch(self, number: int, images: int, check: EvalResult | None) -> None:
         """Starts after the epoch before the first, stops after the last."""
         if number == self.first - 1:
             self.profile.start()

@@ -12,7 +12,7 @@ from gift_fast.evaluation.results import RunResult, write_run
 from gift_fast.studies.manifest import manifest_path
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 
 ENVIRONMENT = {"gift_fast": "0.1.0", "torch": "2.14.1", "device": "cpu (x86_64)"}
 
@@ -67,8 +67,8 @@ class RecordedStudy:
         epochs = settled.epochs or 1
         halves = halves or (top1, top1)
         checks = [
-            Check(epochs // 2, (top1 if best is None else best), 99.0, 1.0, 2.0, halves),
-            Check(epochs, top1, 99.0, 1.0, last_loss, halves),
+            EvalResult(epochs // 2, (top1 if best is None else best), 99.0, 1.0, 2.0, halves),
+            EvalResult(epochs, top1, 99.0, 1.0, last_loss, halves),
         ]
         inputs = {"test": "0" * 16, "distilled": f"{source.name}-{source.seed}"}
         result = RunResult(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gift_fast.evaluation.config import ResolvedEvaluationConfig
 from gift_fast.files.atomic import replacing
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 
 if TYPE_CHECKING:
     pass
@@ -42,7 +42,7 @@ class RunResult:
 
     config: ResolvedEvaluationConfig
     inputs: dict[str, str]
-    checks: tuple[Check, ...]
+    checks: tuple[EvalResult, ...]
     seconds: float
     images_per_second: float
     peak_memory: int
@@ -50,12 +50,12 @@ class RunResult:
     source: str = ""
 
     @property
-    def last(self) -> Check:
+    def last(self) -> EvalResult:
         """The test after the last epoch: the score."""
         return self.checks[-1]
 
     @property
-    def best(self) -> Check:
+    def best(self) -> EvalResult:
         """The best of all tests, which is what the paper's code reports.
 
         It picks the moment by the test split, so it flatters.
@@ -97,7 +97,7 @@ class RunResult:
             raise ValueError(f"format must be {FORMAT}, got {values['format']!r}")
         if not values["checks"]:
             raise ValueError("checks must hold at least one test, got none")
-        checks = tuple(Check.from_dict(check) for check in values["checks"])
+        checks = tuple(EvalResult.from_dict(check) for check in values["checks"])
         if not all(isinstance(c.top1, int | float) and 0 <= c.top1 <= 100 for c in checks):
             raise ValueError("top1 of every check must be a percentage")
         if not all(isinstance(c.top5, int | float) for c in checks):

@@ -69,8 +69,8 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """All seeds of one loss under one optimizer.
+class LossSummary:
+    """The scores of one loss under one optimizer, over all seeds.
 
     Attributes:
         loss: the specification of the loss.
@@ -91,13 +91,13 @@ class Cell:
     diverged: int = 0
 
 
-def summarize(runs: Sequence[RunResult]) -> list[Cell]:
-    """One cell for every loss and optimizer, in the order in which they first come."""
+def summarize(runs: Sequence[RunResult]) -> list[LossSummary]:
+    """One summary for every loss and optimizer, in the order in which they first come."""
     groups: dict[tuple[str, str], list[RunResult]] = {}
     for run in runs:
         groups.setdefault((run.config.loss, run.config.optimizer), []).append(run)
     return [
-        Cell(
+        LossSummary(
             loss=loss,
             optimizer=optimizer,
             last=spread([run.last.top1 for run in group]),

@@ -20,7 +20,7 @@ from gift_fast.files.disk import check_space, checkpoint_bytes
 from gift_fast.process.signals import Interruption, current
 from gift_fast.training.batches import Batch, RandomBatches
 from gift_fast.training.checkpoint import CheckpointConfig
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 from gift_fast.training.last_batch import check_last_batch
 from gift_fast.training.models import new_model
 from gift_fast.training.observer import Observer, RunObserver
@@ -41,7 +41,7 @@ def train_teacher(
     checkpoint: CheckpointConfig | None = None,
     interruption: Interruption | None = None,
     observer: Observer | None = None,
-) -> tuple[nn.Module, tuple[Check, ...]]:
+) -> tuple[nn.Module, tuple[EvalResult, ...]]:
     """Trains a network on the whole training split with cross-entropy.
 
     Returns:
@@ -88,7 +88,7 @@ def train_teacher(
     return teacher, trained.checks
 
 
-def run_teacher(config: TeacherConfig, context: RunContext) -> tuple[Path, Check]:
+def run_teacher(config: TeacherConfig, context: RunContext) -> tuple[Path, EvalResult]:
     """Trains a teacher, or reads the one that was finished; gives its file and its last test."""
     accelerator = context.accelerator(config)
     check_heldout_fits(config.dataset, context.data_root)
@@ -110,7 +110,7 @@ def prepare_teacher(
     context: RunContext,
     *,
     replaces: bool = False,
-) -> tuple[nn.Module, Check]:
+) -> tuple[nn.Module, EvalResult]:
     """A teacher in eval mode and its last test: from its file, or trained now.
 
     The file holds the tests and the configuration beside the weights.
@@ -131,7 +131,7 @@ def prepare_teacher(
     if path.exists() and not context.force:
         teacher, record = load_teacher(resolved.model, path, dataset)
         if record.get("config") == resolved.to_dict():
-            check = Check.from_dict(record["checks"][-1])
+            check = EvalResult.from_dict(record["checks"][-1])
             progress.begin("teacher", resolved.epochs, done=resolved.epochs)
             progress.end(f"top-1 {check.top1:.1f} %, from an earlier call")
             return teacher, check

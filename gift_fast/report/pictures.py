@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional as F
 
 from gift_fast.data.distilled import DistilledSet
-from gift_fast.evaluation.summary import Cell
+from gift_fast.evaluation.summary import LossSummary
 from gift_fast.files.atomic import replacing
 from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name
@@ -48,7 +48,7 @@ def save_images(path: Path, distilled: DistilledSet) -> None:
     save_figure(path, figure)
 
 
-def save_accuracies(path: Path, cells: Sequence[Cell], num_classes: int) -> None:
+def save_accuracies(path: Path, cells: Sequence[LossSummary], num_classes: int) -> None:
     """Saves a PNG bar chart: a group of bars a loss, a bar an optimizer, every seed as a dot."""
     from matplotlib.figure import Figure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from gift_fast.evaluation.summary import Cell
+from gift_fast.evaluation.summary import LossSummary
 from gift_fast.files import spec
 from gift_fast.training.objectives import OBJECTIVES, display_name
 from gift_fast.training.optimizers import optimizer_name
@@ -24,7 +24,7 @@ SLOW_KL = (
 )
 
 
-def ranking_sentences(cells: Sequence[Cell], num_classes: int) -> list[str]:
+def ranking_sentences(cells: Sequence[LossSummary], num_classes: int) -> list[str]:
     """What the table shows, one statement each, whichever loss is ahead."""
     chance = 100.0 / num_classes
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
@@ -45,7 +45,7 @@ def ranking_sentences(cells: Sequence[Cell], num_classes: int) -> list[str]:
     return sentences
 
 
-def ranking(column: Sequence[Cell]) -> str:
+def ranking(column: Sequence[LossSummary]) -> str:
     """The losses under one optimizer from best to worst, and whether the seeds tell them apart."""
     ranked = sorted(column, key=lambda cell: cell.last.mean, reverse=True)
     scores = [f"{display_name(cell.loss)} {cell.last.mean:.1f}" for cell in ranked]
@@ -77,7 +77,7 @@ def is_near_chance(top1: float, chance: float) -> bool:
     return top1 <= min(COLLAPSED * chance, (chance + 100.0) / 2)
 
 
-def collapse(cell: Cell, chance: float) -> str:
+def collapse(cell: LossSummary, chance: float) -> str:
     """Says that a loss collapsed."""
     return (
         f"{display_name(cell.loss)} collapsed under {optimizer_name(cell.optimizer)}: "
@@ -85,7 +85,7 @@ def collapse(cell: Cell, chance: float) -> str:
     )
 
 
-def change(before: Sequence[Cell], after: Sequence[Cell]) -> str:
+def change(before: Sequence[LossSummary], after: Sequence[LossSummary]) -> str:
     """What another optimizer, with settings of its own, does to every loss."""
     old = {cell.loss: cell.last.mean for cell in before}
     moves = [
@@ -97,7 +97,7 @@ def change(before: Sequence[Cell], after: Sequence[Cell]) -> str:
     return f"From {names[0]} to {names[1]}, in points: {', '.join(moves)}."
 
 
-def is_slow_kl(cell: Cell, column: Sequence[Cell]) -> bool:
+def is_slow_kl(cell: LossSummary, column: Sequence[LossSummary]) -> bool:
     """Whether KL without T^2 lies far behind the best loss under SGD."""
     if cell.optimizer != "sgd" or spec.split_spec(cell.loss)[0] != "kl":
         return False

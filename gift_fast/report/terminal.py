@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from gift_fast.evaluation.results import RunResult
-from gift_fast.evaluation.summary import DIVERGED, Cell, Spread, divergence, marked, spread
+from gift_fast.evaluation.summary import DIVERGED, LossSummary, Spread, divergence, marked, spread
 from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name
 
@@ -21,7 +21,7 @@ FOLDED = 8
 """Characters that a column of words has at least."""
 
 
-def accuracy_table(cells: Sequence[Cell]) -> Table:
+def accuracy_table(cells: Sequence[LossSummary]) -> Table:
     """A table of top-1 with one row for every loss and optimizer."""
     from rich import box
     from rich.table import Table

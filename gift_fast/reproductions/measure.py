@@ -24,7 +24,7 @@ from gift_fast.evaluation.context import RunContext
 from gift_fast.evaluation.student import train_student
 from gift_fast.evaluation.teacher import train_teacher
 from gift_fast.files import spec
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 from gift_fast.training.models import new_model
 from gift_fast.training.objectives import build_objective
 from gift_fast.training.observer import Observer
@@ -78,7 +78,7 @@ class Stopwatch(Observer):
         """See :class:`Observer`."""
         self.begun = self.mark = time.perf_counter()
 
-    def epoch(self, number: int, images: int, check: Check | None) -> None:
+    def epoch(self, number: int, images: int, check: EvalResult | None) -> None:
         """See :class:`Observer`."""
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)

@@ -10,7 +10,7 @@ from gift_fast.training.predict import Accuracy
 
 
 @dataclass(frozen=True)
-class Check:
+class EvalResult:
     """One test of a network during its training.
 
     Attributes:
@@ -31,7 +31,7 @@ class Check:
     halves: tuple[float, float] = (math.nan, math.nan)
 
     @classmethod
-    def of(cls, epoch: int, loss: float, accuracy: Accuracy) -> Check:
+    def of(cls, epoch: int, loss: float, accuracy: Accuracy) -> EvalResult:
         """The check of an epoch, from its training loss and the test."""
         return cls(
             epoch=epoch,
@@ -53,7 +53,7 @@ class Check:
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Check:
+    def from_dict(cls, values: dict[str, Any]) -> EvalResult:
         """The check that ``to_dict`` was called on; what was not finite is NaN."""
         known: dict[str, Any] = {k: math.nan if x is None else x for k, x in values.items()}
         first, second = (math.nan if x is None else x for x in known.pop("halves"))

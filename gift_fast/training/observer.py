@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 from gift_fast.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Observer:
                 Calling it waits for the device.
         """
 
-    def epoch(self, number: int, images: int, check: Check | None) -> None:
+    def epoch(self, number: int, images: int, check: EvalResult | None) -> None:
         """Epoch ``number``, from 1, of so many images is over; ``check`` is its test, if any."""
 
 
@@ -54,7 +54,7 @@ class RunObserver(Observer):
         """See :class:`Observer`."""
         self.progress.step(epoch, step, steps, images, loss)
 
-    def epoch(self, number: int, images: int, check: Check | None) -> None:
+    def epoch(self, number: int, images: int, check: EvalResult | None) -> None:
         """See :class:`Observer`."""
         if check is None:
             self.progress.epoch(number)

@@ -21,7 +21,7 @@ from gift_fast.process.signals import Interruption
 from gift_fast.training.batches import Batch, Batches, RandomState
 from gift_fast.training.checkpoint import CheckpointConfig, Checkpointer, find_state
 from gift_fast.training.config import ResolvedTrainingConfig, TrainingConfig
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 from gift_fast.training.observer import Observer
 from gift_fast.training.optimizers import Hyperparameters, build_optimizer
 from gift_fast.training.predict import Accuracy
@@ -52,7 +52,7 @@ class Trained:
         images_per_second: of the training alone, tests left out; over all processes.
     """
 
-    checks: tuple[Check, ...]
+    checks: tuple[EvalResult, ...]
     seconds: float
     images_per_second: float
 
@@ -125,7 +125,7 @@ def fit(
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
         done, step = state["epoch"], state["step"]
-        checks = [Check.from_dict(check) for check in state["checks"]]
+        checks = [EvalResult.from_dict(check) for check in state["checks"]]
         watch, training = Stopwatch(state["seconds"]), Stopwatch(state["training_seconds"])
         if step:
             random_state, process_states = state["batches"], state["processes"]
@@ -193,7 +193,7 @@ def fit(
                 training.stop()
                 share_buffers(model, accelerator)
                 with checkpointer.unchanged(snapshot):
-                    check = Check.of(epoch, mean_loss, run_test(model))
+                    check = EvalResult.of(epoch, mean_loss, run_test(model))
                 if not math.isfinite(mean_loss) and all(math.isfinite(c.loss) for c in checks):
                     warn_of_divergence(epoch, mean_loss)
                 checks.append(check)

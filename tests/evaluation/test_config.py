@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -150,3 +151,11 @@ def test_a_loss_is_written_in_one_way_whatever_was_asked_for():
     assert written("gift:gamma=0.1") == "gift"
     assert written("kl:scale_t2=True,temperature=20") == "kl:scale_t2=true"
     assert written("kl:temperature=4.0") == written("kl:temperature=4") == "kl:temperature=4.0"
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "epochs", "batch_size", "eval_every"])
+def test_a_resolved_configuration_has_no_empty_field(field):
+    resolved = config().resolved(num_images=100)
+    assert replace(resolved) == resolved
+    with pytest.raises(ValueError, match=f"{field} .* got None"):
+        replace(resolved, **{field: None})

@@ -17,9 +17,11 @@ from gift_fast.evaluation.digests import code_of, inputs_of
 from gift_fast.evaluation.results import RunResult, find_run, read_run, run_path, write_run
 from gift_fast.evaluation.summary import spread, summarize
 from gift_fast.process.peak_memory import peak_memory
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 
-CONFIG = EvaluationConfig(dataset="digits", ipc=1, loss="kl:temperature=4,scale_t2=true")
+CONFIG = EvaluationConfig(dataset="digits", ipc=1, loss="kl:temperature=4,scale_t2=true").resolved(
+    10
+)
 INPUTS = {"test": "a", "distilled": "b", "teachers": "c"}
 
 
@@ -27,7 +29,10 @@ def run(loss: str = "kl", optimizer: str = "sgd", last: float = 70.0, best: floa
     return RunResult(
         config=replace(CONFIG, loss=loss, optimizer=optimizer),
         inputs=INPUTS,
-        checks=(Check(1, best, 99.0, 1.0, 0.5), Check(2, last, 98.0, 1.5, 0.25, (last, 60.0))),
+        checks=(
+            EvalResult(1, best, 99.0, 1.0, 0.5),
+            EvalResult(2, last, 98.0, 1.5, 0.25, (last, 60.0)),
+        ),
         seconds=1.5,
         images_per_second=100.0,
         peak_memory=2**20,
@@ -69,7 +74,7 @@ def test_a_result_is_found_again_as_it_was_written(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_null_in_the_file_which_any_reader_of_json_takes(tmp_path):
-    checks = (Check(1, 10.0, 50.0, math.inf, math.nan),)
+    checks = (EvalResult(1, 10.0, 50.0, math.inf, math.nan),)
     path = write_run(tmp_path, replace(run(), checks=checks))
 
     def refuse(constant):

@@ -11,18 +11,18 @@ from rich.console import Console
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult
-from gift_fast.evaluation.summary import Cell, spread
+from gift_fast.evaluation.summary import LossSummary, spread
 from gift_fast.report.pictures import save_accuracies, save_images
 from gift_fast.report.ranking import ranking, ranking_sentences
 from gift_fast.report.terminal import accuracy_table, print_results, print_table
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 from gift_fast.training.objectives import display_name
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def cell(loss: str, optimizer: str, *values: float) -> Cell:
-    return Cell(loss, optimizer, spread(values), spread(values), values, seconds=1.0)
+def cell(loss: str, optimizer: str, *values: float) -> LossSummary:
+    return LossSummary(loss, optimizer, spread(values), spread(values), values, seconds=1.0)
 
 
 def test_the_leader_is_named_whoever_it_is():
@@ -127,9 +127,12 @@ def test_accuracies_are_saved_as_a_chart(tmp_path):
 def results(*scores: float) -> list[RunResult]:
     return [
         RunResult(
-            config=EvaluationConfig(dataset="digits", seed=seed),
+            config=EvaluationConfig(dataset="digits", seed=seed).resolved(100),
             inputs={},
-            checks=(Check(1, score + 5, 99.0, 1.0, 0.5), Check(2, score, 98.0, 1.0, 0.25)),
+            checks=(
+                EvalResult(1, score + 5, 99.0, 1.0, 0.5),
+                EvalResult(2, score, 98.0, 1.0, 0.25),
+            ),
             seconds=2.0,
             images_per_second=100.0,
             peak_memory=1,

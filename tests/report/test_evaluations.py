@@ -16,9 +16,11 @@ from gift_fast.cli import main
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, write_run
 from gift_fast.report.evaluations import evaluations_table, read_evaluations
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 
-CONFIG = EvaluationConfig(dataset="cifar100", ipc=10, learning_rate=1e-3, epochs=2, batch_size=50)
+CONFIG = EvaluationConfig(
+    dataset="cifar100", ipc=10, learning_rate=1e-3, epochs=2, batch_size=50
+).resolved(1000)
 INPUTS = {"test": "a" * 64, "distilled": "b" * 64, "teachers": "c" * 64}
 
 
@@ -36,8 +38,8 @@ def write(
         config=replace(CONFIG, **fields),
         inputs={**INPUTS, **(inputs or {})},
         checks=(
-            Check(1, top1 if best is None else best, 80.0, 2.0, 0.5),
-            Check(2, top1, 75.0, 2.5, loss_at_end),
+            EvalResult(1, top1 if best is None else best, 80.0, 2.0, 0.5),
+            EvalResult(2, top1, 75.0, 2.5, loss_at_end),
         ),
         seconds=1.0,
         images_per_second=100.0,

@@ -20,7 +20,7 @@ from gift_fast.reproductions.measure import (
     measure_teacher,
 )
 from gift_fast.reproductions.reproduce import estimates_of, load_reproduction, reproduction_names
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 
 PLAN = """
 title: Digits
@@ -180,7 +180,7 @@ def test_a_stopwatch_leaves_out_what_was_compiled(monkeypatch):
     """Epochs of 1 s and tests of 3 s; 50 s more in the first epoch, 20 s in the first test."""
     now = iter([0.0, 51.0, 75.0, 76.0, 80.0, 81.0, 85.0])
     monkeypatch.setattr("gift_fast.reproductions.measure.time.perf_counter", lambda: next(now))
-    check = Check(epoch=1, top1=1.0, top5=1.0, test_loss=1.0, loss=1.0)
+    check = EvalResult(epoch=1, top1=1.0, top5=1.0, test_loss=1.0, loss=1.0)
     stopwatch = Stopwatch(torch.device("cpu"))
     stopwatch.start(6, 0)
     for epoch in range(1, 7):

@@ -10,7 +10,7 @@ from gift_fast.studies.manifest import Finished
 from gift_fast.studies.study import Experiment
 from gift_fast.studies.study_files import parse_study
 from gift_fast.studies.tuning import FARTHEST, choose, half_decade, nearest_step, tune, tuned
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 
 STUDY = """
 title: tuned
@@ -45,7 +45,7 @@ class Landscape:
         first = 80 - 10 * away + 1000 * config.weight_decay + config.seed % 2
         # On the second half, which must not be looked at, everything is the other way round.
         top1 = first if config.tested_on == "heldout" else 50.0
-        check = Check(1, top1, 99.0, 1.0, 1.0, (first, 100 - first))
+        check = EvalResult(1, top1, 99.0, 1.0, 1.0, (first, 100 - first))
         return RunResult(config, {}, (check,), 1.0, 1.0, 1, {})
 
     @property
@@ -99,7 +99,7 @@ def test_a_loss_that_has_collapsed_in_the_middle_is_followed_to_where_it_learns(
             rate = experiment.config.learning_rate
             if experiment.config.loss == "kl" and rate < 0.3:
                 top1 = {0.001: 13.0, 0.1: 12.0}.get(rate, 10.0)
-                result = replace(result, checks=(Check(1, top1, 50.0, 1.0, 1.0),))
+                result = replace(result, checks=(EvalResult(1, top1, 50.0, 1.0, 1.0),))
             return result
 
     landscape = Collapse(kl=3.16, gift=0.01)
@@ -121,7 +121,7 @@ def test_of_equal_trials_the_middle_one_is_chosen():
     landscape = Landscape(kl=0.01, gift=0.01)
     _, trials, _, _ = tune_on(landscape)
     level = [
-        Finished(t.experiment, replace(t.result, checks=(Check(1, 10.0, 50.0, 1.0, 1.0),)))
+        Finished(t.experiment, replace(t.result, checks=(EvalResult(1, 10.0, 50.0, 1.0, 1.0),)))
         for t in trials
         if t.experiment.config.loss == "kl"
     ]

@@ -16,7 +16,7 @@ from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.soft_labels import average_of
 from gift_fast.evaluation.student import train_student
 from gift_fast.evaluation.teacher import train_teacher
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 from gift_fast.training.models import new_model
 from gift_fast.training.observer import Observer
 from gift_fast.training.predict import measure_accuracy
@@ -60,7 +60,7 @@ class Recording(Observer):
         self.steps.append((epoch, step, steps, images))
         self.losses.append(loss())
 
-    def epoch(self, number: int, images: int, check: Check | None) -> None:
+    def epoch(self, number: int, images: int, check: EvalResult | None) -> None:
         self.seen.append(number)
 
 

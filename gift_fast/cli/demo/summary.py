@@ -10,14 +10,14 @@ from gift_fast.evaluation.rules import paper_batch_size
 from gift_fast.evaluation.summary import divergence, summarize
 from gift_fast.report.ranking import ranking_sentences
 from gift_fast.report.terminal import accuracy_table, print_table
-from gift_fast.training.eval_result import Check
+from gift_fast.training.eval_result import EvalResult
 from gift_fast.training.optimizers import optimizer_name
 
 
 def print_summary(
     demo: DemoConfig,
     dataset: ImageDataset,
-    teacher: Check,
+    teacher: EvalResult,
     distilled: DistilledSet,
     runs: list[RunResult],
     seconds: float,
@@ -55,7 +55,7 @@ def print_summary(
 
 
 def settings_in_words(
-    demo: DemoConfig, dataset: ImageDataset, teacher: Check, distilled: DistilledSet
+    demo: DemoConfig, dataset: ImageDataset, teacher: EvalResult, distilled: DistilledSet
 ) -> str:
     """The settings of the demo, so that the table can be read by itself."""
     optimizers = "; ".join(
