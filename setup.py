@@ -208,7 +208,7 @@ def extensions() -> list:
         built.append(
             CUDAExtension(
                 name="gift_fast._C_cuda",
-                sources=["csrc/gift_loss_cuda.cpp", "csrc/cuda/gift_loss_cuda.cu"],
+                sources=["csrc/gift_loss_cuda.cpp", "csrc/cuda/launch.cu"],
                 include_dirs=[pybind11.get_include()],
                 extra_compile_args={
                     "cxx": [

@@ -1,8 +1,8 @@
 // The CUDA operators, registered under the stable ABI. A library of its own: the stream it asks for
 // is missing from a torch without CUDA, where this file is not built.
 //
-// The schemas are in gift_fast/loss/operators.py. Nothing here waits for the device: a target out of range
-// trips an assert there, as in torch.nn.functional.cross_entropy.
+// The schemas are in gift_fast/loss/operators.py. Nothing here waits for the device: a target out
+// of range trips an assert there, as in torch.nn.functional.cross_entropy.
 #include <optional>
 #include <utility>
 #include <vector>
@@ -12,7 +12,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "arguments.h"
-#include "cuda/gift_loss_cuda.h"
+#include "cuda/launch.h"
 
 #define GIFT_STRINGIFY_(x) #x
 #define GIFT_STRINGIFY(x) GIFT_STRINGIFY_(x)
@@ -67,8 +67,8 @@ void scale_gradient_(Tensor grad, Tensor grad_output, std::optional<Tensor> scal
 }  // namespace
 }  // namespace gift
 
-// `gift_loss`, the operator of graphs, is implemented in gift_fast/loss/operators.py: it checks these kernels
-// once, then calls them.
+// `gift_loss`, the operator of graphs, is implemented in gift_fast/loss/operators.py: it checks
+// these kernels once, then calls them.
 STABLE_TORCH_LIBRARY_IMPL(gift_fast, CUDA, m) {
   m.impl("loss_and_gradients", TORCH_BOX(&gift::loss_and_gradients));
   m.impl("scale_gradient_", TORCH_BOX(&gift::scale_gradient_));

@@ -31,6 +31,9 @@
 
 namespace gift {
 
+// The thresholds of every backend; gift_fast/loss/thresholds.py has them for Python, and
+// tests/kernels/test_thresholds.py compares the two files.
+
 // The lower bounds of the norms: torch.nn.functional.cosine_similarity's and .normalize's.
 constexpr double kCosineEps = 1e-8;
 constexpr double kNormalizeEps = 1e-12;
@@ -38,6 +41,25 @@ constexpr double kNormalizeEps = 1e-12;
 // Below this |t|^2 the closed form has lost half of float's digits to cancellation (s points away
 // from h): the caller sums z.t and |t|^2 once more, element by element.
 constexpr double kCancellation = 1e-2;
+
+// Float has room for a product of three and digits to spare while |z| and |s| lie between the
+// inverses of these: the caller computes other rows in double.
+constexpr double kSmallestInverseNorm = 1e-12;
+constexpr double kLargestInverseNorm = 1e12;
+
+// 1/T is at most this, finite in float: a softmax weight of 0 times infinity would be NaN.
+constexpr double kLargestInverseTemperature = 3e38;
+
+// A row of a float16 gradient is stored below 2 to this power, inside float16's range. The factor
+// that brings it there is at most 2^kHalfMaxShift and at least its inverse: normal in float32.
+constexpr int kHalfExponent = 14;
+constexpr int kHalfMaxShift = 120;
+constexpr double kHalfLargest = 1e300;  // a bound that is not smaller gets the factor 1
+
+// The gradient of a row of zeros is as large as the bounds of the norms are small: 1e8 and more,
+// which is infinite in float16. A float16 row of zeros has a gradient of this norm at most, times
+// its weight. No other float16 row is at the bounds: the smallest number is 6e-8.
+constexpr double kZeroRowGradient = 32768.0;
 
 // The smoothed one-hot label, scaled to unit norm.
 struct SmoothedLabel {
@@ -84,6 +106,16 @@ struct InverseNorm {
 GIFT_HOST_DEVICE InverseNorm inverse_norm(double square, double eps) {
   const bool bounded = square < eps * eps;
   return {1.0 / (bounded ? eps : sqrt(square)), bounded};
+}
+
+GIFT_HOST_DEVICE bool is_ordinary(InverseNorm norm) {
+  return norm.value >= kSmallestInverseNorm && norm.value <= kLargestInverseNorm;
+}
+
+// 1/T, finite in A, which a softmax is computed in.
+template <class A>
+GIFT_HOST_DEVICE double inverse_temperature(double temperature) {
+  return fmin(1.0 / temperature, sizeof(A) < sizeof(double) ? kLargestInverseTemperature : 1e308);
 }
 
 GIFT_HOST_DEVICE double dot_with_hard_label(double sum, double at_target, SmoothedLabel h) {
@@ -139,26 +171,21 @@ GIFT_HOST_DEVICE GradientCoefficients soft_labels_gradient(const RowSums& sums, 
 }
 
 // The power of two that a row of a float16 gradient is stored with, from a bound of its largest
-// element: the row then lies below 2^14, well inside float16, and keeps 28 binary orders below.
+// element. The row keeps 28 binary orders below 2^kHalfExponent.
 GIFT_HOST_DEVICE double half_gradient_factor(double largest) {
-  if (!(largest > 0.0) || !(largest < 1e300)) return 1.0;
+  if (!(largest > 0.0) || !(largest < kHalfLargest)) return 1.0;
   // frexp and ldexp by hand, which on a GPU cost registers that the row needs: largest <
   // 2^exponent. A subnormal's exponent comes out wrong, and so far down that it makes no
   // difference.
   uint64_t bits;
   memcpy(&bits, &largest, sizeof(bits));
   const int exponent = int(bits >> 52) - 1022;
-  const int shift = 14 - exponent;
-  // The factor is handed on in float32: both it and its inverse must be normal there.
-  bits = uint64_t(1023 + (shift > 120 ? 120 : (shift < -120 ? -120 : shift))) << 52;
+  const int shift = kHalfExponent - exponent;
+  const int most = kHalfMaxShift;
+  bits = uint64_t(1023 + (shift > most ? most : (shift < -most ? -most : shift))) << 52;
   memcpy(&largest, &bits, sizeof(bits));
   return largest;
 }
-
-// The gradient of a row of zeros is as large as the bounds of the norms are small: 1e8 and more,
-// which is infinite in float16. A float16 row of zeros has a gradient of this norm at most, times
-// its weight. No other float16 row is at the bounds: the smallest number is 6e-8.
-constexpr double kZeroRowGradient = 32768.0;
 
 // By its exponent alone: a division in double costs registers that a GPU's kernels would spill.
 // `power` is a power of two between 2^-1022 and 2^1022.

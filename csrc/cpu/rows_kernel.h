@@ -203,11 +203,6 @@ void write_gradient(const Other& other, const Own& own, const Chain& chain, int6
 
 // ---- one row -----------------------------------------------------------------------------------
 
-// Float has room for a product and digits to spare while norms lie between these. A row beyond, one
-// whose squares leave float, or whose t nearly vanishes, is done in double; one with a NaN goes
-// that way too, and stays NaN.
-inline bool ordinary(InverseNorm norm) { return norm.value >= 1e-12 && norm.value <= 1e12; }
-
 inline void multiply(GradientCoefficients& k, double factor) {
   k.other *= factor;
   k.own *= factor;
@@ -242,17 +237,13 @@ struct Rows {
   const Problem& problem;
   double weight;
 
-  // 1/T, finite in A: the softmax weight zero times infinity would be NaN.
-  template <class A>
-  double inverse_temperature() const {
-    return std::min(1.0 / problem.soft_label_temperature, std::is_same_v<A, float> ? 3e38 : 1e308);
-  }
-
   // The row's soft labels as the sweeps see them, and what their gradient is multiplied with.
   template <class A>
   auto labels(const S* row) const {
     if constexpr (softmax) {
-      return Softmax<A, S>{{row}, largest_of<A>(row, problem.classes), A(inverse_temperature<A>())};
+      return Softmax<A, S>{{row},
+                           largest_of<A>(row, problem.classes),
+                           A(inverse_temperature<A>(problem.soft_label_temperature))};
     } else {
       return Stored<A, S>{row};
     }
@@ -260,7 +251,7 @@ struct Rows {
   template <class A>
   auto chain() const {
     if constexpr (softmax) {
-      return SoftmaxChain<A>{inverse_temperature<A>()};
+      return SoftmaxChain<A>{inverse_temperature<A>(problem.soft_label_temperature)};
     } else {
       return Identity{};
     }
@@ -285,7 +276,7 @@ struct Rows {
     if (products.tt < kCancellation)
       products = sum_refined<A>(z, s, n, target, refined_label(s_norm, h, gamma));
     const Row k = finish_row(sums, s_norm, products);
-    if (in_float && !(ordinary(k.z) && ordinary(k.s))) return false;
+    if (in_float && !(is_ordinary(k.z) && is_ordinary(k.s))) return false;
     loss = 1.0 - k.cosine;
 
     if (problem.logits_grad != nullptr) {

@@ -20,17 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COSINE_EPS = 1e-8
-"""Lower bound of the norms of z and t, as in ``torch.nn.functional.cosine_similarity``."""
-
-NORMALIZE_EPS = 1e-12
-"""Lower bound of the norm of s, as in ``torch.nn.functional.normalize``."""
-
-ZERO_ROW_GRADIENT = 2.0**15
-"""The largest norm of the gradient of an all-zero float16 row, before the row's weight.
-
-The bounds above make it 1e8 and more, which is infinite in float16.
-"""
+from gift_fast.loss.thresholds import COSINE_EPS as COSINE_EPS
+from gift_fast.loss.thresholds import NORMALIZE_EPS as NORMALIZE_EPS
+from gift_fast.loss.thresholds import ZERO_ROW_GRADIENT as ZERO_ROW_GRADIENT
 
 
 def smoothed_label_values(

@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "../../csrc/cuda/gift_loss_cuda.cu"
+#include "../../csrc/cuda/launch.cu"
 #include "expected_row.h"
 
 thread_local uint4 gift::row_memory[232448 / 16];

@@ -13,8 +13,9 @@ import triton.language as tl
 from expected import Options, answer, assert_exact, batch, exact, gradient_bounds, largest_error
 
 from gift_fast import gift_loss
-from gift_fast.loss import self_check, triton_kernels
+from gift_fast.loss import self_check
 from gift_fast.loss.reference import smoothed_label_values
+from gift_fast.loss.triton_kernels import launch, row, rows_kernel
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 
@@ -217,24 +218,27 @@ def test_the_kernels_pass_the_self_check():
 
 
 @triton.jit
-def products_without_the_mixed_term(zh, sh, ss, zs, s, gamma):
-    soft = (1.0 - gamma) * s
-    return gamma * zh + soft * zs, gamma * gamma + soft * (soft * ss)
+def products_without_the_mixed_term(sums, s, gamma):
+    soft = (1.0 - gamma) * s.inverse
+    return gamma * sums.zh + soft * sums.zs, gamma * gamma + soft * (soft * sums.ss)
 
 
 @triton.jit
-def gradient_of_the_wrong_sign_at_the_target(
-    weight, gamma, on_target, elsewhere, cosine, z, z_bounded, s, t
-):
-    towards_t = -weight * z * t
-    own = tl.where(z_bounded, 0.0, weight * cosine * z * z)
-    hard = towards_t * gamma
-    return towards_t * (1.0 - gamma) * s, own, hard * elsewhere, hard * (elsewhere - on_target)
+def gradient_of_the_wrong_sign_at_the_target(options, cosine, z, s, t):
+    towards_t = -options.weight * z.inverse * t.inverse
+    own = tl.where(z.bounded, 0.0, options.weight * cosine * z.inverse * z.inverse)
+    hard = towards_t * options.gamma
+    return row.Coefficients(
+        towards_t * (1.0 - options.gamma) * s.inverse,
+        own,
+        hard * options.elsewhere,
+        hard * (options.elsewhere - options.on_target),
+    )
 
 
 @triton.jit
-def not_scaled(factors, scale):
-    return factors
+def not_scaled(k, scale):
+    return k
 
 
 class Launch:
@@ -252,27 +256,39 @@ class Launch:
 
 
 FAULTS = {
-    "|t|": ("_products", products_without_the_mixed_term, "the loss is off by"),
+    "|t|": (rows_kernel, "products", products_without_the_mixed_term, "the loss is off by"),
     "the target's element": (
-        "_logits_gradient",
+        row,
+        "logits_gradient",
         gradient_of_the_wrong_sign_at_the_target,
         "the gradient of the logits is off by",
     ),
-    "float16's factor": ("_scaled", not_scaled, "float16"),
+    "float16's factor": (row, "scaled", not_scaled, "float16"),
     "a launch": (
+        launch,
         "rows_kernel",
         Launch(RuntimeError("Triton Error [CUDA]: device kernel image is invalid")),
         "RuntimeError: Triton Error [CUDA]: device kernel image is invalid",
     ),
-    "a compiler": ("targets_kernel", Launch(OSError("ptxas is not there")), "ptxas is not there"),
-    "a factor that is not applied": ("scale_kernel", Launch(), "the gradient of the logits is off"),
+    "a compiler": (
+        launch,
+        "targets_kernel",
+        Launch(OSError("ptxas is not there")),
+        "ptxas is not there",
+    ),
+    "a factor that is not applied": (
+        launch,
+        "scale_kernel",
+        Launch(),
+        "the gradient of the logits is off",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found_by_the_self_check(fault, monkeypatch):
-    name, wrong, words = FAULTS[fault]
-    monkeypatch.setattr(triton_kernels, name, wrong)
+    module, name, wrong, words = FAULTS[fault]
+    monkeypatch.setattr(module, name, wrong)
     (failure,) = failures()
     assert words in failure.reason
     assert not failure.device_lost

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "csrc" / "cuda" / "gift_loss_cuda.cu"
+SOURCE = HERE.parents[1] / "csrc" / "cuda" / "launch.cu"
 
 needs_host_compiler = pytest.mark.skipif(
     shutil.which("g++") is None or platform.machine() != "x86_64",

@@ -15,7 +15,8 @@ triton = pytest.importorskip("triton", reason="needs triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from gift_fast.loss import triton_kernels  # noqa: E402
+from gift_fast.loss.triton_kernels import launch  # noqa: E402
+from gift_fast.loss.triton_kernels.plan import plan_of  # noqa: E402
 
 HERE = Path(__file__).parent
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -57,10 +58,16 @@ def compiled_rows(
     aligned=True,
 ):  # fmt: skip
     """``rows_kernel`` as contiguous rows are launched, and the plan of the launch."""
-    float64 = logits == F64
-    widths = (logits.itemsize, soft_labels.itemsize)
-    strides = (classes, classes)
-    plan = triton_kernels._launch(classes, strides, widths, float64, aligned, asked[1])
+    plan = plan_of(
+        classes,
+        (classes, classes),
+        (logits.itemsize, soft_labels.itemsize),
+        aligned=aligned,
+        soft_labels_grad=asked[1],
+        add=True,
+        softmax=softmax,
+        float64=logits == F64,
+    )
     grads = [POINTER[x] if y else None for x, y in zip((logits, soft_labels), asked, strict=True)]
     scales = ["*fp32" if x == "*fp16" else None for x in grads]
     lengths = ("classes", "logits_stride", "soft_labels_stride")
@@ -74,21 +81,10 @@ def compiled_rows(
         "target_stride": 1,
         **dict(zip(("logits_grad", "soft_labels_grad"), grads, strict=True)),
         **dict(zip(("logits_scales", "soft_labels_scales"), scales, strict=True)),
-        "SUM": True,
-        "SOFTMAX": softmax,
-        "FLOAT64": float64,
-        "HELD": plan.held,
-        "REALIGN": plan.realign,
-        "VECTOR": plan.vector,
-        "SECTOR": plan.sector,
-        "ROWS": plan.rows,
-        "BLOCK": plan.block,
-        "BLOCK64": plan.block64,
-        "EDGES": 32 * plan.warps,
+        "PLAN": plan,
     }
     wide = lengths if classes % 16 == 0 else ()
-    kernel = triton_kernels.rows_kernel
-    return plan, compiled(kernel, arguments, target, plan.warps, wide, aligned)
+    return plan, compiled(launch.rows_kernel, arguments, target, plan.warps, wide, aligned)
 
 
 def memory_instructions(kernel, directory):
@@ -188,7 +184,7 @@ def test_the_small_kernels_compile(target):
     counts = dict.fromkeys(("rows", "classes", "ignore_index"), "i32")
     targets = {"target": "*i64", "weight": "*fp64", "all_in_range": "*i1", "target_stride": 1}
     assert compiled(
-        triton_kernels.targets_kernel, {**counts, **targets, "MEAN": True, "BLOCK": 1024}, target, 2
+        launch.targets_kernel, {**counts, **targets, "MEAN": True, "BLOCK": 1024}, target, 2
     )
     losses = {
         "losses": "*fp64",
@@ -197,11 +193,11 @@ def test_the_small_kernels_compile(target):
         "programs": "i32",
         "BLOCK": 1024,
     }
-    assert compiled(triton_kernels.reduce_kernel, losses, target, 2)
+    assert compiled(launch.reduce_kernel, losses, target, 2)
     for grad, scale, per_row, short in (("*fp16", "*fp32", True, True), ("*bf16", None, 0, 0)):
         scaling = {
             **dict.fromkeys(("rows", "classes", "tiles", "grad_output_stride"), "i32"),
             **{"grad": grad, "grad_output": "*fp32", "scale": scale, "size": "i64"},
             **{"PER_ROW": bool(per_row), "SHORT": bool(short), "BLOCK": 2048},
         }
-        assert compiled(triton_kernels.scale_kernel, scaling, target, 4)
+        assert compiled(launch.scale_kernel, scaling, target, 4)

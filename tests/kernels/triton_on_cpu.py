@@ -49,12 +49,12 @@ def add_whole_rows() -> None:
     """Gives the kernels' reduction of five sums to NumPy; one element at a time takes minutes."""
     from triton.runtime import interpreter
 
-    from gift_fast.loss import triton_kernels
+    from gift_fast.loss.triton_kernels import packing
 
     one_at_a_time = interpreter.ReduceOps.generic_reduce
 
     def reduce(self, inputs):
-        if self.combine_fn is not triton_kernels._add:
+        if self.combine_fn is not packing._add:
             return one_at_a_time(self, inputs)
         with np.errstate(all="ignore"):
             return tuple(self.to_tensor(x.handle.data.sum(self.axis), x.dtype) for x in inputs)

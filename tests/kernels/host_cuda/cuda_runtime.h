@@ -213,6 +213,11 @@ template <class T>
   exchanged(__builtin_return_address(0), mask, 0, own_lane());
 }
 
+template <class T>
+T __ldg(const T* address) {
+  return *address;
+}
+
 inline int atomicAdd(int* address, int value) {
   const int before = *address;
   *address += value;

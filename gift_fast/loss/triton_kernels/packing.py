@@ -1,0 +1,156 @@
+"""Tiles of rows: how a program reads, sums and writes them.
+
+A tile is ``[ROWS, columns]``. Offsets, ``[ROWS]``, are those of the elements that its column 0
+stands for; masked elements are read as zeros and not written.
+
+A row of 1000 bfloat16 numbers begins at a multiple of 16 bytes, which Triton cannot know: it
+specialises on multiples of 16 *elements*. So the host says what divides every row's offset
+(``Plan.vector``). Where the rows begin anywhere (21841 classes), the program starts at the row's
+first 32-byte boundary and does the few elements before and after it, its edges, separately
+(``Plan.realign``).
+"""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from gift_fast.loss.thresholds import LARGEST_INVERSE_TEMPERATURE
+from gift_fast.loss.triton_kernels.row import Sums
+
+_LARGEST_INVERSE_TEMPERATURE = tl.constexpr(LARGEST_INVERSE_TEMPERATURE)
+
+
+class Tensors(NamedTuple):
+    """The matrices, each ``[rows, classes]``; a gradient is None where it is not asked for."""
+
+    logits: tl.tensor
+    soft_labels: tl.tensor
+    logits_grad: tl.tensor | None
+    soft_labels_grad: tl.tensor | None
+
+
+class Offsets(NamedTuple):
+    """Of the elements of each matrix that column 0 stands for, ``[ROWS]``, and where they are.
+
+    The rows' body, ``body`` elements, begins at the row's element ``begin``.
+    """
+
+    logits: tl.tensor
+    soft_labels: tl.tensor
+    grad: tl.tensor
+    begin: tl.tensor
+    body: tl.tensor
+
+
+class Tile(NamedTuple):
+    """z, s and where the targets are, ``[ROWS, columns]``; s as the formulas have it."""
+
+    z: tl.tensor
+    s: tl.tensor
+    is_target: tl.tensor
+
+
+@triton.jit
+def _read(pointer, offsets, columns, mask, dtype: tl.constexpr):
+    return tl.load(pointer + (offsets[:, None] + columns[None, :]), mask=mask, other=0.0).to(dtype)
+
+
+@triton.jit
+def read_tile(tensors, offsets, columns, mask, y, dtype: tl.constexpr):
+    """Reads columns of rows with targets y; s as it is stored."""
+    z = _read(tensors.logits, offsets.logits, columns, mask, dtype)
+    s = _read(tensors.soft_labels, offsets.soft_labels, columns, mask, dtype)
+    return Tile(z, s, columns[None, :] + offsets.begin == y[:, None])
+
+
+@triton.jit
+def edges_of(offsets, classes, WIDTH: tl.constexpr, EDGES: tl.constexpr):
+    """Columns and mask, ``[EDGES]``, of the elements before and after the body.
+
+    There are less than WIDTH of either. The tile has a lane for every thread all the same: what
+    many threads hold together, Triton lets them write to shared memory together.
+    """
+    lane = tl.arange(0, EDGES)
+    columns = tl.where(lane < WIDTH, lane - offsets.begin, lane - WIDTH + offsets.body)
+    in_row = ((columns < 0) | (columns >= offsets.body)) & (columns < classes - offsets.begin)
+    return columns, in_row
+
+
+@triton.jit
+def softmax_weights(s, largest, inverse_temperature, mask):
+    """exp((s - max s) / T): softmax up to a factor that the normalisation of t removes."""
+    # 0 * inf is not 0
+    inverse = tl.minimum(inverse_temperature, _LARGEST_INVERSE_TEMPERATURE).to(s.dtype)
+    return tl.where(mask, tl.exp((s - largest) * inverse), 0.0)
+
+
+@triton.jit
+def with_softmax(tile, largest, options, mask):
+    s = softmax_weights(tile.s, largest[:, None], options.inverse_temperature[:, None], mask)
+    return Tile(tile.z, s, tile.is_target)
+
+
+@triton.jit
+def hard_label(is_target, options, dtype: tl.constexpr):
+    on_target = options.on_target.to(dtype)[:, None]
+    return tl.where(is_target, on_target, options.elsewhere.to(dtype)[:, None])
+
+
+@triton.jit
+def _add(a0, a1, a2, a3, a4, b0, b1, b2, b3, b4):
+    return a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4
+
+
+@triton.jit
+def sums_of(tile, options):
+    """The sums of each row of a tile, in float64: one reduction, so one barrier.
+
+    The products with h itself, not the sums that csrc/gift_row.h takes them from: those need z and
+    s at the target, and to load these once more is a third of the requests of a short row.
+    """
+    z, s = tile.z, tile.s
+    h = hard_label(tile.is_target, options, z.dtype)
+    zh, sh, zz, ss, zs = tl.reduce((z * h, s * h, z * z, s * s, z * s), 1, _add)
+    return Sums(
+        zh.to(tl.float64),
+        sh.to(tl.float64),
+        zz.to(tl.float64),
+        ss.to(tl.float64),
+        zs.to(tl.float64),
+    )
+
+
+@triton.jit
+def added(a, b):
+    return Sums(a.zh + b.zh, a.sh + b.sh, a.zz + b.zz, a.ss + b.ss, a.zs + b.zs)
+
+
+@triton.jit
+def _write(pointer, offsets, columns, mask, other, own, is_target, k, chain):
+    """The gradient of coefficients k, times ``chain``, rounded to what is stored."""
+    p, q = k.other.to(own.dtype)[:, None], k.own.to(own.dtype)[:, None]
+    r, e = k.all.to(own.dtype)[:, None], k.target.to(own.dtype)[:, None]
+    gradient = (other * p + (own * q + r) + tl.where(is_target, e, 0.0)) * chain
+    if pointer.dtype.element_ty.primitive_bitwidth == 16:
+        gradient = gradient.to(tl.float32)  # float64 has no direct way to bfloat16
+    tl.store(pointer + (offsets[:, None] + columns[None, :]), gradient, mask=mask)
+
+
+@triton.jit
+def write_gradients(
+    tensors, offsets, columns, mask, tile, result, options, SOFTMAX: tl.constexpr
+):  # fmt: skip
+    """Writes a tile of each gradient that is asked for."""
+    z, s = tile.z, tile.s
+    if tensors.logits_grad is not None:
+        _write(
+            tensors.logits_grad, offsets.grad, columns, mask, s, z, tile.is_target,
+            result.of_logits, 1.0,
+        )  # fmt: skip
+    if tensors.soft_labels_grad is not None:
+        chain = s * options.inverse_temperature.to(s.dtype)[:, None] if SOFTMAX else 1.0
+        _write(
+            tensors.soft_labels_grad, offsets.grad, columns, mask, z, s, tile.is_target,
+            result.of_soft_labels, chain,
+        )  # fmt: skip

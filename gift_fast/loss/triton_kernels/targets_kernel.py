@@ -1,0 +1,36 @@
+"""Counts the valid rows and checks the targets, in one program.
+
+Shapes: target ``[rows]``; weight and all_in_range ``[1]``. Traffic: reads the targets, 8 or 4 bytes
+per row, and writes 9 bytes.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["rows", "ignore_index"])
+def targets_kernel(
+    target,  # [rows]
+    weight,  # [1] float64
+    all_in_range,  # [1] bool
+    rows,
+    classes,
+    target_stride,
+    ignore_index,
+    MEAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The weight of a valid row, 1 or 1 / (valid rows), and whether every target is a class."""
+    valid = tl.zeros((BLOCK,), tl.int64)
+    wrong = tl.zeros((BLOCK,), tl.int64)
+    for start in range(0, rows, BLOCK):
+        row = start + tl.arange(0, BLOCK).to(tl.int64)
+        y = tl.load(target + row * target_stride, mask=row < rows, other=0).to(tl.int64)
+        is_valid = (row < rows) & (y != ignore_index)
+        valid += is_valid.to(tl.int64)
+        wrong += (is_valid & ((y < 0) | (y >= classes))).to(tl.int64)
+    if MEAN:
+        tl.store(weight, 1.0 / tl.sum(valid, 0).to(tl.float64))  # no valid row: inf, and no use
+    else:
+        tl.store(weight, tl.full((), 1.0, tl.float64))
+    tl.store(all_in_range, tl.sum(wrong, 0) == 0)
