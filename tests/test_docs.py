@@ -101,6 +101,10 @@ def calls_of(page: str) -> Iterator[tuple[int, list[str]]]:
         yield line, [name, *arguments]
 
 
+EXCERPTS = "docs/training-stacks.md"
+"""The page whose blocks are parts of the examples, which run in test_examples.py."""
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -131,7 +135,8 @@ def stand_ins() -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if any(b.language == "python" for b in blocks_of(p))]
+    "page",
+    [p for p in PAGES if p != EXCERPTS and any(b.language == "python" for b in blocks_of(p))],
 )
 def test_python_runs(page, folder):
     write_modules(page, folder)
@@ -141,6 +146,20 @@ def test_python_runs(page, folder):
             # Tracebacks show the line of the page.
             code = compile("\n" * block.line + block.text, str(ROOT / page), "exec")
             exec(code, names)
+
+
+def test_excerpts_are_those_of_the_examples():
+    lines = (ROOT / EXCERPTS).read_text(encoding="utf-8").splitlines()
+    for block in blocks_of(EXCERPTS):
+        if block.language == "python":
+            above = "\n".join(lines[: block.line])
+            name = re.findall(r"\(\.\./(examples/\w+\.py)\)", above)[-1]
+            program = [line.strip() for line in (ROOT / name).read_text().splitlines()]
+            for excerpt in block.text.split("\n\n"):
+                wanted = [line.strip() for line in excerpt.splitlines()]
+                assert any(
+                    program[start : start + len(wanted)] == wanted for start in range(len(program))
+                ), f"{EXCERPTS}:{block.line}: not in {name}"
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if any(True for _ in calls_of(p))])

@@ -1,0 +1,41 @@
+"""GIFT with FSDP2, fully_shard.
+
+torchrun --nproc-per-node 2 examples/fsdp2.py
+"""
+
+import sys
+
+import tiny
+import torch
+from torch import distributed, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader, DistributedSampler
+
+from gift_fast import gift_loss
+
+
+def train(student: nn.Module, teacher: nn.Module, loader: DataLoader, epochs: int = 3) -> None:
+    # The logits are plain tensors, the part of this process: nothing else changes.
+    fully_shard(student, mesh=init_device_mesh("cpu", (distributed.get_world_size(),)))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    for _ in range(epochs):
+        for images, labels in loader:
+            with torch.no_grad():
+                soft_labels = teacher(images)
+            loss = gift_loss(student(images), soft_labels, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+if __name__ == "__main__":
+    distributed.init_process_group("gloo")
+    student, teacher = tiny.networks()
+    dataset = tiny.loader().dataset
+    train(student, teacher, DataLoader(dataset, 8, sampler=DistributedSampler(dataset)))
+    weights = get_model_state_dict(student, options=StateDictOptions(full_state_dict=True))
+    if distributed.get_rank() == 0 and len(sys.argv) > 1:
+        torch.save(weights, sys.argv[1])
+    distributed.destroy_process_group()

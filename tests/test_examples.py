@@ -1,0 +1,225 @@
+"""The examples train as a float64 loop with the loss written out does."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+# What other projects warn of is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def examples_are_importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def definition(logits: Tensor, soft_labels: Tensor, target: Tensor) -> Tensor:
+    """The loss of every row, (...), written out: gamma and label smoothing are 0.1."""
+    num_classes = logits.shape[-1]
+    hard = 0.9 * F.one_hot(target, num_classes).to(logits.dtype) + 0.1 / num_classes
+    refined = 0.1 * F.normalize(hard, dim=-1) + 0.9 * F.normalize(soft_labels, dim=-1)
+    return 1 - F.cosine_similarity(logits, refined, dim=-1)
+
+
+def trained(
+    student: nn.Module, loss_of: Callable[[nn.Module, int], Tensor], steps: int = 3
+) -> nn.Module:
+    """A copy of the student in float64 after steps of SGD with a learning rate of 0.1."""
+    student = copy.deepcopy(student).double()
+    for step in range(steps):
+        gradients = torch.autograd.grad(loss_of(student, step), list(student.parameters()))
+        with torch.no_grad():
+            for weight, gradient in zip(student.parameters(), gradients, strict=True):
+                weight -= 0.1 * gradient
+    return student
+
+
+def assert_same(actual: dict[str, Tensor], expected: nn.Module, initial: nn.Module) -> None:
+    """The weights are the expected ones, up to 1 % of how far training has moved them."""
+    for name, weight in expected.state_dict().items():
+        moved = (weight - initial.state_dict()[name]).norm()
+        error = (actual[name].double() - weight).norm()
+        assert moved > 1e-4, name
+        assert error < 0.01 * moved, f"{name}: off by {error:.2g}, moved by {moved:.2g}"
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("plain_loop", "torch"),
+        ("lightning_module", "lightning"),
+        ("accelerate_loop", "accelerate"),
+        ("compiled_step", "torch"),
+    ],
+)
+def test_trains_as_defined(name, package):
+    pytest.importorskip(package)
+    tiny, example = importlib.import_module("tiny"), importlib.import_module(name)
+    student, teacher = tiny.networks()
+    initial, expert = copy.deepcopy(student), copy.deepcopy(teacher).double()
+    images, labels = tiny.batch(torch.float64)
+
+    example.train(student, teacher, tiny.loader(), epochs=3)
+
+    expected = trained(initial, lambda x, _: definition(x(images), expert(images), labels).mean())
+    assert_same(student.state_dict(), expected, initial)
+
+
+def test_the_hugging_face_trainer_trains_as_defined():
+    pytest.importorskip("transformers")
+    import hugging_face_trainer as example
+    import tiny
+
+    torch.manual_seed(0)
+    student, teacher = example.vit(), example.vit().eval()
+    for network in (student, teacher):  # the head's own initial weights are nearly zero
+        nn.init.normal_(network.classifier.weight)
+    initial, expert = copy.deepcopy(student), copy.deepcopy(teacher).double()
+    images, labels = tiny.batch(torch.float64)
+
+    # Two accumulated batches of eight are a step.
+    example.train(student, teacher, example.examples(), epochs=3)
+
+    with torch.no_grad():
+        soft_labels = expert(images).logits
+    expected = trained(
+        initial, lambda x, _: definition(x(pixel_values=images).logits, soft_labels, labels).mean()
+    )
+    moved = {name: p.detach() for name, p in student.named_parameters()}
+    start = dict(initial.named_parameters())
+    error = sum((moved[n].double() - p).norm() ** 2 for n, p in expected.named_parameters())
+    distance = sum((p - start[n]).norm() ** 2 for n, p in expected.named_parameters())
+    assert distance > 1e-6
+    assert error < 1e-4 * distance
+
+
+@pytest.mark.parametrize("name", ["data_parallel", "fsdp2"])
+def test_two_processes_train_as_defined(name, tmp_path):
+    import tiny
+
+    student, teacher = tiny.networks()
+    expert = teacher.double()
+    images, labels = tiny.batch(torch.float64)
+    path = tmp_path / "weights.pt"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*launch, str(EXAMPLES / f"{name}.py"), str(path)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    expected = trained(student, lambda x, _: definition(x(images), expert(images), labels).mean())
+    assert_same(torch.load(path), expected, student)
+
+
+def test_learned_labels_follow_the_definition():
+    import learned_labels
+    import tiny
+
+    student, _ = tiny.networks()
+    images, labels = tiny.batch()
+    actual = learned_labels.learn(student, images, labels, steps=3)
+
+    logits = student(images).detach().double()
+    expected = logits.sign().requires_grad_()
+    for _ in range(3):
+        loss = definition(logits, expected, labels).mean()
+        (gradient,) = torch.autograd.grad(loss, expected)
+        expected = (expected - 10.0 * gradient).detach().requires_grad_()
+    torch.testing.assert_close(actual.double(), expected.detach(), rtol=1e-4, atol=1e-4)
+    assert (actual - logits.sign()).abs().max() > 0.1
+
+
+def test_unrolled_distillation_has_the_gradient_of_the_definition():
+    import tiny
+    import unrolled_distillation as example
+
+    student, teacher = tiny.networks()
+    images, labels = tiny.batch()
+
+    def gradients(dtype: torch.dtype, loss: Callable[[nn.Module, Tensor, Tensor], Tensor]):
+        network = copy.deepcopy(student).to(dtype)
+        distilled = images[:4].to(dtype).requires_grad_()
+        soft_labels = copy.deepcopy(teacher).to(dtype)(images[:4].to(dtype)).requires_grad_()
+        return torch.autograd.grad(loss(network, distilled, soft_labels), [distilled, soft_labels])
+
+    def unrolled(network: nn.Module, distilled: Tensor, soft_labels: Tensor) -> Tensor:
+        return example.outer_loss(network, (distilled, soft_labels, labels[:4]), (images, labels))
+
+    def defined(network: nn.Module, distilled: Tensor, soft_labels: Tensor) -> Tensor:
+        weights = dict(network.named_parameters())
+        for _ in range(2):
+            rows = definition(functional_call(network, weights, distilled), soft_labels, labels[:4])
+            steps = torch.autograd.grad(rows.mean(), [*weights.values()], create_graph=True)
+            weights = {n: w - g for (n, w), g in zip(weights.items(), steps, strict=True)}
+        return F.cross_entropy(functional_call(network, weights, images.double()), labels)
+
+    pairs = zip(gradients(torch.float32, unrolled), gradients(torch.float64, defined), strict=True)
+    for actual, expected in pairs:
+        assert expected.abs().max() > 1e-4
+        assert (actual.double() - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_language_model_shifts_ignores_and_chunks():
+    import language_model as example
+
+    torch.manual_seed(0)
+    hidden, teacher_hidden = torch.randn(2, 8, 16), torch.randn(2, 8, 24)
+    head, teacher_head = nn.Linear(16, 50), nn.Linear(24, 50)
+    labels = torch.randint(50, (2, 8))
+    labels[0, :3] = labels[1, 6:] = -100
+
+    def gradient(dtype: torch.dtype, loss: Callable[..., Tensor]):
+        x = hidden.to(dtype).requires_grad_()
+        heads = head.to(dtype), teacher_head.to(dtype)
+        value = loss(x, heads[0], teacher_hidden.to(dtype), heads[1], labels)
+        return value, *torch.autograd.grad(value, [x, heads[0].weight])
+
+    def defined(x, head, teacher_x, teacher_head, labels):
+        rows = [
+            definition(head(x[b, t]), teacher_head(teacher_x[b, t]).detach(), labels[b, t + 1])
+            for b in range(2)
+            for t in range(7)
+            if labels[b, t + 1] != -100
+        ]
+        return torch.stack(rows).mean()
+
+    actual = gradient(torch.float32, example.distillation_loss)
+    for one, other in zip(actual, gradient(torch.float64, defined), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_exported_loss_is_the_definition(tmp_path):
+    import exported_loss as example
+    import tiny
+
+    student, teacher = tiny.networks()
+    images, labels = tiny.batch()
+    path = tmp_path / "loss.pt2"
+    example.export(student, images, teacher(images), labels, path)
+    few = images[:5]
+    actual = example.load(path)(few, teacher(few), labels[:5])
+    expected = definition(
+        student.double()(few.double()), teacher.double()(few.double()), labels[:5]
+    ).mean()
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_is_documented(path):
+    if path.stem != "tiny":
+        page = (EXAMPLES.parent / "docs/training-stacks.md").read_text(encoding="utf-8")
+        assert f"examples/{path.name}" in page
