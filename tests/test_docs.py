@@ -217,6 +217,32 @@ def test_other_commands_exist(page):
             )
 
 
+@pytest.mark.parametrize("page", [p for p in PAGES if p != "CHANGELOG.md"])
+def test_files_that_a_page_names_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    folders = "gift_fast|csrc|tests|benchmarks|examples|docs"
+    paths = re.findall(rf"`((?:{folders})/[\w./-]+)`", text)
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    missing += [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+    # Two pages of the site are files of the repository's root.
+    assert set(missing) <= {"contributing.md", "changelog.md", "benchmarks.md"}
+
+
+@pytest.mark.parametrize("page", sorted(p for p in PAGES if p.startswith("docs/api/")))
+def test_what_the_api_pages_name_exists(page):
+    for name in re.findall(r"^::: ([\w.]+)$", (ROOT / page).read_text(), re.MULTILINE):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_the_layout_of_the_design_is_that_of_the_package():
+    text = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^      (\w+)/ ", text.split("    csrc/")[0], re.MULTILINE)
+    folders = {path.parent.name for path in ROOT.glob("gift_fast/*/__init__.py")}
+    assert {*listed} == folders - {"student"}  # former names, deprecated
+
+
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if any(b.language == "bash" for b in blocks_of(p))]
 )
