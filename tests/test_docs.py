@@ -75,11 +75,16 @@ def blocks_of(page: str) -> Iterator[Block]:
             number += 1
 
 
+def joined(text: str) -> list[str]:
+    """The lines of a script, after those that a backslash continues have been joined."""
+    return re.sub(r"\\\n\s*", " ", text).splitlines()
+
+
 def commands_of(page: str) -> Iterator[tuple[int, list[str]]]:
     """The command lines of a page, split into words: ``\\`` continues a line, ``#`` ends it."""
     for block in blocks_of(page):
         if block.language in ("", "bash"):
-            for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
+            for line in joined(block.text):
                 command = re.split(r"\s#\s", line.strip())[0]
                 if COMMAND.match(command):
                     yield block.line, shlex.split(command)
@@ -94,7 +99,7 @@ def calls_of(page: str) -> Iterator[tuple[int, list[str]]]:
         name, *arguments = shlex.split(text.split("gift-fast ", 1)[1])
         if "..." in arguments:
             arguments.remove("...")
-            example = shlex.split(COMMANDS[name].example)[2:]
+            example = shlex.split(joined(COMMANDS[name].example)[0])[2:]
             options = list(itertools.dropwhile(lambda word: word[0] != "-", example))
             given = list(itertools.takewhile(lambda word: word[0] != "-", arguments))
             arguments = [*given, *options, *arguments[len(given) :]]  # the last one counts
@@ -155,7 +160,7 @@ def test_excerpts_are_those_of_the_examples():
             above = "\n".join(lines[: block.line])
             name = re.findall(r"\(\.\./(examples/\w+\.py)\)", above)[-1]
             program = [line.strip() for line in (ROOT / name).read_text().splitlines()]
-            for excerpt in block.text.split("\n\n"):
+            for excerpt in re.split(r"\n{2,}", block.text):
                 wanted = [line.strip() for line in excerpt.splitlines()]
                 assert any(
                     program[start : start + len(wanted)] == wanted for start in range(len(program))
