@@ -10,19 +10,43 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from gift_fast.evaluation.from_files import (
+        audit,
+        evaluate,
+        load_teacher,
+        read_distilled,
+        train_teacher,
+    )
 if TYPE_CHECKING or "torch" in sys.modules:
     from gift_fast.loss import GIFTLoss, gift_loss, refine_labels
     from gift_fast.loss.operators import backends
 
-__all__ = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
+__all__ = [
+    "GIFTLoss",
+    "audit",
+    "backends",
+    "evaluate",
+    "gift_loss",
+    "load_teacher",
+    "read_distilled",
+    "refine_labels",
+    "train_teacher",
+]
 __version__ = "0.1.0"
+
+_HOMES = {
+    **dict.fromkeys(("GIFTLoss", "gift_loss", "refine_labels"), "gift_fast.loss"),
+    "backends": "gift_fast.loss.operators",
+}
+"""The modules of the public names; the others are in ``gift_fast.evaluation.from_files``."""
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name, and torch with it, when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module("gift_fast.loss.operators" if name == "backends" else "gift_fast.loss")
+    module = import_module(_HOMES.get(name, "gift_fast.evaluation.from_files"))
     return globals().setdefault(name, getattr(module, name))
 
 

@@ -16,12 +16,10 @@ from gift_fast.cli.arguments import (
     given,
     group_of,
 )
-from gift_fast.data.distilled.formats import recognise
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.job import EvaluationJob
-from gift_fast.evaluation.protocols import load_preset, preset_names
+from gift_fast.evaluation.job import EvaluationJob, job_of_preset
+from gift_fast.evaluation.protocols import preset_names
 from gift_fast.evaluation.results import run_path
-from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.evaluation.run import run_job
 from gift_fast.report.terminal import print_results
 from gift_fast.training.processes import is_main_process
@@ -97,17 +95,9 @@ def run(options: argparse.Namespace) -> int:
 
 def job_of(options: argparse.Namespace) -> EvaluationJob:
     """Build the evaluation from the preset's settings; options that were given override them."""
-    preset = load_preset(options.preset)
-    own = given(options, [*options.fields, "teachers"])
-    student = own.get("student", preset.settings.get("student", "convnet3"))
-    dataset = paper_dataset(options.dataset, student)
-    form = options.format or "auto"
-    if form == "auto":
-        form = recognise(options.data, options.labels)
-    settings = preset.settings_for(dataset=dataset, student=student, format=form)
-    config = EvaluationConfig.from_dict({**settings, **own, "dataset": dataset})
-    return EvaluationJob(
-        config=config,
-        preset=f"{preset.title} (preset {preset.name})",
+    return job_of_preset(
+        dataset=options.dataset,
+        preset=options.preset,
+        settings=given(options, [*options.fields, "teachers"]),
         **given(options, [*INPUTS, "seeds", "keep_weights", "check_set"]),
     )

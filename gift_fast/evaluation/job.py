@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from gift_fast.data.distilled.formats import recognise
 from gift_fast.evaluation.config import EvaluationConfig
+from gift_fast.evaluation.protocols import load_preset
+from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.files.checks import check_integer
 
 
@@ -49,3 +54,34 @@ class EvaluationJob:
                 f"teacher_weights must be {len(self.config.teachers)} files, one for each teacher, "
                 f"got {len(self.teacher_weights)}"
             )
+
+
+def job_of_preset(
+    data: Path | str,
+    dataset: str,
+    preset: str,
+    settings: Mapping[str, Any],
+    **inputs: Any,
+) -> EvaluationJob:
+    """An evaluation with the settings of a preset, which other settings override.
+
+    Args:
+        data: the distilled set.
+        dataset: the real dataset; ConvNets take it at the paper's size unless one is given.
+        preset: name or YAML file of the preset.
+        settings: fields of :class:`~gift_fast.evaluation.config.EvaluationConfig`.
+        inputs: other attributes of the job.
+    """
+    loaded = load_preset(preset)
+    student = settings.get("student", loaded.settings.get("student", EvaluationConfig.student))
+    sized = paper_dataset(dataset, student)
+    form = inputs.get("format", "auto")
+    if form == "auto":
+        form = recognise(Path(data), inputs.get("labels"))
+    own = loaded.settings_for(dataset=sized, student=student, format=form)
+    return EvaluationJob(
+        config=EvaluationConfig.from_dict({**own, **settings, "dataset": sized}),
+        data=Path(data),
+        preset=f"{loaded.title} (preset {loaded.name})",
+        **inputs,
+    )

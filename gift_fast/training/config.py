@@ -140,6 +140,7 @@ class TrainingConfig:
         if unknown:
             raise ValueError(
                 f"{cls.__name__} has the fields {', '.join(fields)}; got {unknown[0]!r}"
+                f"{spec.nearest(str(unknown[0]), fields)}"
             )
         required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
         missing = [name for name in required if name not in values]

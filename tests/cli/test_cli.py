@@ -13,7 +13,7 @@ import torch
 
 from gift_fast.cli import main
 from gift_fast.cli.demo import experiment as demo
-from gift_fast.evaluation import job
+from gift_fast.evaluation import run as evaluation_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--seeds", "1", "--ipc", "1", "--epochs", "2"]
@@ -28,13 +28,13 @@ def short_teacher(monkeypatch):
 def trained(monkeypatch) -> list[str]:
     """The losses of the students that are really trained."""
     losses = []
-    train_student = job.train_student
+    train_student = evaluation_run.train_student
 
     def counted(config, *arguments, **options):
         losses.append(config.loss)
         return train_student(config, *arguments, **options)
 
-    monkeypatch.setattr(job, "train_student", counted)
+    monkeypatch.setattr(evaluation_run, "train_student", counted)
     return losses
 
 
@@ -95,7 +95,7 @@ def test_a_teacher_of_another_configuration_is_not_reused(tmp_path, trained, mon
 
 
 def test_a_stopped_demo_goes_on_where_it_stood(tmp_path, trained, monkeypatch, capsys):
-    counted: Callable[..., object] = job.train_student
+    counted: Callable[..., object] = evaluation_run.train_student
 
     def stopped(config, *arguments, **options):
         if len(trained) == 3:
@@ -103,7 +103,7 @@ def test_a_stopped_demo_goes_on_where_it_stood(tmp_path, trained, monkeypatch, c
         return counted(config, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "train_student", stopped)
+        patch.setattr(evaluation_run, "train_student", stopped)
         assert run(tmp_path) == 130
         assert "run the same command to resume" in capsys.readouterr().err
         assert run(tmp_path, "--force") == 130

@@ -18,8 +18,9 @@ from PIL import Image
 
 from gift_fast.cli.main import main, one_line_warnings
 from gift_fast.data.distilled import DistilledSet
-from gift_fast.evaluation import job
-from gift_fast.training import train
+from gift_fast.evaluation import context, inputs, teacher
+from gift_fast.evaluation import run as evaluation_run
+from gift_fast.training.batches import RandomBatches
 
 DATASET, NETWORK = "digits", "convnet3:width=8"
 
@@ -104,9 +105,9 @@ def test_json_is_all_that_is_printed_on_request(fresh, capsys):
 def test_a_finished_run_is_not_repeated_unless_asked(fresh, monkeypatch, capsys):
     assert evaluate(fresh, "--seeds", "0") == 0
     trained = []
-    train_student = job.train_student
+    train_student = evaluation_run.train_student
     monkeypatch.setattr(
-        job, "train_student", lambda *a, **k: trained.append(1) or train_student(*a, **k)
+        evaluation_run, "train_student", lambda *a, **k: trained.append(1) or train_student(*a, **k)
     )
     assert evaluate(fresh, "--seeds", "0") == 0
     assert trained == []
@@ -169,19 +170,19 @@ def test_where_the_soft_labels_come_from_is_said(fresh, capsys):
 
 def test_nothing_is_read_where_nothing_could_be_written(fresh, capsys, monkeypatch):
     (fresh / "runs").write_text("a file, where a folder should be")
-    monkeypatch.setattr(job, "load_inputs", lambda *a, **k: pytest.fail("has read"))
+    monkeypatch.setattr(evaluation_run, "load_inputs", lambda *a, **k: pytest.fail("has read"))
     assert evaluate(fresh, "--seeds", "0") == 2
     assert str(fresh / "runs") in capsys.readouterr().err
 
 
 def test_the_student_is_built_before_the_set_is_examined(fresh, capsys, monkeypatch):
-    monkeypatch.setattr(job, "audit_of", lambda *a, **k: pytest.fail("has examined"))
+    monkeypatch.setattr(evaluation_run, "audit_of", lambda *a, **k: pytest.fail("has examined"))
     assert evaluate(fresh, "--student", "convnet6", "--seeds", "0") == 2
     assert "side must be at least 64 pixels for ConvNet-6, got 8" in capsys.readouterr().err
 
 
 def test_a_tracker_that_is_not_installed_is_named(fresh, capsys, monkeypatch):
-    monkeypatch.setitem(job.TRACKERS, "wandb", ("no_such_package",))
+    monkeypatch.setitem(context.TRACKERS, "wandb", ("no_such_package",))
     assert evaluate(fresh, "--trackers", "wandb") == 2
     assert "wandb is not: pip install no_such_package" in capsys.readouterr().err
 
@@ -245,14 +246,14 @@ def test_an_interrupted_run_is_resumed_to_the_result_of_an_unbroken_one(fresh, h
         assert "Traceback" not in log
 
     seen = []
-    original = train.RandomBatches.epoch
+    original = RandomBatches.epoch
 
     def epoch(self, number, start=0, random_state=None):
         seen.append((number, start))
         return original(self, number, start, random_state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.RandomBatches, "epoch", epoch)
+        patch.setattr(RandomBatches, "epoch", epoch)
         assert main(command) == 0
     assert seen[0] == (state["epoch"] + 1, state["step"])
 
@@ -319,14 +320,14 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
 def test_what_can_be_seen_at_once_is_told_before_the_set_is_read(
     fresh, capsys, monkeypatch, arguments, message
 ):
-    monkeypatch.setattr(job, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
+    monkeypatch.setattr(inputs, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
     assert evaluate(fresh, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (fresh / "runs").exists() or not list((fresh / "runs").iterdir())
 
 
 def test_room_for_checkpoints_is_asked_for_before_the_set_is_read(fresh, capsys, monkeypatch):
-    monkeypatch.setattr(job, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
+    monkeypatch.setattr(inputs, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     assert evaluate(fresh) == 2
     assert "the disk is too full for checkpoints" in capsys.readouterr().err
@@ -342,18 +343,18 @@ def test_room_for_checkpoints_is_asked_for_before_the_set_is_read(fresh, capsys,
 def test_a_teacher_that_cannot_be_trained_or_kept_is_told_before_its_images_are_read(
     tmp_path, capsys, monkeypatch, arguments, message
 ):
-    load = job.load_dataset
+    load = teacher.load_dataset
 
     def tested_alone(*given, train=True):
         return pytest.fail("the training images were read") if train else load(*given, train=False)
 
-    monkeypatch.setattr(job, "load_dataset", tested_alone)
+    monkeypatch.setattr(teacher, "load_dataset", tested_alone)
     assert call(tmp_path, "train-teacher", *arguments) == 2
     assert message in capsys.readouterr().err
 
 
 def test_an_audit_asks_where_its_class_map_goes_before_it_reads(fresh, capsys, monkeypatch):
-    monkeypatch.setattr(job, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
+    monkeypatch.setattr(inputs, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
     data = ["--data", str(fresh / "rded"), "--teacher", NETWORK]
     assert call(fresh, "audit", *data, "--write-class-map", f"{__file__}/map.json") == 2
     assert __file__ in capsys.readouterr().err

@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-import gift_fast.evaluation.job
+import gift_fast.evaluation.run
 import gift_fast.report
 import gift_fast.studies.run  # noqa: F401, so that the children need not
 from gift_fast.cli import main as call

@@ -249,29 +249,30 @@ def test_every_part_has_its_runs_and_every_folder_its_report(finished):
 
 
 def test_what_has_finished_is_not_repeated(finished, monkeypatch, capsys):
-    from gift_fast.evaluation import job
+    from gift_fast.evaluation import run as evaluation_run
+    from gift_fast.evaluation import teacher
 
     def fail(*arguments, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(job, "train_student", fail)
-    monkeypatch.setattr(job, "train_teacher", fail)
+    monkeypatch.setattr(evaluation_run, "train_student", fail)
+    monkeypatch.setattr(teacher, "train_teacher", fail)
     monkeypatch.setattr(reproduce, "measure_student", fail)
     assert call(finished[0]) == 0
     assert "nothing is left" in capsys.readouterr().out
 
 
 def test_a_run_that_fails_stops_no_other_part(tmp_path, monkeypatch, capsys):
-    from gift_fast.evaluation import job
+    from gift_fast.evaluation import run as evaluation_run
 
-    train = job.train_student
+    train = evaluation_run.train_student
 
     def broken(config, *arguments, **options):
         if config.loss == "gift":
             raise RuntimeError("no luck")
         return train(config, *arguments, **options)
 
-    monkeypatch.setattr(job, "train_student", broken)
+    monkeypatch.setattr(evaluation_run, "train_student", broken)
     folder = write_plan(tmp_path)
     assert call(folder) == 1
     printed = capsys.readouterr().err

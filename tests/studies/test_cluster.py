@@ -396,7 +396,7 @@ def test_a_full_disk_ends_the_whole_study(ray, tmp_path, monkeypatch):
         def __init__(self, cause: Exception) -> None:
             self.cause = cause
 
-    monkeypatch.setattr("gift_fast.evaluation.job.write_run", full)
+    monkeypatch.setattr("gift_fast.evaluation.run.write_run", full)
     study = parse_study("mine", STUDY % (1, "ce, kl"))
     with pytest.raises(OSError, match=r"a\.json could not be written") as raised:
         runner_of(ray, study, tmp_path)(study.experiments(published=False))

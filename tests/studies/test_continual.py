@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gift_fast.cli import main
-from gift_fast.evaluation import job
+from gift_fast.evaluation import run as evaluation_run
 from gift_fast.evaluation.results import read_run
 from gift_fast.studies.overrides import narrowed
 from gift_fast.studies.study_files import load_study, parse_study
@@ -55,13 +55,13 @@ def finished(tmp_path_factory, one_thread) -> Path:
 def trained(monkeypatch) -> list[str]:
     """The classes of the students that are really trained."""
     runs = []
-    train_student = job.train_student
+    train_student = evaluation_run.train_student
 
     def counted(config, *arguments, **options):
         runs.append(config.classes)
         return train_student(config, *arguments, **options)
 
-    monkeypatch.setattr(job, "train_student", counted)
+    monkeypatch.setattr(evaluation_run, "train_student", counted)
     return runs
 
 

@@ -16,7 +16,7 @@ import torch
 from commands import ENDLESS, running
 
 from gift_fast.cli import main
-from gift_fast.evaluation import job
+from gift_fast.evaluation import run as evaluation_run
 from gift_fast.evaluation.results import read_run
 from gift_fast.studies import manifest, tuning
 from gift_fast.studies.study_files import parse_study
@@ -46,13 +46,13 @@ def one_thread():
 def trained(monkeypatch) -> list[tuple[str, int]]:
     """Loss and seed of the students that are really trained."""
     runs = []
-    train_student = job.train_student
+    train_student = evaluation_run.train_student
 
     def counted(config, *arguments, **options):
         runs.append((config.loss, config.seed))
         return train_student(config, *arguments, **options)
 
-    monkeypatch.setattr(job, "train_student", counted)
+    monkeypatch.setattr(evaluation_run, "train_student", counted)
     return runs
 
 
@@ -161,7 +161,7 @@ def test_the_estimate_is_the_mean_time_of_those_done(tmp_path, finished, capsys)
 
 
 def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypatch, capsys):
-    counted = job.train_student
+    counted = evaluation_run.train_student
 
     def stopped(config, *arguments, **options):
         if len(trained) == 2:
@@ -170,7 +170,7 @@ def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypa
 
     few = ("--seeds", "0", "--set-seeds", "0")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "train_student", stopped)
+        patch.setattr(evaluation_run, "train_student", stopped)
         assert study(tmp_path, "ce, kl, gift", *few) == 130
     assert "run the same command to resume" in capsys.readouterr().err
     assert not (tmp_path / "runs" / "study-mine.md").exists()
@@ -258,7 +258,7 @@ def test_a_studys_own_damaged_manifest_is_refused_and_kept(tmp_path, trained, ca
 def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
     tmp_path, trained, monkeypatch, capsys
 ):
-    counted = job.train_student
+    counted = evaluation_run.train_student
 
     def hungry(config, *arguments, **options):
         if config.loss == "ce" and config.seed == 0:
@@ -267,7 +267,7 @@ def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
 
     few = ("--seeds", "0", "1", "--set-seeds", "0")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "train_student", hungry)
+        patch.setattr(evaluation_run, "train_student", hungry)
         assert study(tmp_path, "ce, gift", *few) == 1
     log = capsys.readouterr().err
     report = log[log.index("1 of 4 runs failed:") :]
@@ -282,7 +282,7 @@ def test_a_full_disk_stops_the_whole_study(tmp_path, trained, monkeypatch, capsy
     def full(folder, result):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
-    monkeypatch.setattr(job, "write_run", full)
+    monkeypatch.setattr(evaluation_run, "write_run", full)
     assert study(tmp_path, "ce, gift") == 2
     assert "the disk is full" in capsys.readouterr().err
     assert len(trained) == 1
