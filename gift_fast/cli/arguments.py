@@ -263,3 +263,22 @@ def teller(options: argparse.Namespace) -> Callable[[str], None]:
             print(text, file=sys.stderr, flush=True)
 
     return tell
+
+
+class FormerName(argparse.Action):
+    """Stores the value of an option under its former name, and prints the present one."""
+
+    def __init__(self, *, present: str, **options: Any) -> None:
+        super().__init__(**options, help=argparse.SUPPRESS)
+        self.present = present
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Called by argparse."""
+        setattr(namespace, self.dest, values)
+        print(f"gift-fast: note: {option_string} is now {self.present}", file=sys.stderr)

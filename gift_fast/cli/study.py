@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gift_fast.cli.arguments import (
+    FormerName,
     add_data_root,
     add_dataset,
     add_execution,
@@ -65,13 +66,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts.add_argument("--epochs", type=int, metavar="N", help="of every student")
     parts.add_argument("--seeds", nargs="+", type=int, metavar="N", help="a student each")
     parts.add_argument(
-        "--set-seeds", nargs="+", type=int, metavar="N", help="a set each, where they are made here"
-    )
-    parts.add_argument(
-        "--heldout",
+        "--dataset-seeds",
+        dest="set_seeds",
+        nargs="+",
         type=int,
         metavar="N",
-        help="training images taken away before teacher and sets are made here",
+        help="seeds of generated sets",
+    )
+    parts.add_argument(
+        "--validation",
+        dest="heldout",
+        type=int,
+        metavar="N",
+        help="size of the validation split for generated sets",
+    )
+    parts.add_argument(
+        "--set-seeds",
+        dest="set_seeds",
+        nargs="+",
+        type=int,
+        action=FormerName,
+        present="--dataset-seeds",
+    )
+    parts.add_argument(
+        "--heldout", dest="heldout", type=int, action=FormerName, present="--validation"
     )
     parts.add_argument(
         "--tuning-seeds", nargs="+", type=int, metavar="N", help="a student each in every trial"
@@ -125,8 +143,8 @@ def run(options: argparse.Namespace) -> int:
     plan = narrowed(loaded, **given(options, CHANGES))
     if options.heldout is None and plan.heldout != loaded.heldout:
         teller(options)(
-            f"{plan.heldout} training images are held out, as many as suit {options.dataset}; the "
-            f"study's own number is {loaded.heldout}, and --heldout gives another"
+            f"validation split: {plan.heldout} training images, as suits {options.dataset}; the "
+            f"study's own number is {loaded.heldout}, and --validation gives another"
         )
     planned = plan.experiments(published=options.sets is not None)
     experiments, missing = split_by_presence(planned, options.sets)

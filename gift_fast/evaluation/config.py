@@ -24,14 +24,15 @@ from gift_fast.evaluation.rules import (
 )
 from gift_fast.files import spec
 from gift_fast.files.checks import check_bool, check_integer, check_number
+from gift_fast.files.record_names import recorded
 from gift_fast.training.augment import AUGMENTATIONS
 from gift_fast.training.config import ResolvedTrainingConfig, TrainingConfig, check_given, option
 from gift_fast.training.models import MODELS
 from gift_fast.training.objectives import OBJECTIVES
 from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES
 
-TESTED_ON = ("test", "heldout")
-"""What accuracy may be measured on: the test split, or held-out training images."""
+TESTED_ON = ("test", HELDOUT)
+"""What accuracy may be measured on, as records spell it: test split or validation split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class TeacherConfig(TrainingConfig):
     its teachers.
 
     Attributes:
-        dataset: a name in ``DATASETS``, with options; held-out images are not trained on.
+        dataset: a name in ``DATASETS``, with options; its validation split is not trained on.
         model: a name in ``MODELS``.
     """
 
@@ -58,6 +59,7 @@ class TeacherConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "dataset", recorded(self.dataset))
         check_dataset(self.dataset)
         spec.resolve("model", self.model, MODELS)
 
@@ -83,8 +85,9 @@ class EvaluationConfig(TrainingConfig):
 
     Attributes:
         dataset: a name in ``DATASETS``.
-        tested_on: what accuracy is measured on: ``test``, or ``heldout``, for which the dataset
-            must have the option: ``fashion-mnist:heldout=5000``.
+        tested_on: split that accuracy is measured on: ``test``, or ``validation``, for which the
+            dataset must have the option: ``fashion-mnist:validation=5000``. Records spell it
+            ``heldout``, and so does the field.
         ipc: distilled images per class; None where the set has other numbers in every class.
         student: a name in ``MODELS``.
         teachers: names in ``MODELS``: they label every augmented batch, and where there are several
@@ -131,20 +134,20 @@ class EvaluationConfig(TrainingConfig):
     )
     eval_every: int | None = option(None, "epochs between tests (default: a quarter of all)", int)
     eval_after: float = option(0.0, "fraction of the epochs without a test", float, added=True)
-    tested_on: str = option("test", "split that accuracy is measured on: test or heldout")
+    tested_on: str = option("test", "split that accuracy is measured on: test or validation")
     classes: str = option(ALL, "of the dataset, that the student has seen", registry=CLASSES)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "dataset", recorded(self.dataset))
+        object.__setattr__(self, "tested_on", recorded(self.tested_on))
         check_dataset(self.dataset)
         if self.tested_on not in TESTED_ON:
-            raise ValueError(
-                f"tested_on must be one of {', '.join(TESTED_ON)}, got {self.tested_on!r}"
-            )
+            raise ValueError(f"tested_on must be test or validation, got {self.tested_on!r}")
         if self.tested_on == HELDOUT and not split_heldout(self.dataset)[1]:
             raise ValueError(
-                f"dataset must have held-out images for tested_on={HELDOUT!r}, as in "
-                f"{self.dataset}:{HELDOUT}=5000; got {self.dataset!r}"
+                "dataset must have a validation split for tested_on='validation', as in "
+                f"{self.dataset}:validation=5000; got {self.dataset!r}"
             )
         object.__setattr__(self, "classes", canonical_classes(self.classes))
         if self.ipc is not None:

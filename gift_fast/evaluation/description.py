@@ -9,6 +9,7 @@ from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.inputs import Inputs
 from gift_fast.files import spec
+from gift_fast.files.record_names import present
 from gift_fast.training.augment import AUGMENTATIONS
 from gift_fast.training.augment.mixing import MIXINGS
 from gift_fast.training.config import TrainingConfig
@@ -37,6 +38,9 @@ def values_in_words(config: TrainingConfig) -> dict[str, str]:
     for name, registry in REGISTRIES.items():
         if name in values:
             values[name] = spec.in_full(name, values[name], registry)
+    for name in ("dataset", "tested_on"):
+        if name in values:
+            values[name] = present(values[name])
     return {name: value_in_words(value) for name, value in values.items()}
 
 
@@ -59,7 +63,7 @@ def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: I
         config: settled.
         inputs: narrowed to its classes.
     """
-    tested = "test" if config.tested_on == "test" else "held-out"
+    tested = present(config.tested_on)
     before, values = values_in_words(asked), values_in_words(config)
     if inputs.distilled.replay is not None and not config.teachers:
         values.update(dict.fromkeys(("batch_size", "augmentation", "mixing"), "as stored"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.files import spec
+from gift_fast.files.record_names import recorded
 from gift_fast.studies.published import FORMATS
 from gift_fast.studies.published import NATIVE_LOSSES as PUBLISHED_LOSSES
 
@@ -40,6 +41,9 @@ class SetSource:
     ipc: int
     network: str
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset", recorded(self.dataset))
 
     @property
     def generated(self) -> bool:

@@ -17,11 +17,12 @@
     optimizers  each with its learning rate, weight decay and momentum (default: the preset's)
     seeds       one student each (default: 0 1 2); see student_seed
     made_by     how sets are made here, see gift_fast.distillation (default: selected)
-    set_seeds   one set each, where sets are made here (default: 0 1 2 3 4)
-    heldout     training images taken away before teacher and sets are made here (default: none);
+    dataset_seeds
+                one set each, where sets are made here (default: 0 1 2 3 4)
+    validation  training images taken away before teacher and sets are made here (default: none);
                 on a smaller dataset that --dataset names, a tenth of its images
     tuning      runs every loss again at the learning rate and weight decay that trials choose:
-                weight_decays, and the trials' own seeds and set_seeds
+                weight_decays, and the trials' own seeds and dataset_seeds
 
 The runs are the product of sets, students, losses, optimizers, classes and seeds. A run has no
 identity beside its configuration and inputs, so what two studies share is trained once.
@@ -43,6 +44,7 @@ from gift_fast.evaluation.protocols import FIELDS, check_keys, hinted, load_pres
 from gift_fast.files import spec
 from gift_fast.files.checks import check_integer, check_number
 from gift_fast.files.packaged import load_yaml, packaged_names
+from gift_fast.files.record_names import present, recorded
 from gift_fast.files.texts import parse_yaml
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Study, Tuning
@@ -94,6 +96,7 @@ def parse_study(name: str, text: str) -> Study:
     contents = parse_yaml(text)
     if not isinstance(contents, dict):
         raise ValueError(f"a study must be a mapping, got {contents!r}")
+    contents = with_record_names("a study", contents)
     check_keys("a study", contents, READERS.keys())
     missing = [key for key in ("title", "sets", "losses") if key not in contents]
     if missing:
@@ -110,6 +113,17 @@ def parse_study(name: str, text: str) -> Study:
     except TypeError as error:
         raise ValueError(hinted(str(error))) from error
     return study
+
+
+def with_record_names(place: str, contents: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A mapping with its keys as records spell them; raises ValueError where a key comes twice."""
+    found: dict[Any, Any] = {}
+    for key, value in contents.items():
+        name = recorded(key) if isinstance(key, str) else key
+        if name in found:
+            raise ValueError(f"{place} may hold {present(name)} once, got it as {key} too")
+        found[name] = value
+    return found
 
 
 def read_text(key: str, value: Any) -> str:
@@ -227,6 +241,8 @@ def read_heldout(key: str, value: Any) -> int:
 
 def read_tuning(key: str, value: Any) -> Tuning:
     """What is tried; an empty mapping takes all defaults."""
+    if isinstance(value, dict):
+        value = with_record_names(key, value)
     read_mapping(key, value, {field.name for field in dataclasses.fields(Tuning)})
     settings: dict[str, Any] = {
         name: read_seeds(f"{key}: {name}", value[name])

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.files import spec
+from gift_fast.files.record_names import recorded
 
 HELDOUT = "heldout"
-"""The option of every dataset: ``fashion-mnist:heldout=5000``."""
+"""The option ``validation`` of every dataset, ``digits:validation=300``, as records spell it."""
 
 SPLIT_SEED = 0
 
@@ -25,10 +26,12 @@ def split_heldout(dataset: str) -> tuple[str, int]:
     Example:
         >>> split_heldout("imagenet-1k:side=64,heldout=5000")
         ('imagenet-1k:side=64', 5000)
+        >>> split_heldout("digits:validation=300")
+        ('digits', 300)
         >>> split_heldout("digits")
         ('digits', 0)
     """
-    rest, text = spec.take_option(dataset, HELDOUT)
+    rest, text = spec.take_option(recorded(dataset), HELDOUT)
     if text is None:
         return dataset, 0
     if not text.isdecimal() or int(text) == 0:

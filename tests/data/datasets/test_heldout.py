@@ -55,7 +55,7 @@ def test_another_number_of_images_is_refused(images):
 
 
 def test_a_run_on_held_out_images_needs_some():
-    with pytest.raises(ValueError, match=r"dataset must have held-out images .* got 'digits'"):
+    with pytest.raises(ValueError, match=r"dataset must have a validation split .* got 'digits'"):
         EvaluationConfig(dataset="digits", tested_on="heldout")
     with pytest.raises(ValueError, match="heldout must be a number of images, got 'x'"):
         TeacherConfig(dataset="digits:heldout=x")
