@@ -1,6 +1,7 @@
 """The former name of ``gift_fast.evaluation`` and ``gift_fast.data``, kept until version 0.3."""
 
 import warnings
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -16,14 +17,22 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a name from its new home, with a DeprecationWarning."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def moved(module: str, homes: Mapping[str, str], name: str) -> Any:
+    """A name of a former module from its new home, with a DeprecationWarning.
+
+    Raises:
+        AttributeError: the former module had no such public name.
+    """
+    if name not in homes:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
     warnings.warn(
-        f"gift_fast.student.{name} is now {_HOMES[name]}.{name}; the former name will be removed "
-        "in version 0.3",
+        f"{module}.{name} is now {homes[name]}.{name}; the former name will be removed in "
+        "version 0.3",
         DeprecationWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(homes[name]), name)
+
+
+def __getattr__(name: str) -> Any:
+    return moved(__name__, _HOMES, name)
