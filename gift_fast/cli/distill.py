@@ -16,7 +16,7 @@ from gift_fast.cli.arguments import (
     group_of,
 )
 from gift_fast.data.datasets import load_dataset
-from gift_fast.distillation import METHODS, distill
+from gift_fast.distillation import METHODS, check_request, distill
 from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.evaluation.teacher_weights import advice_for, load_teacher, teacher_path
@@ -59,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Make the set and print its digest."""
+    asked = given(options, ["ipc", "seed", "force"])
+    check_request(options.method, options.ipc, asked.get("seed", 0))
     context, network = context_of(options), options.teacher
     config = TeacherConfig(dataset=paper_dataset(options.dataset, network), model=network)
     dataset = load_dataset(config.dataset, context.data_root)
@@ -70,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         dataset,
         teacher.to(context.accelerator(config).device),
         context.out,
-        **given(options, ["ipc", "seed", "force"]),
+        **asked,
     )
     print(f"{made.source}; digest {made.fingerprint()}")
     return 0

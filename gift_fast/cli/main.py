@@ -18,6 +18,7 @@ from gift_fast.cli.commands import COMMANDS
 from gift_fast.cli.errors import fail, failed, interrupted
 from gift_fast.cli.parser import build_parser
 from gift_fast.cli.requirements import missing_packages
+from gift_fast.process.log_lines import showing
 from gift_fast.process.signals import handling_signals
 
 
@@ -54,7 +55,7 @@ def run_command(arguments: Sequence[str] | None) -> int:
         )
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        with one_line_warnings(), decoding_progress(options):
+        with one_line_warnings(), progress_shown(options):
             status = run(options)
         sys.stdout.flush()  # raises here if the disk is full or the reader has gone
         return status
@@ -79,13 +80,8 @@ def one_line_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def decoding_progress(options: argparse.Namespace) -> Iterator[None]:
-    """Show the progress of decoding images, in the first process only and not with ``--quiet``."""
-    if not COMMANDS[options.command].needs_student:
-        yield
-        return
-    from gift_fast.data.images.decoding_progress import showing
-
+def progress_shown(options: argparse.Namespace) -> Iterator[None]:
+    """Show progress, in the first process only and not with ``--quiet``."""
     main_process = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate number them
     with showing(main_process and not getattr(options, "quiet", None)):
         yield

@@ -30,7 +30,7 @@ from gift_fast.files import spec
 from gift_fast.files.checks import check_integer
 from gift_fast.files.fingerprint import fingerprint
 
-__all__ = ["METHODS", "distill", "is_made", "rded", "rded_images"]
+__all__ = ["METHODS", "check_request", "distill", "is_made", "rded", "rded_images"]
 
 RECORD = "made.json"
 """Beside a set's images: how it was made. It is written last, so a set without it is unfinished."""
@@ -96,8 +96,7 @@ def distill(
         10
     """
     path = Path(path)
-    check_integer("ipc", ipc, 1)
-    check_integer("seed", seed, 0)
+    check_request(method, ipc, seed)
     record: dict[str, Any] = {
         "method": spec.in_full("method", method, METHODS),
         "dataset": dataset.name,
@@ -139,6 +138,18 @@ def distill(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return replace(made, source=made.source.replace(str(temporary), str(path)))
+
+
+def check_request(method: str, ipc: int, seed: int = 0) -> None:
+    """Checks what :func:`distill` is asked for, before any data is loaded.
+
+    Raises:
+        TypeError: ``ipc`` or ``seed`` is no integer.
+        ValueError: the method or an option is unknown, or ``ipc`` or ``seed`` is out of range.
+    """
+    spec.resolve("method", method, METHODS)
+    check_integer("ipc", ipc, 1)
+    check_integer("seed", seed, 0)
 
 
 def is_made(path: Path) -> bool:

@@ -25,6 +25,9 @@ MOST_LEVELS = 100
 MOST_VALUES = 100_000_000
 """Values in lists and dictionaries, counted as often as they are named: a list may be in many."""
 
+ZIP_MAGIC = b"PK\x03\x04"
+"""The first bytes of a zip archive, which ``torch.save`` writes."""
+
 BYTEARRAY = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n")
 """How a pickle names the type whose argument is a number of zeros; torch's unpickler allows it."""
 
@@ -37,9 +40,11 @@ def check_archive(path: Path) -> None:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the archive is compressed or says so, or a pickle asks for memory by number.
+        ValueError: the file is empty or incomplete, the archive is compressed or says so, or a
+            pickle asks for memory by number.
     """
     size, unpacked = path.stat().st_size, 0
+    check_complete(path)
     pickles: list[bytes | mmap.mmap] = []
     try:
         if zipfile.is_zipfile(path):
@@ -48,7 +53,7 @@ def check_archive(path: Path) -> None:
                 unpacked = sum(entry.file_size for entry in entries)
                 if unpacked <= size + SPARE:
                     pickles = [archive.read(e) for e in entries if e.filename.endswith("data.pkl")]
-        elif size:
+        else:
             with path.open("rb") as file:
                 pickles = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)]
     except Exception as error:  # a damaged archive makes zipfile raise nearly anything
@@ -61,6 +66,22 @@ def check_archive(path: Path) -> None:
         raise ValueError(
             f"{path} must hold tensors and plain values alone, but it names builtins.bytearray; "
             "nothing of it was run: a pickle may do anything"
+        )
+
+
+def check_complete(path: Path) -> None:
+    """Raises ValueError if a file is empty, or a zip archive without its end."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        begins_as_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    if size == 0:
+        raise ValueError(
+            f"{path} must be a whole file of torch.save, it is empty: copy or download it again"
+        )
+    if begins_as_zip and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} must be a whole file of torch.save, its end is missing (it has {size:,} "
+            "bytes): copy or download it again"
         )
 
 

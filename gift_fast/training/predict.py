@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.data.images.splits import Split
+from gift_fast.process.log_lines import log_lines
 from gift_fast.training.processes import processes_of
 
 if TYPE_CHECKING:
@@ -209,7 +210,8 @@ def test_on_all(
 ) -> Accuracy:
     """The accuracy on the test split, of which every process takes a part."""
     part, share = processes_of(accelerator).part_of(len(dataset.test))
-    counts = count_correct(student, dataset, transform=whiten, start=part.start, stop=part.stop)
+    with log_lines(f"testing on {len(dataset.test)} images"):
+        counts = count_correct(student, dataset, transform=whiten, start=part.start, stop=part.stop)
     if accelerator.num_processes > 1:
         counts = (counts * (share > 0)).to(accelerator.device)
         counts = accelerator.reduce(counts, "sum").cpu()

@@ -145,12 +145,16 @@ def read_checkpoint(path: Path) -> Any:
         from safetensors.torch import load_file
 
         try:
+            if path.stat().st_size == 0:
+                raise ValueError(f"{path} must hold weights, it is empty: download it again")
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} must be a safetensors file, but {error}") from error
     try:
         return load_tensors(path, (*numpy_arrays(), argparse.Namespace))
     except ValueError as error:
+        if "copy or download" in str(error):  # saving it otherwise would not help
+            raise
         if "TorchScript" in str(error):
             raise ValueError(
                 f"{path} must hold a state dict, got a TorchScript archive, which is a program; "

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gift_fast.cli import distill as distill_command
 from gift_fast.cli import main
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.distilled import read_distilled
@@ -60,6 +61,21 @@ def test_the_record_says_how_the_set_was_made(dataset, teacher, tmp_path):
     assert (record["dataset"], record["ipc"], record["seed"]) == ("digits", 1, 3)
     assert record["set"] == made.fingerprint()
     assert {"gift-fast", "torchvision", "pillow"} <= record["versions"].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["rdde", "--ipc", "1"], "rdde"), (["rded", "--ipc", "0"], "--ipc must be at least 1, got 0")],
+)
+def test_the_command_checks_method_and_ipc_before_it_loads_anything(
+    tmp_path, monkeypatch, capsys, arguments, named
+):
+    monkeypatch.setattr(
+        distill_command, "load_dataset", lambda *_, **__: pytest.fail("data is loaded")
+    )
+    options = ["--dataset", "digits", "--out", str(tmp_path / "set")]
+    assert main(["distill", *arguments, *options]) == 2
+    assert named in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

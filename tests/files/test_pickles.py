@@ -95,7 +95,7 @@ def test_threads_do_not_take_each_others_permissions_away(tmp_path):
         lambda whole: b"",
         lambda whole: b"<html>404 Not Found</html>",
     ],
-    ids=["half", "end missing", "empty", "not a pickle"],
+    ids=["half", "end missing", "empty", "no pickle"],
 )
 def test_a_damaged_file_is_named(tmp_path, damage):
     path = tmp_path / "images_best.pt"
@@ -103,6 +103,20 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"images_best\.pt must be a whole file of torch\.save"):
         load_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(0, "it is empty"), (500, r"its end is missing \(it has 500 bytes\)")],
+)
+def test_an_incomplete_file_is_told_in_plain_words(tmp_path, kept, said):
+    path = tmp_path / "cifar10_convnet3.pth"
+    torch.save(torch.rand(100), path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=rf"convnet3\.pth .*{said}: copy or download") as raised:
+        load_tensors(path)
+    assert "PytorchStreamReader" not in str(raised.value)
+    assert "EOFError" not in str(raised.value)
 
 
 def test_a_missing_file_is_named(tmp_path):

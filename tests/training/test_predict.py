@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+from accelerate import Accelerator
 from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import nn
 
@@ -129,6 +132,20 @@ def test_a_network_that_fails_is_left_as_it_was(photographs):
         subject.measure_accuracy(model, photographs)
     assert all(module.training for module in model.modules())
     assert not torch.is_inference_mode_enabled()
+
+
+def test_a_test_of_a_student_prints_lines_to_a_log_while_it_runs(photographs, monkeypatch):
+    titles = []
+
+    @contextmanager
+    def recorded(title):
+        titles.append(title)
+        yield
+
+    monkeypatch.setattr(subject, "log_lines", recorded)
+    accuracy = subject.test_on_all(network(), photographs, None, Accelerator(cpu=True))
+    assert accuracy.top1 == subject.measure_accuracy(network(), photographs).top1
+    assert titles == [f"testing on {len(photographs.test)} images"]
 
 
 def test_logits_come_in_the_order_of_the_split_whatever_the_batch_size(photographs):

@@ -130,6 +130,7 @@ def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> lis
     """
     if order not in ORDERS:
         raise ValueError(f"order must be {', '.join(ORDERS)}, got {order!r}")
+    warn_of_case(names, root)
     as_text = sorted(names)
     if order == "name":
         return as_text
@@ -169,6 +170,21 @@ def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> lis
         listed(as_text),
     )
     return by_number
+
+
+def warn_of_case(names: Sequence[str], root: Path) -> None:
+    """Warns of folders whose names differ only in case."""
+    by_key: dict[str, list[str]] = {}
+    for name in sorted(names):
+        by_key.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    alike = [" and ".join(map(repr, same)) for same in by_key.values() if len(same) > 1]
+    if alike:
+        logger.warning(
+            "%s: class folders differ only in case (%s). They are read as different classes here; "
+            "on a file system that ignores case, as on macOS and Windows, a copy merges them",
+            root,
+            listed(alike),
+        )
 
 
 def numbers_of(names: Iterable[str]) -> list[int] | None:

@@ -1,7 +1,6 @@
 """Progress of decoding: a bar in a terminal, else a line at least every half minute.
 
-Nothing is shown unless a command has asked for it with :func:`showing`: what a program of the
-user's own prints is its own affair.
+Nothing is shown unless a command asks for it with :func:`gift_fast.process.log_lines.showing`.
 """
 
 from __future__ import annotations
@@ -9,33 +8,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TextIO, TypeVar
+
+from gift_fast.process.log_lines import EVERY, is_shown
 
 Part = TypeVar("Part")
 
-EVERY = 20.0
-"""Seconds between two lines of a log; a slow part may delay one, which is to come within 30."""
-
 BRIEF = 1.0
 """Seconds that pass before anything is shown: most sets are decoded in less."""
-
-_shown: ContextVar[bool] = ContextVar("shown", default=False)
-
-
-@contextmanager
-def showing(shown: bool = True) -> Iterator[None]:
-    """Shows the progress of what is decoded within the block, in this process.
-
-    Args:
-        shown: False shows nothing, as for ``--quiet`` and for all processes but the main one.
-    """
-    token = _shown.set(shown)
-    try:
-        yield
-    finally:
-        _shown.reset(token)
 
 
 def followed(
@@ -61,7 +41,7 @@ def followed(
         >>> list(followed([1, 2], "counting", total=2))
         [1, 2]
     """
-    if not _shown.get():
+    if not is_shown():
         yield from parts
         return
     stream = sys.stderr if stream is None else stream

@@ -68,6 +68,16 @@ def test_an_order_that_is_not_image_folders_is_told(tmp_path, caplog, names, tol
     assert (str(tmp_path) in caplog.text and "order=name" in caplog.text) == told
 
 
+def test_folders_that_differ_only_in_case_are_told(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert in_class_order(["b", "a", "B"], tmp_path) == ["B", "a", "b"]
+    assert "'B' and 'b'" in caplog.text
+    assert "case" in caplog.text
+    caplog.clear()
+    in_class_order(["b", "a", "C"], tmp_path)
+    assert caplog.text == ""
+
+
 def test_the_order_can_be_asked_for(tmp_path, caplog):
     names = ["10_pear", "2_fig", "1_apple"]
     assert in_class_order(names, tmp_path, "number") == ["1_apple", "2_fig", "10_pear"]

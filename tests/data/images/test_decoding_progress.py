@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from gift_fast.cli import main
-from gift_fast.data.images import decoded_cache, decoding_progress
+from gift_fast.data.images import decoded_cache
 from gift_fast.data.images.decoded_cache import decoded_once
-from gift_fast.data.images.decoding_progress import followed, showing
+from gift_fast.data.images.decoding_progress import followed
 from gift_fast.data.images.file_split import FileSplit
+from gift_fast.process.log_lines import is_shown, showing
 
 
 class Terminal(io.StringIO):
@@ -109,7 +110,7 @@ def test_commands_show_it_but_for_quiet_and_other_processes(monkeypatch, argumen
     seen = []
     monkeypatch.setattr(
         "gift_fast.cli.demo.experiment.run_demo",
-        lambda config: seen.append(decoding_progress._shown.get()),
+        lambda config: seen.append(is_shown()),
     )
     monkeypatch.delitem(os.environ, "RANK", raising=False)
     if rank is not None:

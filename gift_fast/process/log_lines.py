@@ -1,0 +1,69 @@
+"""Lines in a log while something slow runs that cannot report its own progress."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TextIO
+
+EVERY = 20.0
+"""Seconds between two lines of a log; a busy machine may delay one, which is to come within 30."""
+
+_shown: ContextVar[bool] = ContextVar("shown", default=False)
+
+
+@contextmanager
+def showing(shown: bool = True) -> Iterator[None]:
+    """Shows progress within the block, in this process and this thread.
+
+    Nothing is shown outside such a block: a program that uses the package prints what it likes.
+
+    Args:
+        shown: False shows nothing, as for ``--quiet`` and for all processes but the main one.
+    """
+    token = _shown.set(shown)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def is_shown() -> bool:
+    """Whether progress is shown, see :func:`showing`."""
+    return _shown.get()
+
+
+@contextmanager
+def log_lines(title: str, *, every: float = EVERY, stream: TextIO | None = None) -> Iterator[None]:
+    """Prints a line at regular intervals while the block runs, unless a terminal shows a bar.
+
+    Args:
+        title: what the block does, such as "testing on 10000 images".
+        every: seconds between two lines; a shorter block prints none.
+        stream: where they are printed, by default the standard error.
+
+    Example:
+        >>> with log_lines("testing on 10000 images"):
+        ...     pass
+    """
+    stream = sys.stderr if stream is None else stream
+    if not is_shown() or stream.isatty():
+        yield
+        return
+    start, ended = time.monotonic(), threading.Event()
+
+    def print_lines() -> None:
+        while not ended.wait(every):
+            print(f"{title}: {time.monotonic() - start:.0f} s so far", file=stream, flush=True)
+
+    thread = threading.Thread(target=print_lines, name="log-lines", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
