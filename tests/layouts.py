@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def random_image(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth colour image, so that JPEG changes it little."""
+    """A smooth color image, so that JPEG changes it little."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(coarse.numpy()).resize((width, height), Image.Resampling.BICUBIC)

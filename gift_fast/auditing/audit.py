@@ -45,13 +45,13 @@ def audit(
     """Examines a distilled set together with the test set and the teachers it is to be used with.
 
     Args:
-        dataset: its test split, normalisation and class names are used.
+        dataset: its test split, normalization and class names are used.
         distilled: on the CPU or a device; what is wrong with it is reported, not raised.
-        teachers: take normalised images (B, C, S, S) to logits (B, classes), each on its own
+        teachers: take normalized images (B, C, S, S) to logits (B, classes), each on its own
             device. None of them: class orders are compared as far as stored soft labels go.
         quick: looks at a sample of the images of both sets, with every class in it.
         whiten: takes test images in [0, 1] to what the teachers are fed, in the place of the
-            dataset's normalisation: that of a whitened set.
+            dataset's normalization: that of a whitened set.
 
     Returns:
         Findings in words, the numbers behind them, and a class map where one would help.

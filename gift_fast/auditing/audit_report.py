@@ -82,7 +82,7 @@ class AuditReport:
 def print_audit(report: AuditReport, console: Console) -> None:
     """Prints a line for every finding, and how many there are of each kind.
 
-    A terminal gets columns and colours; anything else one line a finding, whatever its length.
+    A terminal gets columns and colors; anything else one line a finding, whatever its length.
     """
     from rich.table import Table
     from rich.text import Text

@@ -305,14 +305,14 @@ def credible_cycles(
 
     num_classes = len(partner)
     as_moved = (predictions == expected) & (expected != labels)
-    as_labelled = predictions == labels
+    as_labeled = predictions == labels
 
     cycles = []
     for cycle in cycles_of(partner):
         if mutual[cycle].mean() <= 0.5:
             continue
         inside = np.isin(labels, cycle)
-        moved, kept = int(as_moved[inside].sum()), int(as_labelled[inside].sum())
+        moved, kept = int(as_moved[inside].sum()), int(as_labeled[inside].sum())
         # Of two classes that cannot be told apart, either is predicted as often. Each of the C
         # classes may have such a twin.
         probability = min(1.0, num_classes * float(binom.sf(moved - 1, moved + kept, 0.5)))

@@ -49,7 +49,7 @@ def diagnose(
     if test is None:
         return without_teacher(stored, names)
     if not (test.same or test.permuted):
-        known = () if distilled is None or not distilled.same else (recognised(distilled, teacher),)
+        known = () if distilled is None or not distilled.same else (recognized(distilled, teacher),)
         rest = without_teacher(stored, names)
         return Diagnosis((*known, *rest.findings))
     if test.permuted:
@@ -69,7 +69,7 @@ def diagnose(
             )
         return Diagnosis((finding(text, stored),))
     if distilled is not None and not distilled.same:
-        return Diagnosis((unrecognised(test, distilled, teacher),))
+        return Diagnosis((unrecognized(test, distilled, teacher),))
     text = f"{capital(teacher)} and the test set agree"
     if distilled is not None:
         text = f"{capital(teacher)}, the test set and the distilled set agree"
@@ -225,7 +225,7 @@ def test_differs(
     return Diagnosis((finding(text, weaker),), onward)
 
 
-def recognised(distilled: ClassOrder, teacher: str) -> Finding:
+def recognized(distilled: ClassOrder, teacher: str) -> Finding:
     """The teacher finds no order among the test images, but knows the distilled ones."""
     text = (
         f"{capital(teacher)} knows the distilled images ({distilled.agreement:.1f} %) and not the "
@@ -235,14 +235,14 @@ def recognised(distilled: ClassOrder, teacher: str) -> Finding:
     return Finding("warning", TOPIC, text)
 
 
-def unrecognised(test: ClassOrder, distilled: ClassOrder, teacher: str) -> Finding:
+def unrecognized(test: ClassOrder, distilled: ClassOrder, teacher: str) -> Finding:
     """The teacher knows the test images and finds no order among the distilled ones."""
     from scipy.stats import binom
 
     hits = round(distilled.images * distilled.agreement / 100)
     text = (
         f"{capital(teacher)} and the test set agree, but {teacher} calls {hits} of "
-        f"{distilled.images} distilled images as they are labelled ({distilled.agreement:.1f} %, "
+        f"{distilled.images} distilled images as they are labeled ({distilled.agreement:.1f} %, "
         f"by chance {distilled.chance:.1f} %)"
     )
     if distilled.rearranged is not None and distilled.rearranged > 2 * distilled.chance:

@@ -21,16 +21,16 @@ CHUNK = 1000
 """Images that are looked at together; more would only need more memory."""
 
 GREY = 2.0 / LARGEST_BYTE
-"""Two steps of 8 bits: JPEG leaves grey images this far from grey."""
+"""Two steps of 8 bits: JPEG leaves gray images this far from gray."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 OVERSHOOT = 0.5
-"""Optimised images that were not clipped leave [0, 1] by less, normalised ones by more."""
+"""Optimized images that were not clipped leave [0, 1] by less, normalized ones by more."""
 
 TAILS = 5.0
 """Standard deviations on both sides of 0 that whitened images exceed: patches of scikit-learn's
-sample photographs reach 9 to 14 with ZCA's eps from 0.1 to 1e-5. Normalised images, cut off at
+sample photographs reach 9 to 14 with ZCA's eps from 0.1 to 1e-5. Normalized images, cut off at
 black and white, stay within 3 under the constants of CIFAR and ImageNet."""
 
 ANOTHER_MEAN = 0.2
@@ -59,7 +59,7 @@ def examine_images(
         *range_findings(dataset, distilled, numbers),
     ]
     if all(finding.severity != "error" for finding in findings):
-        # On another scale everything may look grey or alike.
+        # On another scale everything may look gray or alike.
         findings += content_findings(dataset, numbers, len(index))
         findings += copy_findings(distilled, index, measures)
     if not findings:
@@ -161,14 +161,14 @@ def scale_of(dataset: ImageDataset, numbers: dict[str, Any]) -> str:
             # Rounding grows with the division by the std.
             if lows.min() > -10 * ROUNDING and highs.max() < 1.0 + 10 * ROUNDING:
                 return (
-                    f"they have been normalised with the constants of {owner}, and would be once "
+                    f"they have been normalized with the constants of {owner}, and would be once "
                     "more; bring them back by x * std + mean"
                 )
-    return "they may have been normalised with constants that are not known here"
+    return "they may have been normalized with constants that are not known here"
 
 
 def mean_findings(dataset: ImageDataset, numbers: dict[str, Any], scale: float) -> list[Finding]:
-    """A mean far from the dataset's own, which the normalisation assumes."""
+    """A mean far from the dataset's own, which the normalization assumes."""
     means = [mean / scale for mean in numbers["mean"]]
     if len(means) != len(dataset.mean):
         return []
@@ -183,18 +183,18 @@ def mean_findings(dataset: ImageDataset, numbers: dict[str, Any], scale: float) 
 def content_findings(
     dataset: ImageDataset, numbers: dict[str, Any], examined: int
 ) -> list[Finding]:
-    """Images without content, and grey ones where the test images are coloured."""
+    """Images without content, and gray ones where the test images are colored."""
     findings = []
-    constant, grey = numbers["constant"], numbers["grey"]
+    constant, gray = numbers["constant"], numbers["grey"]
     if constant:
         severity = "error" if constant == examined else "warning"
-        text = f"{constant} of {examined} images are of a single colour."
+        text = f"{constant} of {examined} images are of a single color."
         findings.append(Finding(severity, TOPIC, text))
-    elif dataset.channels == 3 and grey > 0.9 * examined:
+    elif dataset.channels == 3 and gray > 0.9 * examined:
         index = torch.arange(min(CHUNK, len(dataset.test)))
         tested = next(iter(dataset.test.batches([index])))[0]
-        if is_grey(tested, 1.0).float().mean() < 0.5:
-            text = f"{grey} of {examined} images are grey, most test images are not."
+        if is_gray(tested, 1.0).float().mean() < 0.5:
+            text = f"{gray} of {examined} images are gray, most test images are not."
             findings.append(Finding("warning", TOPIC, text))
     return findings
 
@@ -231,12 +231,12 @@ def measure_images(images: Tensor, index: Tensor) -> dict[str, Any]:
     Returns:
         minimum, maximum, mean and std (a list, one a channel), outside (the part of all values
         outside [0, 1]), channel_low and channel_high (tensors), and how many images are
-        not_finite, constant or grey; those that are not finite are left out of everything else.
+        not_finite, constant or gray; those that are not finite are left out of everything else.
     """
     channels = images.shape[1]
     low, high = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
     total, squares = torch.zeros(channels).double(), torch.zeros(channels).double()
-    pixels = outside = not_finite = constant = grey = 0
+    pixels = outside = not_finite = constant = gray = 0
     scale = LARGEST_BYTE if images.dtype == torch.uint8 else 1.0
     for chunk in chunks(images, index):
         finite = chunk.isfinite().flatten(1).all(1)
@@ -251,7 +251,7 @@ def measure_images(images: Tensor, index: Tensor) -> dict[str, Any]:
         pixels += chunk[:, 0].numel()
         outside += int(((chunk < -ROUNDING) | (chunk > 1.0 + ROUNDING)).sum())
         constant += int((chunk.amax((2, 3)) == chunk.amin((2, 3))).all(1).sum())
-        grey += int(is_grey(chunk, scale).sum())
+        gray += int(is_gray(chunk, scale).sum())
     count = max(pixels, 1)
     mean = total / count
     return {
@@ -264,7 +264,7 @@ def measure_images(images: Tensor, index: Tensor) -> dict[str, Any]:
         "channel_high": high,
         "not_finite": not_finite,
         "constant": constant,
-        "grey": grey,
+        "grey": gray,
     }
 
 
@@ -274,7 +274,7 @@ def chunks(images: Tensor, index: Tensor) -> Iterator[Tensor]:
         yield images[part.to(images.device)].cpu().float()
 
 
-def is_grey(images: Tensor, scale: float) -> Tensor:
+def is_gray(images: Tensor, scale: float) -> Tensor:
     """Which images (N, C, H, W) in [0, scale] have equal channels, bool (N)."""
     spread = (images.amax(1) - images.amin(1)).flatten(1).amax(1)
     return spread <= GREY * scale

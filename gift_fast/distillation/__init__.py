@@ -1,7 +1,7 @@
 """Making distilled sets here: what ``gift-fast distill`` does.
 
 A new method is one file with a function and one line in ``METHODS``. The function writes a set that
-:func:`~gift_fast.data.distilled.read_distilled` recognises to a folder that exists; it is called
+:func:`~gift_fast.data.distilled.read_distilled` recognizes to a folder that exists; it is called
 with the dataset, the teacher, the folder, the images per class and the seed, and its keyword-only
 parameters are the options that a specification sets: ``rded:factor=2``.
 """
@@ -74,7 +74,7 @@ def distill(
     Args:
         method: a name in ``METHODS`` with its options, or the import path of a function like those.
         dataset: with its training split.
-        teacher: takes normalised images (N, C, S, S) to logits; it is left in eval mode.
+        teacher: takes normalized images (N, C, S, S) to logits; it is left in eval mode.
         path: the folder; it appears whole or not at all.
         ipc: images per class.
         seed: of everything random.

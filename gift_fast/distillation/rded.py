@@ -6,7 +6,7 @@ one crop per image with ``factor=1``, a mosaic of ``factor`` x ``factor`` crops 
 
 Source: Sun, Shi, Yu and Lin, "On the Diversity and Realism of Distilled Dataset", CVPR 2024, and
 its code, github.com/LINs-lab/RDED (synthesize/main.py, synthesize/utils.py, scripts). The details
-that change pixels are its code's: bytes are truncated, not rounded, after the normalisation has
+that change pixels are its code's: bytes are truncated, not rounded, after the normalization has
 been undone in float32, and files are JPEG at Pillow's default quality.
 """
 
@@ -50,7 +50,7 @@ def rded(
 
     Args:
         dataset: its training split is read.
-        teacher: takes normalised images (N, C, S, S) to logits.
+        teacher: takes normalized images (N, C, S, S) to logits.
         path: an existing folder.
         ipc: images per class.
         seed: determines the images that are drawn and their crops.
@@ -94,7 +94,7 @@ def rded_images(
 ) -> Tensor:
     """The images of an RDED set before JPEG compression; see :func:`rded` for the arguments.
 
-    The teacher sees images normalised with the dataset's constants. RDED's code uses ImageNet's
+    The teacher sees images normalized with the dataset's constants. RDED's code uses ImageNet's
     for every dataset: load ``cifar10:normalization=imagenet``, with a teacher trained on the same,
     to do so too.
 
@@ -166,7 +166,7 @@ def random_crops(images: Tensor, side: int, crops: int) -> Tensor:
 
 
 def score(teacher: nn.Module, crops: Tensor, label: int, side: int) -> Tensor:
-    """The teacher's cross-entropy (N), on the CPU, for normalised crops of one class.
+    """The teacher's cross-entropy (N), on the CPU, for normalized crops of one class.
 
     Crops smaller than the teacher's images are padded with zeros to ``side``.
     """
@@ -200,7 +200,7 @@ def mosaics(crops: Tensor, side: int, factor: int) -> Tensor:
 
 
 def to_bytes(normalized: Tensor, dataset: ImageDataset) -> Tensor:
-    """Images as uint8: the normalisation undone and the values truncated, as RDED's code does."""
+    """Images as uint8: the normalization undone and the values truncated, as RDED's code does."""
     inverse = tuple(1.0 / std for std in dataset.std)
     scale = channel_constants(inverse, normalized.dtype, normalized.device)
     mean = channel_constants(dataset.mean, normalized.dtype, normalized.device)

@@ -1,4 +1,4 @@
-"""A distilled set made here, without any optimisation, for demonstrations and trials.
+"""A distilled set made here, without any optimization, for demonstrations and trials.
 
 It takes the idea of RDED (Sun et al., CVPR 2024): keep the crops of real images that the teacher is
 surest of.
@@ -28,10 +28,10 @@ def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
     n = images.shape[0]
     area, right, down = torch.rand(3, n, generator=generator, device=images.device)
     side = (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area).sqrt()
-    # In coordinates from -1 to 1, a window of half-width `side` has its centre within 1 - side.
-    centre = (2.0 * torch.stack([right, down], 1) - 1.0) * (1.0 - side).unsqueeze(1)
+    # In coordinates from -1 to 1, a window of half-width `side` has its center within 1 - side.
+    center = (2.0 * torch.stack([right, down], 1) - 1.0) * (1.0 - side).unsqueeze(1)
     zoom = torch.eye(2, device=images.device) * side.view(n, 1, 1)
-    theta = torch.cat([zoom, centre.unsqueeze(2)], 2)
+    theta = torch.cat([zoom, center.unsqueeze(2)], 2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
@@ -60,7 +60,7 @@ def select_crops(
 
     Args:
         dataset: its training split is read.
-        teacher: takes normalised images (N, C, S, S) to logits; it is left in eval mode.
+        teacher: takes normalized images (N, C, S, S) to logits; it is left in eval mode.
         ipc: images per class.
         crops_per_image: crops drawn of every training image.
         seed: of the crops.

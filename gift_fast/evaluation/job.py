@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gift_fast.data.distilled.formats import recognise
+from gift_fast.data.distilled.formats import recognize
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.protocols import load_preset
 from gift_fast.evaluation.rules import paper_dataset
@@ -77,7 +77,7 @@ def job_of_preset(
     sized = paper_dataset(dataset, student)
     form = inputs.get("format", "auto")
     if form == "auto":
-        form = recognise(Path(data), inputs.get("labels"))
+        form = recognize(Path(data), inputs.get("labels"))
     own = loaded.settings_for(dataset=sized, student=student, format=form)
     return EvaluationJob(
         config=EvaluationConfig.from_dict({**own, **settings, "dataset": sized}),

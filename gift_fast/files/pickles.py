@@ -121,7 +121,7 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
 def without_gradients(value: Any) -> Any:
     """The same, with tensors that require no gradient, in lists, tuples and dictionaries too.
 
-    Distilled images and learned labels are what was optimised, and ``torch.save`` keeps that they
+    Distilled images and learned labels are what was optimized, and ``torch.save`` keeps that they
     require a gradient.
     """
     if isinstance(value, Tensor):

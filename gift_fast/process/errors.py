@@ -1,8 +1,8 @@
 """What a user can do about an error, in one line.
 
 An error that names an argument or a file says so itself. Others come from far below: from torch's
-allocators, from a disk that is full, from a driver. They are recognised here, and get a line that
-says what to do. Whatever is not recognised is a programming error and keeps its traceback.
+allocators, from a disk that is full, from a driver. They are recognized here, and get a line that
+says what to do. Whatever is not recognized is a programming error and keeps its traceback.
 
 Nothing is imported that may be missing: the command asks here when an import has failed.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 from gift_fast.data.classes import build_classes
 from gift_fast.data.datasets import ImageDataset, load_dataset
 from gift_fast.data.datasets.sizes import check_heldout_fits
-from gift_fast.data.distilled.formats import recognise
+from gift_fast.data.distilled.formats import recognize
 from gift_fast.distillation.selection import check_ipc
 from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.context import RunContext
@@ -48,7 +48,7 @@ def check_study(
             check_heldout_fits(source.sized_dataset, context.data_root)
         else:
             assert sets is not None
-            recognise(sets / source.name)
+            recognize(sets / source.name)
     for folder in (
         context.out,
         *([context.teacher_dir] if missing(study, sources, context) else []),

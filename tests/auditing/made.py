@@ -23,7 +23,7 @@ SWAPPED = (0, 1, 2, 7, 4, 5, 6, 3, 8, 9, 10, 11)
 
 
 def patterns() -> Tensor:
-    """One smooth coloured pattern a class, (CLASSES, 3, SIDE, SIDE) around 0.5."""
+    """One smooth colored pattern a class, (CLASSES, 3, SIDE, SIDE) around 0.5."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(CLASSES, 3, 3, 3, generator=generator)
     smooth = nn.functional.interpolate(coarse, SIDE, mode="bilinear", align_corners=True)

@@ -285,7 +285,7 @@ def test_the_quick_form_reads_a_sample_with_every_class_and_comes_to_the_same(mo
     assert "sample" not in said(report)
 
 
-def test_whitening_takes_the_place_of_the_normalisation_for_test_images_alone():
+def test_whitening_takes_the_place_of_the_normalization_for_test_images_alone():
     inputs = []
 
     class Watching(Knowing):

@@ -25,7 +25,7 @@ def printed(terminal: bool) -> str:
     return stream.getvalue()
 
 
-def test_a_pipe_gets_one_line_a_finding_and_no_colour():
+def test_a_pipe_gets_one_line_a_finding_and_no_color():
     assert printed(terminal=False).splitlines() == [
         "ok: labels: 10 images for each of 10 classes.",
         f"error: images: {LONG}",
@@ -35,7 +35,7 @@ def test_a_pipe_gets_one_line_a_finding_and_no_colour():
     ]
 
 
-def test_a_terminal_gets_columns_and_colour():
+def test_a_terminal_gets_columns_and_color():
     text = printed(terminal=True)
     assert "\x1b[1;31merror" in text
     assert "\x1b[32mok" in text

@@ -48,22 +48,22 @@ def normalized(images: Tensor) -> Tensor:
 
 
 SCALES = {
-    "normalised": (
+    "normalized": (
         normalized,
         "error",
-        "they have been normalised with the constants of patterns, and would be once more",
+        "they have been normalized with the constants of patterns, and would be once more",
     ),
-    "normalised for ImageNet": (
+    "normalized for ImageNet": (
         lambda images: ((images * 1.06 - 0.03).clamp(0, 1) - IMAGENET_MEAN) / IMAGENET_STD,
         "error",
-        "normalised with the constants of ImageNet",
+        "normalized with the constants of ImageNet",
     ),
-    "normalised somehow": (
+    "normalized somehow": (
         lambda images: (images - 0.1) / 0.11,
         "error",
-        "normalised with constants that are not known here",
+        "normalized with constants that are not known here",
     ),
-    "centred": (lambda images: 2 * images - 1, "error", "on the scale of [-1, 1]"),
+    "centered": (lambda images: 2 * images - 1, "error", "on the scale of [-1, 1]"),
     "bytes as floats": (lambda images: (255 * images).round(), "error", "to be divided by 255"),
     "any scale": (lambda images: 1000 * images, "error", "their scale is unknown"),
     "divided twice": (lambda images: images / 255, "error", "divided by 255 twice"),
@@ -74,7 +74,7 @@ SCALES = {
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_another_scale_is_recognised(name):
+def test_another_scale_is_recognized(name):
     change, severity, text = SCALES[name]
     distilled = distilled_set(ipc=40)
     (finding,) = examine(replace(distilled, images=change(distilled.images)))
@@ -86,7 +86,7 @@ def photographic(images: Tensor) -> DistilledSet:
     return DistilledSet(images, torch.arange(len(images)) % 12)
 
 
-def test_whitened_images_are_told_from_normalised_ones():
+def test_whitened_images_are_told_from_normalized_ones():
     (finding,) = examine(photographic(whitened(photographs())))
     assert finding.severity == "error"
     assert "as whitened images do and others hardly can" in finding.text
@@ -152,26 +152,26 @@ def test_images_that_are_not_finite_are_counted(value):
     assert (finding.severity, finding.text) == ("error", "2 of 120 images hold NaN or infinity.")
 
 
-def test_a_few_images_of_a_single_colour_are_a_warning_and_all_of_them_an_error():
+def test_a_few_images_of_a_single_color_are_a_warning_and_all_of_them_an_error():
     distilled = distilled_set()
-    colours = distilled.images.mean((2, 3), keepdim=True).expand_as(distilled.images)
-    some = torch.cat([colours[:4], distilled.images[4:]])
+    colors = distilled.images.mean((2, 3), keepdim=True).expand_as(distilled.images)
+    some = torch.cat([colors[:4], distilled.images[4:]])
     (finding,) = examine(replace(distilled, images=some))
     assert (finding.severity, finding.text) == (
         "warning",
-        "4 of 120 images are of a single colour.",
+        "4 of 120 images are of a single color.",
     )
-    (finding,) = examine(replace(distilled, images=colours))
+    (finding,) = examine(replace(distilled, images=colors))
     assert finding.severity == "error"
 
 
 @pytest.mark.parametrize("scale", [1, 255])
-def test_grey_images_are_told_where_the_test_images_are_coloured(scale):
+def test_grey_images_are_told_where_the_test_images_are_colored(scale):
     distilled = distilled_set()
-    grey = distilled.images.mean(1, keepdim=True).expand_as(distilled.images)
-    images = grey if scale == 1 else (255 * grey).round().byte()
+    gray = distilled.images.mean(1, keepdim=True).expand_as(distilled.images)
+    images = gray if scale == 1 else (255 * gray).round().byte()
     (finding,) = examine(replace(distilled, images=images))
-    assert finding.text == "120 of 120 images are grey, most test images are not."
+    assert finding.text == "120 of 120 images are gray, most test images are not."
 
 
 def test_copies_are_told_and_those_with_another_label_are_an_error():
@@ -195,7 +195,7 @@ def test_another_shape_is_told():
 
 
 def test_a_single_channel_is_never_grey_by_mistake():
-    """Digits: every image is grey, and so is every test image."""
+    """Digits: every image is gray, and so is every test image."""
     from gift_fast.data.datasets import load_dataset
 
     digits = load_dataset("digits")
@@ -212,7 +212,7 @@ def test_views_differ():
     assert len(images.flatten(1).unique(dim=0)) == 10
 
 
-def test_images_that_were_optimised_without_clipping_may_leave_the_range():
+def test_images_that_were_optimized_without_clipping_may_leave_the_range():
     images = photographs() * 1.6 - 0.3
     (finding,) = examine(replace(photographic(images), clipped=False))
     assert finding.severity == "ok"

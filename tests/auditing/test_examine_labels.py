@@ -29,7 +29,7 @@ def test_classes_of_different_sizes_are_a_note():
     assert (measures["fewest_per_class"], measures["most_per_class"]) == (1, 3)
 
 
-def test_labels_that_count_from_one_are_recognised():
+def test_labels_that_count_from_one_are_recognized():
     (finding,), _ = examine_labels(world(), with_labels(torch.arange(CLASSES) + 1))
     assert finding.severity == "error"
     assert finding.text == (

@@ -11,7 +11,7 @@ from gift_fast.data.zca import EPSILON, fit_zca
 
 @pytest.fixture
 def split() -> TensorSplit:
-    """Images whose neighbouring pixels are alike, and of which two values never change."""
+    """Images whose neighboring pixels are alike, and of which two values never change."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(200, 3, 4, 4, generator=generator).cumsum(3) / 4
     images[:, :, 0, 0] = 0.25

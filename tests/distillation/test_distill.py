@@ -43,7 +43,7 @@ def test_the_files_are_read_back_by_the_rded_format(dataset, teacher, tmp_path):
     again = read_distilled("rded", tmp_path / "set", dataset)
     assert again.fingerprint() == made.fingerprint()
     assert again.labels.tolist() == [label for label in range(10) for _ in range(2)]
-    assert "recognised as rded" in read_distilled("auto", tmp_path / "set", dataset).source
+    assert "recognized as rded" in read_distilled("auto", tmp_path / "set", dataset).source
 
 
 def test_the_files_are_the_images_at_pillows_default_quality(dataset, teacher, tmp_path):
@@ -79,7 +79,7 @@ def test_the_command_checks_method_and_ipc_before_it_loads_anything(
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_method_makes_a_set_that_is_recognised(method, dataset, teacher, tmp_path):
+def test_every_method_makes_a_set_that_is_recognized(method, dataset, teacher, tmp_path):
     spec = METHOD if method == "rded" else method
     made = distill(spec, dataset, teacher, tmp_path / "set", ipc=1)
     assert made.labels.tolist() == list(range(10))

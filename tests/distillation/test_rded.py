@@ -21,7 +21,7 @@ PER_CLASS = 12
 
 @pytest.fixture(scope="module")
 def photos() -> ImageDataset:
-    """Two classes of 15 noisy colour images, 16 x 16, normalised as RDED normalises all images."""
+    """Two classes of 15 noisy color images, 16 x 16, normalized as RDED normalizes all images."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (30, 3, 16, 16), generator=generator, dtype=torch.uint8)
     split = TensorSplit(images, torch.arange(30) % 2)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): colour images of 32 x 32 pixels."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): color images of 32 x 32 pixels."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ADVICE = (
 def cifar10_jpeg(root: Path | None = None, train: bool = True) -> ImageDataset:
     """Loads JPEG copies of CIFAR-10: 50,000 training and 10,000 test images, uint8 (N, 3, 32, 32).
 
-    Labels, class names and normalisation are CIFAR-10's. The files are decoded once; see
+    Labels, class names and normalization are CIFAR-10's. The files are decoded once; see
     ``decoded_once``.
 
     Args:

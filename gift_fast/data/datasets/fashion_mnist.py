@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): grey images of clothes, padded to 32 x 32."""
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): gray images of clothes, padded to 32 x 32."""
 
 from __future__ import annotations
 

@@ -31,16 +31,16 @@ def folder(
     order: str = "auto",
     in_memory: bool = False,
 ) -> ImageDataset:
-    """Any dataset with ``train/<class>/*`` and ``val/<class>/*`` (or ``test``), as colour images.
+    """Any dataset with ``train/<class>/*`` and ``val/<class>/*`` (or ``test``), as color images.
 
     Labels follow the sorted names of the folders, as torchvision's ``ImageFolder`` gives them, or
     their numbers; :mod:`gift_fast.data.images.class_folders` has the rules.
-    Images are normalised with ImageNet's constants; ``folder:normalization=cifar`` takes CIFAR's.
+    Images are normalized with ImageNet's constants; ``folder:normalization=cifar`` takes CIFAR's.
 
     Args:
         root: the folder that holds ``train`` and ``val``, or ``test`` where there is no ``val``.
         train: whether to scan the training split too.
-        side: of the square that is cropped from an image's centre, in pixels.
+        side: of the square that is cropped from an image's center, in pixels.
         shorter_side: what an image's shorter side is resized to before; 0 is 8/7 of ``side``,
             rounded down (256 for 224). The same number as ``side`` keeps images of that size as
             they are.

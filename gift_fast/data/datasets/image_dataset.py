@@ -21,7 +21,7 @@ def channel_constants(
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A labelled image dataset.
+    """A labeled image dataset.
 
     Attributes:
         name: its name in the registry.

@@ -2,7 +2,7 @@
 
 All of them are read from ImageNet's own folders, ``train/<wnid>/*.JPEG`` and ``val/<wnid>/*.JPEG``;
 the validation images are the test split. Images are decoded batch by batch: the shorter side is
-resized to 8/7 of ``side`` and the centre is cropped, so 256 and 224, 146 and 128, 73 and 64.
+resized to 8/7 of ``side`` and the center is cropped, so 256 and 224, 146 and 128, 73 and 64.
 """
 
 from __future__ import annotations

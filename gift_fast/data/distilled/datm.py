@@ -1,7 +1,7 @@
 """What DATM (Guo et al., ICLR 2024) stores: images, their logits, a learning rate.
 
 On CIFAR and Tiny-ImageNet its configurations whiten the images (``zca: True``), and the test images
-are whitened too. On ImageNet-1K and its subsets they do not: there the images are normalised with
+are whitened too. On ImageNet-1K and its subsets they do not: there the images are normalized with
 the dataset's mean and standard deviation, as the test images are.
 """
 
@@ -18,7 +18,7 @@ from gift_fast.data.distilled.fkd_labels import with_fkd_labels
 from gift_fast.files.pickles import described, load_tensors
 
 ROUNDING_OF_STD = 0.01
-"""How far normalised images may leave [0, 1] by rounding, which dividing by the std amplifies."""
+"""How far normalized images may leave [0, 1] by rounding, which dividing by the std amplifies."""
 
 IMAGES, LABELS, LEARNING_RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
 
@@ -28,9 +28,9 @@ def datm(
 ) -> DistilledSet:
     """Reads a folder of DATM; ``labels`` must be None, since its soft labels are in the folder.
 
-    ``images_best.pt`` holds float images (N, C, S, S), whitened or normalised with the dataset's
+    ``images_best.pt`` holds float images (N, C, S, S), whitened or normalized with the dataset's
     constants; the latter are brought back to the scale of [0, 1], which they may leave, since they
-    were optimised without being clipped. ``labels_best.pt`` holds the learned logits (N, classes),
+    were optimized without being clipped. ``labels_best.pt`` holds the learned logits (N, classes),
     which become the soft labels; ``lr_best.pt`` the learned learning rate, which may be absent. The
     images lie class by class with equally many of each, so the hard label of image i is i // ipc.
 
@@ -39,7 +39,7 @@ def datm(
         dataset: whose classes the set is for.
         labels: must be None.
         zca: whether the images are whitened: ``true``, ``false``, or ``auto``, which takes ImageNet
-            and its subsets as normalised and any other dataset as whitened.
+            and its subsets as normalized and any other dataset as whitened.
 
     Raises:
         OSError: a file cannot be opened.
@@ -58,9 +58,9 @@ def datm(
             f"got {tuple(logits.shape)}"
         )
     whitened = not dataset.name.startswith("imagenet") if zca == "auto" else zca.lower() == "true"
-    if zca == "auto" and whitened and look_normalised(images, dataset):
+    if zca == "auto" and whitened and look_normalized(images, dataset):
         raise ValueError(
-            f"{IMAGES} must hold whitened images for {dataset.name}, but they look normalised: "
+            f"{IMAGES} must hold whitened images for {dataset.name}, but they look normalized: "
             "brought back by the dataset's mean and std, all values lie in [0, 1]. Say which with "
             "the format datm:zca=false or datm:zca=true"
         )
@@ -71,7 +71,7 @@ def datm(
                 f"got {tuple(images.shape)}"
             )
         images = dataset.denormalize(images)
-    kind = "whitened" if whitened else "normalised"
+    kind = "whitened" if whitened else "normalized"
     distilled = DistilledSet(
         images=images,
         labels=torch.arange(classes).repeat_interleave(count // classes),
@@ -84,8 +84,8 @@ def datm(
     return with_fkd_labels(distilled, labels, dataset)
 
 
-def look_normalised(images: Tensor, dataset: ImageDataset) -> bool:
-    """Whether images would lie in [0, 1] had they been normalised with the dataset's constants.
+def look_normalized(images: Tensor, dataset: ImageDataset) -> bool:
+    """Whether images would lie in [0, 1] had they been normalized with the dataset's constants.
 
     Whitened images have long tails on both sides of 0 and do not.
     """

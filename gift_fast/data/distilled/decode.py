@@ -24,7 +24,7 @@ def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tens
 
     Args:
         files: JPEG or PNG images, in the order they are wanted in.
-        channels: 1 for grey, 3 for colour; images of the other kind are converted.
+        channels: 1 for gray, 3 for color; images of the other kind are converted.
         side: the side they are resized to if they have another, in pixels.
 
     Returns:

@@ -18,8 +18,8 @@ ROUNDING = 1e-3
 """How far floating images may leave [0, 1]; float16 resolves 5e-4 there."""
 
 OVERSHOOT = 2.0
-"""How far images may leave [0, 1] that were optimised without being clipped. Bytes as floats leave
-it by 254, and images that would be normalised twice by about 2 with ImageNet's constants."""
+"""How far images may leave [0, 1] that were optimized without being clipped. Bytes as floats leave
+it by 254, and images that would be normalized twice by about 2 with ImageNet's constants."""
 
 CHANNELS = (1, 3, 4)
 """Numbers of channels that images have, as opposed to their sides."""
@@ -36,7 +36,7 @@ class DistilledSet:
         soft_labels: (N, C) stored with the set, or None when a teacher labels every batch online.
         replay: soft labels stored a batch at a time with the augmentation they belong to, or None.
         whitened: the images are in ZCA space, as DATM stores them, and the test images must follow.
-        clipped: floating images lie in [0, 1]; False for images on that scale that were optimised
+        clipped: floating images lie in [0, 1]; False for images on that scale that were optimized
             without being clipped to it.
         learning_rate: the student's, where the method learned it (DATM's ``lr_best.pt``).
         class_names: in the order of the labels, where the set says so itself; else empty.
@@ -139,10 +139,10 @@ class DistilledSet:
     def scale_hint(self, low: float) -> str:
         """What images whose smallest value is ``low``, and that leave [0, 1], may be."""
         if not self.clipped:
-            return "normalised images would not leave it so far; are they whitened?"
+            return "normalized images would not leave it so far; are they whitened?"
         if low >= -ROUNDING:
             return "bytes that were turned into floats must be divided by 255"
-        return "normalised images must be brought back to [0, 1] first"
+        return "normalized images must be brought back to [0, 1] first"
 
     def fingerprint(self) -> str:
         """A digest of all that a student learns from: images, labels, soft labels."""

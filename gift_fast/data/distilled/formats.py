@@ -52,7 +52,7 @@ MARKS: dict[str, tuple[Callable[[Path], bool], str]] = {
 """By format, whether a path holds it, and what it then holds, in words."""
 
 
-def recognise(path: Path, labels: Path | None = None) -> str:
+def recognize(path: Path, labels: Path | None = None) -> str:
     """The name of the format that a path holds.
 
     Raises:
@@ -75,11 +75,11 @@ def auto(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Disti
     """Reads whichever format the path holds, and says in ``source`` which.
 
     Raises:
-        OSError, ValueError: as :func:`recognise`, and as the reader of the format.
+        OSError, ValueError: as :func:`recognize`, and as the reader of the format.
     """
-    name = recognise(path, labels)
+    name = recognize(path, labels)
     distilled = FORMATS[name](path, dataset, labels)
-    return replace(distilled, source=f"{distilled.source}; recognised as {name}")
+    return replace(distilled, source=f"{distilled.source}; recognized as {name}")
 
 
 FORMATS: dict[str, Callable[..., DistilledSet]] = {

@@ -1,4 +1,4 @@
-"""Labelled image files that are decoded when a batch asks for them."""
+"""Labeled image files that are decoded when a batch asks for them."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def resize_for(side: int) -> int:
 
 
 def decode(path: Path, side: int, resize: int | None) -> Tensor:
-    """An image file as uint8 (3, side, side); :func:`read_image` says how it becomes colour.
+    """An image file as uint8 (3, side, side); :func:`read_image` says how it becomes color.
 
-    The shorter side is resized to ``resize`` (bilinear, antialiased) and the centre is cropped, as
+    The shorter side is resized to ``resize`` (bilinear, antialiased) and the center is cropped, as
     torchvision's ``Resize`` and ``CenterCrop`` do it; with None the image must have its size.
 
     Raises:
@@ -81,7 +81,7 @@ def check_size(path: Path, size: tuple[int, int], side: int) -> None:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Labelled images in files, decoded by threads a few batches ahead of their use.
+    """Labeled images in files, decoded by threads a few batches ahead of their use.
 
     Threads and not processes: Pillow decodes and resizes outside Python's lock, nothing has to be
     copied between processes, and no process is forked beside a running CUDA or gloo.
@@ -91,7 +91,7 @@ class FileSplit:
         names: (N) paths of the files relative to ``root``, with forward slashes.
         labels: (N) int64, always on the CPU.
         side: of the square images, in pixels.
-        resize: what the shorter side is resized to before the centre is cropped; None where the
+        resize: what the shorter side is resized to before the center is cropped; None where the
             files are of ``side`` x ``side`` pixels.
         device: where the batches go.
 

@@ -42,12 +42,12 @@ _transparency_told = threading.Event()
 
 
 def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.Image:
-    """An image file as 8-bit grey or colour pixels, upright.
+    """An image file as 8-bit gray or color pixels, upright.
 
-    - Palette and CMYK images are converted to colour, colour to grey and grey to colour, as needed.
-    - 16-bit grey images are scaled to 8 bits. An image that uses no more than the lowest 12 of its
+    - Palette and CMYK images are converted to color, color to gray and gray to color, as needed.
+    - 16-bit gray images are scaled to 8 bits. An image that uses no more than the lowest 12 of its
       16 bits is refused, since it would come out nearly black.
-    - Transparency is dropped and the colour below it kept, as torchvision's ``ImageFolder`` does;
+    - Transparency is dropped and the color below it kept, as torchvision's ``ImageFolder`` does;
       the first such file is named in a warning.
     - Pixels are turned as the EXIF orientation says, which ``ImageFolder`` does not do.
     - Images of 32-bit integers or floats, whose range is unknown, and files of several frames are
@@ -55,7 +55,7 @@ def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.I
 
     Args:
         path: the file; its contents count, not its suffix.
-        channels: 1 for grey, 3 for colour.
+        channels: 1 for gray, 3 for color.
         draft: decodes JPEG at an eighth of its size, which finds damage at a fraction of the cost;
             the image is then of another size.
 
@@ -125,7 +125,7 @@ def converted(image: Image.Image, mode: str, path: Path) -> Image.Image:
         if low < OPAQUE and not _transparency_told.is_set():
             _transparency_told.set()
             logger.warning(
-                "%s has transparent pixels; transparency is dropped and the colour below it is "
+                "%s has transparent pixels; transparency is dropped and the color below it is "
                 "used, here and in other files, as torchvision's ImageFolder does",
                 path,
             )
@@ -135,7 +135,7 @@ def converted(image: Image.Image, mode: str, path: Path) -> Image.Image:
 
 
 def from_16_bits(image: Image.Image, path: Path) -> Image.Image:
-    """A 16-bit grey image with 8 bits, white staying white."""
+    """A 16-bit gray image with 8 bits, white staying white."""
     import numpy as np
     from PIL import Image
 

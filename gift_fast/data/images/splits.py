@@ -25,7 +25,7 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 class Split(Protocol):
-    """Labelled images, in memory or in files, that are read a batch at a time.
+    """Labeled images, in memory or in files, that are read a batch at a time.
 
     Attributes:
         labels: (N) int64, on the CPU or where :meth:`to` has put them.
@@ -63,7 +63,7 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class TensorSplit:
-    """Labelled images in memory.
+    """Labeled images in memory.
 
     Attributes:
         images: (N, C, H, W), uint8 in [0, 255] or float32 in [0, 1].

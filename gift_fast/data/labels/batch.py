@@ -24,7 +24,7 @@ class FkdBatch:
         mix_index: (B) int64, rows of this batch that are mixed in, or None.
         lam: what is kept under mixup; under cutmix it was drawn before the box was clipped.
         bbox: what cutmix replaces, or None.
-        cutout: (B, 7) float32, row and column of the centre, height and width as parts of the
+        cutout: (B, 7) float32, row and column of the center, height and width as parts of the
             crop's sides, red, green and blue in [0, 255]; or None.
 
     Example:

@@ -16,10 +16,10 @@ LARGEST_BYTE = 255.0
 def replay(
     images: Tensor, batch: FkdBatch, side: int, part: tuple[int, int] | None = None
 ) -> Tensor:
-    """The images that the labels of a batch were made on, up to the normalisation.
+    """The images that the labels of a batch were made on, up to the normalization.
 
-    Crop, resize, mirror, cut out, then mixup or cutmix, as they are stored. The projects normalise
-    before they mix; mixing is a weighted mean or a choice between pixels, so that normalising
+    Crop, resize, mirror, cut out, then mixup or cutmix, as they are stored. The projects normalize
+    before they mix; mixing is a weighted mean or a choice between pixels, so that normalizing
     afterwards gives the same images.
 
     Crops are resized like torchvision's ``resized_crop`` of PIL images: bilinear, antialiased where
@@ -138,9 +138,9 @@ def _resize_weights(
 ) -> Tensor:
     """(B, side, size): what each pixel of an axis gives to each pixel of the resized crop.
 
-    In pixels of the image, the crop's pixel p has its centre at p + 1/2 and the result's pixel o at
+    In pixels of the image, the crop's pixel p has its center at p + 1/2 and the result's pixel o at
     (o + 1/2) length / side. A weight falls linearly with the distance of the two, to zero at one
-    pixel of the image or of the result, whichever is larger: interpolation between neighbours when
+    pixel of the image or of the result, whichever is larger: interpolation between neighbors when
     enlarging, Pillow's antialiasing when reducing. Distances are kept as whole numbers, times
     2 side, which float32 holds exactly for images of up to 2,896 pixels a side.
     """
@@ -159,7 +159,7 @@ def _resize_weights(
 
 
 def _cut_out(crops: Tensor, cutout: Tensor) -> Tensor:
-    """The crops, each with a rectangle of one colour, as LPLD draws it with PIL.
+    """The crops, each with a rectangle of one color, as LPLD draws it with PIL.
 
     PIL's rectangle includes its last row and column: it is a pixel larger than its sides say.
     """
@@ -167,10 +167,10 @@ def _cut_out(crops: Tensor, cutout: Tensor) -> Tensor:
     row, column, tall, wide = (cutout[:, :4] * side).round().unbind(1)
     pixel = torch.arange(side, device=crops.device)
 
-    def covered(centre: Tensor, length: Tensor) -> Tensor:
+    def covered(center: Tensor, length: Tensor) -> Tensor:
         half = (length / 2).floor()
-        return (pixel >= (centre - half).unsqueeze(1)) & (pixel <= (centre + half).unsqueeze(1))
+        return (pixel >= (center - half).unsqueeze(1)) & (pixel <= (center + half).unsqueeze(1))
 
     inside = covered(row, tall).unsqueeze(2) & covered(column, wide).unsqueeze(1)
-    colour = (cutout[:, 4:] / LARGEST_BYTE).to(crops.dtype)
-    return torch.where(inside.unsqueeze(1), colour[:, :, None, None], crops)
+    color = (cutout[:, 4:] / LARGEST_BYTE).to(crops.dtype)
+    return torch.where(inside.unsqueeze(1), color[:, :, None, None], crops)

@@ -121,7 +121,7 @@ def test_a_folder_of_one_class_is_refused(tmp_path):
     [
         ("side=0", "side must be at least 1, got 0"),
         ("side=64,shorter_side=32", "shorter_side must be 0 or at least side, 64, got 32"),
-        ("normalization=grey", "normalization must be one of cifar, .*, got 'grey'"),
+        ("normalization=gray", "normalization must be one of cifar, .*, got 'gray'"),
     ],
 )
 def test_options_out_of_range_are_refused(root, options, message):

@@ -10,20 +10,20 @@ from gift_fast.evaluation.digests import inputs_of
 from gift_fast.training.weights import checkpoint_name
 
 
-def colour(root, train: bool = True) -> ImageDataset:
+def color(root, train: bool = True) -> ImageDataset:
     split = TensorSplit(torch.full((20, 3, 4, 4), 0.5), torch.arange(20) % 2)
     cifar = NORMALIZATIONS["cifar"]
-    return ImageDataset("colour", split, split, cifar.mean, cifar.std, ("ape", "bee"))
+    return ImageDataset("color", split, split, cifar.mean, cifar.std, ("ape", "bee"))
 
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(DATASETS, "colour", colour)
+    monkeypatch.setitem(DATASETS, "color", color)
 
 
 def test_the_option_replaces_the_constants_and_nothing_else():
-    own = load_dataset("colour")
-    other = load_dataset("colour:normalization=imagenet")
+    own = load_dataset("color")
+    other = load_dataset("color:normalization=imagenet")
     assert (other.mean, other.std) == NORMALIZATIONS["imagenet"]
     assert other.name == own.name
     assert torch.equal(other.test.images, own.test.images)
@@ -32,7 +32,7 @@ def test_the_option_replaces_the_constants_and_nothing_else():
 
 
 def test_it_stands_beside_the_other_options_of_every_dataset():
-    dataset = load_dataset("colour:heldout=4,normalization=imagenet,resize=8")
+    dataset = load_dataset("color:heldout=4,normalization=imagenet,resize=8")
     assert len(dataset.train) == 16
     assert dataset.side == 8
     assert dataset.mean == NORMALIZATIONS["imagenet"].mean
@@ -45,8 +45,8 @@ def test_a_run_with_other_constants_is_another_run_with_a_teacher_of_its_own():
     assert TeacherConfig(dataset=specs[1]).dataset == specs[1]
     assert checkpoint_name(specs[0], "convnet3") != checkpoint_name(specs[1], "convnet3")
     digests = [
-        inputs_of(load_dataset(spec), load_dataset("colour").test, ())["test"]
-        for spec in ("colour", "colour:normalization=imagenet")
+        inputs_of(load_dataset(spec), load_dataset("color").test, ())["test"]
+        for spec in ("color", "color:normalization=imagenet")
     ]
     assert digests[0] != digests[1]
 

@@ -52,7 +52,7 @@ def test_the_crop_follows_the_validation_rules_of_the_evaluation_code():
     assert {side: resize_for(side) for side in (224, 128, 64)} == {224: 256, 128: 146, 64: 73}
 
 
-def test_the_normalisation_constants_are_those_of_the_evaluation_code():
+def test_the_normalization_constants_are_those_of_the_evaluation_code():
     assert NORMALIZATIONS["cifar"] == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     assert NORMALIZATIONS["imagenet"] == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert NORMALIZATIONS["fashion-mnist"] == ((0.2861,), (0.3530,))

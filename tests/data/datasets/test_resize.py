@@ -23,7 +23,7 @@ def digits():
 
 
 def resized_by_pillow(image: torch.Tensor, side: int) -> torch.Tensor:
-    """A grey image in floating point; Pillow's bilinear filter is antialiased where it shrinks."""
+    """A gray image in floating point; Pillow's bilinear filter is antialiased where it shrinks."""
     resized = Image.fromarray(image.numpy()).resize((side, side), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized))
 

@@ -10,7 +10,7 @@ from gift_fast.data.datasets import ImageDataset, TensorSplit
 
 @pytest.fixture(scope="session")
 def animals() -> ImageDataset:
-    """Three classes of colour images, 8 x 8; the images themselves are of no interest."""
+    """Three classes of color images, 8 x 8; the images themselves are of no interest."""
     split = TensorSplit(torch.zeros(3, 3, 8, 8), torch.arange(3))
     return ImageDataset(
         name="animals",
@@ -23,5 +23,5 @@ def animals() -> ImageDataset:
 
 
 @pytest.fixture(scope="session")
-def grey_animals(animals: ImageDataset) -> ImageDataset:
+def gray_animals(animals: ImageDataset) -> ImageDataset:
     return replace(animals, test=TensorSplit(torch.zeros(3, 1, 8, 8), torch.arange(3)))

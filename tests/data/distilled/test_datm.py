@@ -35,14 +35,14 @@ def subset(animals):
 
 
 @pytest.mark.parametrize("name", ["datm", "auto", "datm:zca=false"])
-def test_images_of_imagenets_subsets_are_normalised_ones(tmp_path, animals, subset, name):
+def test_images_of_imagenets_subsets_are_normalized_ones(tmp_path, animals, subset, name):
     dataset = animals if "zca" in name else subset
     images, logits = write_datm(tmp_path)
     distilled = read_distilled(name, tmp_path, dataset)
     assert not distilled.whitened
     torch.testing.assert_close(dataset.normalize(distilled.images), images)
     assert torch.equal(distilled.soft_labels, logits.detach())
-    assert "normalised" in distilled.source
+    assert "normalized" in distilled.source
 
 
 def test_what_the_images_are_can_be_said(tmp_path, subset):
@@ -54,20 +54,20 @@ def test_what_the_images_are_can_be_said(tmp_path, subset):
         read_distilled("datm:zca=yes", tmp_path, subset)
 
 
-def test_images_that_look_normalised_are_not_taken_as_whitened_by_default(tmp_path, animals):
+def test_images_that_look_normalized_are_not_taken_as_whitened_by_default(tmp_path, animals):
     write_datm(tmp_path, images=animals.normalize(torch.rand(6, 3, 8, 8)))
-    with pytest.raises(ValueError, match=r"look normalised.*datm:zca=false or datm:zca=true"):
+    with pytest.raises(ValueError, match=r"look normalized.*datm:zca=false or datm:zca=true"):
         read_distilled("datm", tmp_path, animals)
     assert read_distilled("datm:zca=true", tmp_path, animals).whitened
 
 
-def test_images_that_look_whitened_are_not_taken_as_normalised(tmp_path, subset):
+def test_images_that_look_whitened_are_not_taken_as_normalized(tmp_path, subset):
     write_datm(tmp_path, images=12 * torch.randn(6, 3, 8, 8))
     with pytest.raises(ValueError, match="are they whitened"):
         read_distilled("datm", tmp_path, subset)
 
 
-def test_normalised_images_are_kept_unclipped_by_the_projects_own_format(tmp_path, subset):
+def test_normalized_images_are_kept_unclipped_by_the_projects_own_format(tmp_path, subset):
     write_datm(tmp_path)
     distilled = read_distilled("datm", tmp_path, subset)
     assert distilled.images.min() < -0.1

@@ -78,9 +78,9 @@ def test_five_digits_and_png_files_are_taken(tmp_path, animals):
     assert distilled.ipc(3).tolist() == [2, 2, 2]
 
 
-def test_colour_images_turn_grey_for_a_grey_dataset(tmp_path, grey_animals):
+def test_color_images_turn_grey_for_a_grey_dataset(tmp_path, gray_animals):
     write_sre2l(tmp_path, [0], suffix="png")
-    distilled = read_distilled("sre2l", tmp_path, grey_animals)
+    distilled = read_distilled("sre2l", tmp_path, gray_animals)
     assert distilled.images.shape == (3, 1, 8, 8)
     assert torch.equal(distilled.images[0], pil_to_tensor(noise(8, 0).convert("L")))
 
@@ -187,11 +187,11 @@ def test_all_bad_images_are_told_at_once_ten_by_name(tmp_path):
     assert [k for k, yes in enumerate(told) if yes] == list(range(3, 13))
 
 
-def test_16_bit_images_keep_their_contrast(tmp_path, grey_animals):
+def test_16_bit_images_keep_their_contrast(tmp_path, gray_animals):
     write_images(tmp_path, ["a", "b", "c"], count=1)
     ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "a" / "0.png")
-    images = read_distilled("folder", tmp_path, grey_animals).images
+    images = read_distilled("folder", tmp_path, gray_animals).images
     assert torch.equal(images[0, 0], torch.from_numpy(np.round(ramp / 257.0).astype(np.uint8)))
 
 

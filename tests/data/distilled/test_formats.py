@@ -177,9 +177,9 @@ def test_a_set_with_soft_labels_takes_no_fkd_folder(tmp_path, labels, animals):
 
 
 def test_auto_says_what_it_took(tmp_path, images, animals):
-    assert "recognised as sre2l" in read_distilled("auto", images, animals).source
+    assert "recognized as sre2l" in read_distilled("auto", images, animals).source
     listed = write_fkd(tmp_path / "listed", listed=True)
-    assert "recognised as lpld" in read_distilled("auto", images, animals, labels=listed).source
+    assert "recognized as lpld" in read_distilled("auto", images, animals, labels=listed).source
 
 
 def test_auto_lists_what_every_format_needs_when_none_fits(tmp_path, animals):
@@ -204,8 +204,8 @@ def test_auto_does_not_choose_between_two_formats(images, animals):
         read_distilled("auto", images, animals)
 
 
-def test_every_format_is_recognised_or_of_the_same_layout_as_one_that_is():
-    others = {"auto", "folder"}  # what holds anything is not recognised
+def test_every_format_is_recognized_or_of_the_same_layout_as_one_that_is():
+    others = {"auto", "folder"}  # what holds anything is not recognized
     assert set(FORMATS) - set(MARKS) == {*others, "cda", "gvbsm", "lpld"}
 
 

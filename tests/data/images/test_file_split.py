@@ -37,7 +37,7 @@ def test_batches_are_what_torchvisions_validation_transform_gives(split):
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "1"])
-def test_images_of_every_mode_become_colour_images(tmp_path, mode):
+def test_images_of_every_mode_become_color_images(tmp_path, mode):
     image = random_image(8, 8).convert(mode)
     path = tmp_path / ("image.tiff" if mode == "CMYK" else "image.png")
     image.save(path)

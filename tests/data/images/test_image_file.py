@@ -131,7 +131,7 @@ def test_an_opaque_alpha_channel_is_nothing_to_tell(tmp_path, caplog, monkeypatc
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "RGB"])
-def test_other_modes_become_grey_as_well_as_colour(tmp_path, mode):
+def test_other_modes_become_grey_as_well_as_color(tmp_path, mode):
     path = tmp_path / ("image.tiff" if mode == "CMYK" else "image.png")
     random_image(8, 8).convert(mode).save(path)
     stored = Image.open(path)

@@ -34,8 +34,8 @@ def labels_of(n):
     return torch.arange(n) * CLASSES // n
 
 
-class Relabelled(Dataset):
-    """Images as the projects' relabelling loads them, with what was drawn for each."""
+class Relabeled(Dataset):
+    """Images as the projects' relabeling loads them, with what was drawn for each."""
 
     def __init__(self, images, labels, cutout, rng):
         self.images, self.labels, self.cutout, self.rng = images, labels, cutout, rng
@@ -50,14 +50,14 @@ class Relabelled(Dataset):
         coords = torch.tensor(box) / torch.tensor([height, width, height, width])
         image = tv.resized_crop(image, *box, [SIDE, SIDE])
         if self.cutout:
-            centre, colour = self.rng.integers(SIDE, size=2), self.rng.integers(256, size=3)
+            center, color = self.rng.integers(SIDE, size=2), self.rng.integers(256, size=3)
             pixels = tv.to_tensor(image)
-            top, left = (max(c - SIDE // 4, 0) for c in centre)
+            top, left = (max(c - SIDE // 4, 0) for c in center)
             bottom, right = (
-                c + SIDE // 4 + 1 for c in centre
+                c + SIDE // 4 + 1 for c in center
             )  # PIL's rectangles include their end
-            pixels[:, top:bottom, left:right] = torch.from_numpy(colour / 255).view(3, 1, 1)
-            drawn = torch.tensor([*(centre / SIDE), 0.5, 0.5, *colour], dtype=torch.float32)
+            pixels[:, top:bottom, left:right] = torch.from_numpy(color / 255).view(3, 1, 1)
+            drawn = torch.tensor([*(center / SIDE), 0.5, 0.5, *color], dtype=torch.float32)
         else:
             drawn = bool(torch.rand(1) < 0.5)
             pixels = tv.to_tensor(tv.hflip(image) if drawn else image)
@@ -67,12 +67,12 @@ class Relabelled(Dataset):
 def cutmix_box(lam, rng):
     """The box as the projects draw it: NumPy's integers, clipped at the border."""
     cut = int(SIDE * np.sqrt(1.0 - lam))
-    centre = rng.integers(SIDE, size=2)
-    return [*np.clip(centre - cut // 2, 0, SIDE), *np.clip(centre + cut // 2, 0, SIDE)]
+    center = rng.integers(SIDE, size=2)
+    return [*np.clip(center - cut // 2, 0, SIDE), *np.clip(center + cut // 2, 0, SIDE)]
 
 
 @dataclass
-class Relabelling:
+class Relabeling:
     """What was written, and what the teacher saw meanwhile."""
 
     folder: Path
@@ -113,8 +113,8 @@ def relabel(
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     images, labels = images_of(n), labels_of(n)
-    written = Relabelling(folder, images, labels)
-    dataset = Relabelled(images, labels, cutout, rng)
+    written = Relabeling(folder, images, labels)
+    dataset = Relabeled(images, labels, cutout, rng)
     order = sampler(dataset, generator=torch.Generator().manual_seed(seed))
     loader = DataLoader(dataset, batch_size, sampler=order, drop_last=pruned_to is not None)
     count = 0
@@ -161,7 +161,7 @@ def stored(tmp_path_factory):
 def copy(stored, tmp_path):
     """The same labels, to be damaged."""
     shutil.copytree(stored.folder, tmp_path / "fkd")
-    return Relabelling(tmp_path / "fkd", stored.images, stored.labels, stored.seen, stored.order)
+    return Relabeling(tmp_path / "fkd", stored.images, stored.labels, stored.seen, stored.order)
 
 
 @pytest.mark.parametrize("mixing", ["none", "mixup", "cutmix"])

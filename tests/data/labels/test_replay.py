@@ -131,7 +131,7 @@ def test_cutmix_replaces_the_box_by_the_partners_crop():
     assert batch.mix_weight(8) == pytest.approx((~inside).double().mean().item())
 
 
-def test_normalising_after_mixing_gives_what_normalising_before_gives():
+def test_normalizing_after_mixing_gives_what_normalizing_before_gives():
     mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor(0.25)
     images = torch.rand(10, 3, 12, 12, dtype=torch.float64)
     for kind in ("mixup", "cutmix"):
@@ -162,17 +162,17 @@ def test_the_weight_of_a_mixed_batchs_own_labels():
 def test_cutouts_are_the_rectangles_that_pil_draws():
     side, n = 16, 30
     rng = np.random.default_rng(0)
-    centres = rng.integers(0, side, (n, 2))
-    colours = rng.integers(0, 256, (n, 3))
+    centers = rng.integers(0, side, (n, 2))
+    colors = rng.integers(0, 256, (n, 3))
     images = bytes_of(n, side, side)
     expected = []
-    for image, (row, column), colour in zip(images, centres, colours, strict=True):
+    for image, (row, column), color in zip(images, centers, colors, strict=True):
         drawn = tv.to_pil_image(image)
         edges = [max(column - 4, 0), max(row - 4, 0), min(column + 4, side), min(row + 4, side)]
-        ImageDraw.Draw(drawn).rectangle([int(x) for x in edges], fill=tuple(map(int, colour)))
+        ImageDraw.Draw(drawn).rectangle([int(x) for x in edges], fill=tuple(map(int, color)))
         expected.append(tv.to_tensor(drawn))
     half = np.full((n, 2), 0.5)
-    cutout = torch.from_numpy(np.concatenate([centres / side, half, colours], 1)).float()
+    cutout = torch.from_numpy(np.concatenate([centers / side, half, colors], 1)).float()
     batch = box_batch([(0, 0, side, side)] * n, side, side, cutout=cutout)
     torch.testing.assert_close(replay(images, batch, side), torch.stack(expected))
 
