@@ -1,4 +1,4 @@
-"""Audits: errors of a distilled set, its labels and its teacher that training would not notice."""
+"""Audits: checks a distilled set, its labels and its teacher for mistakes that raise no error."""
 
 from gift_fast.auditing.audit import audit
 from gift_fast.auditing.audit_report import SEVERITIES, AuditReport, Finding, print_audit

@@ -1,8 +1,8 @@
-"""Looks for what goes wrong silently between a teacher, a distilled set and a test set.
+"""Checks a distilled set against its teacher and the test set for mistakes that raise no error.
 
-Another class order, images on another scale, missing classes, labels of other images: nothing
-fails, and the accuracy is that of chance. An audit measures, and says in plain sentences what it
-found.
+With a different class order, a different image scale, missing classes or labels of other images,
+training runs as usual and the accuracy is at chance. An audit measures these and reports its
+findings in plain sentences.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from gift_fast.training.predict import TOP, Accuracy, Transform, predict
 TEACHER, SOFT = "teacher", "soft labels"
 
 QUICK_IMAGES, QUICK_PER_CLASS = 1000, 5
-"""The quick form looks at so many images in all, or so many a class if that is more: with 5 a
-permutation of 1,000 classes is found although the teacher is right on 44 % alone."""
+"""Images that a quick audit examines: in total, or per class if that is more. With 5 per class, a
+permutation of 1,000 classes is found even if the teacher's accuracy is only 44 %."""
 
 SAMPLE_SEED = 0
 
@@ -46,15 +46,15 @@ def audit(
 
     Args:
         dataset: its test split, normalization and class names are used.
-        distilled: on the CPU or a device; what is wrong with it is reported, not raised.
-        teachers: take normalized images (B, C, S, S) to logits (B, classes), each on its own
-            device. None of them: class orders are compared as far as stored soft labels go.
-        quick: looks at a sample of the images of both sets, with every class in it.
-        whiten: takes test images in [0, 1] to what the teachers are fed, in the place of the
-            dataset's normalization: that of a whitened set.
+        distilled: on the CPU or a device; its mistakes are reported, not raised.
+        teachers: map normalized images (B, C, S, S) to logits (B, classes), each on its own
+            device. Without teachers, only hard and stored soft labels are compared.
+        quick: examines a sample of the images of both sets, with every class in it.
+        whiten: maps test images in [0, 1] to the inputs of the teachers, instead of the
+            dataset's normalization, for a whitened set.
 
     Returns:
-        Findings in words, the numbers behind them, and a class map where one would help.
+        The findings, the measurements behind them, and a class map if one would help.
 
     Example:
         >>> from gift_fast.data.datasets import load_dataset
@@ -84,7 +84,7 @@ def audit(
         "teachers": [],
     }
 
-    # Classes can be compared where labels and logits have the classes of the dataset.
+    # Class orders can be compared if labels and logits have the classes of the dataset.
     comparable = all(
         finding.severity != "error" for finding in findings if finding.topic != "images"
     )
@@ -112,7 +112,7 @@ def audit(
             findings += found
             if order is not None and accuracy is not None:
                 measured = asdict(accuracy)
-                del measured["halves"]  # for reporting; and a sample may leave one without images
+                del measured["halves"]  # used by reports only; a sample may leave one half empty
                 entry[place] = {**measured, **summary_of(order)}
         measures["teachers"].append(entry)
         diagnoses.append(
@@ -126,7 +126,7 @@ def audit(
 
 
 def stratified(labels: Tensor, per_class: int | None) -> Tensor:
-    """The places (M) int64 of at most so many random images of every class, in order; None: all."""
+    """Indices (M) int64 of up to ``per_class`` random images of every class; None selects all."""
     labels = labels.cpu()
     if per_class is None:
         return torch.arange(len(labels))
@@ -138,7 +138,7 @@ def stratified(labels: Tensor, per_class: int | None) -> Tensor:
 
 
 def usable(distilled: DistilledSet, examined: Tensor) -> Split | None:
-    """Those of the examined images that are finite; None where none is."""
+    """The examined images that are finite; None if there are none."""
     images = distilled.images[examined.to(distilled.images.device)]
     finite = images.isfinite().flatten(1).all(1)
     if not finite.any():
@@ -150,22 +150,24 @@ def usable(distilled: DistilledSet, examined: Tensor) -> Split | None:
 def compare_stored(
     dataset: ImageDataset, distilled: DistilledSet, *, quick: bool
 ) -> ClassOrder | None:
-    """The class order of stored soft labels against the hard ones; None where there are none."""
+    """Compares the class order of stored soft labels and hard labels; None without soft labels."""
     pair = stored_predictions(distilled, dataset.num_classes, quick=quick)
     return None if pair is None else compare_classes(*pair, dataset.num_classes)
 
 
 def agreement_finding(stored: ClassOrder) -> Finding:
-    """How often stored soft labels name the hard label."""
+    """How often the largest stored soft label is the hard label."""
     text = (
-        f"{stored.agreement:.1f} % of {stored.images} stored labels name the class of their image, "
-        f"{stored.chance:.1f} % would by chance."
+        f"{stored.agreement:.1f} % of {stored.images} stored labels name the class of their image "
+        f"(by chance {stored.chance:.1f} %)."
     )
-    if stored.permuted:  # another finding says so
+    if stored.permuted:  # another finding reports it
         return Finding("note", SOFT, text)
     if stored.same:
         return Finding("ok", SOFT, text)
-    text += " They are those of other images, or of images in another order, or say nothing."
+    text += (
+        " They belong to other images or to images in a different order, or are not informative."
+    )
     enough = stored.images * (1 - stored.chance / 100) >= 20
     return Finding("error" if enough else "note", SOFT, text)
 
@@ -178,15 +180,15 @@ def examine_teacher(
     name: str,
     place: str,
 ) -> tuple[ClassOrder | None, Accuracy | None, list[Finding]]:
-    """What a teacher makes of the images of one split.
+    """Measures a teacher on the images of one split.
 
     Args:
         teacher: see :func:`audit`.
-        split: its images; None gives nothing.
-        transform: images to what the teacher is fed.
-        num_classes: that the teacher should have.
-        name: how to call it.
-        place: ``test`` or ``distilled``, where the images are from.
+        split: the images; without them, nothing is measured.
+        transform: maps images to the teacher's inputs.
+        num_classes: number of classes that the teacher should have.
+        name: name of the teacher in the findings.
+        place: ``test`` or ``distilled``, the set that the images belong to.
     """
     if split is None:
         return None, None, []
@@ -195,13 +197,17 @@ def examine_teacher(
         logits = predict(teacher, split, transform)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        text = f"{capital(name)} does not take the {images}, {tuple(split.shape)}: {reason}"
+        text = (
+            f"{capital(name)} cannot process the {images} of shape {tuple(split.shape)}: {reason}"
+        )
         return None, None, [Finding("error", TEACHER, text)]
     if logits.shape[1:] != (num_classes,):
-        text = f"{capital(name)} gives {tuple(logits.shape[1:])} logits for {num_classes} classes."
+        text = (
+            f"{capital(name)} returns {tuple(logits.shape[1:])} logits for {num_classes} classes."
+        )
         return None, None, [Finding("error", TEACHER, text)]
     if not logits.isfinite().all():
-        text = f"{capital(name)} gives NaN or infinity on {images}."
+        text = f"{capital(name)} returns NaN or infinity on {images}."
         return None, None, [Finding("error", TEACHER, text)]
     labels = split.labels.to(logits.device)
     order = compare_classes(labels, logits.argmax(1), num_classes)
@@ -210,24 +216,24 @@ def examine_teacher(
         f"{capital(name)} on {len(labels)} {images}: top-1 {accuracy.top1:.1f} %, top-{TOP} "
         f"{accuracy.top5:.1f} % (by chance {order.chance:.1f} % top-1)."
     )
-    if order.permuted or (place == "distilled" and not order.same):  # the diagnosis says what it is
+    if order.permuted or (place == "distilled" and not order.same):  # the diagnosis explains it
         return order, accuracy, [Finding("note", TEACHER, text)]
     if place == "distilled" or (order.same and order.strong):
         return order, accuracy, [Finding("ok", TEACHER, text)]
     if order.same:
         text += (
-            f" It is weak: of {order.classes} classes it calls {order.at_home} by their own label "
-            "more often than anything else."
+            f" It is weak: for only {order.at_home} of {order.classes} classes, its most frequent "
+            "prediction is correct."
         )
         return order, accuracy, [Finding("warning", TEACHER, text)]
     text += (
         " That is no better than chance: it is untrained, its weights belong to other data, or the "
-        "images reach it on another scale."
+        "images have another scale."
     )
     if order.rearranged is not None and order.rearranged > 2 * order.chance:
         text += (
-            f" With its classes rearranged {order.rearranged:.1f} % would be right: another class "
-            "order may be part of it, but too few classes stand out to say which."
+            f" With rearranged classes, {order.rearranged:.1f} % would be correct: a different "
+            "class order may be part of the cause, but too few classes stand out to determine it."
         )
     return order, accuracy, [Finding("error", TEACHER, text)]
 
@@ -243,7 +249,7 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> Accuracy:
 
 
 def summary_of(order: ClassOrder) -> dict[str, Any]:
-    """A comparison as plain values, without the map where it moves nothing."""
+    """A comparison as plain values, without the class map if it moves nothing."""
     values = asdict(order)
     if not order.permuted:
         for name in ("class_map", "moved", "guessed"):
@@ -254,18 +260,18 @@ def summary_of(order: ClassOrder) -> dict[str, Any]:
 def with_diagnoses(
     findings: list[Finding], measures: dict[str, Any], diagnoses: Sequence[Diagnosis]
 ) -> AuditReport:
-    """The report; a class map only where all teachers that call for one call for the same."""
+    """The report; it has a class map only if all teachers that need one need the same."""
     findings = findings + [found for diagnosis in diagnoses for found in diagnosis.findings]
     maps = {diagnosis.class_map for diagnosis in diagnoses} - {None}
     if len(maps) > 1:
-        text = "The teachers have different class orders; which is the right one is not known."
+        text = "The teachers have different class orders; it is unknown which of them is right."
         findings.append(Finding("error", CLASS_ORDER, text))
     return AuditReport(tuple(findings), measures, class_map=maps.pop() if len(maps) == 1 else None)
 
 
 def in_sample(report: AuditReport) -> AuditReport:
-    """The same report, whose remarks on class orders say that they come from a sample."""
-    text = " This was a sample; gift-fast audit looks at all images."
+    """The same report, with a note in its findings on class orders that it is from a sample."""
+    text = " This is from a sample; gift-fast audit examines all images."
     findings = tuple(
         replace(found, text=found.text + text)
         if found.topic == CLASS_ORDER and found.severity != "ok"

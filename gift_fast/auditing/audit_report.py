@@ -1,4 +1,4 @@
-"""What an audit has found, for people and for programs."""
+"""The findings of an audit, printed as text or written as JSON."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SEVERITIES = ("ok", "note", "warning", "error")
-"""In rising order: as it should be; worth knowing; probably wrong; certainly wrong."""
+"""In rising order: correct; worth knowing; probably wrong; certainly wrong."""
 
-COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 
 LISTED = 5
-"""Entries of a list that a sentence names before it counts the rest."""
+"""Entries of a list that a sentence names before it gives the number of the others."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that an audit has looked at.
+    """The outcome of one check of an audit.
 
     Attributes:
         severity: one of ``SEVERITIES``.
@@ -40,13 +40,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """All that an audit has found.
+    """The outcome of an audit.
 
     Attributes:
-        findings: in the order in which they were made.
-        measures: the numbers behind them, plain values that JSON can hold.
-        class_map: at place i, the class of the test set that label i of the distilled set stands
-            for; None where no class map is called for or would help.
+        findings: in the order of the checks.
+        measures: the measurements behind them, as values that JSON can hold.
+        class_map: entry i is the class of the test set that label i of the distilled set stands
+            for; None if no class map is needed or would help.
     """
 
     findings: tuple[Finding, ...]
@@ -55,7 +55,7 @@ class AuditReport:
 
     @property
     def severity(self) -> str:
-        """That of the worst finding."""
+        """The severity of the worst finding."""
         return max((finding.severity for finding in self.findings), key=SEVERITIES.index)
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,21 +68,21 @@ class AuditReport:
         }
 
     def write_class_map(self, path: Path) -> None:
-        """Writes the class map as ``--class-map`` reads it: a JSON list, the new label at the old.
+        """Writes the class map for ``--class-map``: a JSON list, whose entry i is label i's class.
 
         Raises:
-            ValueError: the audit has none to offer.
+            ValueError: the audit found no class map.
         """
         if self.class_map is None:
-            raise ValueError("class_map must be there to be written, but the audit has found none")
+            raise ValueError("class_map must not be None to be written; the audit found none")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(list(self.class_map)) + "\n", encoding="utf-8")
 
 
 def print_audit(report: AuditReport, console: Console) -> None:
-    """Prints a line for every finding, and how many there are of each kind.
+    """Prints every finding and the number of findings of each severity.
 
-    A terminal gets columns and colors; anything else one line a finding, whatever its length.
+    A terminal gets columns and colors; a file or pipe gets one line per finding, unwrapped.
     """
     from rich.table import Table
     from rich.text import Text
@@ -90,7 +90,7 @@ def print_audit(report: AuditReport, console: Console) -> None:
     if console.is_terminal:
         table = Table.grid(padding=(0, 2))
         for finding in report.findings:
-            severity = Text(finding.severity, style=COLOURS[finding.severity])
+            severity = Text(finding.severity, style=COLORS[finding.severity])
             table.add_row(severity, Text(finding.topic, no_wrap=True), Text(finding.text))
         console.print(table)
     else:
@@ -101,7 +101,7 @@ def print_audit(report: AuditReport, console: Console) -> None:
 
 
 def summary(report: AuditReport) -> str:
-    """How many findings there are of each kind that calls for attention.
+    """The number of findings of each severity above "ok".
 
     Example:
         >>> summary(AuditReport((Finding("error", "images", "..."),), {}))
@@ -113,11 +113,11 @@ def summary(report: AuditReport) -> str:
         for severity in reversed(SEVERITIES[1:])
         if counts[severity]
     ]
-    return ", ".join(parts) or "nothing to remark"
+    return ", ".join(parts) or "no problems found"
 
 
 def listed(entries: Sequence[object]) -> str:
-    """The first few entries, and how many more there are.
+    """The first few entries, and the number of the others.
 
     Example:
         >>> listed([1, 2, 3, 4, 5, 6, 7])

@@ -1,23 +1,23 @@
-"""Tells from labels and predictions whether two sources number their classes alike.
+"""Finds out from labels and predictions whether two sources have the same class order.
 
-A teacher, a test set and a distilled set that come from three places may have three class orders:
-sorted folders, the lines of a list, the order in which somebody saw the classes first. Nothing
-fails then; the accuracy is that of chance. What gives it away is a confusion matrix that is good
-once its columns are rearranged.
+A teacher, a test set and a distilled set from different sources may have different class orders:
+sorted folders, the lines of a list, the order of first appearance. Nothing fails then, and the
+accuracy is at chance. The sign of it is a confusion matrix that is good after its columns are
+rearranged.
 
-Three other things look alike at first sight and are kept apart here:
+Three other cases look similar and are distinguished here:
 
-- A network that knows nothing of the images. The best of all C! rearrangements fits any matrix to
-  some degree: with one image a class, predictions at random fit by 1 - 1/e = 63 %. So a
-  rearrangement found on one half of the images is judged on the other; with one image a class it
-  is judged by how rarely random predictions would all differ.
-- A weak network in the right order. It calls many cats dogs. But those which it calls dogs are dogs
-  more often than they are cats: a network predicts what it deems most probable, and training keeps
-  that right on average. So a class counts as moved only where both directions say so: its images
-  are called m most often, and what is called m has its label most often.
-- An untrained network. It tells some classes apart and gives each an output at random, so that a
-  few of ten may even swap places. So more classes must have a partner of their own, in their place
-  or another one, than outputs dealt out at random would give them.
+- A network that knows nothing about the images. The best of all C! rearrangements fits any matrix
+  to some degree: with one image per class, random predictions fit by 1 - 1/e = 63 %. Therefore a
+  rearrangement found on one half of the images is tested on the other half; with one image per
+  class, the test is how rarely random predictions would all differ.
+- A weak network in the right order. It predicts "dog" for many cats. But most images predicted as
+  dogs are dogs: a network predicts the most probable class, and training makes that right on
+  average. Therefore a class counts as moved only if both directions agree: m is the most frequent
+  prediction for its images, and its label is the most frequent among images predicted as m.
+- An untrained network. It distinguishes some classes and assigns outputs to them at random, so that
+  a few of ten may even swap places. Therefore more classes must have a mutual partner than random
+  outputs would give them.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LIKELY = 1e-3
-"""A finding that chance alone gives more often than this is not reported."""
+"""Findings with a larger p-value are not reported."""
 
 SURE = 1e-6
-"""A finding that chance alone gives less often than this is called certain."""
+"""Findings with a smaller p-value are reported as certain."""
 
 TRAINED = 75.0
-"""Percent that no untrained network with more than a few classes is right on, however its outputs
-are rearranged. Clusters of points that are almost disjoint gave up to 65 with 10 classes and 79
-with 5 (200 networks each), scikit-learn's digits up to 21 (120 ConvNet-3)."""
+"""Accuracy in percent that no untrained network with more than a few classes reaches, however its
+outputs are rearranged. Almost disjoint clusters of points gave up to 65 with 10 classes and 79 with
+5 (200 networks each), scikit-learn's digits up to 21 (120 ConvNet-3)."""
 
 FOLD_SEED = 0
 
@@ -54,25 +54,25 @@ class ClassOrder:
     """How the classes of labels relate to those of predictions.
 
     Attributes:
-        images: that were compared.
-        agreement: percent of the predictions that are the label.
-        chance: percent that would be if the same predictions were dealt out at random.
-        same: the agreement is above chance beyond doubt. False leaves open why it is not.
-        class_map: at place i, the prediction that label i goes with; (0, 1, ...) unless labels are
-            moved.
-        moved: the labels that go with another prediction than themselves.
-        guessed: those of them that are placed by elimination or thin evidence: too few images were
-            predicted as ``class_map`` says.
-        at_home: classes whose images are called by their label more often than anything else, and
-            which other images are called less often.
-        classes: that have images.
-        mapped: percent of the predictions that ``class_map`` takes the label to.
-        rearranged: percent that the best rearrangement explains of images it was not found on, for
-            whatever reason; None with one image a class.
-        probability: that chance alone shows as much as was moved; 1 where no label is.
-        images_per_class: median over the classes that have any.
-        strays: (label, prediction) of every label of whose images more than half, two at least,
-            are called one other class, whether that moves it or not.
+        images: number of images compared.
+        agreement: percent of predictions that equal the label.
+        chance: the same percentage if the predictions were shuffled.
+        same: whether the agreement is significantly above chance.
+        class_map: entry i is the prediction that corresponds to label i; (0, 1, ...) unless labels
+            are permuted.
+        moved: the labels whose prediction in ``class_map`` is another class.
+        guessed: those of them whose prediction was found by elimination, with too few images to
+            confirm it.
+        at_home: number of classes for which label and prediction are each other's most frequent
+            partner.
+        classes: number of classes with images.
+        mapped: percent of predictions that equal ``class_map`` of the label.
+        rearranged: cross-validated accuracy in percent of the best rearrangement of the classes;
+            None with one image per class.
+        probability: p-value of the permutation; 1 if no label is moved.
+        images_per_class: median over the classes with images.
+        strays: (label, prediction) of every label for which more than half of the images, and at
+            least two, are predicted as one other class, whether or not the label is moved.
     """
 
     images: int
@@ -92,22 +92,22 @@ class ClassOrder:
 
     @property
     def permuted(self) -> bool:
-        """Labels are moved."""
+        """Whether any label is moved."""
         return bool(self.moved)
 
     @property
     def strong(self) -> bool:
-        """More than half of the classes are at home."""
+        """Whether most classes are predicted correctly more often than as any other class."""
         return 2 * self.at_home > self.classes
 
     @property
     def certain(self) -> bool:
-        """It is next to impossible that chance moved them."""
+        """Whether the p-value of the permutation is below ``SURE``."""
         return self.probability < SURE
 
 
 def compare_classes(labels: Tensor, predictions: Tensor, num_classes: int) -> ClassOrder:
-    """Finds out whether labels and predictions have the same class order, and else which.
+    """Compares the class order of labels and predictions, and finds the permutation between them.
 
     Args:
         labels: (N) int64 in [0, num_classes), of images.
@@ -115,7 +115,7 @@ def compare_classes(labels: Tensor, predictions: Tensor, num_classes: int) -> Cl
         num_classes: C.
 
     Returns:
-        What was found. Where predictions have little to do with labels in any order, no label is
+        The comparison. If the predictions are unrelated to the labels in any order, no label is
         moved and ``same`` is False.
 
     Raises:
@@ -140,7 +140,7 @@ def compare_classes(labels: Tensor, predictions: Tensor, num_classes: int) -> Cl
 
 
 def compare(labels: Ints, predictions: Ints, num_classes: int) -> ClassOrder:
-    """The same as :func:`compare_classes` for arrays that are known to be right."""
+    """The same as :func:`compare_classes`, without checks, for NumPy arrays."""
     import numpy as np
     from scipy.stats import binom
 
@@ -186,7 +186,7 @@ def compare(labels: Ints, predictions: Ints, num_classes: int) -> ClassOrder:
 
 
 def strays_of(labels: Ints, predictions: Ints, num_classes: int) -> tuple[tuple[int, int], ...]:
-    """The labels of whose images more than half, two at least, are called one other class."""
+    """The labels of which more than half of the images, at least two, get one other prediction."""
     import numpy as np
 
     cells, counts = np.unique(labels * num_classes + predictions, return_counts=True)
@@ -197,13 +197,13 @@ def strays_of(labels: Ints, predictions: Ints, num_classes: int) -> tuple[tuple[
 
 
 def is_knowledge(settled: int, present: int, num_classes: int, explained: float) -> bool:
-    """Whether a network that was never trained would not do as well.
+    """Whether an untrained network would very rarely do as well.
 
     Args:
-        settled: classes that are each other's most frequent partner with a prediction.
-        present: classes that have images.
+        settled: number of classes that are each other's most frequent partner with a prediction.
+        present: number of classes with images.
         num_classes: C.
-        explained: percent of images that the best rearrangement is right on.
+        explained: accuracy of the best rearrangement, in percent.
     """
     if 2 * settled <= present:
         return False
@@ -214,7 +214,7 @@ def is_knowledge(settled: int, present: int, num_classes: int, explained: float)
 def best_partners(
     labels: Ints, predictions: Ints, num_classes: int
 ) -> tuple[Ints, NDArray[np.bool_]]:
-    """The bijection from labels to predictions that explains most, and where it is beyond doubt.
+    """The bijection from labels to predictions with the best fit, and where it is unambiguous.
 
     Returns:
         The prediction of every label, (C), each once; and for every label, (C) bool, whether the
@@ -267,7 +267,7 @@ def is_strict_maximum(group: Ints, weight: Floats) -> NDArray[np.bool_]:
 
 
 def cycles_of(partner: Ints) -> list[Ints]:
-    """The cycles of a permutation that move anything."""
+    """The cycles of a permutation with more than one element."""
     import numpy as np
 
     seen = partner == np.arange(len(partner))
@@ -285,7 +285,7 @@ def cycles_of(partner: Ints) -> list[Ints]:
 
 
 def cross_fitted(labels: Ints, predictions: Ints, num_classes: int) -> Ints:
-    """What every image (N) should be called, by the partners that the other half of them shows."""
+    """The expected prediction (N) of every image, from the partners found on the other half."""
     import numpy as np
 
     fold = alternate(labels)
@@ -313,7 +313,7 @@ def credible_cycles(
             continue
         inside = np.isin(labels, cycle)
         moved, kept = int(as_moved[inside].sum()), int(as_labeled[inside].sum())
-        # Of two classes that cannot be told apart, either is predicted as often. Each of the C
+        # If two classes are indistinguishable, both are predicted equally often. Each of the C
         # classes may have such a twin.
         probability = min(1.0, num_classes * float(binom.sf(moved - 1, moved + kept, 0.5)))
         if probability < LIKELY and moved >= 2 * kept:
@@ -322,7 +322,7 @@ def credible_cycles(
 
 
 def alternate(labels: Ints) -> Ints:
-    """0 or 1 for every image, so that of every class one half has each, in a shuffled order."""
+    """0 or 1 for every image, which splits the images of each class into two random halves."""
     import numpy as np
 
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(FOLD_SEED))
@@ -336,10 +336,10 @@ def alternate(labels: Ints) -> Ints:
 def credible_cycles_of_single_images(
     labels: Ints, predictions: Ints, partner: Ints, mutual: NDArray[np.bool_]
 ) -> list[tuple[Ints, float]]:
-    """The cycles of ``partner``, all or none: is it a surprise that the predictions differ so?
+    """The cycles of ``partner``, all or none, from the number of different wrong predictions.
 
-    With one image a class there is nothing to confirm a rearrangement with. What is left: those
-    predictions that are not the label rarely differ from each other if they are mere mistakes.
+    With one image per class, a rearrangement cannot be cross-validated. But random mistakes often
+    coincide, so wrong predictions that are nearly all different indicate a permutation.
     """
     import numpy as np
 
@@ -348,15 +348,15 @@ def credible_cycles_of_single_images(
     free = np.setdiff1d(np.arange(num_classes), predictions[~wrong])
     distinct = len(np.intersect1d(predictions[wrong], free))
     probability = distinct_tail(int(wrong.sum()), len(free), num_classes, distinct)
-    # Real mistakes are not random: pairs of classes are taken for each other. Only where hardly
-    # anything is right is that no explanation.
+    # Real mistakes are not random: similar classes are confused with each other. That explains the
+    # predictions unless hardly any is correct.
     if probability >= LIKELY or distinct < 2 * int((~wrong).sum()):
         return []
     return [(cycle, probability) for cycle in cycles_of(partner) if mutual[cycle].mean() > 0.5]
 
 
 def distinct_tail(draws: int, free: int, classes: int, distinct: int) -> float:
-    """Probability that predictions at random hit at least so many different classes.
+    """Probability that random predictions hit at least ``distinct`` different classes.
 
     Args:
         draws: mistakes, each of which hits one of the ``classes`` - 1 others; or where all classes

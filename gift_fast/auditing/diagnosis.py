@@ -1,4 +1,4 @@
-"""Which of teacher, test set, distilled set and stored labels has another class order, in words."""
+"""Says which of teacher, test set, distilled set and stored labels has another class order."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gift_fast.auditing.class_order import ClassOrder
 
 TOPIC = "class order"
 
-CHANCE = "less than once in a million times"
+CHANCE = "with a probability below one in a million"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What follows from comparisons of class orders.
+    """The conclusion from several comparisons of class orders.
 
     Attributes:
-        findings: in words.
-        class_map: what takes the distilled set's labels to the test set's, where that helps.
+        findings: as sentences.
+        class_map: maps the distilled set's labels to the test set's, if that helps.
     """
 
     findings: tuple[Finding, ...]
@@ -33,7 +33,7 @@ def diagnose(
     names: Sequence[str],
     teacher: str = "the teacher",
 ) -> Diagnosis:
-    """Says who agrees with whom, and what would mend it.
+    """Says which class orders agree, and what to do if they do not.
 
     Args:
         test: labels of the test set against the teacher's predictions; None without a teacher.
@@ -43,8 +43,8 @@ def diagnose(
         teacher: how to call the teacher.
 
     Returns:
-        Findings, and a class map where one helps. ``--class-map`` moves hard and stored soft labels
-        together, so it mends a distilled set that is in another order as a whole, and nothing else.
+        Findings, and a class map if one helps. ``--class-map`` moves hard and stored soft labels
+        together, so it only fixes a distilled set whose labels are all in the same other order.
     """
     if test is None:
         return without_teacher(stored, names)
@@ -63,9 +63,9 @@ def diagnose(
         )
         if distilled is not None and distilled.same:
             text += (
-                " The hard labels agree with the teacher, so it is the soft labels that were made "
-                "with another order; --class-map, which moves both, does not mend that, but where "
-                "they are files of their own --labels-class-map does."
+                " The hard labels agree with the teacher, so the soft labels were computed in "
+                "another order. --class-map moves both and does not fix that; --labels-class-map "
+                "does, if the soft labels are in files of their own."
             )
         return Diagnosis((finding(text, stored),))
     if distilled is not None and not distilled.same:
@@ -77,7 +77,7 @@ def diagnose(
             text += ", and so do the stored soft labels"
     strays = new_strays(distilled, test)
     if strays:
-        text += f" on the whole. {called(strays, names)}"
+        text += f" overall. {called(strays, names)}"
         return Diagnosis((Finding("warning" if turns(strays) else "note", TOPIC, text),))
     if not test.strong:
         text += f", but {teacher} knows only {test.at_home} of {test.classes} classes"
@@ -86,27 +86,27 @@ def diagnose(
 
 
 def without_teacher(stored: ClassOrder | None, names: Sequence[str]) -> Diagnosis:
-    """What hard and stored soft labels tell where no teacher knows the test set."""
+    """Compares hard and stored soft labels if no teacher knows the test set."""
     if stored is None or not (stored.same or stored.permuted):
         return Diagnosis(())
     if not stored.permuted:
         text = (
-            "Hard and stored soft labels agree. Whether the test set has the same order takes a "
-            "teacher that knows it."
+            "Hard and stored soft labels agree. Only a teacher that knows the test set can show "
+            "whether it has the same order."
         )
         return Diagnosis((Finding("ok", TOPIC, text),))
     text = (
         "The hard labels and the stored soft labels have their classes in different orders: "
-        f"{moves(stored, soft_move(names))} Which of them has the test set's takes a "
-        "teacher that knows it."
+        f"{moves(stored, soft_move(names))} Only a teacher that knows the test set can show "
+        "which of them has its order."
     )
     return Diagnosis((finding(text, stored),))
 
 
 def new_strays(distilled: ClassOrder | None, test: ClassOrder) -> dict[int, int]:
-    """What most distilled images of a label are called.
+    """Labels whose distilled images are mostly predicted as one other class.
 
-    Left out is what a class map accounts for, and the teacher's own mistakes on the test images.
+    Without those that a class map explains and the teacher's mistakes on the test images.
     """
     if distilled is None:
         return {}
@@ -118,7 +118,7 @@ def new_strays(distilled: ClassOrder | None, test: ClassOrder) -> dict[int, int]
 
 
 def turns(strays: Mapping[int, int]) -> bool:
-    """Whether some labels are called each other, as in another order: mistakes seldom are.
+    """Whether some labels form a cycle, as in a permutation; mistakes seldom do.
 
     Example:
         >>> turns({0: 1, 1: 0}), turns({0: 1, 2: 1})
@@ -134,11 +134,11 @@ def turns(strays: Mapping[int, int]) -> bool:
 
 
 def called(strays: Mapping[int, int], names: Sequence[str]) -> str:
-    """Strays in a sentence, and what to do."""
+    """A sentence on the strays and what to do."""
     clauses = [f"label {old} are called {new} ({names[new]})" for old, new in strays.items()]
     return (
-        f"But most distilled images of {listed(clauses)}: these classes have another order, or "
-        "these are mistakes. The images are too few to tell, so look at them."
+        f"But most distilled images of {listed(clauses)}: either these classes are permuted, or "
+        "these are mistakes. There are too few images to decide; look at them."
     )
 
 
@@ -167,11 +167,10 @@ def distilled_differs(
             if alike
             else " The stored soft labels are in a third order"
         )
-        text += "; a class map moves both and does not mend that."
+        text += "; a class map moves both and does not fix that."
         return Diagnosis((finding(text, distilled),))
     text += (
-        " --class-map mends it; `gift-fast audit --write-class-map FILE` writes the file that it "
-        "takes."
+        " --class-map fixes it; `gift-fast audit --write-class-map FILE` writes the file it needs."
     )
     return Diagnosis((finding(text, distilled),), distilled.class_map)
 
@@ -188,7 +187,7 @@ def test_differs(
     if distilled is None or not (distilled.same or distilled.permuted):
         text = (
             f"{capital(teacher)} and the test set have their classes in different orders: {moved} "
-            "Whose the distilled set has could not be told."
+            "It could not be determined which of them the distilled set has."
         )
         return Diagnosis((finding(text, test),))
     # Label of the distilled set -> output of the teacher -> class of the test set.
@@ -198,76 +197,77 @@ def test_differs(
     if all(old == new or old in guessed for old, new in enumerate(onward)):
         text = (
             f"The test set and the distilled set agree; the outputs of {teacher} are permuted: "
-            f"{moved} A class map does not mend that: take weights that were trained with the "
+            f"{moved} A class map does not fix that: use weights that were trained with the "
             "test set's order, or wrap the network so that it reorders its outputs."
         )
         return Diagnosis((finding(text, test),))
     if distilled.same and not distilled.permuted:
         text = (
             f"{capital(teacher)} and the distilled set agree; the test set's classes are permuted: "
-            f"{moved} A student would learn the other order and be right by chance alone; load the "
-            "test set in the order that both have."
+            f"{moved} A student would learn the other order and score at chance; load the test set "
+            "in the order of the other two."
         )
         if stored is None or not stored.same:
             return Diagnosis((finding(text, test),))
         text += (
-            " With the stored soft labels in the teacher's place, --class-map mends it too: it "
-            "takes the distilled set to the test set's order."
+            " If the stored soft labels replace the teacher, --class-map fixes it too: it moves "
+            "the distilled set to the test set's order."
         )
         return Diagnosis((finding(text, test),), onward)
     arrows = listed([f"{old} -> {new}" for old, new in enumerate(onward) if old != new])
     text = (
         f"{capital(teacher)}, the test set and the distilled set have three orders: {moved} "
-        f"--class-map takes the distilled set to the test set's order ({arrows}), but {teacher} "
-        "stays in its own: it must not label."
+        f"--class-map moves the distilled set to the test set's order ({arrows}), but {teacher} "
+        "keeps its own, so do not use it for labels."
     )
     weaker = test if test.probability > distilled.probability else distilled
     return Diagnosis((finding(text, weaker),), onward)
 
 
 def recognized(distilled: ClassOrder, teacher: str) -> Finding:
-    """The teacher finds no order among the test images, but knows the distilled ones."""
+    """The teacher knows the distilled images but not the test images."""
     text = (
         f"{capital(teacher)} knows the distilled images ({distilled.agreement:.1f} %) and not the "
-        "test images: it belongs to the distilled set, and the test set is another, or reaches it "
-        "on another scale."
+        "test images: it belongs to the distilled set, and the test set is a different one or has "
+        "a different scale."
     )
     return Finding("warning", TOPIC, text)
 
 
 def unrecognized(test: ClassOrder, distilled: ClassOrder, teacher: str) -> Finding:
-    """The teacher knows the test images and finds no order among the distilled ones."""
+    """The teacher knows the test images but not the distilled images."""
     from scipy.stats import binom
 
     hits = round(distilled.images * distilled.agreement / 100)
     text = (
-        f"{capital(teacher)} and the test set agree, but {teacher} calls {hits} of "
-        f"{distilled.images} distilled images as they are labeled ({distilled.agreement:.1f} %, "
+        f"{capital(teacher)} and the test set agree, but {teacher} predicts the label of {hits} of "
+        f"{distilled.images} distilled images ({distilled.agreement:.1f} %, "
         f"by chance {distilled.chance:.1f} %)"
     )
     if distilled.rearranged is not None and distilled.rearranged > 2 * distilled.chance:
         text += (
-            f"; rearranged, {distilled.rearranged:.1f} % would fit, so that a class order may be "
-            "part of it, but too few classes stand out to say which"
+            f"; rearranged, {distilled.rearranged:.1f} % would fit, so the class order may be "
+            "part of the cause, but too few classes stand out to determine it"
         )
     text += (
-        ". Either the images are on another scale or foreign to this network, or the order differs."
+        ". Either the images have another scale or are unlike the training images, or the class "
+        "order differs."
     )
     # Distilled images may be harder than real ones; below half the accuracy something is wrong.
     rare = binom.cdf(hits, distilled.images, test.agreement / 200) < 1e-3
     if not rare:
-        text += f" {distilled.images} images are too few to tell."
+        text += f" {distilled.images} images are too few to decide."
     return Finding("warning" if rare else "note", TOPIC, text)
 
 
 def finding(text: str, order: ClassOrder) -> Finding:
-    """A permutation as a finding, with how sure it is."""
+    """A permutation as a finding, with its confidence."""
     severity = "error" if order.certain else "warning"
     return Finding(severity, TOPIC, f"{text} {confidence(order)}")
 
 
 def moves(order: ClassOrder, clause: Callable[[int, int], str]) -> str:
-    """How many classes are moved, and a clause for each of the first: from the old to the new."""
+    """The number of moved classes, and a clause from old to new for each of the first."""
     clauses = listed([clause(label, order.class_map[label]) for label in order.moved])
     return f"{len(order.moved)} of {len(order.class_map)} classes are moved, {clauses}."
 
@@ -278,7 +278,7 @@ def soft_move(names: Sequence[str]) -> Callable[[int, int], str]:
 
 
 def confidence(order: ClassOrder) -> str:
-    """How well a permutation is founded."""
+    """A sentence on the evidence for a permutation."""
     fit = (
         f"As they are, {order.agreement:.1f} % of {order.images} images agree, rearranged "
         f"{order.mapped:.1f} %, by chance {order.chance:.1f} %."
@@ -286,16 +286,16 @@ def confidence(order: ClassOrder) -> str:
     odds = CHANCE if order.certain else f"with probability {order.probability:.1g}"
     if order.images_per_class == 1:
         text = (
-            f"{fit} With one image a class nothing can confirm this: it rests on the predictions "
-            f"all but differing, which mistakes at random do {odds}."
+            f"{fit} With one image per class this cannot be cross-validated: the evidence is that "
+            f"nearly all predictions differ, which random mistakes do {odds}."
         )
     else:
         text = (
-            f"{fit} One half of the images confirms what the other shows; two classes that merely "
+            f"{fit} One half of the images confirms the result of the other; two classes that only "
             f"look alike would do so {odds}."
         )
     if order.guessed:
-        text += f" Placed by elimination, so look at them: {listed(order.guessed)}."
+        text += f" Found by elimination, so check them: {listed(order.guessed)}."
     return text
 
 

@@ -1,4 +1,4 @@
-"""What the pixels of a distilled set give away: another scale, broken files, copies."""
+"""Checks the pixels of a distilled set: scale, content, copies."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gift_fast.data.images.splits import LARGEST_BYTE
 TOPIC = "images"
 
 CHUNK = 1000
-"""Images that are looked at together; more would only need more memory."""
+"""Images that are examined at a time; more would only need more memory."""
 
-GREY = 2.0 / LARGEST_BYTE
+GRAY = 2.0 / LARGEST_BYTE
 """Two steps of 8 bits: JPEG leaves gray images this far from gray."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -40,10 +40,10 @@ ANOTHER_MEAN = 0.2
 def examine_images(
     dataset: ImageDataset, distilled: DistilledSet, index: Tensor
 ) -> tuple[list[Finding], dict[str, Any]]:
-    """Looks at the images that ``index`` (M) int64 names.
+    """Examines the images at ``index``, int64 (M).
 
     Returns:
-        Findings, and the numbers behind them.
+        Findings, and the measurements behind them.
     """
     numbers = measure_images(distilled.images, index)
     measures = {
@@ -59,7 +59,7 @@ def examine_images(
         *range_findings(dataset, distilled, numbers),
     ]
     if all(finding.severity != "error" for finding in findings):
-        # On another scale everything may look gray or alike.
+        # On a wrong scale, all images may look gray or identical.
         findings += content_findings(dataset, numbers, len(index))
         findings += copy_findings(distilled, index, measures)
     if not findings:
@@ -68,14 +68,14 @@ def examine_images(
 
 
 def plain(value: Any) -> Any:
-    """A measure as JSON can hold it: tensors as lists, and None for the minimum of nothing."""
+    """A measurement as JSON can hold it: tensors as lists, infinity and NaN as None."""
     if isinstance(value, Tensor):
         return [plain(number) for number in value.tolist()]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_expected(distilled: DistilledSet, numbers: dict[str, Any]) -> str:
-    """Says what the images are, where nothing is wrong."""
+    """Describes the images if nothing is wrong with them."""
     channels, height, width = distilled.images.shape[1:]
     scale = "whitened, " if distilled.whitened else ""
     kind = str(distilled.images.dtype).removeprefix("torch.")
@@ -86,7 +86,7 @@ def as_expected(distilled: DistilledSet, numbers: dict[str, Any]) -> str:
 
 
 def shape_findings(dataset: ImageDataset, distilled: DistilledSet) -> list[Finding]:
-    """Channels and sides that are not those of the test images."""
+    """Findings on shapes that differ from those of the test images."""
     shape, expected = tuple(distilled.images.shape[1:]), tuple(dataset.test.shape)
     if shape == expected:
         return []
@@ -97,17 +97,17 @@ def shape_findings(dataset: ImageDataset, distilled: DistilledSet) -> list[Findi
 
 
 def finite_findings(numbers: dict[str, Any], examined: int) -> list[Finding]:
-    """NaN and infinity."""
+    """Findings on NaN and infinity."""
     count = numbers["not_finite"]
     if count == 0:
         return []
-    return [Finding("error", TOPIC, f"{count} of {examined} images hold NaN or infinity.")]
+    return [Finding("error", TOPIC, f"{count} of {examined} images contain NaN or infinity.")]
 
 
 def range_findings(
     dataset: ImageDataset, distilled: DistilledSet, numbers: dict[str, Any]
 ) -> list[Finding]:
-    """Values on another scale than that of [0, 255] for uint8 and [0, 1] for floats."""
+    """Findings on values outside [0, 255] for uint8 or [0, 1] for floats."""
     low, high = numbers["minimum"], numbers["maximum"]
     seen = f"Values run from {low:.3g} to {high:.3g}"
     if low > high:  # no image is finite
@@ -115,19 +115,21 @@ def range_findings(
     if distilled.images.dtype == torch.uint8:
         if high > 1:
             return mean_findings(dataset, numbers, LARGEST_BYTE)
-        text = f"{seen} in uint8: images in [0, 1] have been turned into bytes, and are lost."
+        text = (
+            f"{seen} in uint8: images in [0, 1] were converted to bytes, and their content is lost."
+        )
         return [Finding("error", TOPIC, text)]
     if distilled.whitened:
         if low < 0:
             return []
-        text = f"{seen}, yet the set is said to be whitened, which makes half the values negative."
+        text = f"{seen}, but the set is read as whitened, which makes half of the values negative."
         return [Finding("warning", TOPIC, text)]
     if not distilled.clipped:
         return mean_findings(dataset, numbers, 1.0)
     if low >= -ROUNDING and high <= 1.0 + ROUNDING:
         if high > 1.01 / LARGEST_BYTE:
             return mean_findings(dataset, numbers, 1.0)
-        text = f"{seen}: the images have been divided by 255 twice, or are black."
+        text = f"{seen}: the images were divided by 255 twice, or are black."
         return [Finding("error", TOPIC, text)]
     if numbers["outside"] < 0.25 and low > -OVERSHOOT and high < 1.0 + OVERSHOOT:
         text = f"{seen}, {numbers['outside']:.1%} of them outside [0, 1]: they were not clipped."
@@ -136,21 +138,21 @@ def range_findings(
 
 
 def scale_of(dataset: ImageDataset, numbers: dict[str, Any]) -> str:
-    """Names the scale that values outside [0, 1] are on."""
+    """Describes the scale of values outside [0, 1]."""
     low, high = numbers["minimum"], numbers["maximum"]
     if low >= -ROUNDING:
         byte = high <= LARGEST_BYTE + ROUNDING
         return (
-            "they are bytes as floats, to be divided by 255" if byte else "their scale is unknown"
+            "they are bytes stored as floats; divide by 255" if byte else "their scale is unknown"
         )
     tails = min(-low, high) / max(numbers["std"])
     if tails > TAILS:
         return (
-            f"they reach {tails:.1f} standard deviations on both sides of 0, as whitened images do "
-            "and others hardly can; a whitened set must be read as one"
+            f"they reach {tails:.1f} standard deviations on both sides of 0, which is typical of "
+            "whitened images; a whitened set must be read as one"
         )
     if low >= -1.0 - ROUNDING and high <= 1.0 + ROUNDING:
-        return "they are on the scale of [-1, 1], to be brought back by (x + 1) / 2"
+        return "they are in [-1, 1]; convert them with (x + 1) / 2"
     for owner, mean, std in (
         (dataset.name, dataset.mean, dataset.std),
         ("ImageNet", IMAGENET_MEAN, IMAGENET_STD),
@@ -161,14 +163,14 @@ def scale_of(dataset: ImageDataset, numbers: dict[str, Any]) -> str:
             # Rounding grows with the division by the std.
             if lows.min() > -10 * ROUNDING and highs.max() < 1.0 + 10 * ROUNDING:
                 return (
-                    f"they have been normalized with the constants of {owner}, and would be once "
-                    "more; bring them back by x * std + mean"
+                    f"they were normalized with the constants of {owner}, and would be normalized "
+                    "again; convert them with x * std + mean"
                 )
-    return "they may have been normalized with constants that are not known here"
+    return "they may have been normalized with unknown constants"
 
 
 def mean_findings(dataset: ImageDataset, numbers: dict[str, Any], scale: float) -> list[Finding]:
-    """A mean far from the dataset's own, which the normalization assumes."""
+    """Findings on a mean far from the dataset's own, which the normalization assumes."""
     means = [mean / scale for mean in numbers["mean"]]
     if len(means) != len(dataset.mean):
         return []
@@ -183,18 +185,18 @@ def mean_findings(dataset: ImageDataset, numbers: dict[str, Any], scale: float) 
 def content_findings(
     dataset: ImageDataset, numbers: dict[str, Any], examined: int
 ) -> list[Finding]:
-    """Images without content, and gray ones where the test images are colored."""
+    """Findings on images of one color, and on gray images if the test images are not gray."""
     findings = []
     constant, gray = numbers["constant"], numbers["grey"]
     if constant:
         severity = "error" if constant == examined else "warning"
-        text = f"{constant} of {examined} images are of a single color."
+        text = f"{constant} of {examined} images have a single color."
         findings.append(Finding(severity, TOPIC, text))
     elif dataset.channels == 3 and gray > 0.9 * examined:
         index = torch.arange(min(CHUNK, len(dataset.test)))
         tested = next(iter(dataset.test.batches([index])))[0]
         if is_gray(tested, 1.0).float().mean() < 0.5:
-            text = f"{gray} of {examined} images are gray, most test images are not."
+            text = f"{gray} of {examined} images are gray, but most test images are not."
             findings.append(Finding("warning", TOPIC, text))
     return findings
 
@@ -202,7 +204,7 @@ def content_findings(
 def copy_findings(
     distilled: DistilledSet, index: Tensor, measures: dict[str, Any]
 ) -> list[Finding]:
-    """Images that are there twice; adds their numbers to ``measures``."""
+    """Findings on duplicate images; adds their numbers to ``measures``."""
     first: dict[bytes, int] = {}
     copies, conflicts = [], []
     labels = distilled.labels.tolist()
@@ -226,12 +228,12 @@ def copy_findings(
 
 
 def measure_images(images: Tensor, index: Tensor) -> dict[str, Any]:
-    """Numbers about the images that ``index`` names, on their own scale.
+    """Measurements of the images at ``index``, on their own scale.
 
     Returns:
-        minimum, maximum, mean and std (a list, one a channel), outside (the part of all values
-        outside [0, 1]), channel_low and channel_high (tensors), and how many images are
-        not_finite, constant or gray; those that are not finite are left out of everything else.
+        minimum, maximum, mean and std (lists, one value per channel), outside (the fraction of
+        values outside [0, 1]), channel_low and channel_high (tensors), and the number of images
+        that are not_finite, constant or gray; images that are not finite are left out of the rest.
     """
     channels = images.shape[1]
     low, high = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
@@ -269,7 +271,7 @@ def measure_images(images: Tensor, index: Tensor) -> dict[str, Any]:
 
 
 def chunks(images: Tensor, index: Tensor) -> Iterator[Tensor]:
-    """The images that ``index`` names, float32 on the CPU, a chunk at a time."""
+    """The images at ``index`` in chunks, float32 on the CPU."""
     for part in index.split(CHUNK):
         yield images[part.to(images.device)].cpu().float()
 
@@ -277,4 +279,4 @@ def chunks(images: Tensor, index: Tensor) -> Iterator[Tensor]:
 def is_gray(images: Tensor, scale: float) -> Tensor:
     """Which images (N, C, H, W) in [0, scale] have equal channels, bool (N)."""
     spread = (images.amax(1) - images.amin(1)).flatten(1).amax(1)
-    return spread <= GREY * scale
+    return spread <= GRAY * scale

@@ -1,4 +1,4 @@
-"""What the labels of a distilled set give away: missing classes, another numbering, no content."""
+"""Checks the labels of a distilled set: missing classes, numbering, content."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gift_fast.data.labels.fkd import FkdLabels
 TOPIC, SOFT = "labels", "soft labels"
 
 ROWS_A_CLASS = 5
-"""Stored labels a class that are read of a folder; its batches hold every class as often."""
+"""Stored labels per class that are read from a folder, whose batches hold all classes equally."""
 
 FEWEST_BATCHES, MOST_BATCHES = 2, 16
-"""Files that are read of such a folder; 16 of ImageNet-1K are 33 MB."""
+"""Files that are read from such a folder; 16 files of ImageNet-1K have 33 MB."""
 
 
 def examine_labels(
@@ -38,7 +38,7 @@ def examine_labels(
             f"{classes - 1}."
         )
         if low == 1 and high == classes:
-            text += " They are counted from 1, it seems."
+            text += " They seem to start at 1."
         return [Finding("error", TOPIC, text)], {"lowest": low, "highest": high}
     ipc = distilled.ipc(classes).cpu()
     missing = (ipc == 0).nonzero().flatten().tolist()
@@ -64,23 +64,23 @@ def examine_labels(
 def examine_soft_labels(
     dataset: ImageDataset, distilled: DistilledSet, image_bytes: int
 ) -> tuple[list[Finding], dict[str, Any] | None]:
-    """Looks at the form and the size of stored soft labels; their classes are compared elsewhere.
+    """Examines the form and the size of stored soft labels; their classes are compared elsewhere.
 
     Args:
         dataset: its classes are what the labels should have.
         distilled: may hold rows, a folder of batches, or neither.
-        image_bytes: what the images take, to compare with.
+        image_bytes: size of the images, for comparison.
 
     Returns:
-        Findings, and the numbers behind them; None where no soft labels are stored.
+        Findings, and the measurements behind them; None if no soft labels are stored.
     """
     if distilled.replay is not None:
         size = distilled.replay.nbytes
-        text = f"Stored a batch at a time in {in_bytes(size)}, {against(size, image_bytes)}."
+        text = f"Stored in batches of {in_bytes(size)} in total, {against(size, image_bytes)}."
         return [Finding("ok", SOFT, text)], {"form": "batches", "bytes": size}
     soft_labels = distilled.soft_labels
     if soft_labels is None:
-        return [Finding("ok", SOFT, "None are stored; a teacher has to label.")], None
+        return [Finding("ok", SOFT, "None are stored; a teacher must compute them.")], None
     size = soft_labels.numel() * soft_labels.element_size()
     measures = {"form": "rows", "bytes": size, "shape": list(soft_labels.shape)}
     if soft_labels.shape[1:] != (dataset.num_classes,):
@@ -91,7 +91,7 @@ def examine_soft_labels(
         return [Finding("error", SOFT, text)], measures
     wrong = int((~soft_labels.isfinite()).any(1).sum())
     if wrong:
-        text = f"{wrong} of {len(soft_labels)} rows hold NaN or infinity."
+        text = f"{wrong} of {len(soft_labels)} rows contain NaN or infinity."
         return [Finding("error", SOFT, text)], measures
     kind = kind_of(soft_labels)
     measures["kind"] = kind
@@ -99,14 +99,14 @@ def examine_soft_labels(
     if kind == "logits":
         return [Finding("ok", SOFT, text)], measures
     text += (
-        " Losses such as KL take a softmax of them as of logits, which flattens probabilities to "
-        "nearly the same number for every class; GIFT and cosine read them as they are."
+        " Losses such as KL take a softmax of them as if they were logits, which makes "
+        "probabilities nearly uniform over the classes; GIFT and cosine use them as they are."
     )
     return [Finding("note", SOFT, text)], measures
 
 
 def against(size: int, image_bytes: int) -> str:
-    """A number of bytes as a multiple of what the images take."""
+    """A number of bytes as a multiple of the images' size."""
     return f"{size / image_bytes:.2g} times the images in memory"
 
 
@@ -124,8 +124,8 @@ def stored_predictions(
 ) -> tuple[Tensor, Tensor] | None:
     """The hard labels of images and the classes that their stored soft labels name, (M) each.
 
-    Of a folder of batches the first are read. Where two images were mixed, the label that counts is
-    that of the one which has more weight.
+    The first batches of a folder are read. Of two mixed images, the label of the one with the
+    larger weight counts.
     """
     if distilled.replay is not None:
         return replayed_predictions(

@@ -49,4 +49,4 @@ def test_a_report_is_as_severe_as_its_worst_finding():
 
 
 def test_a_report_without_remarks_says_so():
-    assert summary(AuditReport(REPORT.findings[:1], {})) == "nothing to remark"
+    assert summary(AuditReport(REPORT.findings[:1], {})) == "no problems found"

@@ -51,7 +51,7 @@ SCALES = {
     "normalized": (
         normalized,
         "error",
-        "they have been normalized with the constants of patterns, and would be once more",
+        "they were normalized with the constants of patterns, and would be normalized again",
     ),
     "normalized for ImageNet": (
         lambda images: ((images * 1.06 - 0.03).clamp(0, 1) - IMAGENET_MEAN) / IMAGENET_STD,
@@ -61,14 +61,14 @@ SCALES = {
     "normalized somehow": (
         lambda images: (images - 0.1) / 0.11,
         "error",
-        "normalized with constants that are not known here",
+        "normalized with unknown constants",
     ),
-    "centered": (lambda images: 2 * images - 1, "error", "on the scale of [-1, 1]"),
-    "bytes as floats": (lambda images: (255 * images).round(), "error", "to be divided by 255"),
+    "centered": (lambda images: 2 * images - 1, "error", "they are in [-1, 1]"),
+    "bytes as floats": (lambda images: (255 * images).round(), "error", "divide by 255"),
     "any scale": (lambda images: 1000 * images, "error", "their scale is unknown"),
     "divided twice": (lambda images: images / 255, "error", "divided by 255 twice"),
     "not clipped": (lambda images: 1.2 * images - 0.1, "warning", "they were not clipped"),
-    "bytes of floats": (lambda images: images.byte(), "error", "and are lost"),
+    "bytes of floats": (lambda images: images.byte(), "error", "their content is lost"),
     "dark": (lambda images: images / 4, "note", "those of patterns are 0.50, 0.50, 0.50"),
 }
 
@@ -89,7 +89,7 @@ def photographic(images: Tensor) -> DistilledSet:
 def test_whitened_images_are_told_from_normalized_ones():
     (finding,) = examine(photographic(whitened(photographs())))
     assert finding.severity == "error"
-    assert "as whitened images do and others hardly can" in finding.text
+    assert "typical of whitened images" in finding.text
     findings = examine(photographic(normalized(photographs())))
     assert [finding.severity for finding in findings] == ["error"]
     assert "with the constants of patterns" in findings[0].text
@@ -121,7 +121,7 @@ def test_whitened_images_are_right_where_they_are_said_to_be_whitened():
     assert "whitened, values from -" in finding.text
     (finding,) = examine(replace(distilled_set(), whitened=True))
     assert finding.severity == "warning"
-    assert "yet the set is said to be whitened" in finding.text
+    assert "but the set is read as whitened" in finding.text
 
 
 def test_numbers_are_those_of_all_values():
@@ -149,7 +149,7 @@ def test_images_that_are_not_finite_are_counted(value):
     images = distilled.images.clone()
     images[[3, 50], 1, 2, 2] = value
     (finding,) = examine(replace(distilled, images=images))
-    assert (finding.severity, finding.text) == ("error", "2 of 120 images hold NaN or infinity.")
+    assert (finding.severity, finding.text) == ("error", "2 of 120 images contain NaN or infinity.")
 
 
 def test_a_few_images_of_a_single_color_are_a_warning_and_all_of_them_an_error():
@@ -159,7 +159,7 @@ def test_a_few_images_of_a_single_color_are_a_warning_and_all_of_them_an_error()
     (finding,) = examine(replace(distilled, images=some))
     assert (finding.severity, finding.text) == (
         "warning",
-        "4 of 120 images are of a single color.",
+        "4 of 120 images have a single color.",
     )
     (finding,) = examine(replace(distilled, images=colors))
     assert finding.severity == "error"
@@ -171,7 +171,7 @@ def test_grey_images_are_told_where_the_test_images_are_colored(scale):
     gray = distilled.images.mean(1, keepdim=True).expand_as(distilled.images)
     images = gray if scale == 1 else (255 * gray).round().byte()
     (finding,) = examine(replace(distilled, images=images))
-    assert finding.text == "120 of 120 images are gray, most test images are not."
+    assert finding.text == "120 of 120 images are gray, but most test images are not."
 
 
 def test_copies_are_told_and_those_with_another_label_are_an_error():

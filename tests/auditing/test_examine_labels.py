@@ -33,8 +33,8 @@ def test_labels_that_count_from_one_are_recognized():
     (finding,), _ = examine_labels(world(), with_labels(torch.arange(CLASSES) + 1))
     assert finding.severity == "error"
     assert finding.text == (
-        "Labels run from 1 to 12, the classes of patterns from 0 to 11. They are counted from 1, "
-        "it seems."
+        "Labels run from 1 to 12, the classes of patterns from 0 to 11. They seem to start "
+        "at 1."
     )
 
 
@@ -68,7 +68,7 @@ def test_probabilities_are_told_from_logits(dtype):
     finding, measures = examine_soft(logits.softmax(1).to(dtype))
     assert measures["kind"] == "probabilities"
     assert finding.severity == "note"
-    assert "flattens probabilities" in finding.text
+    assert "probabilities nearly uniform" in finding.text
     assert examine_soft(torch.eye(12).to(dtype))[1]["kind"] == "one-hot labels"
 
 
@@ -83,10 +83,10 @@ def test_soft_labels_of_another_number_of_classes_are_an_error():
 def test_soft_labels_that_are_not_finite_are_an_error():
     soft_labels = torch.zeros(12, 12)
     soft_labels[3, 3] = torch.nan
-    assert examine_soft(soft_labels)[0].text == "1 of 12 rows hold NaN or infinity."
+    assert examine_soft(soft_labels)[0].text == "1 of 12 rows contain NaN or infinity."
 
 
 def test_a_set_without_soft_labels_needs_a_teacher():
     finding, measures = examine_soft(None)
     assert (finding.severity, measures) == ("ok", None)
-    assert "a teacher has to label" in finding.text
+    assert "a teacher must compute them" in finding.text
