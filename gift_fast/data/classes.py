@@ -1,12 +1,12 @@
-"""Continual learning: which of a dataset's classes a student has seen.
+"""Continual learning: the classes of a dataset that a student has seen.
 
-GDumb, as dataset distillation uses it: the classes come in steps of equal size, and after each step
-a fresh student is trained on the distilled images of all classes seen so far and tested on the test
-images of the same classes. So every step is an evaluation of its own, of a part of the classes;
-:func:`narrow` takes that part of everything that the evaluation reads.
+As in GDumb, the classes arrive in steps of equal size. After each step a new student is trained on
+the distilled images of all classes seen so far and tested on the test images of the same classes.
+Every step is therefore a separate evaluation on a subset of the classes, which :func:`narrow`
+selects.
 
-``classes`` of a configuration is a specification like others, ``seen:steps=5,step=2``; a new way to
-pick classes is a subclass of :class:`Seen` and a line in ``CLASSES``.
+The option ``classes`` is a name with options, ``seen:steps=5,step=2``. A new way to select classes
+is a subclass of :class:`Seen` and an entry in ``CLASSES``.
 
 Source: Prabhu, Torr and Dokania, "GDumb: A Simple Approach that Questions Our Progress in Continual
 Learning", ECCV 2020.
@@ -31,28 +31,28 @@ IN_ORDER = "dataset"
 """The order of the labels."""
 
 HEADS = ("seen", "all")
-"""Which classes a student has a logit of."""
+"""The classes for which a student has a logit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """The classes that have come after ``step`` of ``steps`` steps.
+    """The classes seen after ``step`` of ``steps`` steps.
 
-    They are the first floor(C * step / steps) of C classes, so that steps differ by one class at
-    most, and what has been seen depends on the fraction alone: step 1 of 5 is step 2 of 10. The
-    student is a fresh one at every step, hence in which order the seen classes came changes
-    nothing, and they keep the order of the dataset.
+    These are the first floor(C * step / steps) of C classes, so the sizes of two steps differ by at
+    most one class, and the seen classes depend only on the fraction: step 1 of 5 equals step 2 of
+    10. Every step trains a new student, so the order in which the seen classes arrived has no
+    effect, and they keep the order of the dataset.
 
     Attributes:
-        steps: in which all classes come.
-        step: the last that has come, from 1.
-        order: in which they come: ``dataset``, that of the labels, or the seed of a permutation,
-            ``torch.randperm`` of a generator on the CPU.
-        head: ``seen``: student and teacher have a logit for every seen class. The teacher's, and
-            stored soft labels, lose those of the other classes before any softmax. ``all``: they
-            keep one for every class of the dataset, and the student may take a test image for one
-            of a class that it has not seen. What has a teacher of all classes and a student of the
-            seen ones, or the reverse, has no gradient that all losses agree on, and is left out.
+        steps: number of steps.
+        step: number of steps completed, from 1.
+        order: the order in which the classes arrive: ``dataset``, the order of the labels, or the
+            seed of a permutation, ``torch.randperm`` with a generator on the CPU.
+        head: ``seen``: student and teacher have a logit for every seen class; the logits of other
+            classes are removed from teacher and stored soft labels before any softmax. ``all``:
+            they have a logit for every class of the dataset, and the student may predict a class
+            that it has not seen. Mixed cases are not supported, because the losses do not agree on
+            their gradient.
 
     Raises:
         ValueError: a value out of range.
@@ -81,20 +81,20 @@ class Seen:
 
     @property
     def share(self) -> float:
-        """The part of the classes that has been seen, above 0 and at most 1."""
+        """The fraction of the classes that has been seen, above 0 and at most 1."""
         return self.step / self.steps
 
     def count(self, num_classes: int) -> int:
-        """How many of so many classes have been seen.
+        """The number of classes seen, out of ``num_classes``.
 
         Raises:
-            ValueError: none.
+            ValueError: no class has been seen.
         """
         count = num_classes * self.step // self.steps
         if count == 0:
             raise ValueError(
-                f"classes: step must be one with a class, got {self.step} of {self.steps} steps "
-                f"for {num_classes} classes"
+                f"classes: step must be one that has classes, got {self.step} of {self.steps} "
+                f"steps for {num_classes} classes"
             )
         return count
 
@@ -116,7 +116,7 @@ CLASSES: dict[str, Callable[..., Seen]] = {ALL: all_classes, "seen": Seen}
 
 
 def build_classes(classes: str) -> Seen:
-    """What a specification names; ValueError where there is no such name, option or value.
+    """The classes that a specification names; raises ValueError if it is invalid.
 
     Example:
         >>> build_classes("all").share, build_classes("seen:steps=10,step=3").share
@@ -126,7 +126,7 @@ def build_classes(classes: str) -> Seen:
 
 
 def classes_in_words(classes: str) -> str:
-    """A specification as a table has it.
+    """A specification as tables show it.
 
     Example:
         >>> classes_in_words("all"), classes_in_words("seen:steps=10,step=3,order=0")
@@ -141,9 +141,9 @@ def classes_in_words(classes: str) -> str:
 
 
 def canonical_classes(classes: str) -> str:
-    """The one way to write what has been seen: step and steps in lowest terms, ``all`` at the end.
+    """The canonical specification: step and steps in lowest terms, ``all`` at the end.
 
-    So what two numbers of steps share is one run.
+    Equal sets of classes thus have one specification, and share their runs.
 
     Example:
         >>> canonical_classes("seen:steps=10,step=4,order=0"), canonical_classes("seen:step=5")
@@ -164,18 +164,18 @@ def canonical_classes(classes: str) -> str:
 def narrow(
     classes: str, dataset: ImageDataset, distilled: DistilledSet, teachers: Sequence[nn.Module] = ()
 ) -> tuple[ImageDataset, DistilledSet, tuple[nn.Module, ...]]:
-    """What a student of some of the classes is trained and tested on.
+    """Restricts dataset, distilled set and teachers to some of the classes.
 
     Args:
         classes: a name in ``CLASSES``, with options. ``all`` changes nothing.
-        dataset: of all classes, without its training split.
-        distilled: of all classes; its images stay in their order.
-        teachers: of all classes.
+        dataset: with all classes, without its training split.
+        distilled: with all classes; the order of its images is kept.
+        teachers: with all classes.
 
     Returns:
-        The same with test and distilled images of the seen classes alone. Where the head is
-        ``seen``, the labels are numbered anew, in rising order, and what had a logit for every
-        class has one for every seen class.
+        The same with the test and distilled images of the seen classes only. If the head is
+        ``seen``, the labels are renumbered in rising order, and teachers and soft labels have one
+        logit for every seen class.
 
     Raises:
         ValueError: no such classes, or none of them; the dataset has been narrowed before; the set
@@ -189,8 +189,8 @@ def narrow(
         raise ValueError(f"dataset must hold all classes, got {dataset.classes}")
     if distilled.replay is not None and not teachers:
         raise ValueError(
-            f"classes must be {ALL} where stored batches are replayed, which hold images of all "
-            f"classes; got {classes!r}. A teacher can label the images of some"
+            f"classes must be {ALL} if stored batches are replayed, because they hold images of "
+            f"all classes; got {classes!r}. Use a teacher instead"
         )
     distilled.check_against(dataset)
     seen = build_classes(classes)
@@ -233,22 +233,22 @@ def narrow(
 
 
 def number_seen(dataset: ImageDataset) -> int:
-    """How many classes the images of a dataset are of, narrowed or not."""
+    """The number of classes with images in a dataset, restricted or not."""
     seen = build_classes(dataset.classes)
     return dataset.num_classes if seen.head == "seen" else seen.count(dataset.num_classes)
 
 
 def of_classes(names: tuple[str, ...], labels: Tensor) -> tuple[str, ...]:
-    """Those of the names that labels are of; none where there is none."""
+    """The names at ``labels``; none if there are no names."""
     return tuple(names[label] for label in labels.tolist()) if names else ()
 
 
 class TeacherOfSeen(nn.Module):
-    """A teacher whose logits are those of some classes alone.
+    """A teacher restricted to the logits of some classes.
 
     Args:
-        teacher: takes images to logits (B, C).
-        labels: (K) int64, the classes whose logits are kept; a part of the state, hence of a
+        teacher: maps images to logits (B, C).
+        labels: (K) int64, the classes whose logits are kept; part of the state, and therefore of a
             run's digest.
     """
 

@@ -1,9 +1,9 @@
-"""ZCA whitening, the space in which DATM's images are distilled and its students are tested.
+"""ZCA whitening, which DATM applies to distilled images and test images.
 
-The whitening is kornia's, ``ZCAWhitening(eps=0.1)`` fitted on the training images in [0, 1], as in
-the code of DATM (Guo et al., ICLR 2024), which follows MTT's. It turns every image x, flattened to
-D numbers, into (x - mean) W with W = U (S + 0.1)^(-1/2) U^T, where U S U^T is the covariance of the
-training images.
+This is kornia's ``ZCAWhitening(eps=0.1)``, fitted on the training images in [0, 1], as in the code
+of DATM (Guo et al., ICLR 2024), which follows MTT's. It maps every image x, flattened to D numbers,
+to (x - mean) W with W = U (S + 0.1)^(-1/2) U^T, where U S U^T is the covariance of the training
+images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gift_fast.files.pickles import load_tensors
 logger = logging.getLogger(__name__)
 
 EPSILON = 0.1
-"""Added to every variance, so that directions without any are left small."""
+"""Added to every variance, so that directions with hardly any variance stay small."""
 
 IMAGES_AT_ONCE = 1000
 
@@ -47,10 +47,10 @@ class ZCA:
     matrix: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Whitens images (N, C, H, W) in [0, 1], in float32 whatever autocast says.
+        """Whitens images (N, C, H, W) in [0, 1], in float32 even under autocast.
 
         Raises:
-            ValueError: the images are of another size than those that the whitening was fitted on.
+            ValueError: the images do not have the size of those that the whitening was fitted on.
         """
         flat = images.flatten(1)
         if flat.shape[1] != len(self.matrix):
@@ -71,21 +71,21 @@ class ZCA:
 
 
 def fit_zca(split: Split, cache: Path | None = None) -> ZCA:
-    """Fits the whitening on a training split, or reads what an earlier call fitted.
+    """Fits the whitening on a training split, or reads it from the cache.
 
-    The fit takes memory for three times the images in float32 (1.8 GB for CIFAR, measured) and a
-    singular value decomposition of a D x D matrix, which is why it is kept in ``cache``.
+    Fitting takes memory for three times the images in float32 (1.8 GB for CIFAR, measured) and a
+    singular value decomposition of a D x D matrix, so the result is kept in ``cache``.
 
     Args:
         split: the training images; they are read on the split's device, and fitted there.
-        cache: the folder of cache files, keyed by the split's fingerprint. None keeps nothing. A
-            damaged file is fitted anew and replaced, with a warning.
+        cache: the folder of cache files, keyed by the split's fingerprint. None disables it. A
+            damaged file is replaced, with a warning.
 
     Returns:
         The whitening, on the CPU.
 
     Raises:
-        ImportError: there is nothing in the cache, and kornia is not installed.
+        ImportError: the cache has no such file, and kornia is not installed.
         OSError: the folder cannot be written to.
     """
     path = None if cache is None else cache / f"zca-{split.fingerprint()}.pt"
@@ -93,7 +93,7 @@ def fit_zca(split: Split, cache: Path | None = None) -> ZCA:
         try:
             return read_zca(path, split)
         except ValueError as error:
-            logger.warning("fitting the whitening anew: %s", error)
+            logger.warning("fitting the whitening again: %s", error)
 
     from kornia.enhance import ZCAWhitening
 
@@ -110,7 +110,7 @@ def read_zca(path: Path, split: Split) -> ZCA:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is damaged, or holds something else than a whitening for images of ``split``.
+        ValueError: it is damaged, or is not a whitening for images of ``split``.
     """
     contents = load_tensors(path)
     size = math.prod(split.shape)

@@ -1,4 +1,4 @@
-"""The datasets that a student is tested on, and that teachers are trained on.
+"""The registry of real datasets, on which teachers are trained and students are tested.
 
 A new dataset is one file with a function that returns an :class:`ImageDataset`, and one line in
 ``DATASETS``. The function takes the folder that holds the data (or None) and whether to load the
@@ -66,14 +66,14 @@ DATASETS: dict[str, Callable[..., ImageDataset]] = {
 }
 
 COPY_OF = {"cifar10-jpeg": "cifar10"}
-"""Lossy copies: they are trained on with the settings of the dataset that they are copies of."""
+"""Lossy copies of datasets, which use the settings of the original."""
 
 TITLES = {"cifar10-jpeg": "CIFAR-10 (JPEG copies)"}
-"""How a result on a dataset must be called, where its name alone would leave something out."""
+"""Titles of datasets whose name alone would be misleading."""
 
 
 def dataset_title(dataset: str) -> str:
-    """A dataset's specification as it is shown.
+    """A dataset's specification as reports show it.
 
     Example:
         >>> dataset_title("cifar10-jpeg:normalization=imagenet"), dataset_title("cifar100")
@@ -92,16 +92,16 @@ def check_dataset(dataset: str) -> None:
 def load_dataset(
     dataset: str, root: Path | str | None = None, *, train: bool = True
 ) -> ImageDataset:
-    """Loads the dataset that a specification names, for the CPU.
+    """Loads the dataset that a specification names, on the CPU.
 
-    Image files that are decoded as batches are read are all decoded once first, to find those that
-    cannot be; see :mod:`gift_fast.data.images.unreadable_files`.
+    Image files that are decoded batch by batch are all decoded once first, to find unreadable ones;
+    see :mod:`gift_fast.data.images.unreadable_files`.
 
     Args:
         dataset: a name in ``DATASETS`` with its options, or the import path of a function of the
             user's own, which is called with ``root`` and ``train``.
         root: the folder that holds the data; each dataset says what it must hold.
-        train: whether to load the training split too; a student's test needs the test split alone.
+        train: whether to load the training split too; testing a student needs only the test split.
 
     Raises:
         FileNotFoundError: the data is missing; the error says what was looked for, where, and how

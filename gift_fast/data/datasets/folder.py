@@ -1,4 +1,4 @@
-"""Images sorted into a folder for each class, which is how most datasets are kept."""
+"""Datasets with one folder of images per class."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def folder(
         root: the folder that holds ``train`` and ``val``, or ``test`` where there is no ``val``.
         train: whether to scan the training split too.
         side: of the square that is cropped from an image's center, in pixels.
-        shorter_side: what an image's shorter side is resized to before; 0 is 8/7 of ``side``,
-            rounded down (256 for 224). The same number as ``side`` keeps images of that size as
-            they are.
+        shorter_side: length to which an image's shorter side is resized before; 0 is 8/7 of
+            ``side``, rounded down (256 for 224). If it equals ``side``, images of that size are
+            unchanged.
         order: of the classes: ``auto``; ``name``, as text; ``number``, by the folders' numbers.
         in_memory: decode once and keep the pixels in memory, instead of decoding every batch.
 

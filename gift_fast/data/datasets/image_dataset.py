@@ -15,7 +15,7 @@ from gift_fast.data.images.splits import Split
 def channel_constants(
     values: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """One number a channel as (C, 1, 1), made once: the copy to a device waits for it."""
+    """One value per channel as (C, 1, 1), cached because the copy to a device is synchronous."""
     return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
@@ -25,15 +25,15 @@ class ImageDataset:
 
     Attributes:
         name: its name in the registry.
-        train: the training split; None where only the test split was asked for.
+        train: the training split; None if only the test split was loaded.
         test: the test split.
         heldout: training images that were taken away from the training split, if any were.
-        mean: one number a channel, on the scale of [0, 1].
-        std: one number a channel.
-        class_names: one a class, in the order of the labels.
-        classes: which of its classes its images are of, see :mod:`gift_fast.data.classes`.
-        class_folders: the folders that hold the images of each class, in the order of the labels;
-            empty where the images lie otherwise.
+        mean: one value per channel, on the scale of [0, 1].
+        std: one value per channel.
+        class_names: one name per class, in the order of the labels.
+        classes: the classes with images, see :mod:`gift_fast.data.classes`.
+        class_folders: names of the class folders, in the order of the labels; empty if the images
+            are stored otherwise.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ImageDataset:
         return self.train
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images in [0, 1], (..., C, H, W), to the scale that the networks are fed."""
+        """Normalizes images in [0, 1], (..., C, H, W), for the networks."""
         mean, std = (
             channel_constants(values, images.dtype, images.device)
             for values in (self.mean, self.std)
@@ -81,7 +81,7 @@ class ImageDataset:
         return (images - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Images on the scale that the networks are fed, (..., C, H, W), back to that of [0, 1]."""
+        """Converts normalized images (..., C, H, W) back to the scale of [0, 1]."""
         mean, std = (
             channel_constants(values, images.dtype, images.device)
             for values in (self.mean, self.std)
@@ -89,6 +89,6 @@ class ImageDataset:
         return images * std + mean
 
     def to(self, device: torch.device | str) -> ImageDataset:
-        """The same dataset, which gives its batches on ``device``."""
+        """The same dataset with its batches on ``device``."""
         train = None if self.train is None else self.train.to(device)
         return replace(self, train=train, test=self.test.to(device))

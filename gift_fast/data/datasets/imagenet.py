@@ -43,12 +43,12 @@ def imagenet_1k(
 ) -> ImageDataset:
     """ImageNet-1K: 1,281,167 training and 50,000 validation images of 1,000 classes.
 
-    A label is the place of a class's folder among the sorted ones, as in torchvision's networks,
-    whose names of the classes are used too. The folders may be named by wnids or, as RDED's, by
-    the labels from 0 to 999, with leading zeros or without.
+    Labels are the indices of the sorted class folders, as in torchvision's networks, whose class
+    names are used. The folders may be named by wnids or, as RDED's, by the labels from 0 to 999,
+    with or without leading zeros.
 
     Args:
-        root: the folder that holds ``train`` and ``val``; without ``train``, ``val`` alone will do.
+        root: the folder that holds ``train`` and ``val``; ``val`` is enough without ``train``.
         train: whether to scan the training split too.
         side: of the square images, in pixels; 64 for ConvNets.
         in_memory: decode once and keep the pixels in memory; 16 GB for the training split at 64.
@@ -89,7 +89,7 @@ def imagenet_1k(
 def imagenet_nette(
     root: Path | None = None, train: bool = True, *, side: int = 224, in_memory: bool = False
 ) -> ImageDataset:
-    """ImageNette: ten classes that are easily told apart, labels by sorted wnids.
+    """ImageNette: ten classes that are easy to distinguish, labels by sorted wnids.
 
     Args:
         root: ImageNet's folder, or that of imagenette2, imagenette2-320 or imagenette2-160, or the
@@ -208,17 +208,17 @@ def imagenet_subset(
     Args:
         root: ImageNet's folder, or one with these classes alone.
         train: whether to scan the training split too.
-        classes: path of a text file with a wnid a line, and after it the name of the class if there
-            is one to show. Empty lines and what follows a ``#`` are skipped.
+        classes: path of a text file with one wnid per line, optionally followed by the class name.
+            Empty lines and comments after a ``#`` are skipped.
         side: of the square images, in pixels.
         in_memory: decode once and keep the pixels in memory.
 
     Raises:
         FileNotFoundError: the images or the file are not there.
-        ValueError: the file names no class, or one twice; or ``side`` is out of range.
+        ValueError: the file names no class or one class twice, or ``side`` is out of range.
     """
     if not classes:
-        raise ValueError("classes must be the path of a file with a wnid a line, got none")
+        raise ValueError("classes must be the path of a file with one wnid per line, got none")
     listed = read_class_list(Path(classes))
     return subset("imagenet-subset", root, listed, train=train, side=side, in_memory=in_memory)
 
@@ -233,7 +233,7 @@ def subset(
     side: int,
     in_memory: bool,
 ) -> ImageDataset:
-    """The dataset of some classes, from wnid to name in the order of the labels."""
+    """The dataset of the given classes, a mapping of wnids to names in the order of the labels."""
     advice = ADVICE
     if folders:
         archive = f"https://s3.amazonaws.com/fast-ai-imageclas/{folders[0]}.tgz"
@@ -255,8 +255,8 @@ def subset(
 def check_labels_or_wnids(names: Sequence[str], root: Path) -> None:
     """Raises ValueError unless 1,000 folders are named by wnids or by the labels 0 to 999.
 
-    In any other order, such as that of the classes' names or of ILSVRC's own numbers from 1 to
-    1000, the labels would not be those of the networks and distilled sets that people exchange.
+    In any other order, such as that of the class names or of ILSVRC's own numbers from 1 to 1000,
+    the labels would not be those of published networks and distilled sets.
     """
     if all(WNID.fullmatch(name) for name in names):
         return
@@ -277,7 +277,7 @@ def ordered(classes: Mapping[str, str], order: str) -> Mapping[str, str]:
 
 
 def read_class_list(path: Path) -> dict[str, str]:
-    """From wnid to name, in the order of the file; see :func:`imagenet_subset` for its form."""
+    """The wnids in a file with their names; see :func:`imagenet_subset` for its format."""
     classes: dict[str, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         wnid, *name = line.partition("#")[0].split(maxsplit=1) or [""]
@@ -286,5 +286,5 @@ def read_class_list(path: Path) -> dict[str, str]:
         if wnid:
             classes[wnid] = name[0].strip() if name else wnid
     if not classes:
-        raise ValueError(f"{path} must hold a wnid a line, got no line")
+        raise ValueError(f"{path} must hold one wnid per line, got no line")
     return classes

@@ -1,4 +1,4 @@
-"""Where a dataset lies on the disk, and what to say when it does not."""
+"""Finds the folder of a dataset."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 def locate(
     name: str, root: Path | None, contents: Sequence[str], advice: str, folders: Sequence[str] = ()
 ) -> Path:
-    """The folder of a dataset: ``root``, or the first of ``folders`` in it that holds it.
+    """Finds the folder of a dataset: ``root``, or the first of ``folders`` in it that exists.
 
     Args:
         name: the dataset's name in the registry.
-        root: what the user gave.
+        root: the folder that the user gave.
         contents: files or folders that the dataset's folder must hold.
         advice: how to get the dataset.
-        folders: names under which the dataset's folder may lie in ``root``.
+        folders: possible names of the dataset's folder in ``root``.
 
     Raises:
-        FileNotFoundError: it is in none of them; the error says what was looked for and where, and
-            gives the advice.
-        ValueError: there is no ``root``.
+        FileNotFoundError: none of them holds the dataset; the error says what was looked for and
+            where, and how to get it.
+        ValueError: ``root`` is None.
     """
     if root is None:
         raise ValueError(f"root must be the folder that holds {name}, got None\n{advice}")

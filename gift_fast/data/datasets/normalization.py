@@ -1,8 +1,8 @@
-"""The mean and standard deviation of a pixel that networks are trained with, by dataset.
+"""The mean and standard deviation that normalize the images of each dataset.
 
 They are those of the evaluation code of GIFT and of the methods that it compares. CIFAR-10 and
-CIFAR-100 share theirs, as do ImageNet, its subsets and Tiny-ImageNet. Those of Fashion-MNIST are of
-its 28 x 28 images, before the padding.
+CIFAR-100 share theirs, as do ImageNet, its subsets and Tiny-ImageNet. Those of Fashion-MNIST are
+computed from the 28 x 28 images, before padding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NORMALIZATION = "normalization"
 
 
 class Normalization(NamedTuple):
-    """One number a channel, on the scale of [0, 1]."""
+    """One value per channel, on the scale of [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -32,7 +32,7 @@ NORMALIZATIONS: dict[str, Normalization] = {
 
 
 def split_normalization(dataset: str) -> tuple[str, str | None]:
-    """A dataset's specification without the option, and whose constants it names, if any.
+    """A dataset's specification without the option, and the value of the option, if any.
 
     Raises:
         ValueError: no such constants.

@@ -1,4 +1,4 @@
-"""Images at another size than a dataset's own, for students that take no other."""
+"""Resized images, for students that require another size than the dataset's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def resize(dataset: ImageDataset, side: int) -> ImageDataset:
 
 @dataclass(frozen=True)
 class ResizedSplit:
-    """The images of a split, resized a batch at a time: bilinear, antialiased where they shrink.
+    """The images of a split, resized in batches: bilinear, and antialiased if they shrink.
 
     Attributes:
         split: of square images.

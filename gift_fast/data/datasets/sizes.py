@@ -1,4 +1,4 @@
-"""How large a training split is, found without decoding an image."""
+"""The size of a training split, without decoding any image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gift_fast.files import spec
 
 
 class Size(NamedTuple):
-    """Of a training split: its images and its classes."""
+    """The numbers of images and classes of a training split."""
 
     images: int
     classes: int
@@ -27,10 +27,10 @@ PUBLISHED = {
     "tinyimagenet": Size(100_000, 200),
     "imagenet-1k": Size(1_281_167, 1_000),
 }
-"""The datasets of which there is one size."""
+"""The datasets with a fixed size."""
 
 SHARE = 10
-"""One training image of so many makes the validation split, unless a number is given."""
+"""The validation split is one of so many training images by default."""
 
 
 def training_size(dataset: str, root: Path | None) -> Size:
@@ -38,8 +38,8 @@ def training_size(dataset: str, root: Path | None) -> Size:
 
     Args:
         dataset: a specification, see :func:`~gift_fast.data.datasets.load_dataset`.
-        root: the folder that holds the data. It is not read where the size is published; else the
-            files are counted.
+        root: the folder that holds the data. It is only read, to count files, if the size is not
+            fixed.
 
     Raises:
         FileNotFoundError: the data is missing.

@@ -24,15 +24,15 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 def tinyimagenet(root: Path | None = None, train: bool = True) -> ImageDataset:
     """Loads Tiny-ImageNet: 100,000 training and 10,000 validation images, uint8 (N, 3, 64, 64).
 
-    A label is the place of a class's folder among the sorted folders of ``train``, as in
-    torchvision's ``ImageFolder`` and in the distilled sets; the lines of ``wnids.txt`` have another
-    order. The validation images are the test split, since the labels of the test images are not
-    published. The files are decoded once; see ``decoded_once``.
+    Labels are the indices of the sorted folders of ``train``, as in torchvision's ``ImageFolder``
+    and in the distilled sets; ``wnids.txt`` has another order. The validation images are the test
+    split, because the labels of the test images are not published. The files are decoded once; see
+    ``decoded_once``.
 
     Args:
         root: the folder ``tiny-imagenet-200``, or the one that holds it. The validation images may
-            lie in ``val/images`` beside ``val/val_annotations.txt``, as they are published, or be
-            sorted into a folder a class under ``val`` or ``val/images``.
+            be in ``val/images`` beside ``val/val_annotations.txt``, as published, or sorted into
+            one folder per class in ``val`` or ``val/images``.
         train: whether to load the training split too.
 
     Raises:
@@ -75,7 +75,7 @@ def validation_files(root: Path, classes: Sequence[str]) -> FileSplit:
 
 
 def annotated_files(annotations: Path, classes: Sequence[str]) -> FileSplit:
-    """The images that lines of ``file<tab>wnid<tab>box`` name, in ``images`` beside them."""
+    """The images in ``images`` with labels from the lines ``file<tab>wnid<tab>box`` beside it."""
     label_of = {name: label for label, name in enumerate(classes)}
     names, labels = [], []
     for number, line in enumerate(read_text(annotations).splitlines(), 1):
@@ -94,7 +94,7 @@ def annotated_files(annotations: Path, classes: Sequence[str]) -> FileSplit:
 
 
 def class_names(words: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """The first name of each class in ``words.txt``, lines of ``wnid<tab>names``, or its folder."""
+    """The first name of each class in ``words.txt``, lines of ``wnid<tab>names``, or its wnid."""
     names = {}
     if words.exists():
         for line in read_text(words).splitlines():

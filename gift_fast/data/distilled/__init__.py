@@ -1,8 +1,7 @@
-"""Distilled sets: a few images a class that stand in for a training split.
+"""Distilled sets: a few images per class that replace a training split.
 
-:func:`read_distilled` reads the formats in which their authors publish them, one file a format and
-one line in ``FORMATS``; :func:`write_distilled` writes the project's own. ``selection.py`` makes a
-set here, for the demonstration.
+:func:`read_distilled` reads the formats of the sets' authors, each in a file of its own with an
+entry in ``FORMATS``; :func:`write_distilled` writes the project's own format.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Bringing a distilled set into the class order of a dataset.
+"""Class maps, which move a distilled set to the class order of a dataset.
 
-A class order that differs between teacher, distilled set and test set gives the accuracy of chance,
-and no error. A class map says which class of the dataset every label of the set stands for.
+If teacher, distilled set and test set have different class orders, nothing fails and the accuracy
+is at chance. A class map gives the class of the dataset for every label of the set.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from gift_fast.files.texts import read_text
 
 
 def read_class_map(file: Path | str) -> list[int]:
-    """Reads a class map: at place i, the class of the dataset that label i of the set stands for.
+    """Reads a class map, whose entry i is the class of the dataset for label i of the set.
 
     Args:
         file: JSON, a list of integers; or text with one line ``old new`` for every class. Empty
-            lines and those that begin with ``#`` say nothing.
+            lines and comments, which begin with ``#``, are ignored.
 
     Raises:
         OSError: the file cannot be opened.
@@ -84,11 +84,11 @@ def permutation(class_map: Sequence[int]) -> Tensor:
 
 
 def apply_class_map(distilled: DistilledSet, class_map: Sequence[int]) -> DistilledSet:
-    """The same set in another class order: labels, soft labels of either kind, class names.
+    """The same set in another class order: labels, soft labels, stored batches and class names.
 
     Args:
-        distilled: the set; its images stay in their order.
-        class_map: at place i, the class that label i becomes.
+        distilled: the set; the order of its images is kept.
+        class_map: entry i is the new label of label i.
 
     Raises:
         ValueError: ``class_map`` is not a permutation, or of another number of classes.
@@ -136,11 +136,11 @@ def apply_class_map(distilled: DistilledSet, class_map: Sequence[int]) -> Distil
 
 
 def with_columns(replay: FkdLabels, class_map: Sequence[int]) -> FkdLabels:
-    """The same stored labels with their columns in another order, and nothing else changed.
+    """The same stored labels with their columns in another order.
 
     Args:
         replay: the labels.
-        class_map: at place i, the class that column i becomes.
+        class_map: entry i is the class of column i.
 
     Raises:
         ValueError: ``class_map`` is not a permutation of the classes.

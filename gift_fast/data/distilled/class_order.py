@@ -1,4 +1,4 @@
-"""Which class each folder of a distilled set holds, if the folders have any names."""
+"""The classes of the folders of a distilled set, from the folders' names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gift_fast.data.images.class_folders import in_class_order, listed, simplifi
 def labels_of_folders(
     folders: Sequence[str], dataset: ImageDataset, root: Path, order: str
 ) -> tuple[dict[str, int], str]:
-    """The label of every folder of a distilled set, and how it was found, in words.
+    """The label of every folder of a distilled set, and a phrase that says how it was found.
 
     Raises:
         ValueError: the folders are not those of the classes; the error names what is missing.
@@ -50,16 +50,16 @@ def labels_of_folders(
 
 
 def labels_by_name(folders: Sequence[str], names: Sequence[str], root: Path) -> dict[str, int]:
-    """The labels of folders that are named as classes are; empty where none is.
+    """The labels of folders that have the names of classes; empty if none has.
 
     Raises:
-        ValueError: some are and others are not.
+        ValueError: only some of them have.
     """
-    for key in (str, simplified):  # exactly, or but for case and punctuation
+    for key in (str, simplified):  # exactly, or up to case and punctuation
         label_of = {key(name): label for label, name in enumerate(names)}
         keys = {key(folder): folder for folder in folders}
         if len(label_of) < len(names) or len(keys) < len(folders):
-            continue  # two names are one under this key
+            continue  # two names have the same key
         if keys.keys() == label_of.keys():
             return {folder: label_of[k] for k, folder in keys.items()}
     known = keys.keys() & label_of.keys()
@@ -73,6 +73,6 @@ def labels_by_name(folders: Sequence[str], names: Sequence[str], root: Path) -> 
         if items
     ]
     raise ValueError(
-        f"{root} must hold a folder for each of {len(names)} classes; {len(known)} are named as "
-        f"classes are, but {' and '.join(faults) or 'two of them have one name'}"
+        f"{root} must hold a folder for each of {len(names)} classes; {len(known)} have the name "
+        f"of a class, but {' and '.join(faults) or 'two of them have the same name'}"
     )

@@ -1,4 +1,4 @@
-"""What DATM (Guo et al., ICLR 2024) stores: images, their logits, a learning rate.
+"""The format of DATM (Guo et al., ICLR 2024): images, their logits, a learning rate.
 
 On CIFAR and Tiny-ImageNet its configurations whiten the images (``zca: True``), and the test images
 are whitened too. On ImageNet-1K and its subsets they do not: there the images are normalized with
@@ -61,8 +61,8 @@ def datm(
     if zca == "auto" and whitened and look_normalized(images, dataset):
         raise ValueError(
             f"{IMAGES} must hold whitened images for {dataset.name}, but they look normalized: "
-            "brought back by the dataset's mean and std, all values lie in [0, 1]. Say which with "
-            "the format datm:zca=false or datm:zca=true"
+            "converted with the dataset's mean and std, all values lie in [0, 1]. Choose with the "
+            "format datm:zca=false or datm:zca=true"
         )
     if not whitened:
         if images.dim() != 4 or images.shape[1] != dataset.channels:
@@ -85,9 +85,9 @@ def datm(
 
 
 def look_normalized(images: Tensor, dataset: ImageDataset) -> bool:
-    """Whether images would lie in [0, 1] had they been normalized with the dataset's constants.
+    """Whether images lie in [0, 1] after undoing the dataset's normalization.
 
-    Whitened images have long tails on both sides of 0 and do not.
+    Whitened images do not: they have long tails on both sides of 0.
     """
     if images.dim() != 4 or images.shape[1] != dataset.channels or not images.numel():
         return False
@@ -111,7 +111,7 @@ def load_floats(file: Path) -> Tensor:
 
 
 def load_rate(file: Path) -> float | None:
-    """The positive number in a file, a tensor or not; None where there is no such file."""
+    """The positive number in a file, which may be a tensor; None if there is no such file."""
     if not file.exists():
         return None
     rate = load_tensors(file)

@@ -19,11 +19,11 @@ def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tens
     """Decodes square images of one size, on a pool of threads.
 
     Pillow decodes and resizes (bilinear, antialiased), as torchvision does with an ``ImageFolder``:
-    stored labels were made from exactly these pixels. :func:`read_image` says how images of other
-    modes are converted.
+    stored labels were computed from exactly these pixels. :func:`read_image` describes how images
+    of other modes are converted.
 
     Args:
-        files: JPEG or PNG images, in the order they are wanted in.
+        files: JPEG or PNG images, in the order of the result.
         channels: 1 for gray, 3 for color; images of the other kind are converted.
         side: the side they are resized to if they have another, in pixels.
 
@@ -42,7 +42,7 @@ def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tens
     pixels = images.numpy()
 
     def decode(index: int) -> tuple[int, int] | str:
-        """The size in the file, or what is wrong with it."""
+        """The size in the file, or an error message."""
         try:
             image = read_image(files[index], channels)
         except ValueError as error:

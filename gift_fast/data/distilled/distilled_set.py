@@ -1,4 +1,4 @@
-"""What a distilled set is to the evaluation, whoever published it."""
+"""A distilled set in memory, whatever format it was read from."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ ROUNDING = 1e-3
 """How far floating images may leave [0, 1]; float16 resolves 5e-4 there."""
 
 OVERSHOOT = 2.0
-"""How far images may leave [0, 1] that were optimized without being clipped. Bytes as floats leave
-it by 254, and images that would be normalized twice by about 2 with ImageNet's constants."""
+"""How far images that were optimized without clipping may leave [0, 1]. Bytes stored as floats
+leave it by 254, and normalized images by about 2 with ImageNet's constants."""
 
 CHANNELS = (1, 3, 4)
-"""Numbers of channels that images have, as opposed to their sides."""
+"""Possible numbers of channels, which distinguish channels from sides."""
 
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """A distilled dataset: its images in memory, and the soft labels that were stored with it.
+    """A distilled set: its images in memory, and the soft labels stored with it.
 
     Attributes:
         images: (N, C, S, S): uint8 in [0, 255], float32 in [0, 1], or float32 already whitened.
-            They and the labels never require a gradient.
+            Neither they nor the labels require a gradient.
         labels: (N) int64 hard labels.
-        soft_labels: (N, C) stored with the set, or None when a teacher labels every batch online.
-        replay: soft labels stored a batch at a time with the augmentation they belong to, or None.
-        whitened: the images are in ZCA space, as DATM stores them, and the test images must follow.
-        clipped: floating images lie in [0, 1]; False for images on that scale that were optimized
-            without being clipped to it.
-        learning_rate: the student's, where the method learned it (DATM's ``lr_best.pt``).
-        class_names: in the order of the labels, where the set says so itself; else empty.
-        source: where the set is from and how it was made, in words.
-        dataset: the name of the dataset that it was made for, where the set says so; else empty.
+        soft_labels: (N, C) stored with the set, or None if a teacher computes them in training.
+        replay: soft labels stored in batches with their augmentation, or None.
+        whitened: whether the images are ZCA-whitened, as DATM stores them; test images must be too.
+        clipped: whether floating-point images lie in [0, 1]; False for images on that scale that
+            were optimized without clipping.
+        learning_rate: the student's learning rate, if the method learned it (``lr_best.pt``).
+        class_names: in the order of the labels, if the set has them; else empty.
+        source: a description of where the set is from.
+        dataset: the name of the dataset that the set was made for, if it has one; else empty.
 
     Raises:
         ValueError: the tensors disagree about N, or there are no images, or they are not square;
@@ -74,7 +74,7 @@ class DistilledSet:
             raise ValueError(f"labels must have shape ({n},), got {tuple(self.labels.shape)}")
         if self.soft_labels is not None and self.soft_labels.shape[:1] != (n,):
             shape = tuple(self.soft_labels.shape)
-            raise ValueError(f"soft_labels must have {n} rows, one an image, got {shape}")
+            raise ValueError(f"soft_labels must have {n} rows, one per image, got {shape}")
         if self.learning_rate is not None and not 0.0 < self.learning_rate < torch.inf:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         for name in ("images", "labels", "soft_labels"):
@@ -95,7 +95,7 @@ class DistilledSet:
         return self.labels.bincount(minlength=num_classes)
 
     def check_against(self, dataset: ImageDataset) -> None:
-        """Raises unless a student can learn the classes of ``dataset`` from this set.
+        """Checks that a student can learn the classes of ``dataset`` from this set.
 
         Raises:
             ValueError: images, labels or soft labels have another dtype, range or number of
@@ -111,7 +111,7 @@ class DistilledSet:
             )
         if images.dtype == torch.float32:
             low, high = (value.item() for value in images.aminmax())
-            # NaN fails every comparison, so these are written for what is allowed.
+            # NaN fails every comparison, so the conditions say what is allowed.
             if not (-torch.inf < low and high < torch.inf):
                 raise ValueError("images must be finite, got NaN or infinity")
             margin = ROUNDING if self.clipped else OVERSHOOT
@@ -137,15 +137,15 @@ class DistilledSet:
             raise ValueError(names_differ(self.class_names, dataset))
 
     def scale_hint(self, low: float) -> str:
-        """What images whose smallest value is ``low``, and that leave [0, 1], may be."""
+        """A guess at what images outside [0, 1] are, from their smallest value ``low``."""
         if not self.clipped:
-            return "normalized images would not leave it so far; are they whitened?"
+            return "normalized images would not exceed it so far; are they whitened?"
         if low >= -ROUNDING:
-            return "bytes that were turned into floats must be divided by 255"
-        return "normalized images must be brought back to [0, 1] first"
+            return "bytes that were converted to floats must be divided by 255"
+        return "normalized images must be converted back to [0, 1] first"
 
     def fingerprint(self) -> str:
-        """A digest of all that a student learns from: images, labels, soft labels."""
+        """A digest of images, labels and soft labels."""
         return fingerprint(
             [
                 self.images,
@@ -157,7 +157,7 @@ class DistilledSet:
         )
 
     def to(self, device: torch.device | str) -> DistilledSet:
-        """The same set with its tensors on ``device``; a replay stays in its files."""
+        """The same set with its tensors on ``device``; stored batches stay in their files."""
         soft_labels = None if self.soft_labels is None else self.soft_labels.to(device)
         return replace(
             self,
@@ -168,7 +168,7 @@ class DistilledSet:
 
 
 def names_differ(names: tuple[str, ...], dataset: ImageDataset) -> str:
-    """Says how a set's class names differ from a dataset's, and what would put them in order."""
+    """An error message on how a set's class names differ from a dataset's, and what to do."""
     expected = dataset.class_names
     message = f"class_names must be those of {dataset.name} in its order"
     if sorted(names) != sorted(expected):
@@ -176,7 +176,7 @@ def names_differ(names: tuple[str, ...], dataset: ImageDataset) -> str:
         missing = [name for name in expected if name not in names]
         return f"{message}; not among them: {strange[:5]}, missing: {missing[:5]}"
     if len(set(names)) < len(names):
-        return f"{message}; classes that share a name cannot be told apart, so no order is proposed"
+        return f"{message}; several classes have the same name, so no class map is proposed"
     places = {name: label for label, name in enumerate(expected)}
     first = next(
         label for label, pair in enumerate(zip(names, expected, strict=True)) if len(set(pair)) > 1

@@ -1,4 +1,4 @@
-"""Distilled sets whose soft labels lie in an FKD folder beside the images."""
+"""Adds the soft labels in a folder of FKD labels to a distilled set."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ def with_fkd_labels(
     at_random: bool = False,
     keep: int = 0,
 ) -> DistilledSet:
-    """The set with the labels of an FKD folder; they are not compared with the images' classes yet.
+    """The set with the labels of an FKD folder, not yet compared with the images' classes.
 
     Args:
-        distilled: the set, its images in the order that the labels count by.
-        labels: the folder that holds ``epoch_0``, ``epoch_1`` and so on; None changes nothing, for
-            a teacher that labels online.
-        dataset: has the classes that the labels are for.
+        distilled: the set, with its images in the order to which the labels refer.
+        labels: the folder that holds ``epoch_0``, ``epoch_1`` and so on; None changes nothing.
+        dataset: the real dataset, with the classes of the labels.
         sampler_seed: ``seed`` of :class:`FkdLabels`.
-        at_random: as there.
-        keep: as there; 0 is all.
+        at_random: see :class:`FkdLabels`.
+        keep: see :class:`FkdLabels`; 0 keeps all.
 
     Raises:
         OSError: a file is missing or cannot be opened.

@@ -1,14 +1,13 @@
-"""Folders of images, one folder a class, as the decoupled methods publish them.
+"""Distilled sets with one folder of images per class.
 
-SRe2L, CDA, G-VBSM and label pruning (LPLD) name them ``new{class}/class{class}_id{number}.jpg``;
-RDED ``syn_data/{class}/class{class}_id{number}.jpg``. A class is the number of its folder, and
-images lie in the order of ``torchvision.datasets.ImageFolder``, which the stored labels of such
-sets count by. Sets whose folders and files have other names are read by :func:`any_folder`. What
-systems and tools leave behind is passed over, as
-:mod:`gift_fast.data.images.class_folders` says.
+SRe2L, CDA, G-VBSM and label pruning (LPLD) use ``new{class}/class{class}_id{number}.jpg``, RDED
+``syn_data/{class}/class{class}_id{number}.jpg``. The number of a folder is its class. Images are in
+the order of ``torchvision.datasets.ImageFolder``, to which the stored labels of such sets refer.
+:func:`any_folder` reads sets with other names. Files of operating systems and tools are ignored;
+see :mod:`gift_fast.data.images.class_folders`.
 
-Decoded images stay in memory: 150 kB each at 224 x 224, so 1.5 GB for ImageNet-1K at 10 images a
-class and 30 GB at 200.
+Decoded images are kept in memory: 150 kB each at 224 x 224, so 1.5 GB for ImageNet-1K at 10 images
+per class and 30 GB at 200.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ def decoupled(
 
     Args:
         path: holds ``new000``, ``new001`` and so on.
-        dataset: whose classes the folders are, in order.
-        labels: the FKD folder; None for the images alone.
-        sampler_seed: of the order that six-item labels follow; see :class:`FkdLabels`.
+        dataset: the real dataset, whose classes the folders have, in order.
+        labels: the folder of FKD labels; None without stored labels.
+        sampler_seed: seed of the order of six-item labels; see :class:`FkdLabels`.
 
     Raises:
         OSError: a folder or file is missing or cannot be opened.
@@ -69,16 +68,16 @@ def lpld(
     at_random: bool = True,
     keep: int = 0,
 ) -> DistilledSet:
-    """Reads the images of label pruning (LPLD), and the labels that are left.
+    """Reads the images of label pruning (LPLD), and the remaining labels.
 
     Args:
-        path: as for :func:`decoupled`.
-        dataset: likewise.
-        labels: likewise.
-        sampler_seed: likewise.
-        at_random: epochs draw from the batches that are left, as LPLD trains; False takes epochs
-            as they were stored.
-        keep: prunes to so many batches; 0 takes all that are there.
+        path: see :func:`decoupled`.
+        dataset: see :func:`decoupled`.
+        labels: see :func:`decoupled`.
+        sampler_seed: see :func:`decoupled`.
+        at_random: draws the batches of every epoch from the remaining ones, as LPLD trains; False
+            replays epochs as stored.
+        keep: number of batches to keep; 0 keeps all.
 
     Raises:
         OSError, ValueError: as :func:`decoupled`.
@@ -92,8 +91,8 @@ def lpld(
 def rded(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
     """Reads the images of RDED from ``syn_data`` or the folder that holds it.
 
-    RDED stores no labels, its teacher gives them online; ``labels`` is for an FKD folder that
-    somebody made for its images.
+    RDED stores no labels, because its teacher computes them in training; ``labels`` is for FKD
+    labels that were computed separately.
 
     Raises:
         OSError, ValueError: as :func:`decoupled`.
@@ -104,19 +103,19 @@ def rded(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Disti
 def any_folder(
     path: Path, dataset: ImageDataset, labels: Path | None = None, *, order: str = "auto"
 ) -> DistilledSet:
-    """Reads images from a folder for each class, whatever the names.
+    """Reads images from one folder per class, with any names.
 
-    Folders hold the classes that they are named for: by the class's name, such as ``ankle boot``,
-    or as the folder of the real images is called, such as a wnid; case, punctuation and spaces do
-    not count. Folders that are numbered, from 0 or 1 without a gap, hold the classes in the order
-    of their numbers. Any other names are taken in sorted order. ``source`` says which it was.
-    Images lie in the order of ``torchvision.datasets.ImageFolder``.
+    A folder's class is found from its name: the name of a class, such as ``ankle boot``, or of the
+    folder of the real images, such as a wnid; case, punctuation and spaces are ignored. Folders
+    numbered from 0 or 1 without gaps are the classes in that order. Other names are sorted.
+    ``source`` says which rule was used. Images are in the order of
+    ``torchvision.datasets.ImageFolder``.
 
     Args:
         path: holds the folders.
-        dataset: whose classes they are.
-        labels: an FKD folder that somebody made for these images; None for the images alone.
-        order: ``auto``, as above; ``name`` or ``number`` takes the folders in that order, see
+        dataset: the real dataset, whose classes they are.
+        labels: the folder of FKD labels; None without stored labels.
+        order: ``auto``, as above; ``name`` or ``number`` sorts the folders, see
             :func:`~gift_fast.data.images.class_folders.in_class_order`.
 
     Raises:
@@ -150,10 +149,10 @@ def decoded(
     """The images of files, at the side of the dataset.
 
     Args:
-        files: N images, in the order they are wanted in.
-        labels: the class of each.
-        dataset: gives side and channels.
-        root: where the files are.
+        files: N images, in the order of the set.
+        labels: the class of each image.
+        dataset: the real dataset, which gives side and channels.
+        root: the folder of the files.
     """
     images, stored = decode_images(files, dataset.channels, dataset.side)
     source = f"{root}, {len(files)} images of {stored} x {stored}"

@@ -1,4 +1,4 @@
-"""Which formats of distilled sets there are, and how a set is read whatever its format.
+"""The registry of formats of distilled sets, and the function that reads any of them.
 
 A new format is one file with a function that returns a :class:`DistilledSet`, one line in
 ``FORMATS`` and, to be found by ``auto``, one in ``MARKS``.
@@ -49,14 +49,14 @@ MARKS: dict[str, tuple[Callable[[Path], bool], str]] = {
         "NAME.safetensors and NAME.json, or the path of either",
     ),
 }
-"""By format, whether a path holds it, and what it then holds, in words."""
+"""For each format, a function that recognizes it and a description of its files."""
 
 
 def recognize(path: Path, labels: Path | None = None) -> str:
-    """The name of the format that a path holds.
+    """The name of the format of the set at ``path``.
 
     Raises:
-        ValueError: no format fits, or several do.
+        ValueError: no format matches, or several do.
     """
     found = [name for name, (holds, _) in MARKS.items() if holds(path)]
     if found == ["sre2l"] and labels is not None and (labels / ORDER_FILE).is_file():
@@ -72,7 +72,7 @@ def recognize(path: Path, labels: Path | None = None) -> str:
 
 
 def auto(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
-    """Reads whichever format the path holds, and says in ``source`` which.
+    """Recognizes the format, reads the set, and names the format in ``source``.
 
     Raises:
         OSError, ValueError: as :func:`recognize`, and as the reader of the format.
@@ -107,27 +107,27 @@ def read_distilled(
     labels_class_map: Path | str | Sequence[int] | None = None,
     verify: bool = True,
 ) -> DistilledSet:
-    """Reads a distilled set and makes sure that it is one for ``dataset``.
+    """Reads a distilled set and checks that it fits ``dataset``.
 
-    Images of another side than the dataset's are resized (bilinear, antialiased); ``source`` says
-    so. A set that says it was made for another dataset is read with a warning.
+    Images that do not have the dataset's side are resized (bilinear, antialiased), and ``source``
+    says so. A set that names another dataset is read with a warning.
 
     Args:
-        format_spec: a name in ``FORMATS`` with options, ``sre2l:sampler_seed=42``; ``auto`` finds
-            out; or the import path of a reader.
+        format_spec: a name in ``FORMATS`` with options, ``sre2l:sampler_seed=42``; ``auto`` to
+            recognize the format; or the import path of a reader.
         path: the folder or file of the set.
-        dataset: what students are tested on; its classes, channels and side are what is checked.
-        labels: the FKD folder with the soft labels of every batch, or None.
-        class_map: which class of the dataset each label of the set is, a list or a file for
+        dataset: the real dataset; the set must have its classes and channels.
+        labels: the folder of FKD labels, or None.
+        class_map: the class of the dataset for each label of the set, as a list or a file for
             :func:`read_class_map`; None for the same classes in the same order.
-        labels_class_map: the same for the columns of ``labels`` alone, where their teacher numbers
-            the classes otherwise than the images' folders do.
+        labels_class_map: the same for the columns of ``labels`` only, if their teacher had another
+            class order than the images' folders.
         verify: compares the labels in ``labels`` with the images' classes.
 
     Raises:
         OSError: a file is missing or cannot be opened.
         TypeError: ``format_spec`` is not a string.
-        ValueError: no such format or option, or the path holds something else than such a set.
+        ValueError: the format or an option is unknown, or the files are not such a set.
 
     Example:
         >>> import tempfile
@@ -170,12 +170,12 @@ def read_distilled(
 
 
 def listed(class_map: Path | str | Sequence[int]) -> Sequence[int]:
-    """A class map, read if it is a file."""
+    """A class map, read from its file if it is a path."""
     return read_class_map(class_map) if isinstance(class_map, Path | str) else class_map
 
 
 def letters(name: str) -> str:
-    """A dataset's name as every project spells it: ``Tiny-ImageNet`` is ``tinyimagenet``."""
+    """A dataset's name without case and punctuation: ``Tiny-ImageNet`` is ``tinyimagenet``."""
     return re.sub(r"[\W_]", "", name).lower()
 
 

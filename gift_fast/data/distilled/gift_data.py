@@ -1,4 +1,4 @@
-"""The single file that the GIFT authors' own loader reads."""
+"""The format of GIFT's own code: a single file."""
 
 from __future__ import annotations
 

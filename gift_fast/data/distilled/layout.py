@@ -1,4 +1,4 @@
-"""How methods name their folders and files: ``new000/class000_id000.jpg`` and the like."""
+"""The names of folders and files by method, such as ``new000/class000_id000.jpg``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FILE_NAME = re.compile(r"class(\d+)_id\d+\.(?:jpg|png)")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a method names its folders and files.
+    """The names of a method's folders and files.
 
     Attributes:
-        prefix: what stands before the number of a folder.
-        digits: of the numbers, in examples.
+        prefix: prefix of the number of a folder.
+        digits: number of digits, in examples.
     """
 
     prefix: str
@@ -29,23 +29,23 @@ class Layout:
         return f"{self.prefix}{label:0{digits or self.digits}d}"
 
     def file(self, label: int, number: int = 0) -> str:
-        """The name of an image of a class, by default of its first."""
+        """The file name of an image of a class, by default the first."""
         return f"class{label:0{self.digits}d}_id{number:0{self.digits}d}.jpg"
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What the name of a class's folder matches."""
+        """The pattern of the names of class folders."""
         return re.compile(re.escape(self.prefix) + r"(\d+)")
 
     def label(self, folder: Path) -> int:
-        """The class that a folder is named by.
+        """The class of a folder, from its name.
 
         Raises:
-            ValueError: the folder has another kind of name.
+            ValueError: the folder's name has another form.
         """
         named = self.pattern.fullmatch(folder.name)
         if named is None:
-            raise ValueError(f"{folder} must be named by its class, like {self.folder(0)}")
+            raise ValueError(f"{folder} must be named after its class, like {self.folder(0)}")
         return int(named[1])
 
 

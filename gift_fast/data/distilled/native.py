@@ -10,8 +10,8 @@ JSON file says what they are; it can be read and corrected by hand:
     whitened       whether the images are in ZCA space
     clipped        false where floating images may leave [0, 1]; absent is true
     learning_rate  the student's, or null
-    source         where the set is from, in words
-    fingerprint    of the tensors, by which a pair that does not belong together is found
+    source         a description of where the set is from
+    fingerprint    of the tensors, which detects files that do not belong together
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
 
 
 def pair_of(path: Path) -> tuple[Path, Path]:
-    """The safetensors file and the JSON file that a path stands for.
+    """The safetensors file and the JSON file of a set.
 
     Args:
         path: either of the two, their common name without a suffix, or a folder with one pair.
@@ -67,22 +67,22 @@ def pair_of(path: Path) -> tuple[Path, Path]:
 
 
 def is_pair(path: Path) -> bool:
-    """Whether a path stands for two files that exist."""
+    """Whether both files of a set exist."""
     if path.is_dir():
         return any(file.with_suffix(SUFFIXES[1]).is_file() for file in path.glob("*.safetensors"))
     return all(file.is_file() for file in pair_of(path))
 
 
 def write_distilled(path: Path | str, distilled: DistilledSet, dataset: ImageDataset) -> None:
-    """Writes a distilled set in the project's own format, each file whole or absent.
+    """Writes a distilled set in the project's own format; each file is written atomically.
 
-    What is read back is equal bit for bit. Labels that are stored a batch at a time (``replay``)
-    stay where they are: name their folder again when the set is read.
+    Reading it returns the same bits. Labels that are stored in batches (``replay``) stay in their
+    folder, which must be named again when the set is read.
 
     Args:
         path: the common name of the two files; a suffix of either is dropped.
         distilled: the set.
-        dataset: whose classes its labels are; its name and class names are written too.
+        dataset: the real dataset; its name and class names are written too.
 
     Raises:
         OSError: a file cannot be written; the message names it.
@@ -168,7 +168,7 @@ def native(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Dis
 
 
 def check_description(file: Path, description: Any) -> None:
-    """Raises unless the contents of a JSON file are those of this format and version."""
+    """Checks that the contents of a JSON file have this format and version."""
     if not isinstance(description, Mapping) or description.get("format") != FORMAT:
         raise ValueError(f"{file} must hold an object with format {FORMAT!r}")
     if description.get("version") != VERSION:

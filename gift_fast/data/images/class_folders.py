@@ -1,13 +1,12 @@
-"""The rules by which a folder of images for each class is read, for real and distilled sets alike.
+"""Rules for reading one folder of images per class, for real datasets and distilled sets.
 
-Labels, and therefore every accuracy, depend on which folders count as classes and in which order
-they come. All readers of class folders follow the rules in this file:
+Labels, and therefore every accuracy, depend on which folders count as classes and on their order.
+All readers of class folders follow the rules in this file:
 
-- What operating systems and tools leave behind is neither a class nor an image:
-  :func:`left_behind`.
+- Files of operating systems and tools are neither classes nor images: :func:`left_behind`.
 - Folders are sorted by name, as torchvision's ``ImageFolder`` sorts them, unless their names are
   numbers: :func:`in_class_order`.
-- Within a class, images lie in the order of ``ImageFolder``, in subfolders too:
+- Within a class, images are in the order of ``ImageFolder``, including those in subfolders:
   :func:`images_of_classes`.
 """
 
@@ -24,7 +23,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 NAMES_SHOWN = 5
-"""Names that an error lists before it counts the rest."""
+"""Names that an error lists before it gives the number of the others."""
 
 LEFT_BEHIND = frozenset(
     {
@@ -63,7 +62,7 @@ UNREAD_IMAGES = frozenset(
         ".tga",
     }
 )
-"""Suffixes of images that ``ImageFolder`` passes over without a word."""
+"""Suffixes of images that ``ImageFolder`` silently ignores."""
 
 ORDERS = ("auto", "number", "name")
 """How class folders may be sorted; see :func:`in_class_order`."""
@@ -73,7 +72,7 @@ LEADING_NUMBER = re.compile(r"([0-9]+)[^0-9].*")
 
 
 def left_behind(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that a system or tool leaves behind.
+    """Whether a file or folder is hidden, or created by an operating system or a tool.
 
     Example:
         >>> [left_behind(name) for name in (".ipynb_checkpoints", "._0.png", "Thumbs.db", "0.png")]
@@ -83,7 +82,7 @@ def left_behind(name: str) -> bool:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted by name, without what systems and tools leave behind."""
+    """The contents of a folder, sorted by name, without files of operating systems and tools."""
     paths = [path for path in folder.iterdir() if not left_behind(path.name)]
     return sorted(paths, key=lambda path: path.name)
 
@@ -110,11 +109,11 @@ def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> lis
 
     By default names are sorted as text, as torchvision's ``ImageFolder`` sorts them. Names that are
     numbers, with one prefix or none, are sorted by number, since folder 10 comes before folder 2 as
-    text. A warning says so where the two orders differ.
+    text. If the two orders differ, a warning is logged.
 
     Args:
-        names: of the folders.
-        root: where they lie, for the messages.
+        names: names of the folders.
+        root: the folder that holds them, for messages.
         order: ``auto``; ``name`` sorts as text in any case; ``number`` sorts by the number that a
             name begins with or consists of.
 
@@ -201,11 +200,11 @@ def numbers_of(names: Iterable[str]) -> list[int] | None:
 
 
 def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The image files of class folders, and the place of each one's class in ``classes``.
+    """The image files in class folders and their labels, which are indices into ``classes``.
 
-    Files lie in the order of torchvision's ``ImageFolder``: by the class's name, then by path, with
-    those in subfolders of a class's folder. Text files beside images are passed over. A warning
-    tells of other files that are no images by their suffix.
+    Files are in the order of torchvision's ``ImageFolder``: by class name, then by path, including
+    subfolders of the class folder. Text files beside images are ignored. A warning names other
+    files whose suffix is not that of an image.
 
     Args:
         root: holds the folders.
@@ -245,20 +244,24 @@ def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], li
     others = [name for name in unread if os.path.splitext(name)[1].lower() in UNREAD_IMAGES]
     if others:
         raise ValueError(
-            f"{root} must hold images of the kinds {', '.join(IMG_EXTENSIONS)}; "
-            f"{len(others)} {'is' if len(others) == 1 else 'are'} of another: {listed(others)}. "
-            "Convert them, or move them elsewhere"
+            f"{root} must hold images of the types {', '.join(IMG_EXTENSIONS)}; "
+            f"{len(others)} {'has' if len(others) == 1 else 'have'} another: {listed(others)}. "
+            "Convert them or move them elsewhere"
         )
     empty = sorted(set(classes).difference(classes[label] for _, label in samples))
     if empty:
-        got = f"; it holds {listed(unread)}, which are no images by their names" if unread else ""
+        got = (
+            f"; it holds {listed(unread)}, which do not have the suffix of an image"
+            if unread
+            else ""
+        )
         raise FileNotFoundError(
             f"{root} must hold images of every class: none of {listed(empty)}{got}. Images are "
             f"files named {', '.join(IMG_EXTENSIONS)}"
         )
     if unread:
         logger.warning(
-            "%s: %d files are no images by their names and are not read: %s",
+            "%s: %d files do not have the suffix of an image and are not read: %s",
             root,
             len(unread),
             listed(unread),
@@ -270,7 +273,7 @@ def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], li
 def check_same_classes(train: Sequence[str], test: Sequence[str], root: Path) -> None:
     """Raises ValueError unless both splits of ``root`` have folders of the same names.
 
-    A class that one of them lacks would shift the labels of all that follow.
+    A class that is missing in one split would shift the labels of all later classes.
     """
     for split, other, odd, rest in (
         ("training", "test", set(train) - set(test), test),
@@ -292,7 +295,7 @@ def check_same_classes(train: Sequence[str], test: Sequence[str], root: Path) ->
 
 
 def simplified(name: str) -> str:
-    """A class's name without case, punctuation and spaces, in one Unicode form.
+    """A class name without case, punctuation and spaces, in one Unicode form.
 
     Example:
         >>> simplified("T-shirt/top") == simplified("t_shirt top")
@@ -303,7 +306,7 @@ def simplified(name: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are.
+    """The first few names, and the number of the others.
 
     Example:
         >>> listed(["a", "b", "c", "d", "e", "f", "g"])

@@ -1,4 +1,4 @@
-"""Image files that are decoded once, and read from one cache file ever after."""
+"""A cache of decoded image files: they are decoded once and read from one file afterwards."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ logger = logging.getLogger(__name__)
 IMAGES_AT_ONCE = 500
 
 DECODER = "upright, 16 bits scaled"
-"""How files become pixels; cache files that were made otherwise are not read."""
+"""The version of the conversion of files to pixels; cache files of other versions are not read."""
 
 
 def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> TensorSplit:
-    """The images of a split as one uint8 tensor, mapped from a cache file that is made if missing.
+    """The images of a split as one uint8 tensor, mapped from a cache file.
 
-    The file is keyed by the split's fingerprint, so that it is made anew when the files change. It
-    is mapped, not read: pages come in as they are used, and processes share them. Processes that
-    start together without it each decode for themselves, and the last one's file stays.
+    The file is created if there is none. It is keyed by the split's fingerprint, so changed images
+    get a new file. It is memory-mapped: pages are loaded when they are used, and shared between
+    processes. Processes that start at the same time without it decode separately, and the file of
+    the last one remains.
 
     Args:
         split: N files.
@@ -56,7 +57,7 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
         try:
             for index, pixels in followed(parts, title, len(split), lambda part: len(part[0])):
                 images[index] = pixels
-        except ValueError as error:  # names one file; the others are worth another pass
+        except ValueError as error:  # names one file; another pass finds the others
             faults = list(unreadable(split, range(len(split)))) or [str(error)]
             raise ValueError(in_words(faults, f"{len(split)} images of {split.root}")) from error
         with replacing(path) as temporary:
@@ -67,7 +68,7 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
 
 
 def read_cache(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """The images of a cache file, mapped; None where there is none, or it is damaged."""
+    """The images of a cache file, memory-mapped; None if it is missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -76,6 +77,6 @@ def read_cache(path: Path, shape: tuple[int, ...]) -> Tensor | None:
             raise ValueError(f"it must hold bytes of the shape {shape}")
         check_values(path, images)
     except Exception as error:  # torch raises whatever the damage leads to
-        logger.warning("%s is damaged and made anew: %s", path, error)
+        logger.warning("%s is damaged and is created again: %s", path, error)
         return None
     return images

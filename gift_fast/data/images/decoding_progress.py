@@ -15,7 +15,7 @@ from gift_fast.process.log_lines import EVERY, is_shown
 Part = TypeVar("Part")
 
 BRIEF = 1.0
-"""Seconds that pass before anything is shown: most sets are decoded in less."""
+"""Seconds before anything is shown; most sets are decoded in less."""
 
 
 def followed(
@@ -27,15 +27,15 @@ def followed(
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Part]:
-    """Gives the parts of some work as they come, and shows how much of it is done.
+    """Yields the parts of some work and shows its progress.
 
     Args:
-        parts: what is gone through.
-        title: of the work: "decoding 10000 images of DIR".
-        total: the sum of the sizes of all parts.
-        size: of a part.
-        stream: where it is shown, by default the standard error.
-        clock: tells the time, in seconds.
+        parts: an iterable over the parts.
+        title: what is done, such as "decoding 10000 images of DIR".
+        total: sum of the sizes of all parts.
+        size: returns the size of a part.
+        stream: where progress is shown, by default the standard error.
+        clock: returns the time in seconds.
 
     Example:
         >>> list(followed([1, 2], "counting", total=2))
@@ -45,7 +45,7 @@ def followed(
         yield from parts
         return
     stream = sys.stderr if stream is None else stream
-    # A bar that is there already puts what is printed above itself; a second one would break it.
+    # A live progress bar prints other output above itself; a second bar would break it.
     occupied = type(stream).__name__ == "FileProxy"
     if stream.isatty() and not occupied:
         yield from bar(parts, title, total, size, stream)
@@ -61,7 +61,7 @@ def lines(
     stream: TextIO,
     clock: Callable[[], float],
 ) -> Iterator[Part]:
-    """The parts, with a line for a log now and then, and one in the end if there was any."""
+    """Yields the parts and prints lines for a log at intervals, and a last one if there was any."""
     start, told, done = clock(), None, 0
     for part in parts:
         done += size(part)
@@ -83,7 +83,7 @@ def bar(
     size: Callable[[Part], int],
     stream: TextIO,
 ) -> Iterator[Part]:
-    """The parts, with a bar that disappears when they have ended."""
+    """Yields the parts and shows a bar, which disappears at the end."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

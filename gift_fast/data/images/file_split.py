@@ -1,4 +1,4 @@
-"""Labeled image files that are decoded when a batch asks for them."""
+"""Labeled image files that are decoded when a batch is read."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from gift_fast.files.fingerprint import fingerprint
 CPU = torch.device("cpu")
 
 BATCHES_AHEAD = 2
-"""Batches that are decoded while the caller works on one."""
+"""Batches that are decoded while the caller processes another."""
 
 MOST_THREADS = 32
-"""The standard library's own bound for its pools of threads."""
+"""The default limit of the standard library's thread pools."""
 
 
 def decoding_threads() -> int:
-    """Threads to decode with: this process's share of the processors that it may use.
+    """The number of decoding threads: this process's share of the usable processors.
 
-    ``LOCAL_WORLD_SIZE`` is how torchrun and accelerate tell how many processes of a run share the
-    machine.
+    torchrun and accelerate set ``LOCAL_WORLD_SIZE`` to the number of processes on the machine.
     """
     if hasattr(os, "sched_getaffinity"):
         usable = len(os.sched_getaffinity(0))
@@ -40,9 +39,9 @@ def decoding_threads() -> int:
 
 
 def resize_for(side: int) -> int:
-    """What the shorter side is resized to before the crop of ``side``: 8/7 of it.
+    """The length to which the shorter side is resized before a crop of ``side``: 8/7 of it.
 
-    This one rule gives all pairs of the evaluation code.
+    This rule gives all sizes of the papers' evaluation code.
 
     Example:
         >>> [resize_for(side) for side in (224, 128, 64)]
@@ -83,20 +82,20 @@ def check_size(path: Path, size: tuple[int, int], side: int) -> None:
 class FileSplit:
     """Labeled images in files, decoded by threads a few batches ahead of their use.
 
-    Threads and not processes: Pillow decodes and resizes outside Python's lock, nothing has to be
-    copied between processes, and no process is forked beside a running CUDA or gloo.
+    Threads are used instead of processes: Pillow decodes and resizes without Python's lock, nothing
+    is copied between processes, and no process is forked while CUDA or gloo is running.
 
     Attributes:
         root: the folder that the names start from.
         names: (N) paths of the files relative to ``root``, with forward slashes.
         labels: (N) int64, always on the CPU.
         side: of the square images, in pixels.
-        resize: what the shorter side is resized to before the center is cropped; None where the
-            files are of ``side`` x ``side`` pixels.
-        device: where the batches go.
+        resize: length to which the shorter side is resized before the center is cropped; None if
+            the files have ``side`` x ``side`` pixels.
+        device: device of the batches.
 
     Raises:
-        ValueError: names and labels disagree, there are none, or the sides are impossible.
+        ValueError: the numbers of names and labels differ, there are none, or a size is invalid.
     """
 
     root: Path
@@ -174,5 +173,5 @@ class FileSplit:
 
 
 def collected(index: Tensor, images: list[Future[Tensor]]) -> tuple[Tensor, Tensor]:
-    """An index tensor and its images as one tensor, once they are all decoded."""
+    """Waits for the images of an index tensor, and returns both."""
     return index, torch.stack([image.result() for image in images])

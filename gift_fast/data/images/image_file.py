@@ -1,8 +1,8 @@
-"""Image files as 8-bit pixels, for real and distilled sets alike.
+"""Reads image files as 8-bit pixels, for real datasets and distilled sets.
 
-Pillow converts between modes without a word where contrast or content is lost: 16-bit values above
-255 become white, and only the first of several frames is read. :func:`read_image` converts what can
-be converted faithfully and refuses the rest, naming the file.
+Pillow silently converts between modes even if contrast or content is lost: 16-bit values above 255
+become white, and only the first of several frames is read. :func:`read_image` converts files that
+can be converted faithfully and raises an error for the others.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MODES = {1: "L", 3: "RGB"}
 """Pillow's names of images with one and with three channels."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""Pillow's names of the formats that are read. It knows sixty, and picks one by a file's first
-bytes: PostScript, a program, would be run by Ghostscript where that is installed."""
+"""Pillow's names of the formats that are read. It supports sixty and selects one by a file's first
+bytes; among them is PostScript, which is a program that an installed Ghostscript would run."""
 
 ORIENTATION = 0x0112
-"""The EXIF tag that says how the camera was held."""
+"""The EXIF tag with the orientation of the camera."""
 
 UPRIGHT = 1
 """The value of ``ORIENTATION`` for pixels that are stored as they are shown."""
 
 SCALED_TO_16_BITS = ("PNG", "PPM")
-"""Formats whose 32-bit images of mode I hold values of 16 bits, in which Pillow reads them."""
+"""Formats whose 16-bit images Pillow reads as 32-bit images of mode I."""
 
 LARGEST_16_BIT, LARGEST_12_BIT = 65535, 4095
 
@@ -84,21 +84,21 @@ def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.I
 
 
 class UnfaithfulError(ValueError):
-    """An image that could be decoded, but not as 8-bit pixels without losing what it shows."""
+    """An image that cannot be converted to 8-bit pixels without losing contrast or content."""
 
 
 def check_frames(image: Image.Image, path: Path) -> None:
-    """Raises UnfaithfulError where a file holds several frames, as animations do."""
+    """Raises UnfaithfulError if a file has several frames, as animations do."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise UnfaithfulError(
-            f"{path} must hold one image, got {frames} frames ({image.format}): save the one that "
-            "is meant as a file of its own"
+            f"{path} must hold one image, got {frames} frames ({image.format}): save one of them "
+            "as a file of its own"
         )
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; unreadable EXIF data turns nothing."""
+    """The image rotated according to its EXIF orientation; unreadable EXIF data is ignored."""
     from PIL import ImageOps
 
     try:
@@ -109,7 +109,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def converted(image: Image.Image, mode: str, path: Path) -> Image.Image:
-    """The image in mode L or RGB; raises UnfaithfulError where that would lose what it shows."""
+    """The image in mode L or RGB; raises UnfaithfulError if that would lose contrast or content."""
     if image.mode == "F" or (image.mode == "I" and image.format not in SCALED_TO_16_BITS):
         low, high = image.getextrema()
         kind = "floats" if image.mode == "F" else "32-bit integers"
@@ -135,7 +135,7 @@ def converted(image: Image.Image, mode: str, path: Path) -> Image.Image:
 
 
 def from_16_bits(image: Image.Image, path: Path) -> Image.Image:
-    """A 16-bit gray image with 8 bits, white staying white."""
+    """A 16-bit gray image scaled to 8 bits, so that white stays white."""
     import numpy as np
     from PIL import Image
 

@@ -15,7 +15,7 @@ LARGEST_BYTE = 255.0
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """Images as float32: uint8 is divided by 255, floating images are taken as they are.
+    """Images as float32: uint8 is divided by 255, floating-point images are unchanged.
 
     Example:
         >>> to_unit_range(torch.tensor([0, 255], dtype=torch.uint8))
@@ -25,10 +25,10 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 class Split(Protocol):
-    """Labeled images, in memory or in files, that are read a batch at a time.
+    """Labeled images, in memory or in files, that are read in batches.
 
     Attributes:
-        labels: (N) int64, on the CPU or where :meth:`to` has put them.
+        labels: (N) int64, on the CPU or on the device given to :meth:`to`.
         shape: (C, H, W) of every image.
     """
 
@@ -45,20 +45,20 @@ class Split(Protocol):
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """For every index tensor (B), the images (B, C, H, W), float32 in [0, 1], and labels (B).
 
-        Both lie on the device of the split.
+        Both are on the device of the split.
         """
 
     def to(self, device: torch.device | str) -> Split:
-        """The same split, which gives its batches on ``device``."""
+        """The same split with its batches on ``device``."""
 
     def subset(self, index: Tensor) -> Split:
-        """The split of the images that ``index`` (M) int64 names, in its order."""
+        """The images at ``index``, int64 (M), as a split in that order."""
 
     def with_labels(self, labels: Tensor) -> Split:
         """The same images with other labels (N) int64."""
 
     def fingerprint(self) -> str:
-        """A digest of everything that the batches depend on."""
+        """A digest of everything that determines the batches."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Finds the image files that cannot be read before anything is trained on the others.
+"""Finds image files that cannot be read, before training starts.
 
-A split of files is decoded as its batches are asked for, so that a damaged test image would only be
-found at the first test, after hours of training. :func:`check_readable` decodes every file once and
-remembers in the cache that it did.
+Files are decoded when their batch is read, so a damaged test image would only be found at the first
+test, after hours of training. :func:`check_readable` decodes every file once and records in the
+cache that it did.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from gift_fast.files.fingerprint import fingerprint
 logger = logging.getLogger(__name__)
 
 SHARE = (("LOCAL_WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-"""How torchrun tells a process how many there are on its machine, and which one it is."""
+"""The variables with which torchrun gives the number of processes on a machine and the index of
+each, with their defaults."""
 
 FILES_NAMED = 10
-"""Unreadable files that an error names before it counts the rest."""
+"""Unreadable files that an error names before it gives the number of the others."""
 
 FILES_AT_ONCE = 1000
 
 
 def check_readable(split: FileSplit, cache: Path | None = None) -> None:
-    """Raises unless every file of a split can be decoded; all that cannot are named together.
+    """Checks that every file of a split can be decoded; raises one error for all that cannot.
 
-    Files that have not changed since an earlier check, by name, size and time of modification, are
-    not read again. The processes of one machine that torchrun starts check a share of the files
-    each.
+    Files whose names, sizes and modification times have not changed since an earlier check are not
+    read again. The processes that torchrun starts on one machine divide the files among them.
 
     Args:
         split: the files.
-        cache: the folder that remembers what was checked; ``cache_folder()`` when None. One that
-            cannot be written to is not an error: the next call checks again.
+        cache: the folder that records what was checked; None is ``cache_folder()``. If it cannot
+            be written to, the next call checks again.
 
     Raises:
         ValueError: files cannot be read or are missing; the first ten are named, with the reason.
@@ -71,7 +71,7 @@ def check_readable(split: FileSplit, cache: Path | None = None) -> None:
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes of a file and when it was modified, in nanoseconds; (-1, -1) where there is none."""
+    """Size of a file in bytes and modification time in nanoseconds; (-1, -1) if there is none."""
     try:
         stat = path.stat()
     except OSError:  # such as a broken link
@@ -80,7 +80,7 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 
 def unreadable(split: FileSplit, indices: Iterable[int]) -> Iterator[str]:
-    """What is wrong with each file that cannot be read, in the order of ``indices``."""
+    """An error message for each file that cannot be read, in the order of ``indices``."""
 
     def fault(index: int) -> str | None:
         path = split.root / split.names[index]
@@ -104,11 +104,11 @@ def unreadable(split: FileSplit, indices: Iterable[int]) -> Iterator[str]:
 
 
 def in_words(faults: list[str], of: str) -> str:
-    """An error message that names the first files that cannot be read, and counts all.
+    """One error message that names the first files that cannot be read and the number of all.
 
     Args:
-        faults: what is wrong with each file, at least one.
-        of: what they are part of, in words.
+        faults: the error message of each file, at least one.
+        of: what they are part of, such as "10000 images of DIR".
     """
     if len(faults) == 1:
         return faults[0]

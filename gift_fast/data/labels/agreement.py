@@ -12,20 +12,20 @@ from torch import Tensor
 from gift_fast.data.labels.batch import FkdBatch
 
 SIGNIFICANCE = 0.01
-"""An agreement that chance reaches more often than this is none."""
+"""The largest p-value of an agreement that counts as one."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far stored labels name the classes of the images that they are said to belong to.
+    """How often stored labels name the classes of their images.
 
     Attributes:
-        rows: labels that were compared.
-        hits: those whose largest logit is the image's class, or that of the image mixed in.
-        chance: the part of hits if the same labels were dealt to the same images at random.
-        pairs: pairs of images of one class.
-        pair_hits: those whose labels name one class, whichever it is.
-        pair_chance: the part of all pairs of labels that name one class.
+        rows: number of labels compared.
+        hits: labels whose largest logit is the class of the image, or of the image mixed in.
+        chance: expected fraction of hits if the labels were shuffled.
+        pairs: number of pairs of images of the same class.
+        pair_hits: pairs whose labels name the same class, whichever it is.
+        pair_chance: fraction of all pairs of labels that name the same class.
     """
 
     rows: int
@@ -37,14 +37,14 @@ class Agreement:
 
     @property
     def share(self) -> float:
-        """The part of the labels that are hits."""
+        """The fraction of labels that are hits."""
         return self.hits / self.rows
 
     @property
     def near_chance(self) -> bool:
-        """Labels dealt at random would do as well in more than one of a hundred cases.
+        """Whether shuffled labels would agree as well with a probability above ``SIGNIFICANCE``.
 
-        False where so few labels were compared that even full agreement would tell nothing.
+        False if so few labels were compared that even full agreement would not be significant.
         """
         if self.chance**self.rows > SIGNIFICANCE:
             return False
@@ -52,7 +52,7 @@ class Agreement:
 
     @property
     def classes_are_permuted(self) -> bool:
-        """Images of one class get labels of one class, but of which is near chance."""
+        """Whether images of the same class get labels of the same class, but of another one."""
         # Pairs of many images of few classes depend on each other: the binomial alone is too sure.
         return (
             self.near_chance
@@ -62,7 +62,7 @@ class Agreement:
 
 
 def binomial_tail(trials: int, successes: int, chance: float) -> float:
-    """Probability of at least so many successes."""
+    """Probability of at least ``successes`` successes."""
     if successes <= 0 or chance >= 1.0:
         return 1.0
     if chance <= 0.0:
@@ -78,7 +78,7 @@ def binomial_tail(trials: int, successes: int, chance: float) -> float:
 
 
 def agreement(batches: Iterable[FkdBatch], labels: Tensor) -> Agreement:
-    """Compares stored labels with the classes of the images that they are said to belong to.
+    """Compares stored labels with the classes of their images.
 
     Args:
         batches: at least one.
@@ -102,7 +102,7 @@ def agreement(batches: Iterable[FkdBatch], labels: Tensor) -> Agreement:
         mixed_in.append(target if batch.mix_index is None else target[batch.mix_index])
     says, first, second = torch.cat(named), torch.cat(own), torch.cat(mixed_in)
     classes = 1 + int(torch.cat([says, first, second]).max())
-    # In how many rows a label that names the class would be a hit.
+    # For each class, the number of rows in which a label that names it would be a hit.
     targets = first.bincount(minlength=classes)
     targets = targets + second[second != first].bincount(minlength=classes)
 

@@ -14,16 +14,17 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class FkdBatch:
-    """One stored batch: which images, how they were augmented, and what the teacher said.
+    """One stored batch: its images, their augmentation, and the teacher's logits.
 
     Attributes:
-        index: (B) int64, the images in the order of the distilled set.
+        index: (B) int64, indices of the images in the distilled set.
         coords: (B, 4) float32 in [0, 1], top, left, height and width of the crops; on the CPU.
         flip: (B) bool, the crops that are mirrored left to right.
         logits: (B, C) soft labels in the dtype of the file.
         mix_index: (B) int64, rows of this batch that are mixed in, or None.
-        lam: what is kept under mixup; under cutmix it was drawn before the box was clipped.
-        bbox: what cutmix replaces, or None.
+        lam: weight of the image itself under mixup; under cutmix, the value before the box was
+            clipped.
+        bbox: the box that cutmix replaces, or None.
         cutout: (B, 7) float32, row and column of the center, height and width as parts of the
             crop's sides, red, green and blue in [0, 255]; or None.
 
@@ -68,8 +69,8 @@ class FkdBatch:
     def mix_weight(self, side: int) -> float:
         """Weight w of an image's own hard label in w L(y) + (1 - w) L(y[mix_index]).
 
-        Under mixup it is ``lam``; under cutmix the part that is left of the ``side`` x ``side``
-        crop, which is more than ``lam`` where the box was clipped; 1 without mixing.
+        This is ``lam`` under mixup, and 1 without mixing. Under cutmix it is the fraction of the
+        ``side`` x ``side`` crop that is kept, which is more than ``lam`` if the box was clipped.
 
         Raises:
             ValueError: the box leaves the crop.

@@ -84,7 +84,7 @@ def check_indices(path: Path, name: str, value: Any, count: int, below: int) -> 
 
 
 def mixing(path: Path, lam: Any, bbox: Any) -> tuple[float, Box | None]:
-    """Lam and bbox of a mixed batch as Python's numbers; files hold NumPy's too."""
+    """Lam and bbox of a mixed batch as Python numbers; files also hold NumPy numbers."""
     try:
         weight = float(lam)
         box = None

@@ -28,13 +28,13 @@ from gift_fast.files.fingerprint import fingerprint
 from gift_fast.files.pickles import described
 
 SAMPLER_SEED = 42
-"""``--fkd-seed`` of every project that writes these files."""
+"""The default of ``--fkd-seed`` in every project that writes these files."""
 
 ENOUGH_ROWS, ENOUGH_FILES = 256, 16
-"""A comparison of labels with classes ends with the file that reaches one of these."""
+"""A comparison of labels with classes reads files until it reaches one of these numbers."""
 
 SAMPLED = 5
-"""Epochs, and batches of each, whose files a fingerprint reads whole: 50 MB of ImageNet-1K."""
+"""Epochs, and batches per epoch, whose files a fingerprint reads: 50 MB of ImageNet-1K."""
 
 
 class FkdLabels:
@@ -47,26 +47,26 @@ class FkdLabels:
         labels: (N) int64, the class of every image of the distilled set, in the order of the sorted
             folders and names, as torchvision's ImageFolder lists them.
         num_classes: C.
-        seed: of the sampler whose order six-item lists follow.
-        class_map: (C) int64, the column of the stored logits that belongs to each class, where the
-            teacher that wrote them numbers the classes differently; None for the same numbers.
-        at_random: every epoch draws its batches, with replacement, from the stored ones that are
-            full, as LPLD trains on pruned labels. Otherwise epochs come as they were stored.
-        keep: only the first so many stored batches are used, which prunes a full folder as LPLD
-            does; None for all.
-        verify: compares labels with classes; :meth:`verify` and :meth:`agreement` do so later.
+        seed: seed of the sampler that orders the images of six-item lists.
+        class_map: (C) int64, the column of the stored logits for each class, if the teacher that
+            computed them had another class order; None for the same order.
+        at_random: draws the batches of every epoch, with replacement, from the stored full batches,
+            as LPLD trains on pruned labels. Otherwise epochs are replayed as stored.
+        keep: number of stored batches to use, from the first, which prunes a folder as LPLD does;
+            None uses all.
+        verify: compares labels with classes now; :meth:`verify` and :meth:`agreement` do so later.
 
     Attributes:
-        epochs: how many there are; None for any number (``at_random``).
-        batches: of an epoch.
-        images: of an epoch, over all its batches.
-        batch_size: images of a batch, but for the last of an epoch, which may have fewer.
+        epochs: number of epochs; None with ``at_random``, which has no limit.
+        batches: number of batches per epoch.
+        images: number of images per epoch, over all batches.
+        batch_size: number of images per batch; the last batch of an epoch may have fewer.
         nbytes: size of all files.
 
     Raises:
         FileNotFoundError: there are no labels, or an epoch or a batch is missing.
-        ValueError: an argument is wrong; a file is damaged or holds something else than expected;
-            the files are for another number of images or classes; the labels are not the images'.
+        ValueError: an argument is invalid; a file is damaged or has unexpected contents; the files
+            are for another number of images or classes; the labels belong to other images.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class FkdLabels:
         self.epochs = None if at_random else self.keep // self.batches
         self.images = self.batches * self.batch_size if at_random else self._files.images_of[0]
 
-        self._read(0, self.batches - 1, self._order(0))  # its size tells for how many images
+        self._read(0, self.batches - 1, self._order(0))  # raises if its size is unexpected
         if verify:
             self.verify()
 
@@ -131,13 +131,13 @@ class FkdLabels:
     def epoch(self, epoch: int, *, seed: int = 0, start: int = 0) -> Iterator[FkdBatch]:
         """The batches of an epoch, counted from 0; other epochs' files are not read.
 
-        A thread reads ahead, at most ``READ_AHEAD`` batches. Its errors are raised here, and it
-        ends when the iterator does or is dropped.
+        A thread reads up to ``READ_AHEAD`` batches ahead. Its errors are raised here, and it ends
+        when the iterator ends or is dropped.
 
         Args:
             epoch: below ``epochs``.
-            seed: of the batches that are drawn ``at_random``.
-            start: how many batches to leave out at its beginning, whose files are not read.
+            seed: seed of the draws with ``at_random``.
+            start: number of batches to skip at the beginning; their files are not read.
 
         Raises:
             IndexError: there is no such epoch.
@@ -150,7 +150,7 @@ class FkdLabels:
     def agreement(self, epochs: Iterable[int] = (0,)) -> Agreement:
         """Compares the first labels of stored ``epochs`` with the classes of their images.
 
-        Reads 256 labels or more, unless the epochs have fewer or 16 files do.
+        Reads at least 256 labels, unless the epochs or their first 16 files have fewer.
         """
         plan = (
             (epoch, batch) for epoch in epochs for batch in range(self._files.batches_of(epoch))
@@ -158,13 +158,13 @@ class FkdLabels:
         return agreement(self._enough(plan), self.labels)
 
     def verify(self) -> None:
-        """Stops where labels and classes agree no better than by chance, in epoch 0 or after it.
+        """Checks that labels and classes agree better than by chance, in epoch 0 and after it.
 
-        Epoch 0 can be right by itself: only later ones tell whether the sampler ran on as it does
-        here.
+        Epoch 0 alone is not enough: only later epochs show whether the sampler continued as it
+        does here.
 
         Raises:
-            ValueError: what was seen, and what may be the reason.
+            ValueError: they do not; the error names possible reasons.
         """
         stored = range(len(self._files.images_of))
         for where, epochs in (("epoch 0", stored[:1]), ("the epochs from 1 on", stored[1:])):
@@ -174,9 +174,9 @@ class FkdLabels:
     def fingerprint(self) -> str:
         """A digest of the labels' files and of the arguments.
 
-        The files go in by name and size, and a few of them whole: ``SAMPLED`` batches of
-        ``SAMPLED`` epochs, spread evenly from the first to the last. A folder may have 100 GB, so
-        files of the same size that differ, and are not among these, go unnoticed.
+        The digest covers the names and sizes of all files and the contents of a few: ``SAMPLED``
+        batches of ``SAMPLED`` epochs, evenly spaced from the first to the last. Folders may have
+        100 GB, so other differences between files of the same size are not noticed.
         """
         contents = [
             hashlib.sha256(self._files.path(epoch, batch).read_bytes()).hexdigest()
@@ -193,7 +193,7 @@ class FkdLabels:
             return [(epoch, batch) for batch in range(self.batches)]
         stored = [divmod(k, self.batches) for k in range(self.keep)]
         full = [place for place in stored if self._files.rows_of(*place) == self.batch_size]
-        # Seeded anew for every epoch, so that a run can go on from any of them.
+        # Seeded for every epoch, so that a run can resume from any of them.
         digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
         drawn = torch.randint(len(full), (self.batches,), generator=generator)
@@ -250,11 +250,11 @@ class FkdLabels:
         )
         if found.classes_are_permuted:
             return seen + (
-                "Yet images of one class do get labels of one class, in "
+                "But images of the same class do get labels of the same class, in "
                 f"{found.pair_hits / found.pairs:.0%} of pairs where chance gives "
-                f"{found.pair_chance:.0%}: the images are in order, and the teacher that wrote the "
-                "labels numbers the classes differently; --labels-class-map (labels_class_map), "
-                "which moves the columns alone, mends that"
+                f"{found.pair_chance:.0%}: the images are in order, and the teacher that computed "
+                "the labels numbers the classes differently; --labels-class-map "
+                "(labels_class_map), which moves only the columns, fixes that"
             )
         if self._items == 7 or self._listed is not None:
             source = ORDER_FILE if self._items == 6 else "the files"
@@ -263,13 +263,15 @@ class FkdLabels:
                 "set, or some images are missing or not sorted by folder and name, or the classes "
                 "are in another order"
             )
-        before = "" if where == "epoch 0" else "In epoch 0 they do: the sampler ran on otherwise. "
+        before = (
+            "" if where == "epoch 0" else "In epoch 0 they do: the sampler continued otherwise. "
+        )
         return seen + (
             f"{before}The order of the images is that of RandomSampler in torch "
             f"{torch.__version__} with seed {self.seed} over {len(self.labels)} images sorted by "
-            "folder and name. The labels were written with another seed, or by a torch that draws "
-            "differently, or some images are missing or not so sorted, or the classes are in "
-            "another order"
+            "folder and name. The labels were written with another seed or by a version of torch "
+            "that draws differently, or some images are missing or not so sorted, or the classes "
+            "are in another order"
         )
 
 

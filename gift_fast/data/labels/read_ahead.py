@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, fetched by a thread that keeps ``READ_AHEAD`` of them waiting."""
+    """Yields the items of an iterator that a thread runs up to ``READ_AHEAD`` items ahead."""
     waiting: queue.Queue[T | Ended] = queue.Queue(READ_AHEAD)
     dropped = threading.Event()
 
@@ -37,7 +37,7 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
         if item.error is not None:
             raise item.error
     finally:
-        # The thread may be waiting for room: it finds it, sees that it was dropped, and ends.
+        # A thread that waits for room in the queue finds it now, notices the drop, and ends.
         dropped.set()
         while not waiting.empty():
             waiting.get_nowait()
@@ -45,6 +45,6 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
 
 @dataclass(frozen=True)
 class Ended:
-    """Stands at the end of a queue of items, with the error that ended it."""
+    """The end of a queue of items, with the error that ended it."""
 
     error: BaseException | None

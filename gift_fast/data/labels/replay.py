@@ -16,24 +16,24 @@ LARGEST_BYTE = 255.0
 def replay(
     images: Tensor, batch: FkdBatch, side: int, part: tuple[int, int] | None = None
 ) -> Tensor:
-    """The images that the labels of a batch were made on, up to the normalization.
+    """Returns the images for which the labels of a batch were computed, before normalization.
 
-    Crop, resize, mirror, cut out, then mixup or cutmix, as they are stored. The projects normalize
-    before they mix; mixing is a weighted mean or a choice between pixels, so that normalizing
+    Crops, resizes, mirrors and cuts out, then applies mixup or cutmix, as stored. The projects
+    normalize before they mix; mixing is a weighted mean or a choice between pixels, so normalizing
     afterwards gives the same images.
 
-    Crops are resized like torchvision's ``resized_crop`` of PIL images: bilinear, antialiased where
-    a crop is larger than ``side``, reading no pixel outside the crop. The projects do so on 8-bit
-    images; so uint8 images, and no others, are rounded after each of Pillow's two passes. Of noise
-    of 224 pixels, 0.2 % of the values then differ from Pillow's, by 1/255: sums that end in a half,
-    which Pillow's fixed-point weights round either way.
+    Crops are resized like torchvision's ``resized_crop`` of PIL images: bilinear, antialiased if a
+    crop is larger than ``side``, without reading pixels outside the crop. The projects do so on
+    8-bit images, so uint8 images, and no others, are rounded after each of Pillow's two passes. On
+    noise of 224 pixels, 0.2 % of the values then differ from Pillow's by 1/255: sums that end in a
+    half, which Pillow's fixed-point weights round either way.
 
     Args:
-        images: (B, C, H, W), the images that ``batch.index`` names, all of them whatever the part;
-            uint8 in [0, 255], or floating (in [0, 1] where the batch has a cutout).
+        images: (B, C, H, W), the images at ``batch.index``, also those outside of ``part``;
+            uint8 in [0, 255], or floating point (in [0, 1] if the batch has a cutout).
         batch: on the device of ``images``; see :meth:`FkdBatch.to`.
-        side: of the crops, in pixels, as when the labels were made.
-        part: (start, stop), the rows to give, for a process that trains on a part of the batch.
+        side: side of the crops in pixels, as when the labels were computed.
+        part: (start, stop), the rows to return, for a process that trains on a part of the batch.
 
     Returns:
         (stop - start, C, side, side), float64 from float64 images, else float32; in [0, 1] from
@@ -71,7 +71,7 @@ def replay(
     own = stop - start
     if own < n:
         rows = torch.arange(start, stop, device=device)
-        if partners is not None:  # they may lie in another part: they are cropped here too
+        if partners is not None:  # they may be outside of the part, so they are cropped here too
             rows = torch.cat([rows, partners[start:stop]])
             partners = torch.arange(own, 2 * own, device=device)
         images, boxes, flip = images[rows], boxes[rows], flip[rows]
@@ -136,7 +136,7 @@ def _resize_weights(
     dtype: torch.dtype,
     flip: Tensor | None = None,
 ) -> Tensor:
-    """(B, side, size): what each pixel of an axis gives to each pixel of the resized crop.
+    """(B, side, size): the weight of each input pixel in each pixel of the resized crop.
 
     In pixels of the image, the crop's pixel p has its center at p + 1/2 and the result's pixel o at
     (o + 1/2) length / side. A weight falls linearly with the distance of the two, to zero at one
@@ -159,9 +159,9 @@ def _resize_weights(
 
 
 def _cut_out(crops: Tensor, cutout: Tensor) -> Tensor:
-    """The crops, each with a rectangle of one color, as LPLD draws it with PIL.
+    """Draws a rectangle of one color on each crop, as LPLD does with PIL.
 
-    PIL's rectangle includes its last row and column: it is a pixel larger than its sides say.
+    PIL's rectangles include their last row and column, so they are one pixel larger.
     """
     side = crops.shape[2]
     row, column, tall, wide = (cutout[:, :4] * side).round().unbind(1)

@@ -117,7 +117,7 @@ def test_empty_classes_are_named_with_what_they_hold(tmp_path):
 def test_images_of_kinds_that_image_folder_passes_over_are_refused(tmp_path):
     make(tmp_path, ["ant"])
     (tmp_path / "ant" / "1.gif").touch()
-    with pytest.raises(ValueError, match=r"1 is of another: ant/1\.gif"):
+    with pytest.raises(ValueError, match=r"1 has another: ant/1\.gif"):
         images_of_classes(tmp_path, ["ant"])
 
 

@@ -57,7 +57,7 @@ def test_a_damaged_cache_is_made_anew_and_said(split, tmp_path, caplog, damage):
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if damage is None else damage)
     assert torch.equal(decoded_once(split, "trial", tmp_path / "cache").images, first)
-    assert "is damaged and made anew" in caplog.text
+    assert "is damaged and is created again" in caplog.text
 
 
 def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
