@@ -137,8 +137,8 @@ def called(strays: Mapping[int, int], names: Sequence[str]) -> str:
     """A sentence on the strays and what to do."""
     clauses = [f"label {old} are called {new} ({names[new]})" for old, new in strays.items()]
     return (
-        f"But most distilled images of {listed(clauses)}: either these classes are permuted, or "
-        "these are mistakes. There are too few images to decide; look at them."
+        f"But most distilled images of {listed(clauses)}: either these classes have another "
+        "order, or these are mistakes. There are too few images to decide; look at them."
     )
 
 

@@ -71,7 +71,8 @@ class Evaluation:
     @property
     def source(self) -> str:
         """Where the distilled set is from, in words; by which format it was read is left out."""
-        return self.runs[0].source.partition("; recognised as ")[0]
+        # "recognised", in runs of earlier versions
+        return re.split(r"; recogni[sz]ed as ", self.runs[0].source)[0]
 
     @cached_property
     def top1(self) -> Spread:

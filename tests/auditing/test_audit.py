@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 
@@ -271,7 +272,8 @@ def test_two_teachers_are_named_and_must_agree_on_the_class_map():
 
 
 def test_the_quick_form_reads_a_sample_with_every_class_and_comes_to_the_same(monkeypatch):
-    monkeypatch.setattr("gift_fast.auditing.QUICK_IMAGES", 5 * CLASSES)
+    module = importlib.import_module("gift_fast.auditing.audit")  # `audit` is the function too
+    monkeypatch.setattr(module, "QUICK_IMAGES", 5 * CLASSES)
     report = audit(world(), distilled_set(SHIFTED), [Knowing()], quick=True)
     entry = report.measures["teachers"][0]
     assert entry["test"]["images"] == 5 * CLASSES

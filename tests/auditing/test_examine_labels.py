@@ -33,8 +33,7 @@ def test_labels_that_count_from_one_are_recognized():
     (finding,), _ = examine_labels(world(), with_labels(torch.arange(CLASSES) + 1))
     assert finding.severity == "error"
     assert finding.text == (
-        "Labels run from 1 to 12, the classes of patterns from 0 to 11. They seem to start "
-        "at 1."
+        "Labels run from 1 to 12, the classes of patterns from 0 to 11. They seem to start at 1."
     )
 
 

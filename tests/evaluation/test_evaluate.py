@@ -78,7 +78,7 @@ def test_a_downloaded_folder_becomes_a_table(fresh, capsys):
     printed = capsys.readouterr()
     assert "settings: The protocol of the GIFT paper (preset paper)" in printed.err
     assert "learning_rate    0.001" in printed.err
-    assert "recognised as rded" in printed.err
+    assert "recognized as rded" in printed.err
     assert "[2/2] seed 1: top-1 " in printed.err
     assert "top-1 of the last epoch: " in printed.out
     assert "ddof 0" in printed.out

@@ -177,7 +177,7 @@ def test_a_users_own_list_sets_classes_names_and_their_order(tmp_path):
     ("text", "message"),
     [
         ("n1\nn2\nn1\n", r"list\.txt must name every class once, line 3 repeats n1"),
-        ("\n# nothing\n", r"list\.txt must hold a wnid a line, got no line"),
+        ("\n# nothing\n", r"list\.txt must hold one wnid per line, got no line"),
     ],
 )
 def test_a_list_that_cannot_be_is_refused(tmp_path, text, message):

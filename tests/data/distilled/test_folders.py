@@ -120,7 +120,7 @@ BROKEN = {
     ),
     "folder of another name": (
         lambda root: (root / "old001").mkdir(),
-        r"old001 must be named by its class, like new000",
+        r"old001 must be named after its class, like new000",
     ),
     "numbers of two lengths": (
         lambda root: (root / "new001").rename(root / "new01"),
@@ -273,7 +273,7 @@ def test_numbered_folders_are_taken_by_number(tmp_path, animals, first):
     [
         (["0", "1"], "got 2 with numbers, which must be 0 to 2; missing: 2"),
         (["0", "1", "3"], "missing: 2; not among them: 3"),
-        (["ape", "bee"], "2 are named as classes are, but there is no folder of cat"),
+        (["ape", "bee"], "2 have the name of a class, but there is no folder of cat"),
         (["ape", "bee", "dog"], "no folder of cat and no class is called dog"),
     ],
 )
