@@ -31,6 +31,7 @@ def add_fields(
     titles: Mapping[str, Sequence[str]],
     *,
     without: Sequence[str] = (),
+    defaults: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Add an option for every field of a configuration that has a help text.
 
@@ -41,6 +42,7 @@ def add_fields(
         config: class of the configuration.
         titles: titles of the groups, in order, each with the names of its fields.
         without: names of fields that get no option.
+        defaults: texts of the defaults that are not those of the configuration, by field.
 
     Returns:
         The names of the fields that got an option.
@@ -60,20 +62,22 @@ def add_fields(
     for title, names in titles.items():
         group = group_of(parser, title)
         for name in names:
-            add_field(group, fields[name])
+            add_field(group, fields[name], (defaults or {}).get(name))
     return grouped
 
 
-def add_field(group: argparse._ActionsContainer, field: dataclasses.Field[Any]) -> None:
-    """Add the option of one field of a configuration."""
+def add_field(
+    group: argparse._ActionsContainer, field: dataclasses.Field[Any], default: str | None = None
+) -> None:
+    """Add the option of one field of a configuration; ``default`` describes another default."""
     flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
     kind = field.metadata["kind"]
     if kind is bool:
         text += f" (default: {'on' if field.default else 'off'})"
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         return
-    if field.default is not None:
-        text += f" (default: {field.default})"
+    if default is not None or field.default is not None:
+        text += f" (default: {field.default if default is None else default})"
     metavar = {int: "N", float: "X", str: "NAME"}[kind]
     group.add_argument(flag, type=kind, default=None, metavar=metavar, help=text)
 

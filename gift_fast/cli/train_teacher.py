@@ -20,7 +20,7 @@ from gift_fast.cli.arguments import (
 )
 from gift_fast.cli.errors import fail
 from gift_fast.evaluation.config import TeacherConfig
-from gift_fast.evaluation.rules import paper_dataset
+from gift_fast.evaluation.rules import paper_dataset, teacher_augmentation
 from gift_fast.evaluation.teacher import run_teacher
 
 FIELDS = {
@@ -47,13 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_teacher_dir(output)
     add_execution(parser)
-    parser.set_defaults(fields=add_fields(parser, TeacherConfig, FIELDS))
+    defaults = {"augmentation": "crop-flip; none for digits"}
+    fields = add_fields(parser, TeacherConfig, FIELDS, defaults=defaults)
+    parser.set_defaults(fields=fields)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train the teacher and print its accuracy; the exit status is 2 if training diverged."""
     own = given(options, options.fields)
     dataset = paper_dataset(options.dataset, own.get("model", TeacherConfig.model))
+    own.setdefault("augmentation", teacher_augmentation(dataset))
     config = TeacherConfig(dataset=dataset, **own)
     path, check = run_teacher(config, context_of(options))
     if not math.isfinite(check.loss + check.test_loss):

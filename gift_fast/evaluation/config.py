@@ -39,7 +39,7 @@ TESTED_ON = ("test", HELDOUT)
 class TeacherConfig(TrainingConfig):
     """How a teacher is trained on the whole training split, with cross-entropy.
 
-    The defaults are usual for convolutional networks on small images; the paper says nothing of
+    The defaults are common for convolutional networks on small images; the paper does not describe
     its teachers.
 
     Attributes:
@@ -48,14 +48,18 @@ class TeacherConfig(TrainingConfig):
     """
 
     dataset: str
-    model: str = option("convnet3", "the network to train", registry=MODELS)
+    model: str = option("convnet3", "network to train", registry=MODELS)
     optimizer: str = option("sgd", "optimizer", registry=OPTIMIZERS)
-    learning_rate: float | None = option(0.05, "rate at the start", float)
-    weight_decay: float = option(5e-4, "decoupled in adamw, in the gradient in adam and sgd", float)
+    learning_rate: float | None = option(0.05, "initial learning rate", float)
+    weight_decay: float = option(
+        5e-4, "weight decay: decoupled in adamw, added to the gradient in others", float
+    )
     epochs: int | None = option(60, "passes over the training images", int)
-    batch_size: int | None = option(128, "of all processes together", int)
-    schedule: str = option("cosine", "of the learning rate", registry=SCHEDULES)
-    augmentation: str = option("crop-flip", "augmentation of every batch", registry=AUGMENTATIONS)
+    batch_size: int | None = option(128, "global batch size", int)
+    schedule: str = option("cosine", "learning rate schedule", registry=SCHEDULES)
+    augmentation: str = option(
+        "crop-flip", "augmentation of the training images", registry=AUGMENTATIONS
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,23 +123,27 @@ class EvaluationConfig(TrainingConfig):
 
     dataset: str
     ipc: int | None = None
-    student: str = option("convnet3", "the network to train", registry=MODELS)
+    student: str = option("convnet3", "network to train", registry=MODELS)
     teachers: tuple[str, ...] = ("convnet3",)
-    loss: str = option("gift", "loss", registry=OBJECTIVES)
-    mixed_targets: bool = option(True, "both hard labels of a mixed image, weighted", bool)
+    loss: str = option("gift", "training loss", registry=OBJECTIVES)
+    mixed_targets: bool = option(True, "use both hard labels of a mixed image, weighted", bool)
     batch_rule: str = option(
-        "paper", "gives the batch size where none is given", registry=BATCH_RULES, added=True
+        "paper", "rule for the default batch size", registry=BATCH_RULES, added=True
     )
     forward_twice: bool = option(
         False,
-        "forward every batch once more, as RDED's code does",
+        "run every batch through the student twice, as RDED's code does",
         bool,
         added=True,
     )
-    eval_every: int | None = option(None, "epochs between tests (default: a quarter of all)", int)
-    eval_after: float = option(0.0, "fraction of the epochs without a test", float, added=True)
-    tested_on: str = option("test", "split that accuracy is measured on: test or validation")
-    classes: str = option(ALL, "of the dataset, that the student has seen", registry=CLASSES)
+    eval_every: int | None = option(
+        None, "epochs between tests (default: a quarter of all epochs)", int
+    )
+    eval_after: float = option(
+        0.0, "fraction of the epochs before the first test", float, added=True
+    )
+    tested_on: str = option("test", "split to measure accuracy on: test or validation")
+    classes: str = option(ALL, "classes to train and test on", registry=CLASSES)
 
     def __post_init__(self) -> None:
         super().__post_init__()

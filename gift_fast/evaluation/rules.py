@@ -27,6 +27,12 @@ LEARNING_RATES = {"swin_v2_t": 1e-4, "vit_b_16": 1e-4}
 LEARNING_RATE = 1e-3
 
 
+TEACHER_AUGMENTATIONS = {"digits": "none"}
+"""Augmentations of the teachers that are not trained with ``TEACHER_AUGMENTATION``, by dataset."""
+
+TEACHER_AUGMENTATION = "crop-flip"
+
+
 def paper_batch_size(num_images: int) -> int:
     """The paper's batch size for a training set of ``num_images``.
 
@@ -84,6 +90,19 @@ def paper_learning_rate(student: str) -> float:
         (0.001, 0.0001)
     """
     return LEARNING_RATES.get(spec.split_spec(student)[0], LEARNING_RATE)
+
+
+def teacher_augmentation(dataset: str) -> str:
+    """The augmentation with which ``gift-fast train-teacher`` trains by default.
+
+    ``crop-flip``, which is common for photographs; ``none`` for the digits, of which a mirror image
+    is another shape or none.
+
+    Example:
+        >>> teacher_augmentation("cifar10"), teacher_augmentation("digits:heldout=300")
+        ('crop-flip', 'none')
+    """
+    return TEACHER_AUGMENTATIONS.get(spec.split_spec(dataset)[0], TEACHER_AUGMENTATION)
 
 
 def paper_dataset(dataset: str, network: str) -> str:

@@ -32,11 +32,10 @@ def option(
     *,
     added: bool = False,
 ) -> Any:
-    """A field with a default, its explanation and the type in which the command line reads it.
+    """A field with a default, a help text and the type that the command line converts it to.
 
-    Where it is a name in a registry, the explanation goes on with the names. A field that is
-    ``added`` after runs have been recorded is written only where it is not at its default, so that
-    these runs keep their names.
+    For a name in a registry, the help text lists the names. A field ``added`` after runs have been
+    recorded is only written if it differs from its default, so that these runs keep their names.
     """
     names = f": {', '.join(registry)}" if registry is not None else ""
     return field(default=default, metadata={"help": text + names, "kind": kind, "added": added})
@@ -48,39 +47,40 @@ class TrainingConfig:
 
     Attributes:
         optimizer: a name in ``OPTIMIZERS``.
-        learning_rate: at the start. None: the paper's for the network, 1e-3, or 1e-4 for Swin-V2-T
-            and ViT-B/16; under SGD the one that came with the distilled set, if any.
+        learning_rate: initial learning rate. None: the paper's for the network, 1e-3, or 1e-4 for
+            Swin-V2-T and ViT-B/16; with SGD the one stored with the distilled set, if any.
         weight_decay: decoupled in AdamW; added to the gradient in Adam and SGD.
-        momentum: of SGD; the others do not read it.
+        momentum: momentum of SGD; other optimizers ignore it.
         epochs: passes over the training images. None: the paper's, 300 on ImageNet-1K, else 1000.
-        batch_size: of all processes together. None: the paper's, by the number of
-            images.
+        batch_size: global batch size. None: the paper's, by the number of images.
         schedule: a name in ``SCHEDULES``.
         augmentation: a name in ``AUGMENTATIONS``.
         mixing: a name in ``MIXINGS``.
         mixed_precision: a name in ``PRECISIONS``.
         channels_last: memory format of images and weights; changes rounding, and is faster.
         compile: runs the networks through ``torch.compile``.
-        seed: initialisation, order and augmentation are each seeded from it.
+        seed: seed of initialization, data order and augmentation.
     """
 
     optimizer: str = option("adamw", "optimizer", registry=OPTIMIZERS)
     learning_rate: float | None = option(
-        None, "rate at the start (default: the paper's for the student)", float
+        None, "initial learning rate (default: the paper's for the student)", float
     )
-    weight_decay: float = option(1e-4, "decoupled in adamw, in the gradient in adam and sgd", float)
-    momentum: float = option(0.9, "of sgd", float)
-    epochs: int | None = option(None, "passes over the images (default: the paper's)", int)
+    weight_decay: float = option(
+        1e-4, "weight decay: decoupled in adamw, added to the gradient in others", float
+    )
+    momentum: float = option(0.9, "momentum of sgd", float)
+    epochs: int | None = option(None, "passes over the training images (default: the paper's)", int)
     batch_size: int | None = option(
-        None, "of all processes together (default: the paper's, by the number of images)", int
+        None, "global batch size (default: the paper's, by the number of images)", int
     )
-    schedule: str = option("multistep", "of the learning rate", registry=SCHEDULES)
-    augmentation: str = option("dsa", "augmentation of every batch", registry=AUGMENTATIONS)
-    mixing: str = option("none", "of the images of a batch", registry=MIXINGS)
-    mixed_precision: str = option("no", "autocast: no, bf16 or fp16")
-    channels_last: bool = option(True, "memory format of images and weights", bool)
-    compile: bool = option(False, "torch.compile student and teachers", bool)
-    seed: int = option(0, "of initialisation, order and augmentation", int)
+    schedule: str = option("multistep", "learning rate schedule", registry=SCHEDULES)
+    augmentation: str = option("dsa", "augmentation of the training images", registry=AUGMENTATIONS)
+    mixing: str = option("none", "mixing of the images of a batch", registry=MIXINGS)
+    mixed_precision: str = option("no", "mixed precision: no, bf16 or fp16")
+    channels_last: bool = option(True, "channels-last memory format", bool)
+    compile: bool = option(False, "compile the networks with torch.compile", bool)
+    seed: int = option(0, "seed of initialization, data order and augmentation", int)
 
     def __post_init__(self) -> None:
         spec.resolve("optimizer", self.optimizer, OPTIMIZERS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gift_fast.cli import main
+from gift_fast.cli import main, train_teacher
 from gift_fast.cli.demo import experiment as demo
 from gift_fast.evaluation import run as evaluation_run
 
@@ -198,3 +198,24 @@ def test_help_and_version_are_answered(capsys):
             main(arguments)
         assert stop.value.code == 0
         assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "augmentation"),
+    [
+        (["--dataset", "digits"], "none"),
+        (["--dataset", "digits:heldout=300"], "none"),
+        (["--dataset", "digits", "--augmentation", "crop-flip"], "crop-flip"),
+        (["--dataset", "cifar10"], "crop-flip"),
+    ],
+)
+def test_a_teacher_is_trained_without_mirroring_digits(monkeypatch, arguments, augmentation):
+    configs = []
+
+    def recorded(config, context):
+        configs.append(config)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(train_teacher, "run_teacher", recorded)
+    assert main(["train-teacher", *arguments]) == 2
+    assert [config.augmentation for config in configs] == [augmentation]
