@@ -41,7 +41,7 @@ def avoided() -> list[str]:
 def pattern(phrases: list[str]) -> re.Pattern[str]:
     """Matches any of the phrases as whole words, but not as parts of an identifier."""
     words = "|".join(re.escape(phrase).replace(r"\*", "[a-z]*") for phrase in phrases)
-    return re.compile(rf"(?<![\w`\"'{=-])(?:{words})(?![\w`=])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w`\"'{{=-])(?:{words})(?![\w`=])", re.IGNORECASE)
 
 
 def files(patterns: tuple[str, ...]) -> list[str]:

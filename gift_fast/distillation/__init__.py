@@ -1,4 +1,4 @@
-"""Making distilled sets here: what ``gift-fast distill`` does.
+"""Methods that generate distilled sets, as run by ``gift-fast distill``.
 
 A new method is one file with a function and one line in ``METHODS``. The function writes a set that
 :func:`~gift_fast.data.distilled.read_distilled` recognizes to a folder that exists; it is called
@@ -33,10 +33,11 @@ from gift_fast.files.fingerprint import fingerprint
 __all__ = ["METHODS", "check_request", "distill", "is_made", "rded", "rded_images"]
 
 RECORD = "made.json"
-"""Beside a set's images: how it was made. It is written last, so a set without it is unfinished."""
+"""The record of a set's settings, beside its images. It is written last, so a set without it is
+unfinished."""
 
 LIBRARIES = ("torch", "torchvision", "pillow")
-"""Packages whose versions may change a set's pixels."""
+"""Packages whose versions may change the pixels of a set."""
 
 
 def selected(
@@ -67,18 +68,18 @@ def distill(
     seed: int = 0,
     force: bool = False,
 ) -> DistilledSet:
-    """Makes a distilled set in a folder of its own, or reads it where it has been made before.
+    """Generates a distilled set in a folder of its own, or reads it if it exists already.
 
-    Beside the images lies ``made.json`` with all that the set depends on and a digest of it.
+    The folder also holds ``made.json``, with all settings of the set and a digest of its contents.
 
     Args:
         method: a name in ``METHODS`` with its options, or the import path of a function like those.
         dataset: with its training split.
-        teacher: takes normalized images (N, C, S, S) to logits; it is left in eval mode.
-        path: the folder; it appears whole or not at all.
+        teacher: maps normalized images (N, C, S, S) to logits; it is left in eval mode.
+        path: the folder, which is created atomically.
         ipc: images per class.
-        seed: of everything random.
-        force: replaces what has been made in ``path`` before, if it differs.
+        seed: seed of all random numbers.
+        force: replaces a different set in ``path``.
 
     Raises:
         OSError: the folder cannot be written.
@@ -112,8 +113,8 @@ def distill(
         if not (force and is_made(path)):
             advice = "--force replaces it" if is_made(path) else "choose another folder"
             raise ValueError(
-                f"out must be a new folder or hold a set made with the same settings, and {path} "
-                f"holds something else; {advice}"
+                f"out must be a new folder or hold a set generated with the same settings, but "
+                f"{path} holds something else; {advice}"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -141,7 +142,7 @@ def distill(
 
 
 def check_request(method: str, ipc: int, seed: int = 0) -> None:
-    """Checks what :func:`distill` is asked for, before any data is loaded.
+    """Checks the arguments of :func:`distill` before any data is loaded.
 
     Raises:
         TypeError: ``ipc`` or ``seed`` is no integer.
@@ -158,10 +159,10 @@ def is_made(path: Path) -> bool:
 
 
 def made_alike(path: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the set in a folder was made as ``record`` says.
+    """Whether the set in a folder was generated with the settings of ``record``.
 
     Raises:
-        ValueError: its own record is damaged.
+        ValueError: the folder's record is damaged.
     """
     file = path / RECORD
     try:

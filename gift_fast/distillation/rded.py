@@ -166,7 +166,7 @@ def random_crops(images: Tensor, side: int, crops: int) -> Tensor:
 
 
 def score(teacher: nn.Module, crops: Tensor, label: int, side: int) -> Tensor:
-    """The teacher's cross-entropy (N), on the CPU, for normalized crops of one class.
+    """The teacher's cross-entropy (N) on normalized crops of one class, on the CPU.
 
     Crops smaller than the teacher's images are padded with zeros to ``side``.
     """

@@ -1,7 +1,7 @@
-"""A distilled set made here, without any optimization, for demonstrations and trials.
+"""A distilled set of selected crops, generated without optimization.
 
-It takes the idea of RDED (Sun et al., CVPR 2024): keep the crops of real images that the teacher is
-surest of.
+It uses the idea of RDED (Sun et al., CVPR 2024): keep the crops of real images with the lowest
+loss under the teacher.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from gift_fast.data.images.decoding_progress import followed
 BATCH_SIZE = 1000
 
 CROP_AREA = (0.5, 1.0)
-"""Smallest and largest part of an image that a crop covers."""
+"""Smallest and largest fraction of an image's area that a crop covers."""
 
 
 def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One square crop of every image (N, C, S, S), at random, resized to S x S.
+    """One random square crop of every image (N, C, S, S), resized to S x S.
 
-    A crop covers an area drawn evenly from ``CROP_AREA`` and lies evenly within the image.
+    The fraction of the area is uniform in ``CROP_AREA``, and the position is uniform in the image.
     """
     n = images.shape[0]
     area, right, down = torch.rand(3, n, generator=generator, device=images.device)
@@ -37,7 +37,7 @@ def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def check_ipc(dataset: ImageDataset, ipc: int) -> None:
-    """Raises ValueError unless every class has so many training images."""
+    """Raises ValueError unless every class has at least ``ipc`` training images."""
     labels = dataset.training_split.labels.cpu()
     fewest = int(labels.bincount(minlength=dataset.num_classes).min())
     if not 1 <= ipc <= fewest:
@@ -53,17 +53,18 @@ def select_crops(
     crops_per_image: int = 10,
     seed: int = 0,
 ) -> DistilledSet:
-    """A distilled set of the crops whose class the teacher is surest of, at most one an image.
+    """A distilled set of the crops with the lowest cross-entropy, at most one per training image.
 
-    Of every training image the crop with the lowest cross-entropy with the image's class is kept;
-    of a class's crops, the ``ipc`` lowest. Images lie class by class, the surest crop first.
+    Of several crops of every training image, the one with the lowest cross-entropy under the
+    teacher is kept; of these, the ``ipc`` lowest per class. Images are sorted by class and then by
+    cross-entropy.
 
     Args:
-        dataset: its training split is read.
-        teacher: takes normalized images (N, C, S, S) to logits; it is left in eval mode.
+        dataset: with its training split.
+        teacher: maps normalized images (N, C, S, S) to logits; it is left in eval mode.
         ipc: images per class.
-        crops_per_image: crops drawn of every training image.
-        seed: of the crops.
+        crops_per_image: random crops per training image.
+        seed: seed of the crops.
 
     Returns:
         The set, on the CPU.
@@ -80,7 +81,7 @@ def select_crops(
 
     losses, kept = torch.empty(len(labels)), torch.empty(len(labels), *split.shape)
     batches = torch.arange(len(labels)).split(BATCH_SIZE)
-    for index in followed(batches, f"choosing crops of {dataset.name}", len(labels), len):
+    for index in followed(batches, f"selecting crops of {dataset.name}", len(labels), len):
         images, target = (tensor.to(device) for tensor in next(split.batches([index])))
         best_loss, best_crop = torch.full(target.shape, torch.inf, device=device), images.clone()
         for _ in range(crops_per_image):

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Atomic writes: a file appears under its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 from gift_fast.process.errors import DISK_FULL
 
 TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error", "unexpected pos")
-"""What the RuntimeErrors of ``torch.save`` say where a file cannot be written to its end."""
+"""Texts in the RuntimeErrors that ``torch.save`` raises if a file cannot be written completely."""
 
 ABANDONED = 3600.0
-"""Seconds without a write after which a temporary file is taken for a killed process's."""
+"""Seconds without a write after which a temporary file is considered left by a killed process."""
 
 
 class NotWritten(OSError):  # noqa: N818, it says what has happened
@@ -35,16 +35,15 @@ class NotWritten(OSError):  # noqa: N818, it says what has happened
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``path`` to write to, and puts it in the place of ``path``.
+    """Yields a temporary path to write to, then renames it to ``path``.
 
-    The file appears under its name only when the block has ended and its bytes are on the disk.
-    When the block raises, the temporary file is removed and ``path`` stays as it was. A killed
-    process leaves its temporary file; a later write to the same path removes it.
+    The file appears under its name only after the block has ended and its contents are on the disk.
+    If the block raises, the temporary file is removed and ``path`` is unchanged. A killed process
+    leaves its temporary file, which a later write to the same path removes.
 
     Raises:
-        NotWritten: the block raised an OSError, or the RuntimeError that ``torch.save`` raises
-            where a disk is full. This is an OSError; the message names ``path``, and ``errno`` is
-            kept.
+        NotWritten: the block raised an OSError, or the RuntimeError that ``torch.save`` raises if
+            a disk is full. This is an OSError; the message names ``path``, and ``errno`` is kept.
 
     Example:
         >>> import tempfile
@@ -70,10 +69,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def not_written(path: Path, error: OSError | RuntimeError) -> Exception:
-    """What to raise for an error while ``path`` was written; what is no such error stays as it is.
+    """The exception to raise for an error while ``path`` was written; other errors are unchanged.
 
-    torch's writer tells neither the file nor the reason: "unexpected pos 704 vs 598" is what it
-    says of a full disk, so the folder is tried.
+    torch's writer names neither the file nor the reason: it reports "unexpected pos 704 vs 598" for
+    a full disk. Therefore a write to the folder is tried.
     """
     reason = str(error)
     if isinstance(error, OSError):
@@ -93,7 +92,7 @@ def not_written(path: Path, error: OSError | RuntimeError) -> Exception:
 
 
 def errno_of_a_write(folder: Path) -> int | None:
-    """What the system says to a mebibyte in a folder: None where it can be written."""
+    """The error of writing one mebibyte to a folder; None if it succeeds."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 20))
@@ -105,7 +104,7 @@ def errno_of_a_write(folder: Path) -> int | None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes what killed processes left of ``path``, and nothing that is still being written."""
+    """Removes temporary files of ``path`` that killed processes left, but none in use."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(FileNotFoundError):  # another process was faster
             if time.time() - temporary.stat().st_mtime > ABANDONED:

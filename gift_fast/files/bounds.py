@@ -1,8 +1,8 @@
-"""Small files that would take all memory: what they claim is looked at before it is taken.
+"""Limits on files: small files that would take all memory are refused before they are read.
 
-A compressed archive can hold a thousand times its size, a tensor of one number can say that it is
-a million of them, and a pickle can ask for any number of zeros. What ``torch.save`` writes for a
-distilled set or for weights does none of that.
+A compressed archive can hold a thousand times its size, a tensor with one number in memory can have
+a million elements, and a pickle can allocate any number of zeros. Files that ``torch.save`` writes
+for distilled sets or weights do none of that.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import torch
 from torch import Tensor
 
 SPARE = 64 * 2**20
-"""Bytes that a file may take in memory beyond those that it has on the disk."""
+"""Bytes that a file may take in memory beyond its size on the disk."""
 
 MOST_LEVELS = 100
-"""Lists and dictionaries within each other."""
+"""Limit of nested lists and dictionaries."""
 
 MOST_VALUES = 100_000_000
-"""Values in lists and dictionaries, counted as often as they are named: a list may be in many."""
+"""Limit of values in lists and dictionaries; a list that occurs several times counts each time."""
 
 ZIP_MAGIC = b"PK\x03\x04"
 """The first bytes of a zip archive, which ``torch.save`` writes."""
 
 BYTEARRAY = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n")
-"""How a pickle names the type whose argument is a number of zeros; torch's unpickler allows it."""
+"""The type that allocates zeros, in a pickle; torch's unpickler allows it."""
 
 
 def check_archive(path: Path) -> None:
-    """Raises ValueError where reading a file of ``torch.save`` would take far more than its size.
+    """Raises ValueError if reading a file of ``torch.save`` would take far more than its size.
 
     Args:
         path: the file, in torch's zip layout or in that before it.
@@ -86,16 +86,16 @@ def check_complete(path: Path) -> None:
 
 
 def check_values(path: Path, value: Any) -> None:
-    """Raises ValueError where tensors claim more numbers than the file holds, or lists never end.
+    """Raises ValueError if tensors have more elements than the file holds, or lists are too deep.
 
     Args:
         path: the file, for the message.
-        value: what was read from it.
+        value: the contents of the file.
     """
     sizes: dict[int, int] = {}
 
     def size(item: Any, level: int) -> int:
-        """Values in it, each counted as often as it is named."""
+        """The number of values in ``item``, repeated ones included."""
         if isinstance(item, Tensor):
             check_tensor(path, item)
         if not isinstance(item, (dict, list, tuple)):
@@ -117,7 +117,7 @@ def check_values(path: Path, value: Any) -> None:
 
 
 def check_tensor(path: Path, tensor: Tensor) -> None:
-    """Raises ValueError unless a tensor's numbers are all in its storage, or nearly so."""
+    """Raises ValueError unless a tensor's storage holds about all of its elements."""
     if tensor.layout is not torch.strided:  # readers refuse those that they do not take
         return
     claimed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()

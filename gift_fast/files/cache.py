@@ -1,4 +1,4 @@
-"""Where what is computed once from a dataset's files is kept."""
+"""The folder of cache files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept: ``$GIFT_FAST_CACHE``, else ``gift-fast`` in the user's cache.
+    """The folder of decoded images: ``$GIFT_FAST_CACHE``, else ``gift-fast`` in the user's cache.
 
-    The user's cache is ``$XDG_CACHE_HOME`` or ``~/.cache``, as the XDG Base Directory Specification
-    has it; a dataset's own folder is often shared and read-only.
+    The user's cache is ``$XDG_CACHE_HOME`` or ``~/.cache``, as in the XDG Base Directory
+    Specification. A dataset's own folder is not used because it is often shared and read-only.
     """
     own = os.environ.get("GIFT_FAST_CACHE")
     if own:

@@ -1,4 +1,4 @@
-"""Checks of single values that come from a user: of an argument, a file or a command line."""
+"""Checks of single values from an argument, a file or a command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_integer(name: str, value: object, least: int) -> None:
 
 
 def check_number(name: str, value: object, low: float, high: float, expected: str) -> None:
-    """Raises unless ``value`` is a finite number in [low, high); ``expected`` says it in words."""
+    """Raises unless ``value`` is a finite number in [low, high), which ``expected`` describes."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not (math.isfinite(value) and low <= value < high):

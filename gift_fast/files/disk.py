@@ -1,4 +1,4 @@
-"""Whether there is room for what is about to be written."""
+"""Checks of folders and disk space before something is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from gift_fast.files.atomic import NotWritten
 
 STATES = 2
-"""Tensors of a parameter's size that an optimizer keeps at most: AdamW's two moments."""
+"""Largest number of tensors per parameter that an optimizer stores: AdamW's two moments."""
 
 
 def existing(folder: Path) -> Path:
@@ -22,13 +22,13 @@ def existing(folder: Path) -> Path:
 
 
 def check_can_write(folder: Path) -> None:
-    """Raises OSError where nothing could be written to a folder; does not make it.
+    """Raises OSError if a folder cannot be written to; does not create it.
 
     Args:
-        folder: that need not exist; then the nearest one above it is looked at.
+        folder: need not exist; if it does not, the nearest existing parent is checked.
 
     Raises:
-        OSError: a file stands in its place, or it may not be written to; the message names it.
+        OSError: there is a file of that name, or the folder is not writable; the message names it.
     """
     there = existing(folder)
     if not there.is_dir():
@@ -40,12 +40,12 @@ def check_can_write(folder: Path) -> None:
 
 
 def check_space(folder: Path, needed: float, what: str) -> None:
-    """Raises OSError unless a folder's disk has room.
+    """Raises OSError unless a folder's disk has enough space.
 
     Args:
-        folder: that need not exist.
-        needed: bytes.
-        what: is to be written there.
+        folder: need not exist.
+        needed: number of bytes.
+        what: the files that need them, such as "checkpoints".
 
     Raises:
         NotWritten: an OSError with ``errno.ENOSPC``; the message gives both numbers.
@@ -60,7 +60,7 @@ def check_space(folder: Path, needed: float, what: str) -> None:
 
 
 def checkpoint_bytes(network: nn.Module) -> int:
-    """What a run of a network writes while it trains: a checkpoint, and the next beside it."""
+    """Disk space of a training run: a checkpoint, and the next one while it is written."""
     weights: int = sum(x.numel() * x.element_size() for x in network.state_dict().values())
     return 2 * (1 + STATES) * weights
 

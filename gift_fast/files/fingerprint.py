@@ -1,4 +1,4 @@
-"""Digests of what a run reads: a result is found again exactly when its inputs are the same."""
+"""Digests of the inputs of a run, by which its result is found again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 DIGITS = 16
-"""Hexadecimal digits that are kept of a SHA-256."""
+"""Number of hexadecimal digits of a digest."""
 
 
 def fingerprint(parts: Iterable[Tensor | str]) -> str:

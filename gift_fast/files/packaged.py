@@ -1,4 +1,4 @@
-"""YAML files that come with the package, and those of a user: presets and studies."""
+"""YAML files of the package or of the user: presets and studies."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ T = TypeVar("T")
 
 
 def packaged_names(folder: Traversable) -> list[str]:
-    """The names of the YAML files in a folder of the package, without their ending."""
+    """The names of the YAML files in a folder of the package, without suffix."""
     suffix = ".yaml"
     return sorted(f.name[: -len(suffix)] for f in folder.iterdir() if f.name.endswith(suffix))
 
 
 def load_yaml(argument: str, value: str, folder: Traversable, parse: Callable[[str, str], T]) -> T:
-    """What ``parse`` makes of a name and a text: those of the package's file, or of the user's.
+    """Reads and parses a YAML file of the package or of the user.
 
     Args:
-        argument: what the value is for, for the error messages.
+        argument: name of the argument, for error messages.
         value: a name in ``folder``, or the path of a ``.yaml`` file.
-        folder: of the package.
-        parse: takes the name and the text of a file; raises ValueError where it is not one.
+        folder: a folder of the package.
+        parse: called with the name and the text of the file; raises ValueError if it is invalid.
 
     Raises:
-        ValueError: no such name or file, or one that ``parse`` refuses; the message names it.
+        ValueError: the name or file does not exist, or is invalid; the message names it.
     """
     names = packaged_names(folder)
     if value in names:

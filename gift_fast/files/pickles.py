@@ -1,8 +1,8 @@
-"""Files of ``torch.save``, read without running what they hold.
+"""Reads files of ``torch.save`` without running code in them.
 
-A pickle is a program. Distilled sets and their labels come from strangers' servers, so every one of
-their files is read by :func:`load_tensors`: PyTorch's restricted unpickler, which builds tensors,
-numbers, strings, lists and dictionaries and refuses every function that is not on a list.
+A pickle is a program. Distilled sets and their labels come from untrusted servers, so all of their
+files are read by :func:`load_tensors` with PyTorch's restricted unpickler, which creates tensors,
+numbers, strings, lists and dictionaries and refuses all functions that are not on a list.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from gift_fast.files.bounds import check_archive, check_values
 from gift_fast.process.errors import is_out_of_memory
 
 Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
-"""What a file may name: a function or class, or one under the name that the file gives it."""
+"""A function or class that a file may name, or a pair with the name used in the file."""
 
 SCALAR_TYPES = "?bhilqBHILQefd"
-"""NumPy's codes of the numbers a scalar may be: bool, integers, and floats of up to 64 bits."""
+"""NumPy's codes of the allowed scalar types: bool, integers, and floats of up to 64 bits."""
 
-# torch.serialization keeps one list for the process, which safe_globals changes and puts back.
+# torch.serialization has one list per process, which safe_globals changes and restores.
 _safe_globals = threading.Lock()
 
 
 @functools.cache
 def numpy_scalars() -> tuple[Allowed, ...]:
-    """What a file that holds NumPy numbers may name, whichever version of NumPy wrote it.
+    """The names in a file with NumPy numbers, for all versions of NumPy.
 
     The boxes of FKD's cutmix are such numbers (``numpy.int64``).
     """
@@ -50,9 +50,9 @@ def numpy_scalars() -> tuple[Allowed, ...]:
 
 @functools.cache
 def numpy_arrays() -> tuple[Allowed, ...]:
-    """What a file that holds NumPy arrays and numbers may name, whichever version wrote it.
+    """The names in a file with NumPy arrays and numbers, for all versions of NumPy.
 
-    Checkpoints keep such arrays beside the weights, of accuracies for instance.
+    Checkpoints hold such arrays beside the weights, for example accuracies.
     """
     import numpy as np
 
@@ -67,18 +67,18 @@ def numpy_arrays() -> tuple[Allowed, ...]:
 
 
 def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
-    """Reads a file of ``torch.save`` onto the CPU; nothing that it holds is run.
+    """Reads a file of ``torch.save`` onto the CPU without running code in it.
 
-    Threads may call it at the same time, and take turns.
+    Thread-safe; threads take turns.
 
     Args:
-        path: the file, whatever its name ends in.
-        allowed: what the file may name beyond tensors and plain Python values, such as
+        path: the file, with any suffix.
+        allowed: names that the file may use beyond tensors and plain Python values, such as
             :func:`numpy_scalars`.
 
     Returns:
-        What was saved, with every tensor on the CPU and none that requires a gradient. Parameters
-        become tensors.
+        The saved object. All tensors are on the CPU and require no gradient; parameters become
+        tensors.
 
     Raises:
         OSError: the file cannot be opened.
@@ -93,7 +93,7 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
         >>> load_tensors(path)
         tensor(0.2500)
     """
-    with path.open("rb"):  # so that whatever torch raises below is about what the file holds
+    with path.open("rb"):  # so that the errors of torch below are about the contents
         pass
     check_archive(path)
     try:
@@ -119,10 +119,10 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
 
 
 def without_gradients(value: Any) -> Any:
-    """The same, with tensors that require no gradient, in lists, tuples and dictionaries too.
+    """The same value with tensors that require no gradient, also in containers.
 
-    Distilled images and learned labels are what was optimized, and ``torch.save`` keeps that they
-    require a gradient.
+    Distilled images and learned labels were optimized, and ``torch.save`` stores that they require
+    a gradient.
     """
     if isinstance(value, Tensor):
         return value.detach()
@@ -134,7 +134,7 @@ def without_gradients(value: Any) -> Any:
 
 
 def described(value: object) -> str:
-    """What a file holds in the place of something else, for an error message.
+    """A description of a value, for an error message.
 
     Example:
         >>> described(torch.zeros(2, 3)), described([1])

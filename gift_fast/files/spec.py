@@ -1,10 +1,10 @@
 """Names with options, such as ``kl:temperature=20,scale_t2=true``, looked up in a registry.
 
-A registry is a dictionary from a name to a plain function. What a user may set from text are the
-function's keyword-only parameters; the type of each option is the type of its default.
+A registry is a dictionary of plain functions by name. The options are the function's keyword-only
+parameters, and the type of each option is the type of its default.
 
-A name with a dot is the import path of a function of the user's own, which is called like those of
-the registry: ``my_package.losses.huber:delta=2``.
+A name with a dot is the import path of a user-defined function, which is called like those of the
+registry: ``my_package.losses.huber:delta=2``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def take_option(spec: str, key: str) -> tuple[str, str | None]:
-    """A specification without one of its options, and the option as written, None if it has none.
+    """A specification without one of its options, and the text of the option, None if absent.
 
     Example:
         >>> take_option("digits:heldout=300,resize=16", "heldout")
@@ -75,17 +75,17 @@ def read_option(argument: str, text: str, default: Option) -> Option:
 def resolve(
     argument: str, spec: str, registry: Mapping[str, Callable[..., T]]
 ) -> tuple[Callable[..., T], dict[str, Option]]:
-    """Finds the function that a specification names, and all its options, defaults included.
+    """Finds the function that a specification names, and all its options including defaults.
 
     Args:
-        argument: what the specification is for, for the error messages: ``loss``.
+        argument: name of the argument, for error messages: ``loss``.
         spec: ``name`` or ``name:key=value,key=value``.
         registry: the functions by name.
 
     Raises:
         TypeError: the specification is not a string.
-        ValueError: no such name, no such option, or a value of the wrong type; a function of the
-            user's own that cannot be imported, or has an option without a default.
+        ValueError: no such name, no such option, or a value of the wrong type; a user-defined
+            function that cannot be imported, or has an option without a default.
     """
     if not isinstance(spec, str):
         raise TypeError(f"{argument} must be a string, got {type(spec).__name__}")
@@ -118,7 +118,7 @@ def resolve(
 
 
 def nearest(text: str, known: Iterable[str]) -> str:
-    """The end of an error message: what was meant, if a known name is like the text.
+    """A suggestion for the end of an error message, if a known name is similar to the text.
 
     Example:
         >>> nearest("gitf", ["kl", "gift"]), nearest("huber", ["kl", "gift"])
@@ -129,9 +129,9 @@ def nearest(text: str, known: Iterable[str]) -> str:
 
 
 def canonical(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]) -> str:
-    """The shortest specification of the same thing: options at their defaults are left out.
+    """The canonical specification: without options at their defaults, in the function's order.
 
-    The others come in the function's order; see :func:`resolve` for what is raised.
+    See :func:`resolve` for the errors.
 
     Example:
         >>> def kl(*, temperature: float = 20.0, scale_t2: bool = False) -> None: ...
@@ -145,7 +145,7 @@ def canonical(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]
 
 
 def in_full(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]) -> str:
-    """A specification with all its options; see :func:`resolve` for what is raised.
+    """A specification with all its options; see :func:`resolve` for the errors.
 
     Example:
         >>> def kl(*, temperature: float = 20.0, scale_t2: bool = False) -> None: ...
@@ -184,10 +184,10 @@ def imported(argument: str, path: str) -> Callable[..., Any]:
 def build(
     argument: str, spec: str, registry: Mapping[str, Callable[..., T]], *positional: object
 ) -> T:
-    """Calls the function that a specification names; see :func:`resolve` for what is raised.
+    """Calls the function that a specification names; see :func:`resolve` for the errors.
 
     Raises:
-        ValueError: also where a function of the user's own does not take the ``positional`` ones.
+        ValueError: also if a user-defined function does not accept the ``positional`` arguments.
     """
     function, options = resolve(argument, spec, registry)
     signature = inspect.signature(function)

@@ -1,7 +1,7 @@
-"""Text, JSON and YAML files of a user, with errors that name the file and bounds on what they hold.
+"""Reads text, JSON and YAML files of users, with errors that name the file and limits on contents.
 
-A short YAML text can stand for more values than fit into memory, through aliases of aliases, and
-deeply nested JSON exhausts Python's stack. Both are refused here.
+A short YAML text can expand to more values than fit into memory, through aliases of aliases, and
+deeply nested JSON exhausts Python's stack. Both are refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_YAML = 1_000_000
-"""Values and characters that a YAML text may stand for; an alias counts as all that it repeats."""
+"""Limit of the values and characters of a YAML text after its aliases are expanded."""
 
 
 def read_text(path: Path) -> str:
@@ -28,7 +28,7 @@ def read_text(path: Path) -> str:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a text names a file of the folder that it is read for, and leads nowhere else.
+    """Whether a text is the name of a file, without any folder.
 
     Example:
         >>> is_file_name("0.png"), is_file_name("../0.png"), is_file_name("")
@@ -38,11 +38,11 @@ def is_file_name(text: str) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The contents of a JSON file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no JSON file in UTF-8, or nested too deeply; the error names it.
+        ValueError: it is not a JSON file in UTF-8, or nested too deeply; the error names it.
     """
     text = read_text(path)
     try:
@@ -52,10 +52,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds: plain values, lists and mappings.
+    """The contents of a YAML text: plain values, lists and mappings.
 
     Raises:
-        ValueError: the text is not YAML, names a Python object, is nested too deeply, or stands for
+        ValueError: the text is not YAML, names a Python object, is nested too deeply, or expands to
             more than ``LARGEST_YAML`` values and characters.
 
     Example:
@@ -74,7 +74,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def check_size(node: Any) -> None:
-    """Raises ValueError where a YAML node stands for too many values, or holds itself."""
+    """Raises ValueError if a YAML node expands to too many values, or contains itself."""
     import yaml
 
     sizes: dict[int, int] = {}

@@ -1,1 +1,1 @@
-"""The running process: signals, memory, and errors in words. The standard library only."""
+"""The running process: signals, memory, log lines, error messages. Needs no other package."""

@@ -1,10 +1,10 @@
-"""What a user can do about an error, in one line.
+"""One-line error messages with advice for the user.
 
-An error that names an argument or a file says so itself. Others come from far below: from torch's
-allocators, from a disk that is full, from a driver. They are recognized here, and get a line that
-says what to do. Whatever is not recognized is a programming error and keeps its traceback.
+Errors that name an argument or a file already have a good message. Others come from torch's
+allocators, a full disk or a driver; they are recognized here and get a line with advice. All other
+errors are programming errors and keep their traceback.
 
-Nothing is imported that may be missing: the command asks here when an import has failed.
+This module only needs the standard library, because it also reports failed imports.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Cannot allocate memory",  # mmap and fork
 )
-"""What RuntimeErrors of torch say where memory is short."""
+"""Texts in torch's RuntimeErrors if memory is exhausted."""
 
 NO_DEVICE = (
     "No CUDA GPUs are available",
@@ -29,20 +29,20 @@ NO_DEVICE = (
     "device(s) is/are busy or unavailable",
     "no kernel image is available",
 )
-"""What RuntimeErrors of torch say where a GPU cannot be used."""
+"""Texts in torch's RuntimeErrors if a GPU cannot be used."""
 
 DISK_FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
 """No space left on the device; the user's quota is exhausted."""
 
 LONGEST = 300
-"""Characters of a foreign message that are repeated."""
+"""Largest number of characters that are repeated of another library's message."""
 
 
 def in_words(error: BaseException) -> str | None:
-    """One line on what is wrong and what to do, or None for a programming error.
+    """One line that says what is wrong and what to do, or None for a programming error.
 
     Args:
-        error: that a command, or a run of a study, has ended with.
+        error: the exception that ended a command, or a run of a study.
 
     Example:
         >>> in_words(ValueError("epochs must be at least 1, got 0"))
@@ -53,15 +53,15 @@ def in_words(error: BaseException) -> str | None:
     """
     if is_out_of_memory(error):
         return out_of_memory_in_words(error)
-    if is_disk_full(error) and str(error).startswith("[Errno"):  # else it is told in words already
+    if is_disk_full(error) and str(error).startswith("[Errno"):  # else the message is good already
         return (
-            f"the disk is full ({error}); free some space and run the same command again: what has "
-            "finished is kept"
+            f"the disk is full ({error}); free some space and run the same command again: finished "
+            "results are kept"
         )
     if isinstance(error, RuntimeError) and any(text in str(error) for text in NO_DEVICE):
         return (
             f"the GPU cannot be used: {first_line(error)}; `gift-fast doctor` shows what torch "
-            "finds, and --device cpu does without a GPU"
+            "finds, and --device cpu runs without a GPU"
         )
     if isinstance(error, ImportError | OSError | ValueError):
         return str(error)
@@ -74,7 +74,7 @@ def is_disk_full(error: BaseException) -> TypeGuard[OSError]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, of a device or of the machine."""
+    """Whether the memory of a device or of the machine was exhausted."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
@@ -87,24 +87,24 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory_in_words(error: BaseException) -> str:
-    """Whose memory was short, and what takes less."""
+    """A message that names the memory that was exhausted, and how to use less."""
     torch = sys.modules.get("torch")
     on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
     on_gpu = on_gpu or "CUDA" in str(error) or "CUBLAS" in str(error) or "HIP" in str(error)
     said = f" ({first_line(error)})" if str(error) else ""
     if on_gpu:
         return (
-            f"the GPU is out of memory{said}; a smaller batch size, a smaller network or mixed "
-            "precision bf16 takes less, and nvidia-smi shows who else uses the GPU"
+            f"the GPU is out of memory{said}; use a smaller batch size, a smaller network or mixed "
+            "precision bf16, and check with nvidia-smi which other processes use the GPU"
         )
     return (
-        f"out of memory{said}; a smaller batch size or a smaller network takes less, and so do "
-        "fewer runs or processes at a time on this machine"
+        f"out of memory{said}; use a smaller batch size, a smaller network, or fewer runs or "
+        "processes at a time on this machine"
     )
 
 
 def first_line(error: BaseException) -> str:
-    r"""What an error says, without the lines of advice and the trace that torch appends.
+    r"""The first line of an error's message, without the advice and the trace that torch appends.
 
     Example:
         >>> first_line(RuntimeError("CUDA error: out of memory\nFor debugging consider ..."))

@@ -1,4 +1,4 @@
-"""Lines in a log while something slow runs that cannot report its own progress."""
+"""Lines in a log while slow code runs that does not report its own progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import TextIO
 
 EVERY = 20.0
-"""Seconds between two lines of a log; a busy machine may delay one, which is to come within 30."""
+"""Seconds between two lines of a log; on a busy machine a line may be late, but within 30 s."""
 
 _shown: ContextVar[bool] = ContextVar("shown", default=False)
 

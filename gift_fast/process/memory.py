@@ -1,8 +1,7 @@
-"""What the allocator does with memory that a training step frees.
+"""Keeps memory that a training step frees, instead of returning it to the system.
 
-By default glibc gives large blocks back to the system as soon as they are freed, so that every
-step takes a page fault for each 4 KiB of its activations again: a fifth of the time of a ConvNet's
-step on a CPU.
+By default glibc returns large blocks to the system as soon as they are freed, so every step has a
+page fault for each 4 KiB of its activations: a fifth of the time of a ConvNet's step on a CPU.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep what it frees for what it allocates next; under glibc only.
+    """Makes this process reuse freed memory instead of returning it; only with glibc.
 
-    The process then holds the most that it has needed at once, until it ends.
+    The process then keeps its peak memory until it ends.
 
     Returns:
-        Whether the allocator is glibc's, and has agreed.
+        Whether the allocator is glibc's and accepted the settings.
     """
     mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -1,4 +1,4 @@
-"""The most memory that a device or this process has held."""
+"""The peak memory of a device or of this process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held at a time so far: of the GPU by torch, else of this process.
+    """Peak memory so far in bytes: torch's on a GPU, else that of this process.
 
-    0 where neither the module ``resource``, which Windows lacks, nor psutil can tell.
+    0 if neither the module ``resource``, which Windows lacks, nor psutil can measure it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -23,7 +23,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def peak_of_psutil() -> int:
-    """Most bytes held by this process on Windows, what it holds now on another system, or 0."""
+    """Peak memory of this process on Windows, its current memory on other systems, or 0."""
     try:
         import psutil  # type: ignore[import-untyped]  # accelerate requires it
     except ImportError:

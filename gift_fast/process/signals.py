@@ -1,8 +1,7 @@
 """SIGTERM and SIGINT: a training run saves its state and stops, everything else stops at once.
 
-The command installs the handlers (:func:`handling_signals`); importing the package never does.
-Whatever must not be cut in two asks :func:`current` for the handlers' object and holds signals back
-while it works.
+The command installs the handlers (:func:`handling_signals`); importing the package never does. Code
+that must not be interrupted gets the handlers' object from :func:`current` and holds signals back.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 ECHO = 1.0
-"""Seconds after a signal in which another one is taken for the same: ``timeout`` signals a process
+"""Seconds after a signal in which a second one counts as the same: ``timeout`` signals a process
 and then its group, and a terminal's Ctrl-C reaches a worker directly and again through torchrun."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has stopped what was being done.
+    """A signal has stopped the program.
 
-    A KeyboardInterrupt, so that whatever handles the errors of a run lets it pass.
+    It is a KeyboardInterrupt, so code that handles the errors of a run does not catch it.
 
     Args:
-        signal: that came.
-        details: what there is to say of it, such as what was saved.
+        signal: the signal.
+        details: texts for the message, such as what was saved.
 
     Example:
         >>> stop = Interrupted(signal.SIGTERM, "state saved at step 3 of epoch 1")
@@ -50,14 +49,14 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """The exit status that shells give a command that this signal has ended."""
+        """The exit status by which shells report a command that this signal ended."""
         return 128 + self.signal
 
 
 class Interruption:
-    """Notes the first signal while it is held back, and raises :class:`Interrupted` otherwise.
+    """Records the first signal while signals are held back, else raises :class:`Interrupted`.
 
-    A second signal raises even where signals are held back, unless it is the first one's echo (see
+    A second signal raises even while signals are held back, unless it is an echo of the first (see
     ``ECHO``).
 
     Attributes:
@@ -82,7 +81,7 @@ class Interruption:
         self.replaced: dict[signal.Signals, Any] = {}
 
     def receive(self, number: int, frame: FrameType | None = None) -> None:
-        """Takes in a signal; this is the handler."""
+        """The signal handler."""
         now = time.monotonic()
         if self.received is None:
             self.received, self.received_at = signal.Signals(number), now
@@ -94,9 +93,9 @@ class Interruption:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within, the first signal is only noted; who holds it back looks at ``received``.
+        """Only records the first signal within the block, as ``received``.
 
-        The end of the block, unless it lies in another one, raises for a signal that was noted.
+        The end of the outermost block raises for a recorded signal.
         """
         self.holds += 1
         try:
@@ -107,7 +106,7 @@ class Interruption:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """Within, inside of :meth:`held`, a signal raises at once, also one noted before."""
+        """Within a block of :meth:`held`, lets signals raise at once, also one recorded before."""
         holds, self.holds = self.holds, 0
         try:
             self.check()
@@ -116,15 +115,15 @@ class Interruption:
             self.holds = holds
 
     def check(self) -> None:
-        """Raises :class:`Interrupted` where a signal was noted and is not held back any more."""
+        """Raises :class:`Interrupted` if a signal was recorded and is no longer held back."""
         if self.received is not None and not self.holds:
             raise Interrupted(self.received)
 
     def install(self, *, ignored: bool = False) -> None:
-        """Makes this the handler of ``SIGNALS``, also after a library has put its own in its place.
+        """Installs this handler for ``SIGNALS``, also after a library has replaced it.
 
         Args:
-            ignored: also of a signal that is ignored, as SIGINT is in a shell's background jobs.
+            ignored: also for ignored signals, as SIGINT is in a shell's background jobs.
         """
         for number in SIGNALS:
             handler = signal.getsignal(number)
@@ -133,7 +132,7 @@ class Interruption:
                 signal.signal(number, self.receive)
 
     def uninstall(self) -> None:
-        """Puts back the handlers that there were before."""
+        """Restores the previous handlers."""
         for number, handler in self.replaced.items():
             signal.signal(number, handler)
         self.replaced.clear()
@@ -143,10 +142,10 @@ _installed: list[Interruption] = []
 
 
 def as_interrupted(error: KeyboardInterrupt) -> Interrupted:
-    """The error as one that names its signal.
+    """Converts a KeyboardInterrupt to :class:`Interrupted`.
 
-    Ray waits in C++ and raises a KeyboardInterrupt of its own in the place of what the handler has
-    raised. Where no handler is installed, Ctrl-C raises Python's.
+    Ray waits in C++ and raises its own KeyboardInterrupt instead of the handler's. Without a
+    handler, Ctrl-C raises Python's.
     """
     if isinstance(error, Interrupted):
         return error
@@ -154,16 +153,16 @@ def as_interrupted(error: KeyboardInterrupt) -> Interrupted:
 
 
 def current() -> Interruption:
-    """The object whose handlers are installed, or one that no signal reaches."""
+    """The object whose handlers are installed, or one that receives no signals."""
     return _installed[-1] if _installed else Interruption()
 
 
 @contextmanager
 def handling_signals(*, ignored: bool = False) -> Iterator[Interruption]:
-    """Handles SIGTERM and SIGINT within the block, where it runs in the main thread.
+    """Handles SIGTERM and SIGINT within the block, if it runs in the main thread.
 
     Args:
-        ignored: also a signal that is ignored; see :meth:`Interruption.install`.
+        ignored: also ignored signals; see :meth:`Interruption.install`.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():  # only that one may

@@ -1,4 +1,4 @@
-"""Training images that are taken away before anything is trained, to choose settings by."""
+"""The validation split: training images that are set aside to choose hyperparameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLIT_SEED = 0
 
 
 def split_heldout(dataset: str) -> tuple[str, int]:
-    """A dataset's specification without the option, and how many images are taken away.
+    """A dataset's specification without the option, and the size of its validation split.
 
     Raises:
         ValueError: not a number of images.
@@ -40,7 +40,7 @@ def split_heldout(dataset: str) -> tuple[str, int]:
 
 
 def with_heldout(dataset: str, images: int) -> str:
-    """The specification of a dataset without so many of its training images.
+    """The specification of a dataset with a validation split of so many training images.
 
     Example:
         >>> with_heldout("imagenet-1k:side=64", 5000), with_heldout("digits", 0)
@@ -52,30 +52,30 @@ def with_heldout(dataset: str, images: int) -> str:
 
 
 def check_heldout(dataset: str, heldout: int, images: int, classes: int) -> None:
-    """Raises ValueError unless so many of a dataset's training images may be held out.
+    """Raises ValueError unless a validation split of this size is possible.
 
     Args:
-        dataset: its name.
-        heldout: how many are to be taken away.
-        images: how many there are.
-        classes: how many there are.
+        dataset: name of the dataset.
+        heldout: size of the validation split.
+        images: number of training images.
+        classes: number of classes.
     """
     most = (images - 1) // 2
     if not classes <= heldout <= most:
         raise ValueError(
             f"dataset {dataset!r}: {HELDOUT} must be {classes} to {most} of the {images} training "
-            f"images, got {heldout} (a study's own number, where --heldout gives no other)"
+            f"images, got {heldout} (from the study, unless --heldout gives another number)"
         )
 
 
 def hold_out(dataset: ImageDataset, images: int) -> ImageDataset:
-    """The dataset without some training images, which are its held-out split.
+    """The dataset with some of its training images as validation split.
 
-    They are always the same, and every class has its share.
+    They are always the same, and stratified by class.
 
     Args:
         dataset: with its training split.
-        images: how many, fewer than half of all, and at least one a class.
+        images: size of the validation split, less than half of all, and at least one per class.
 
     Raises:
         ValueError: another number.

@@ -27,7 +27,7 @@ class ImageDataset:
         name: its name in the registry.
         train: the training split; None if only the test split was loaded.
         test: the test split.
-        heldout: training images that were taken away from the training split, if any were.
+        heldout: the validation split, taken from the training images, or None.
         mean: one value per channel, on the scale of [0, 1].
         std: one value per channel.
         class_names: one name per class, in the order of the labels.

@@ -34,7 +34,7 @@ SHARE = 10
 
 
 def training_size(dataset: str, root: Path | None) -> Size:
-    """The size of a dataset's training split before any image is held out.
+    """The size of a dataset's training split, including the validation split.
 
     Args:
         dataset: a specification, see :func:`~gift_fast.data.datasets.load_dataset`.
@@ -62,20 +62,20 @@ def training_size(dataset: str, root: Path | None) -> Size:
 
 
 def check_heldout_fits(dataset: str, root: Path | None) -> None:
-    """Raises ValueError where a specification holds out more or fewer images than there can be."""
+    """Raises ValueError if the validation split of a specification is too small or too large."""
     rest, heldout = split_heldout(dataset)
     if heldout:
         check_heldout(spec.split_spec(rest)[0], heldout, *training_size(dataset, root))
 
 
 def default_heldout(dataset: str, most: int, root: Path | None = None) -> int:
-    """How many training images make a validation split that fits a dataset.
+    """The default size of a dataset's validation split.
 
     A tenth of the images, at least one for each class, and at most ``most``.
 
     Args:
         dataset: a specification.
-        most: what a larger dataset gives.
+        most: the largest size.
         root: see :func:`training_size`.
 
     Example:
