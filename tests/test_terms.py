@@ -24,7 +24,12 @@ OTHER = (
     "csrc/**/*.cpp",
 )
 
-PENDING: tuple[str, ...] = ()
+PENDING: tuple[str, ...] = (
+    *("benchmarks/", "csrc/", "docs/gpu", "docs/reliability.md", "docs/report.md"),
+    *("docs/results.md", "gift_fast/cli/study.py", "gift_fast/evaluation/", "gift_fast/loss/"),
+    *("gift_fast/report/", "gift_fast/reproductions/", "gift_fast/studies/"),
+    *("gift_fast/training/",),
+)
 """Files and folders that have yet to be rewritten."""
 
 PROSE = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
