@@ -176,7 +176,7 @@ def test_counts(junit: Path) -> str:
 
 
 def fenced(text: str, last: int | None = None) -> str:
-    """The text, or its last lines, as a block of code; without what colours a terminal."""
+    """The text, or its last lines, as a block of code; without what colors a terminal."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
     return "\n".join(["```text", *(lines if last is None else lines[-last:]), "```"])
 

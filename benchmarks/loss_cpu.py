@@ -56,7 +56,7 @@ from gift_fast.loss.operators import CPU_LIBRARY, backends
 SAMPLE_SECONDS = 5e-3  # a sample is as many steps as take this long, and at least one
 MARKERS = "<!-- loss_cpu: begin -->", "<!-- loss_cpu: end -->"
 
-# Okabe and Ito's colours, which any colour vision tells apart; and markers.
+# Okabe and Ito's colors, which any color vision tells apart; and markers.
 STYLES = {
     "eager": ("#D55E00", "o"),
     "reference": ("#E69F00", "s"),
@@ -318,10 +318,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axis = axes[line][column]
             panel = [c for c in cases if (c["threads"], c["dtype"]) == (count, dtype)]
             labels = [shape_text(case["shape"]).replace(" x ", "\nx ") for case in panel]
-            for name, (colour, marker) in STYLES.items():
+            for name, (color, marker) in STYLES.items():
                 ratios = [case["ratio_to_ours"][name]["median"] for case in panel]
                 style = "--" if name == FLOOR else "-"
-                axis.plot(labels, ratios, style, marker=marker, color=colour, label=name, lw=1.2)
+                axis.plot(labels, ratios, style, marker=marker, color=color, label=name, lw=1.2)
             axis.axhline(1, color="black", lw=1.5)
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")

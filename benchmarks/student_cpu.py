@@ -144,7 +144,7 @@ class Work:
 
 
 class PlainImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images that torchvision's transforms scale and normalise one by one."""
+    """Images that torchvision's transforms scale and normalize one by one."""
 
     def __init__(self, distilled: DistilledSet, dataset: ImageDataset) -> None:
         self.images, self.labels = distilled.images, distilled.labels
@@ -214,12 +214,12 @@ def plain_cutout(images: Tensor) -> Tensor:
     image, row, column = torch.meshgrid(
         torch.arange(n), torch.arange(size), torch.arange(size), indexing="ij"
     )
-    centres = torch.randint(side + 1 - size % 2, (2, n, 1, 1))
+    centers = torch.randint(side + 1 - size % 2, (2, n, 1, 1))
     mask = torch.ones(n, side, side)
     mask[
         image,
-        (row + centres[0] - size // 2).clamp(0, side - 1),
-        (column + centres[1] - size // 2).clamp(0, side - 1),
+        (row + centers[0] - size // 2).clamp(0, side - 1),
+        (column + centers[1] - size // 2).clamp(0, side - 1),
     ] = 0.0
     return images * mask.unsqueeze(1)
 
@@ -251,13 +251,13 @@ def train_plain(
 ) -> list[float]:
     """Trains a student as research code does, and gives the mean loss of every epoch.
 
-    A DataLoader without workers over images that are normalised one by one; the augmentation of
+    A DataLoader without workers over images that are normalized one by one; the augmentation of
     every batch in Python; the teacher online; contiguous float32; the loss from PyTorch's own
     operations; AdamW as it comes; ``loss.item()`` in every step.
 
     Args:
         config: its rates, sizes and seed are used; its augmentation is one of ``AUGMENTATIONS``.
-        dataset: gives the normalisation.
+        dataset: gives the normalization.
         distilled: the images to train on.
         teacher: labels every batch.
         order: of the images; shuffled by the DataLoader where it is None.

@@ -50,7 +50,7 @@ struct Stored {
   double at(int64_t j) const { return double(widen(row[j])); }
 };
 
-// exp((s - max s) / T): softmax(s / T) up to a factor, which the normalisation of t removes.
+// exp((s - max s) / T): softmax(s / T) up to a factor, which the normalization of t removes.
 template <class A, class T>
 struct Softmax {
   Stored<A, T> scores;

@@ -75,7 +75,7 @@ __device__ __forceinline__ uint32_t narrow_word(const float (&x)[2], __half) {
 // stretch of the row, and chunk c of its lanes is the stretch's c-th run of 32 chunks:
 //
 //   wider type     chunk c of all lanes is one access of 512 bytes
-//   narrower type  so is the pack; each lane then has elements of its neighbours', and they swap
+//   narrower type  so is the pack; each lane then has elements of its neighbors', and they swap
 //
 // No lane then reads half of a 32-byte sector, as it would with chunks side by side.
 template <class Z, class S>
@@ -240,7 +240,7 @@ struct Pack {
 
  private:
   // The narrower type, between the vectors and the lanes' own chunks, either way: a vector holds
-  // one chunk of each of kChunks neighbours, which transpose what they have.
+  // one chunk of each of kChunks neighbors, which transpose what they have.
   __device__ __forceinline__ void swap() {
     if constexpr (kNarrower) {
 #pragma unroll

@@ -96,7 +96,7 @@ struct RowOfBlock {
   __device__ __forceinline__ void all_have_read() const {}  // gradients have memory of their own
 };
 
-// and `lanes` neighbours of a warp, a power of two. `together`: the lanes of the warp that take
+// and `lanes` neighbors of a warp, a power of two. `together`: the lanes of the warp that take
 // part, all of them or those of one row.
 struct RowOfLanes {
   int lanes;

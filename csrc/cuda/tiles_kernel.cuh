@@ -9,7 +9,7 @@
 //
 // Traffic of a row in bytes, for elements of Z and S bytes and both gradients: read C (Z + S) and 8
 // or 4 of target, written C (Z + S), 8 or 4 of loss for reduction "none" and 4 of a float16
-// gradient's scale. A tile shares the 32-byte sectors at its two ends with its neighbours.
+// gradient's scale. A tile shares the 32-byte sectors at its two ends with its neighbors.
 //
 // A tile has as many rows as take at most kTileBytes, of logits and soft labels. So much is long
 // beside the shared sectors, and a block's 16 kB leave an SM as many warps as its registers do.

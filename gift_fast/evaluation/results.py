@@ -31,7 +31,7 @@ class RunResult:
 
     Attributes:
         config: the run's configuration, resolved.
-        inputs: digests of the test data with its normalisation, the distilled set, the teachers.
+        inputs: digests of the test data with its normalization, the distilled set, the teachers.
         checks: the tests, in order; the last one is the score.
         seconds: wall time of training and tests.
         images_per_second: of the training, tests left out, over all processes.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def labeller(
+def labeler(
     teachers: Sequence[nn.Module], config: EvaluationConfig, accelerator: Accelerator
 ) -> Callable[[Batch], Tensor | None]:
     """What gives a batch its soft labels (B, C): the teachers' logits, else the stored rows.

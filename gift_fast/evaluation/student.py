@@ -16,7 +16,7 @@ from gift_fast.evaluation.config import EvaluationConfig, ResolvedEvaluationConf
 from gift_fast.evaluation.digests import code_of, inputs_of
 from gift_fast.evaluation.inputs import resolve_on
 from gift_fast.evaluation.results import RunResult
-from gift_fast.evaluation.soft_labels import labeller
+from gift_fast.evaluation.soft_labels import labeler
 from gift_fast.process.peak_memory import peak_memory
 from gift_fast.process.signals import Interruption
 from gift_fast.training.batches import Batch, Batches, RandomBatches, ReplayBatches
@@ -50,9 +50,9 @@ def evaluate(
     Args:
         config: what to train and how. Where its classes are not all, they are taken out of the
             other arguments here: see :func:`~gift_fast.data.classes.narrow`.
-        dataset: its test split and its normalisation are used.
+        dataset: its test split and its normalization are used.
         distilled: the images that the student is trained on.
-        teachers: take normalised images to logits. In eval mode, they label every batch after the
+        teachers: take normalized images to logits. In eval mode, they label every batch after the
             augmentation, as GIFT's code does, and stored soft labels are not read. Empty where
             ``config.teachers`` is empty: then the soft labels stored with the set are used. They
             are moved to the accelerator's device.
@@ -119,7 +119,7 @@ def train_student(
     start_compiler_afresh(resolved)
     student = new_model(resolved.student, dataset, resolved.seed)
     objective = build_objective(resolved.loss)
-    label = labeller(teachers if objective.reads_soft_labels else (), resolved, accelerator)
+    label = labeler(teachers if objective.reads_soft_labels else (), resolved, accelerator)
 
     def batch_loss(student: nn.Module, batch: Batch, epoch: int) -> Tensor:
         if resolved.forward_twice:

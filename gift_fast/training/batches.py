@@ -32,7 +32,7 @@ class Batch:
     """One process's part of a joint batch, on its device.
 
     Attributes:
-        images: (B, C, S, S) float32, augmented and normalised.
+        images: (B, C, S, S) float32, augmented and normalized.
         target: (B) int64 hard labels.
         soft_labels: (B, C) stored ones, or None where a teacher is to give them.
         mixed_target: (B) int64, the hard labels of what was mixed in; None without mixing.

@@ -121,7 +121,7 @@ def from_torchvision(
     """A network of ``torchvision.models``, untrained.
 
     Where images have other than three channels, the first convolution is replaced by one that
-    differs in nothing else, initialised as PyTorch does by default.
+    differs in nothing else, initialized as PyTorch does by default.
 
     Args:
         name: its name in torchvision.
@@ -154,7 +154,7 @@ def from_torchvision(
 def modified_resnet(name: str, channels: int, side: int, num_classes: int) -> nn.Module:
     """A ResNet of torchvision with a stem for small images, as in the code of RDED.
 
-    The first convolution is 3x3 with stride 1, initialised as PyTorch does by default, and there is
+    The first convolution is 3x3 with stride 1, initialized as PyTorch does by default, and there is
     no max-pool. The keys of the state dict are torchvision's.
     """
     network = from_torchvision(name, RGB, side, num_classes)
@@ -221,7 +221,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_model(model: str, *, channels: int, side: int, num_classes: int, seed: int) -> nn.Module:
-    """The network that a specification names, initialised from ``seed`` on the CPU.
+    """The network that a specification names, initialized from ``seed`` on the CPU.
 
     PyTorch's layers draw their weights from the global generator; its state is put back after. A
     network of the user's own is tried on one black image.
@@ -232,7 +232,7 @@ def build_model(model: str, *, channels: int, side: int, num_classes: int, seed:
         channels: channels of the images.
         side: side of the square images, in pixels.
         num_classes: number of logits.
-        seed: of the initialisation.
+        seed: of the initialization.
 
     Raises:
         ImportError: the network's library is not installed.
@@ -273,11 +273,11 @@ def logits_of(
 
 
 def new_model(model: str, dataset: ImageDataset, seed: int) -> nn.Module:
-    """A freshly initialised network that fits the images and classes of a dataset."""
+    """A freshly initialized network that fits the images and classes of a dataset."""
     return build_model(
         model,
         channels=dataset.channels,
         side=dataset.side,
         num_classes=dataset.num_classes,
-        seed=seed_for(seed, "initialisation"),
+        seed=seed_for(seed, "initialization"),
     )

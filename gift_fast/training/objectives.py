@@ -219,7 +219,7 @@ def gift(
         label_smoothing: mass taken from the hard label.
         smoothing: where it goes: ``uniform`` to all classes, ``others`` to the wrong ones.
         soft_label_temperature: T > 0 replaces t with softmax(t / T); 0 takes t as it is.
-        blend: of the two normalised labels: ``convex`` is gamma * h + (1 - gamma) * t, as in the
+        blend: of the two normalized labels: ``convex`` is gamma * h + (1 - gamma) * t, as in the
             paper; ``added`` is gamma * h + t, as in the code: the same cosine as the convex one has
             with gamma / (1 + gamma).
     """
@@ -285,7 +285,7 @@ def dkd(
 
 
 def nkd(*, temperature: float = 1.0, gamma: float = 1.5) -> Objective:
-    """Normalised knowledge distillation (Yang, Zeng, Li, Zhang, Yuan and Li, ICCV 2023).
+    """Normalized knowledge distillation (Yang, Zeng, Li, Zhang, Yuan and Li, ICCV 2023).
 
     CE + [-p_t(y) log p_z(y)] at temperature 1 + gamma * T^2 * [cross-entropy among the classes that
     are not y] at temperature T. The defaults are the authors' for ImageNet-1K; theirs for CIFAR-100

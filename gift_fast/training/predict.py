@@ -31,7 +31,7 @@ Transform = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How good a network is on labelled images.
+    """How good a network is on labeled images.
 
     Attributes:
         top1: percent of the images whose label has the largest logit.
@@ -102,8 +102,8 @@ def count_correct(
     Args:
         model: takes what ``transform`` gives to logits (B, C). It runs in eval mode, on its own
             device and in its own dtype, and is left in the mode it was in.
-        dataset: gives the normalisation and, where ``split`` is None, the test split.
-        split: labelled images; labels lie in [0, C).
+        dataset: gives the normalization and, where ``split`` is None, the test split.
+        split: labeled images; labels lie in [0, C).
         transform: in the place of ``dataset.normalize``, where the network is fed something else.
         batch_size: images at a time.
         start: first image of the part that this call counts.

@@ -455,7 +455,7 @@ def read_decoded(folder: Path) -> None:
 
 READERS: dict[str, Reader] = {
     "distilled: GIFT's data.pt": Reader(write_gift, reads("gift", inside="data.pt"), 2),
-    "distilled: recognised": Reader(write_gift, reads("auto")),
+    "distilled: recognized": Reader(write_gift, reads("auto")),
     "distilled: DATM": Reader(write_datm, reads("datm"), 2),
     "distilled: FKD labels, 7 items": Reader(
         lambda folder: write_fkd(folder, 7), reads("gvbsm", "labels", "images"), 2

@@ -47,7 +47,7 @@ def test_the_parts_of_a_joint_batch_are_augmented_as_the_whole(name, memory_form
         for start, stop in itertools.pairwise(bounds)
     ]
     for expected, *pieces in zip(whole, *parts, strict=True):
-        # Vectorised loops treat the last few elements on their own, and may round them otherwise.
+        # Vectorized loops treat the last few elements on their own, and may round them otherwise.
         torch.testing.assert_close(torch.cat(pieces), expected, atol=1e-5, rtol=0)
 
 
@@ -100,9 +100,9 @@ def test_every_type_gets_the_same_parameters(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_grey_image_is_augmented_as_one_of_three_equal_channels(name):
-    grey = random_images(channels=1)
-    colored = batches(built(name), grey.expand(-1, 3, -1, -1))
-    for result, expected in zip(batches(built(name), grey), colored, strict=True):
+    gray = random_images(channels=1)
+    colored = batches(built(name), gray.expand(-1, 3, -1, -1))
+    for result, expected in zip(batches(built(name), gray), colored, strict=True):
         torch.testing.assert_close(result.expand_as(expected), expected, atol=1e-5, rtol=0)
 
 

@@ -26,7 +26,7 @@ def one_by_one(images: torch.Tensor, definition, *parameters: torch.Tensor) -> t
 
 
 def sampled(image: torch.Tensor, matrix: list[list[float]]) -> torch.Tensor:
-    """Bilinear sampling pixel by pixel; pixel centres at (2i + 1) / size - 1, zero outside."""
+    """Bilinear sampling pixel by pixel; pixel centers at (2i + 1) / size - 1, zero outside."""
     result = torch.zeros_like(image)
     for row in range(H):
         for column in range(W):
@@ -53,8 +53,8 @@ def test_flip_mirrors_the_named_images(images):
 def test_color_changes_brightness_then_saturation_then_contrast(images):
     def definition(image, brightness, saturation, contrast):
         image = image + brightness
-        grey = (image[0] + image[1] + image[2]) / 3
-        image = torch.stack([grey + saturation * (channel - grey) for channel in image])
+        gray = (image[0] + image[1] + image[2]) / 3
+        image = torch.stack([gray + saturation * (channel - gray) for channel in image])
         mean = image.sum() / (C * H * W)
         return mean + contrast * (image - mean)
 
@@ -67,9 +67,9 @@ def test_color_changes_brightness_then_saturation_then_contrast(images):
 
 
 def test_saturation_does_nothing_to_grey_images(images):
-    grey, one = images[:, :1], torch.ones(N)
-    result = OPERATIONS["color"].apply(grey, 0 * one, torch.linspace(0.0, 2.0, N), one)
-    torch.testing.assert_close(result, grey, atol=1e-6, rtol=0)
+    gray, one = images[:, :1], torch.ones(N)
+    result = OPERATIONS["color"].apply(gray, 0 * one, torch.linspace(0.0, 2.0, N), one)
+    torch.testing.assert_close(result, gray, atol=1e-6, rtol=0)
 
 
 def test_crop_moves_by_whole_pixels_and_fills_with_zeros(images):
@@ -104,7 +104,7 @@ def test_rotate_turns_about_the_centre(images):
 
 def test_rotate_turns_anticlockwise():
     image = torch.zeros(1, 1, 3, 3)
-    image[0, 0, 0, 1] = 1.0  # above the centre
+    image[0, 0, 0, 1] = 1.0  # above the center
     result = OPERATIONS["rotate"].apply(image, torch.tensor([0.0]), torch.tensor([1.0]))
     torch.testing.assert_close(result[0, 0, 1, 0], torch.tensor(1.0))  # left of it
 

@@ -47,7 +47,7 @@ def test_what_two_processes_test_together_is_the_network_that_is_saved(tmp_path)
 
 
 def test_two_processes_stop_at_one_step_and_resume_with_the_same_bits(tmp_path):
-    model = "tests.networks.normalised_dropout"
+    model = "tests.networks.normalized_dropout"
     unbroken = trained(tmp_path / "unbroken.pt", model, launcher=LAUNCHER)
     out, checkpoint = tmp_path / "resumed.pt", tmp_path / "run.ckpt"
     log = train(out, model, checkpoint, 2, launcher=LAUNCHER)

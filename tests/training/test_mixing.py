@@ -51,9 +51,9 @@ def test_cutmix_replaces_the_box_by_that_of_the_partner(images):
 def sre2ls_box(row: int, column: int, weight: float) -> tuple[int, ...]:
     """Rows and columns from where to where, by the arithmetic of SRe2L's code."""
     ends = []
-    for centre, side in ((row, H), (column, W)):
+    for center, side in ((row, H), (column, W)):
         cut = int(side * (1 - weight) ** 0.5)
-        ends += [max(centre - cut // 2, 0), min(centre + cut // 2, side)]
+        ends += [max(center - cut // 2, 0), min(center + cut // 2, side)]
     return tuple(ends)
 
 

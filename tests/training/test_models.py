@@ -149,7 +149,7 @@ def test_every_network_takes_small_images_of_any_number_of_channels(model, chann
 
 @pytest.mark.parametrize("model", TORCHVISION)
 def test_a_stem_for_grey_images_differs_in_its_inputs_alone(model):
-    grey, rgb = (
+    gray, rgb = (
         next(
             (name, m)
             for name, m in without_weights(model, channels=channels).named_modules()
@@ -157,8 +157,8 @@ def test_a_stem_for_grey_images_differs_in_its_inputs_alone(model):
         )
         for channels in (1, 3)
     )
-    assert grey[0] == rgb[0]
-    assert str(grey[1]) == str(rgb[1]).replace("Conv2d(3,", "Conv2d(1,")
+    assert gray[0] == rgb[0]
+    assert str(gray[1]) == str(rgb[1]).replace("Conv2d(3,", "Conv2d(1,")
 
 
 def test_a_vision_transformer_has_a_position_for_every_patch_and_the_class():

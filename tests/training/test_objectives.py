@@ -101,7 +101,7 @@ def decoupled(z, t, y, temperature, alpha, beta, epoch, warmup):
     return hard_ce(z, y) + share * temperature**2 * (alpha * target + beta * rest)
 
 
-def normalised(z, t, y, temperature, gamma):
+def normalized(z, t, y, temperature, gamma):
     target = -softmax(t)[y] * math.log(softmax(z)[y])
     rest = softce(without(z, y), without(t, y), temperature)
     return hard_ce(z, y) + target + gamma * temperature**2 * rest
@@ -133,7 +133,7 @@ FORMULAS = {
         lambda z, t, y, e: cosine_loss(z, refined(t, y, gamma=0.3, alpha=0.0))
     ),
     "gift:soft_label_temperature=2": (lambda z, t, y, e: cosine_loss(z, refined(softmax(t, 2), y))),
-    # The authors' code: the normalised soft label plus 0.1 times the normalised hard label.
+    # The authors' code: the normalized soft label plus 0.1 times the normalized hard label.
     "gift:smoothing=others,blend=added": (
         lambda z, t, y, e: cosine_loss(z, refined(t, y, gamma=0.1, others=True, soft_weight=1.0))
     ),
@@ -142,8 +142,8 @@ FORMULAS = {
     "dkd": lambda z, t, y, e: decoupled(z, t, y, 4, 1, 8, e, 20),
     "dkd:temperature=1,beta=0.5,warmup=1": lambda z, t, y, e: decoupled(z, t, y, 1, 1, 0.5, e, 1),
     "dkd:alpha=2,warmup=0": lambda z, t, y, e: decoupled(z, t, y, 4, 2, 8, e, 0),
-    "nkd": lambda z, t, y, e: normalised(z, t, y, 1, 1.5),
-    "nkd:temperature=3,gamma=3.5": lambda z, t, y, e: normalised(z, t, y, 3, 3.5),
+    "nkd": lambda z, t, y, e: normalized(z, t, y, 1, 1.5),
+    "nkd:temperature=3,gamma=3.5": lambda z, t, y, e: normalized(z, t, y, 3, 3.5),
     "wsld": lambda z, t, y, e: weighted(z, t, y, 2, 2.5),
     "wsld:temperature=4,alpha=2.25": lambda z, t, y, e: weighted(z, t, y, 4, 2.25),
     "refine+cosine": lambda z, t, y, e: cosine_loss(z, refined(t, y)),
@@ -226,12 +226,12 @@ def test_dkd_decomposes_kds_kl(row):
 
 
 @pytest.mark.parametrize("row", range(6))
-def test_nkd_is_soft_cross_entropy_with_the_rest_normalised(row):
-    # Yang et al., equation 5: without the normalisation, log(1 - p_z(y)) sets the two apart.
+def test_nkd_is_soft_cross_entropy_with_the_rest_normalized(row):
+    # Yang et al., equation 5: without the normalization, log(1 - p_z(y)) sets the two apart.
     p, q = (softmax(x[row].tolist())[TARGET[row]] for x in (SOFT, LOGITS))
-    normalised = one_row(nkd(gamma=1 - p), row) - one_row("ce", row)
+    normalized = one_row(nkd(gamma=1 - p), row) - one_row("ce", row)
     whole = one_row("softce", row) + (1 - p) * math.log(1 - q)
-    torch.testing.assert_close(normalised, whole)
+    torch.testing.assert_close(normalized, whole)
 
 
 def test_kd_without_its_soft_label_is_cross_entropy_and_without_its_hard_one_scaled_kl():
@@ -263,8 +263,8 @@ def test_dkd_warms_up_over_its_epochs():
 
 def test_scaled_kl_tends_to_half_the_squared_difference_of_centred_logits():
     # Hinton et al., equation 4, for a large temperature.
-    centred = [x - x.mean(1, keepdim=True) for x in (LOGITS, SOFT)]
-    expected = 0.5 * (centred[0] - centred[1]).square().mean()
+    centered = [x - x.mean(1, keepdim=True) for x in (LOGITS, SOFT)]
+    expected = 0.5 * (centered[0] - centered[1]).square().mean()
     result = build_objective("kl:temperature=100000,scale_t2=true")(LOGITS, SOFT, TARGET, EPOCH)
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=0.0)
 

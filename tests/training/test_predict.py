@@ -44,7 +44,7 @@ def test_accuracies_and_loss_are_those_of_scikit_learn(logits_as_images):
     assert found.loss == pytest.approx(log_loss(labels, probabilities), rel=1e-6)
 
 
-def test_images_are_normalised_unless_a_transform_takes_its_place(logits_as_images):
+def test_images_are_normalized_unless_a_transform_takes_its_place(logits_as_images):
     seen = []
 
     class Remember(nn.Flatten):

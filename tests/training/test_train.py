@@ -172,8 +172,8 @@ def test_stored_soft_labels_do_what_the_teacher_would_on_unchanged_images(
     online = evaluate(config, dataset, distilled, [teacher])
     with torch.no_grad():
         labels = teacher(dataset.normalize(distilled.images))
-    labelled = replace(distilled, soft_labels=labels)
-    stored = evaluate(replace(config, teachers=()), dataset, labelled)
+    labeled = replace(distilled, soft_labels=labels)
+    stored = evaluate(replace(config, teachers=()), dataset, labeled)
     losses = [[check.loss for check in result.checks] for result in (online, stored)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -207,11 +207,11 @@ def test_mixed_batches_take_both_hard_labels_unless_told_otherwise(dataset, dist
 
 
 def test_stored_labels_of_single_images_are_not_mixed(dataset, distilled):
-    labelled = replace(distilled, soft_labels=torch.zeros(20, 10))
+    labeled = replace(distilled, soft_labels=torch.zeros(20, 10))
     config = replace(CONFIG, teachers=(), mixing="mixup")
     with pytest.raises(ValueError, match="mixing must be none where the soft labels are stored"):
-        evaluate(config, dataset, labelled)
-    evaluate(replace(config, loss="ce", epochs=1), dataset, labelled)  # reads no soft label
+        evaluate(config, dataset, labeled)
+    evaluate(replace(config, loss="ce", epochs=1), dataset, labeled)  # reads no soft label
 
 
 @pytest.fixture
@@ -456,7 +456,7 @@ def test_whitened_images_and_whitened_tests_go_together(dataset, distilled, teac
         evaluate(CONFIG, dataset, distilled, [teacher], whiten=lambda images: images)
 
 
-def test_the_test_images_of_a_whitened_set_are_whitened_and_not_normalised(dataset, distilled):
+def test_the_test_images_of_a_whitened_set_are_whitened_and_not_normalized(dataset, distilled):
     fed = []
 
     def whiten(images: torch.Tensor) -> torch.Tensor:

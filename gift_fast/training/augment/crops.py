@@ -16,7 +16,7 @@ ASPECTS = (3.0 / 4.0, 4.0 / 3.0)
 """Smallest and largest width of a resized crop, as a part of its height."""
 
 ATTEMPTS = 10
-"""Boxes drawn for an image before the largest in the centre is taken."""
+"""Boxes drawn for an image before the largest in the center is taken."""
 
 FLIP = OPERATIONS["flip"]
 
@@ -24,8 +24,8 @@ FLIP = OPERATIONS["flip"]
 def crop_flip(*, padding: int = 4) -> Steps:
     """Zero padding, a random crop of the old size, and a flip with probability 1/2.
 
-    The zeros are the mean colour, since the images are normalised; code that pads before it
-    normalises has black in their place.
+    The zeros are the mean color, since the images are normalized; code that pads before it
+    normalizes has black in their place.
 
     Args:
         padding: zeros on every side: 4 is the custom at 32 pixels, 8 at 64.

@@ -14,13 +14,13 @@ rotate, chosen once a batch, and cutout, always. ``dsa-one`` is the code of the 
 trajectory matching (MTT) and DATM took over: ONE of all six a batch. The operations are the same.
 That code shares the parameters among the images only while it makes a distilled set; training on
 one draws them for each image, as here. MTT and DATM sample with ``align_corners=True``, which
-changes nothing: a scale or a turn about the centre of a square is the same in either convention.
+changes nothing: a scale or a turn about the center of a square is the same in either convention.
 
 A strategy names the operations to use, joined with ``_``; their order stays. Digits take
 ``crop_scale_rotate``: a mirrored 2 is no 2, a hole of 4 x 4 pixels leaves too little of an 8 x 8
 digit, and scanned ink varies little in brightness.
 
-Images are already normalised, so the zero that fills what comes from outside is the mean colour.
+Images are already normalized, so the zero that fills what comes from outside is the mean color.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ def color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tens
     brightness, saturation, contrast = (
         values.view(-1, 1, 1, 1) for values in (brightness, saturation, contrast)
     )
-    grey = images.mean(1, keepdim=True)
+    gray = images.mean(1, keepdim=True)
     # One axis after the other: a sum over a whole image is cut up in ways that depend on the number
     # of images, and would round differently in a part of the batch.
-    mean = grey.mean(3, keepdim=True).mean(2, keepdim=True)
+    mean = gray.mean(3, keepdim=True).mean(2, keepdim=True)
     # With b, s, c the parameters, m the image's mean and g its pixel's: x becomes x + b, then
     # g + b + s (x - g), which leaves the image's mean at m + b, then m + b + c (g + s (x - g) - m).
     # Here the factors of x, g and m are collected.
-    offset = contrast * (1.0 - saturation) * grey + ((1.0 - contrast) * mean + brightness)
+    offset = contrast * (1.0 - saturation) * gray + ((1.0 - contrast) * mean + brightness)
     return images * (contrast * saturation) + offset
 
 
@@ -114,7 +114,7 @@ def sample_rotate(draws: Draws, height: int, width: int) -> tuple[Tensor, Tensor
 
 
 def sample_cutout(draws: Draws, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Row and column of each cutout's centre; an even square's may lie on the far border."""
+    """Row and column of each cutout's center; an even square's may lie on the far border."""
     row, column = (draws.integer(0, s - part_of(s, CUTOUT) % 2) for s in (height, width))
     return row, column
 
@@ -127,11 +127,11 @@ def cutout(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
     return images.masked_fill(rows & columns, 0.0)
 
 
-def cut_span(centre: Tensor, side: int) -> Tensor:
+def cut_span(center: Tensor, side: int) -> Tensor:
     """Which of ``side`` pixels the cutout covers along one axis, bool (N, side)."""
     length = part_of(side, CUTOUT)
-    first = centre.view(-1, 1) - length // 2
-    pixel = torch.arange(side, device=centre.device)
+    first = center.view(-1, 1) - length // 2
+    pixel = torch.arange(side, device=center.device)
     return (pixel >= first) & (pixel < first + length)
 
 

@@ -1,7 +1,7 @@
-"""Where the pixels of every image come from: flips, crops, maps about the centre, resized crops.
+"""Where the pixels of every image come from: flips, crops, maps about the center, resized crops.
 
 Images are (N, C, H, W); every other tensor holds a number, or a row of numbers, for each image.
-Resampling is bilinear between the centres of pixels, as ``align_corners=False`` says.
+Resampling is bilinear between the centers of pixels, as ``align_corners=False`` says.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ def crop(images: Tensor, top: Tensor, left: Tensor, *, padding: tuple[int, int])
 
 
 def scale(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Shrinks (factor above 1) or enlarges (below 1) about the centre; zeros come in from outside.
+    """Shrinks (factor above 1) or enlarges (below 1) about the center; zeros come in from outside.
 
     Args:
         images: (N, C, H, W).
         across: (N), the factor along the columns.
         down: (N), the factor along the rows.
     """
-    x, y = centred(images)
+    x, y = centered(images)
     return sample_at(images, x * across.view(-1, 1, 1), y * down.view(-1, 1, 1))
 
 
 def rotate(images: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns every image about its centre, anticlockwise; zeros come in from outside.
+    """Turns every image about its center, anticlockwise; zeros come in from outside.
 
     Args:
         images: (N, C, H, W).
         cos: (N), of the angle.
         sin: (N), of the angle.
     """
-    x, y = centred(images)
+    x, y = centered(images)
     cos, sin = cos.view(-1, 1, 1), sin.view(-1, 1, 1)
     return sample_at(images, cos * x - sin * y, sin * x + cos * y)
 
@@ -86,8 +86,8 @@ def box_positions(first: Tensor, length: Tensor, size: int, images: Tensor) -> T
     return (2.0 * (first + torch.minimum(within, length - 1.0)) + 1.0) / size - 1.0
 
 
-def centred(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres of the columns, (1, W), and of the rows, (H, 1), on [-1, 1]."""
+def centered(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Centers of the columns, (1, W), and of the rows, (H, 1), on [-1, 1]."""
     height, width = images.shape[2:]
     x, y = (
         (2.0 * torch.arange(size, dtype=images.dtype, device=images.device) + 1.0) / size - 1.0
