@@ -56,7 +56,7 @@ from gift_fast.loss.operators import CPU_LIBRARY, backends
 SAMPLE_SECONDS = 5e-3  # a sample is as many steps as take this long, and at least one
 MARKERS = "<!-- loss_cpu: begin -->", "<!-- loss_cpu: end -->"
 
-# Okabe and Ito's colors, which any color vision tells apart; and markers.
+# Okabe and Ito's colors, which are distinguishable with any color vision; and markers.
 STYLES = {
     "eager": ("#D55E00", "o"),
     "reference": ("#E69F00", "s"),

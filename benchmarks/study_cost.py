@@ -1,4 +1,4 @@
-"""Estimates what the paper's studies cost, from the images a second of one measured network.
+"""Estimates what the paper's studies cost, from the measured images/s of one network.
 
     python -m benchmarks.study_cost              # by the rate measured on a CPU
     python -m benchmarks.study_cost --tuning     # with the trials of learning rates

@@ -25,10 +25,8 @@ OTHER = (
 )
 
 PENDING: tuple[str, ...] = (
-    *("benchmarks/", "csrc/", "docs/gpu", "docs/reliability.md", "docs/report.md"),
-    *("docs/results.md", "gift_fast/cli/study.py", "gift_fast/evaluation/", "gift_fast/loss/"),
+    *("docs/report.md", "docs/results.md", "gift_fast/cli/study.py", "gift_fast/loss/"),
     *("gift_fast/report/", "gift_fast/reproductions/", "gift_fast/studies/"),
-    *("gift_fast/training/",),
 )
 """Files and folders that have yet to be rewritten."""
 

@@ -40,7 +40,7 @@ class RunContext:
         checkpoint_every: seconds between checkpoints.
         trackers: names in ``TRACKERS``, to which every test is reported.
         quiet: shows no progress.
-        force: trains anew what has been finished.
+        force: repeats finished runs.
         progress: follows the runs; see :meth:`showing`.
     """
 

@@ -45,18 +45,18 @@ def values_in_words(config: TrainingConfig) -> dict[str, str]:
 
 
 def listed(values: Mapping[str, str], width: int) -> str:
-    """Settings, a line each."""
+    """Settings, one per line."""
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in values.items())
 
 
 def settings_in_words(config: TrainingConfig) -> str:
-    """Every setting of a run as it was asked for, a line each."""
+    """Every setting of a run as given by the user, one per line."""
     values = values_in_words(config)
     return listed(values, max(map(len, values)))
 
 
 def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: Inputs) -> str:
-    """What runs read, and the settings that follow from it, a line each.
+    """The inputs of runs, and the settings that follow from them, one per line.
 
     Args:
         asked: the configuration as it was asked for.

@@ -199,10 +199,10 @@ class DamagedCheckpoint(ValueError):  # noqa: N818, it says what the file is
 
 
 def find_state(path: Path, identity: dict[str, Any], *, main: bool = True) -> dict[str, Any] | None:
-    """The state that a run resumes from, or None where it starts anew.
+    """The state from which a run resumes, or None if it starts from the beginning.
 
-    A damaged checkpoint is set aside, and a warning tells it: what is trained anew from its seed
-    ends as if nothing had happened, and in a study the other runs need not wait for anyone.
+    A damaged checkpoint is renamed, with a warning: a run that starts again from its seed ends with
+    the same result, and in a study the other runs continue.
 
     Args:
         path: of the checkpoint, which need not exist.

@@ -31,7 +31,7 @@ def check_last_batch(
         build: gives the network, on the CPU.
         shape: (C, H, W) of an image.
         images: of an epoch.
-        batch_size: of all processes together.
+        batch_size: global batch size.
         network: what the message calls it.
 
     Raises:
