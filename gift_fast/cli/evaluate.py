@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         print_results(runs, as_json=options.json)
         if not options.json:
             print(
-                "every setting and check:",
+                "every setting and test:",
                 *(run_path(context.out, run.config, run.inputs) for run in runs),
             )
     return 0

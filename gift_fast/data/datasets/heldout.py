@@ -64,7 +64,7 @@ def check_heldout(dataset: str, heldout: int, images: int, classes: int) -> None
     if not classes <= heldout <= most:
         raise ValueError(
             f"dataset {dataset!r}: {HELDOUT} must be {classes} to {most} of the {images} training "
-            f"images, got {heldout} (from the study, unless --heldout gives another number)"
+            f"images, got {heldout} (from the study, unless --validation gives another number)"
         )
 
 
