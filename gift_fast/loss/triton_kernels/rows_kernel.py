@@ -84,10 +84,11 @@ def _offsets_of(rows, classes, logits_stride, soft_labels_stride, PLAN: tl.const
         logits_body, soft_labels_body = logits + begin, soft_labels + begin
         grad_body = grad + begin
     # Here, where the offsets are computed: on the arguments of a function it would be lost.
-    logits_body = tl.multiple_of(logits_body, PLAN.vector)
-    soft_labels_body = tl.multiple_of(soft_labels_body, PLAN.vector)
-    grad_body = tl.multiple_of(grad_body, PLAN.vector)
-    CUT: tl.constexpr = PLAN.sector if PLAN.realign else PLAN.vector
+    VECTOR: tl.constexpr = PLAN.vector
+    logits_body = tl.multiple_of(logits_body, VECTOR)
+    soft_labels_body = tl.multiple_of(soft_labels_body, VECTOR)
+    grad_body = tl.multiple_of(grad_body, VECTOR)
+    CUT: tl.constexpr = PLAN.sector if PLAN.realign else VECTOR
     body = (classes - begin) // CUT * CUT
     return (
         Offsets(logits, soft_labels, grad, 0, classes if PLAN.realign else body),
