@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -12,8 +13,12 @@ import pytest
 import torch
 
 from gift_fast.cli import main, train_teacher
+from gift_fast.cli.arguments import add_fields
+from gift_fast.cli.commands import COMMANDS
 from gift_fast.cli.demo import experiment as demo
+from gift_fast.cli.parser import build_parser
 from gift_fast.evaluation import run as evaluation_run
+from gift_fast.evaluation.config import TeacherConfig
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--seeds", "1", "--ipc", "1", "--epochs", "2"]
@@ -219,3 +224,18 @@ def test_a_teacher_is_trained_without_mirroring_digits(monkeypatch, arguments, a
     monkeypatch.setattr(train_teacher, "run_teacher", recorded)
     assert main(["train-teacher", *arguments]) == 2
     assert [config.augmentation for config in configs] == [augmentation]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained_and_the_usage_names_what_is_required(name):
+    parser = build_parser(name)._subparsers._group_actions[0].choices[name]
+    for action in parser._actions:
+        assert action.help, action.option_strings or action.dest
+        if action.required and action.option_strings:
+            assert action.option_strings[0] in parser.usage
+
+
+def test_a_field_of_a_configuration_without_a_group_is_refused():
+    parser = argparse.ArgumentParser()
+    with pytest.raises(ValueError, match="titles must have every field of TeacherConfig"):
+        add_fields(parser, TeacherConfig, {"training": ("model",)})
