@@ -4,7 +4,7 @@ A tile is ``[ROWS, columns]``. Offsets, ``[ROWS]``, are those of the elements th
 stands for; masked elements are read as zeros and not written.
 
 A row of 1000 bfloat16 numbers begins at a multiple of 16 bytes, which Triton cannot know: it
-specialises on multiples of 16 *elements*. So the host says what divides every row's offset
+specializes on multiples of 16 *elements*. So the host says what divides every row's offset
 (``Plan.vector``). Where the rows begin anywhere (21841 classes), the program starts at the row's
 first 32-byte boundary and does the few elements before and after it, its edges, separately
 (``Plan.realign``).
@@ -79,7 +79,7 @@ def edges_of(offsets, classes, WIDTH: tl.constexpr, EDGES: tl.constexpr):
 
 @triton.jit
 def softmax_weights(s, largest, inverse_temperature, mask):
-    """exp((s - max s) / T): softmax up to a factor that the normalisation of t removes."""
+    """exp((s - max s) / T): softmax up to a factor that the normalization of t removes."""
     # 0 * inf is not 0
     inverse = tl.minimum(inverse_temperature, _LARGEST_INVERSE_TEMPERATURE).to(s.dtype)
     return tl.where(mask, tl.exp((s - largest) * inverse), 0.0)
