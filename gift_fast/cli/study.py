@@ -53,18 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=(
             "folder of distilled sets, DATASET_METHOD_ipcN each; a set that is not in it is left "
-            "out (default: sets are made here from crops of the real images)"
+            "out (default: sets are generated from crops of the real images)"
         ),
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs and estimate their time"
     )
-    parts = parser.add_argument_group("in place of what the study says")
+    parts = parser.add_argument_group("replace what the study specifies")
     add_dataset(parts, required=False)
     parts.add_argument("--ipc", nargs="+", type=int, metavar="N", help="images per class")
     parts.add_argument("--student", metavar="NAME", help="network of all teachers and students")
     parts.add_argument("--epochs", type=int, metavar="N", help="of every student")
-    parts.add_argument("--seeds", nargs="+", type=int, metavar="N", help="a student each")
+    parts.add_argument("--seeds", nargs="+", type=int, metavar="N", help="one student per seed")
     parts.add_argument(
         "--dataset-seeds",
         dest="set_seeds",
@@ -92,7 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--heldout", dest="heldout", type=int, action=FormerName, present="--validation"
     )
     parts.add_argument(
-        "--tuning-seeds", nargs="+", type=int, metavar="N", help="a student each in every trial"
+        "--tuning-seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="of the students of every trial",
     )
     parts.add_argument(
         "--no-tuning",

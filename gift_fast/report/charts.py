@@ -265,11 +265,12 @@ def scatter_figure(found: Sequence[PublishedComparison]) -> Figure | None:
     return Figure(caption, (Chart("", picture),), legend)
 
 
-KINDS = ("reproduced", "not reproduced", "inconclusive", "another configuration")
+VERDICTS = ("reproduced", "not reproduced", "inconclusive")
+
+KINDS = (*VERDICTS, *(f"{verdict}, other configuration" for verdict in VERDICTS))
+"""Series of the scatter chart."""
 
 
 def kind_of(each: PublishedComparison) -> str:
-    """One of ``KINDS``."""
-    if not each.identical:
-        return "another configuration"
-    return each.verdicts[0][1].verdict if each.verdicts else "inconclusive"
+    """The series of ``KINDS`` that a number belongs to."""
+    return each.verdict if each.same_configuration else f"{each.verdict}, other configuration"

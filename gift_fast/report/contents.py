@@ -17,7 +17,7 @@ from gift_fast.report.charts import (
 )
 from gift_fast.report.image_grid import ImageGrid, image_grid_of
 from gift_fast.report.panels import Panel, headings_of, panels_of, varying_descriptions
-from gift_fast.report.published_comparison import PublishedComparison, beside
+from gift_fast.report.published_comparison import PublishedComparison, compare_with_published
 from gift_fast.report.published_tables import PublishedSection, published_section
 from gift_fast.report.reading import Folder, StudyRecord
 from gift_fast.report.sentences import condition_sentences, study_sentences
@@ -33,38 +33,38 @@ READING = (
         "image_grid standard deviation (ddof 1). Click a number to see its runs and settings.",
     ),
     (
-        "What is counted",
-        "is the distilled set: the students of a set are averaged first. Where there is one set, "
-        "students are counted, and their deviation says nothing of other sets.",
+        "The unit of replication",
+        "is the distilled set: the scores of the students of a set are averaged first. With one "
+        "set, n is the number of students, and the deviation does not cover other sets.",
     ),
     (
         "An interval",
-        "is a paired t interval of 95 % for the difference of two losses over sets, on the same "
-        "sets and seeds. It is of this comparison alone and is not adjusted.",
+        "is a paired 95 % t interval for the difference of two losses over sets, on the same sets "
+        "and seeds. It covers this comparison alone and is not adjusted.",
     ),
     (
-        "Ahead",
-        "is a loss where p is below 0.05 after Holm's adjustment over all comparisons of the "
-        "study. A difference below half a point is none in practice, whatever p. With three sets "
-        "or fewer there is an interval and no winner.",
+        "Better",
+        "is a loss if the difference is significant: p is below 0.05 after Holm's adjustment over "
+        "all comparisons of the study. A difference below half a point is negligible, whatever p. "
+        "With three sets or fewer there is an interval and no test.",
     ),
     (
         "Tuned",
-        "is a loss at the learning rate and weight decay that trials chose for it: as many trials "
-        "for every loss, on other seeds and on images that no score here is of.",
+        "is a loss with the learning rate and weight decay that trials chose for it: the same "
+        "number of trials for every loss, with other seeds and on images that no score uses.",
     ),
     (
         "Reproduced",
-        "is a published number where the configuration is identical and the 90 % Welch interval of "
-        "measured minus published lies within one point; not reproduced, where the 95 % interval "
-        "leaves out 0 and the difference exceeds one point; else inconclusive. Where anything "
-        "differs there is no verdict, and it is said what differs.",
+        "is a published number if the 90 % Welch interval of measured minus published lies within "
+        "one point; not reproduced, if the 95 % interval excludes 0 and the difference exceeds one "
+        "point; otherwise inconclusive. It is a reproduction only with the same configuration; "
+        "differences are listed.",
     ),
 )
 
 
 UNFOLDED = 4
-"""Conditions of a study that are shown at once."""
+"""Conditions of a study that are shown unfolded."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ConditionSection:
 
     Attributes:
         anchor: by which it is linked to.
-        heading: what it does not share with the study's other conditions.
+        heading: what distinguishes it from the study's other conditions.
         sentences: what it shows, in sentences.
         shares: continual learning at every share of the classes, or None.
         table: of the losses.
@@ -131,7 +131,7 @@ class Contents:
     Attributes:
         title: of the report.
         summary: what was read.
-        damaged: what could not be, a message a file.
+        damaged: files that could not be read, one message per file.
         sections: the studies.
         published: of all studies.
         reading: terms and what they mean.
@@ -151,10 +151,10 @@ def contents_of(folder: Folder) -> Contents:
     studies = [(study, panels_of(study)) for study in in_order]
     found = {
         cell: each
-        for _, panels in studies
+        for study, panels in studies
         for panel in panels
         for cell in panel.cells.values()
-        if (each := beside(cell)) is not None
+        if (each := compare_with_published(cell, study)) is not None
     }
     sections = tuple(study_section(study, panels, found, folder) for study, panels in studies)
     names = {run.file for study in folder.studies for run in study.runs}
@@ -224,7 +224,7 @@ def settings_of(study: StudyRecord, panels: Sequence[Panel]) -> str:
     """What all runs of a study share, in a line."""
     parts = []
     if study.answers:
-        parts.append(f"The question of {', '.join(study.answers)}")
+        parts.append(f"Corresponds to {', '.join(study.answers)}")
     if panels:
         varying = varying_descriptions(panels)
         shown = ("dataset", "method", "ipc", "network", "student", "optimizer", "epochs", "classes")
@@ -237,8 +237,8 @@ def settings_of(study: StudyRecord, panels: Sequence[Panel]) -> str:
         sets = sorted({len(cell.scores) for cell in cells})
         seeds = sorted({len(s) for cell in cells for s in cell.scores.values()})
         parts.append(
-            f"{span(sets)} {plural('set', sets[-1])} with {span(seeds)} "
-            f"{plural('student', seeds[-1])} each"
+            f"{span(sets)} {plural('set', sets[-1])}, {span(seeds)} {plural('student', seeds[-1])} "
+            "per set"
         )
     if study.tuning is not None:
         trials = sum(len(trial.runs) for panel in panels for trial in panel.trials)

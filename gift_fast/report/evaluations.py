@@ -42,7 +42,7 @@ REAL = ("learning_rate", "weight_decay", "momentum")
 """The settings that are real numbers."""
 
 DIGEST = 7
-"""Characters of a digest that tell two inputs apart."""
+"""Characters of a digest that are shown."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ def text_of(value: object) -> str:
 
 
 def input_columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
-    """What tells apart evaluations whose settings do not: a column's head and its texts.
+    """Inputs in which evaluations with equal settings differ: a column's heading and its texts.
 
-    A distilled set is told by its source where that differs, anything else by its digest.
+    A distilled set is named by its source if that differs, anything else by its digest.
     """
     columns = {}
     differing = varying(evaluations)
@@ -262,8 +262,8 @@ def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
             *([f"All rows: {', '.join(told)}."] if told else []),
             *divergence([run for one in evaluations for run in one.runs]),
             "± is the sample standard deviation (ddof 1) over seeds: it says nothing of other "
-            "distilled sets. The best check is chosen on the images that it is tested on, so it "
-            "flatters.",
+            "distilled sets. The best test is selected on the images that it is measured on, so it "
+            "is optimistic.",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""ImageGrid images of the distilled sets that were made here, as PNG in a data URI."""
+"""Images of a generated set in a grid, as PNG in a data URI."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES, PER_CLASS = 10, 10
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """A grid of distilled images: a row a class.
+    """A grid of distilled images, one row per class.
 
     Attributes:
         name: the set's.

@@ -133,7 +133,7 @@ def words_of(cell: Cell | Trial) -> str:
     where = "the second half of the test images" if cell.halved else "the test images"
     return (
         f"Top-1 on {where} after the last epoch: mean {spread.mean:.2f} %{deviation}, over "
-        f"{spread.n} {what}. The mean of the best checks is {cell.best_mean:.2f} %."
+        f"{spread.n} {what}. The mean of the best tests is {cell.best_mean:.2f} %."
     )
 
 

@@ -70,7 +70,7 @@ def condition_of(run: Run) -> Condition:
 
 
 def way_of(classes: str) -> str:
-    """In what way the classes come, whichever share of them has come.
+    """The order and head of continual learning, without the step.
 
     Example:
         >>> way_of("seen:steps=5,step=2,order=0"), way_of("all")
@@ -154,7 +154,7 @@ def paired(first: Cell, second: Cell) -> Pair | None:
 def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
     """A condition with its runs, nothing compared yet."""
     tuned = any(run.experiment.purpose == "tuned" for run in runs)
-    halved = tuned and not condition.source.generated
+    halved = tuned and not any(run.experiment.source.generated for run in runs)
     groups: dict[tuple[Setting, str, float], list[Run]] = {}
     tried: dict[tuple[str, float, float], list[Run]] = {}
     for run in runs:

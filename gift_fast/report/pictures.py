@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73")
-"""Blue, orange and green that all common forms of colour blindness tell apart (Okabe and Ito)."""
+"""Blue, orange and green, distinguishable with common color vision deficiencies (Okabe and Ito)."""
 HATCHES = ("", "//", "..")
 PICTURE_DPI = 150
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gift_fast.report.cells import Cell, signed
-from gift_fast.report.charts import Figure, scatter_figure
+from gift_fast.report.charts import VERDICTS, Figure, scatter_figure
 from gift_fast.report.panels import Panel, headings_of
 from gift_fast.report.published_comparison import PublishedComparison, SignComparison, sign_of
 from gift_fast.report.reading import StudyRecord
@@ -36,26 +36,33 @@ class PublishedSection:
 def published_section(
     studies: Sequence[tuple[StudyRecord, Sequence[Panel]]], found: dict[Cell, PublishedComparison]
 ) -> PublishedSection:
-    """Everything that stands beside a published number."""
+    """All comparisons with published numbers."""
     if not found:
         return PublishedSection(
-            "Nothing that the GIFT paper publishes was run here: its tables hold CIFAR-100, "
-            "Tiny-ImageNet and ImageNet-1K, so there is no number to put beside these.",
+            "None of these runs has a published number to compare with: the GIFT paper has "
+            "CIFAR-100, Tiny-ImageNet and ImageNet-1K, and the RDED paper has RDED's sets on "
+            "CIFAR-10 under its own protocol.",
             None,
             None,
             None,
         )
-    identical = [each for each in found.values() if each.identical]
+    counts = {v: sum(each.verdict == v for each in found.values()) for v in VERDICTS}
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    same = [each for each in found.values() if each.same_configuration]
+    reproductions = sum(each.is_reproduction for each in same)
     summary = (
-        f"{len(found)} {plural('number', len(found))} here "
-        f"{'stands' if len(found) == 1 else 'stand'} beside one of the GIFT paper's. "
+        f"{len(found)} measured {plural('number', len(found))} compared with published ones: "
+        f"{verdicts}. "
     )
-    if identical:
-        summary += f"The configuration of {len(identical)} is identical: these have a verdict."
+    if same:
+        summary += (
+            f"{len(same)} {'has' if len(same) == 1 else 'have'} the published configuration, with "
+            f"{reproductions} {plural('reproduction', reproductions)}."
+        )
     else:
         summary += (
-            "None of the configurations is identical, so there is no verdict on any of them; the "
-            "table says what differs."
+            "None has the published configuration, so none is a reproduction; the table lists the "
+            "differences."
         )
     return PublishedSection(
         summary,
@@ -66,16 +73,17 @@ def published_section(
 
 
 def pairs_table(found: dict[Cell, PublishedComparison]) -> Table:
-    """Every measured number beside the published one."""
+    """Every measured number beside the published one, with the verdict and the differences."""
     columns = (
         *(Column(name, numeric=False) for name in ("loss", "dataset", "method")),
         *(Column(name) for name in ("IPC", "measured, %", "published, %", "difference")),
         Column("verdict", numeric=False, long=True),
+        Column("same configuration", numeric=False, long=True),
     )
     rows = []
     for cell, each in found.items():
         published = each.published
-        number, verdict = published_items(each)
+        number, verdict, configuration = published_items(each)
         rows.append(
             (
                 Item(f"{cell.loss_name}, {cell.config.optimizer}"),
@@ -86,6 +94,7 @@ def pairs_table(found: dict[Cell, PublishedComparison]) -> Table:
                 number,
                 Item(signed(each.difference), each.difference),
                 verdict,
+                configuration,
             )
         )
     return Table("Published beside measured", columns, tuple(rows), divergence_of(found))
@@ -94,7 +103,7 @@ def pairs_table(found: dict[Cell, PublishedComparison]) -> Table:
 def signs_table(
     studies: Sequence[tuple[StudyRecord, Sequence[Panel]]], found: dict[Cell, PublishedComparison]
 ) -> Table | None:
-    """Whether GIFT or the native loss is ahead, published and measured; None where not known."""
+    """Whether GIFT or the native loss is better, published and measured; None if not known."""
     rows = []
     for study, panels in studies:
         for panel, heading in zip(panels, headings_of(panels), strict=True):
@@ -111,6 +120,7 @@ def signs_table(
         Column("published"),
         Column("measured"),
         Column("sign", numeric=False),
+        Column("same configuration", numeric=False),
     )
     return Table("GIFT minus the native loss, points", columns, tuple(rows))
 
@@ -124,4 +134,5 @@ def sign_row(heading: str, sign: SignComparison) -> tuple[Item, ...]:
         Item(signed(sign.published), sign.published),
         Item(signed(sign.measured), sign.measured),
         Item(verdict),
+        Item("yes" if sign.same_configuration else "no"),
     )

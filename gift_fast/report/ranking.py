@@ -25,7 +25,7 @@ SLOW_KL = (
 
 
 def ranking_sentences(cells: Sequence[LossSummary], num_classes: int) -> list[str]:
-    """What the table shows, one statement each, whichever loss is ahead."""
+    """What the table shows, in sentences that treat all losses alike."""
     chance = 100.0 / num_classes
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
     columns = [[cell for cell in cells if cell.optimizer == name] for name in optimizers]
@@ -36,7 +36,7 @@ def ranking_sentences(cells: Sequence[LossSummary], num_classes: int) -> list[st
         return [
             *sentences,
             f"No loss is far above chance ({best:.1f} at best, chance {chance:.1f}): the students "
-            "are trained too little, or in vain, to compare losses by them.",
+            "are not trained enough to compare losses.",
         ]
     sentences += [collapse(cell, chance) for cell in collapsed]
     sentences += [change(a, b) for a, b in pairwise(columns)]
@@ -46,7 +46,7 @@ def ranking_sentences(cells: Sequence[LossSummary], num_classes: int) -> list[st
 
 
 def ranking(column: Sequence[LossSummary]) -> str:
-    """The losses under one optimizer from best to worst, and whether the seeds tell them apart."""
+    """The losses under one optimizer from best to worst, and whether the first two are close."""
     ranked = sorted(column, key=lambda cell: cell.last.mean, reverse=True)
     scores = [f"{display_name(cell.loss)} {cell.last.mean:.1f}" for cell in ranked]
     text = f"Under {optimizer_name(ranked[0].optimizer)}: {', '.join(scores)}."
@@ -57,11 +57,11 @@ def ranking(column: Sequence[LossSummary]) -> str:
     noise = max(first.last.population_std, second.last.population_std)
     n = min(first.last.n, second.last.n)
     if n == 1:
-        return f"{text} With a single seed, the order is not to be trusted."
+        return f"{text} With a single seed, the order is unreliable."
     if gap <= noise:
         return (
             f"{text} The first two lie {gap:.1f} apart, within one std ({noise:.1f}): "
-            f"{n} seeds do not tell them apart."
+            f"{n} seeds do not separate them."
         )
     return (
         f"{text} {display_name(first.loss)} leads by {gap:.1f} points, more than the larger std of "

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, read_run, run_path
-from gift_fast.studies.manifest import Finished, read_manifest, title_of
+from gift_fast.studies.manifest import (
+    Finished,
+    manifest_path,
+    read_manifest,
+    recorded_teachers,
+    title_of,
+)
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study, Tuning
 
@@ -45,6 +51,7 @@ class StudyRecord:
         notes: what a reader should know.
         preset: settings of every run.
         tuning: how learning rate and weight decay were chosen, or None.
+        teachers: top-1 of its teachers, percent, by the names of their files, where it is known.
         runs: those that have finished.
         unfinished: how many have not, by purpose.
     """
@@ -55,6 +62,7 @@ class StudyRecord:
     notes: str
     preset: str
     tuning: dict[str, Any] | None
+    teachers: Mapping[str, float]
     runs: tuple[Run, ...]
     unfinished: dict[str, int]
 
@@ -117,6 +125,7 @@ def read_study(
         texts = {name: str(contents[name]) for name in ("name", "title", "notes", "preset")}
         answers = tuple(map(str, contents["answers"]))
         tuning = contents["tuning"]
+        teachers = {str(k): float(v) for k, v in contents.get("teachers", {}).items()}
         for entry in entries:
             experiment = experiment_of(entry)
             file = entry["file"]
@@ -143,7 +152,12 @@ def read_study(
             "distilled sets or teachers than those of the last call"
         ] = None
     return StudyRecord(
-        **texts, answers=answers, tuning=tuning, runs=tuple(kept), unfinished=unfinished
+        **texts,
+        answers=answers,
+        tuning=tuning,
+        teachers=teachers,
+        runs=tuple(kept),
+        unfinished=unfinished,
     )
 
 
@@ -182,6 +196,7 @@ def record_of(study: Study, finished: Sequence[Finished], folder: Path) -> Study
         notes=study.notes,
         preset=study.preset,
         tuning=None if study.tuning is None else asdict(study.tuning),
+        teachers=recorded_teachers(manifest_path(folder, study.name)),
         runs=tuple(
             Run(each.experiment, each.result, file_of(each.result, folder)) for each in finished
         ),

@@ -16,7 +16,8 @@ CSV_COLUMNS = (
     *("classes", "share", "mean", "sample_std", "n", "over", "scored_on", "best_mean"),
     "diverged",
     *("reference", "difference", "low", "high", "p_holm", "outcome"),
-    *("published_mean", "published_std", "verdict"),
+    *("published_mean", "published_std", "published_in", "verdict"),
+    *("same_configuration", "differences"),
 )
 """Of the CSV file."""
 
@@ -76,7 +77,10 @@ def csv_rows(
                 values |= {
                     "published_mean": published.mean,
                     "published_std": published.std,
-                    "verdict": found[each].in_words,
+                    "published_in": published.source.name,
+                    "verdict": found[each].verdict_in_words,
+                    "same_configuration": "yes" if found[each].same_configuration else "no",
+                    "differences": "; ".join(found[each].differences),
                 }
             line(each.config, **values)
     for trial in panel.trials:

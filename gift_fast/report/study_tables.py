@@ -10,6 +10,7 @@ from gift_fast.report.cells import TUNED, Cell, Setting, Trial, signed
 from gift_fast.report.panels import Panel, varying_descriptions
 from gift_fast.report.published_comparison import PublishedComparison
 from gift_fast.report.table import EMPTY, Column, Item, Table, p_value, score
+from gift_fast.studies.published import RDED_PAPER
 from gift_fast.studies.statistics import Comparison
 from gift_fast.training.objectives import display_name
 
@@ -41,12 +42,12 @@ def rates_of(setting: Setting, panel: Panel) -> str:
 
 
 def outcome(comparison: Comparison) -> Item:
-    """What may be said of a comparison, in a few words; see ``Comparison``."""
+    """The outcome of a comparison, in a few words; see ``Comparison``."""
     text, tone = str(comparison.outcome), ""
-    if comparison.winner is not None:
-        text = f"{comparison.winner} ahead"
-        tone = "ahead" if comparison.winner == comparison.first else "behind"
-    if comparison.outcome in ("winner", "undecided"):
+    if comparison.better is not None:
+        text = f"{comparison.better} better"
+        tone = "better" if comparison.better == comparison.first else "worse"
+    if comparison.outcome in ("significant", "not significant"):
         text += f", {p_value(comparison.p_holm)}"
     return Item(text, comparison.p_holm, tone=tone)
 
@@ -63,7 +64,7 @@ def losses_table(panel: Panel, caption: str, found: Mapping[Cell, PublishedCompa
     Args:
         panel: the condition.
         caption: what it is.
-        found: the published experiment beside a cell.
+        found: the published experiment that a cell is compared with.
     """
     reference = display_name(panel.reference)
     alone = len(panel.settings) == 1
@@ -76,15 +77,16 @@ def losses_table(panel: Panel, caption: str, found: Mapping[Cell, PublishedCompa
         if setting == TUNED and panel.of_purpose("protocol"):
             columns.append(Column("gain", group))
         if has_comparisons(panel, setting):
-            columns.append(Column(f"{reference} minus it", group))
+            columns.append(Column(f"{reference} - loss", group))
             columns.append(Column("outcome", group, numeric=False))
     published = {
         cell.loss: each for cell, each in found.items() if cell.condition == panel.condition
     }
     if published:
         columns += [
-            Column("top-1, %", "the paper"),
-            Column("verdict", "the paper", numeric=False, long=True),
+            Column("top-1, %", "published"),
+            Column("verdict", "published", numeric=False, long=True),
+            Column("same configuration", "published", numeric=False, long=True),
         ]
     rows = []
     for loss in panel.losses:
@@ -157,15 +159,20 @@ def items_of(panel: Panel, setting: Setting, loss: str) -> list[Item]:
     return items
 
 
-def published_items(beside: PublishedComparison | None) -> list[Item]:
-    """The paper's number and the verdict on it."""
-    if beside is None:
-        return [EMPTY, Item("not published")]
-    published = beside.published
+def published_items(comparison: PublishedComparison | None) -> list[Item]:
+    """A published number, the verdict on it, and whether the configuration is the same."""
+    if comparison is None:
+        return [EMPTY, Item("not published"), EMPTY]
+    published = comparison.published
     tables = f"table{'s' * (len(published.tables) > 1)} {', '.join(map(str, published.tables))}"
     digits = 1 if round(published.mean, 1) == published.mean else 2
-    text = f"{published.mean:.{digits}f} ± {published.std:.1f} ({tables})"
-    return [Item(text, published.mean), Item(beside.in_words, beside.difference)]
+    paper = "RDED, " if published.source == RDED_PAPER else ""
+    text = f"{published.mean:.{digits}f} ± {published.std:.1f} ({paper}{tables})"
+    return [
+        Item(text, published.mean),
+        Item(comparison.verdict_in_words, comparison.difference),
+        Item(comparison.configuration_in_words, len(comparison.differences)),
+    ]
 
 
 def overview_table(panels: Sequence[Panel], caption: str) -> Table:
@@ -198,7 +205,7 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
     columns = [Column(HEADINGS.get(part, part), numeric=False) for part in varying]
     columns += [Column(name) for name in names]
     if two:
-        columns += [Column(f"{display_name(panels[0].reference)} minus it")]
+        columns += [Column(f"{display_name(panels[0].reference)} - loss")]
         columns += [Column("outcome", numeric=False)]
     notes = divergence_of(cell for panel in panels for cell in panel.cells.values())
     return Table(caption, tuple(columns), tuple(rows), notes)

@@ -11,13 +11,13 @@ from gift_fast.report.cells import Cell, Trial
 
 @dataclass(frozen=True)
 class Item:
-    """What stands at one place of a table.
+    """A cell of a table as it is shown.
 
     Attributes:
-        text: as it is read.
-        value: by which its column is sorted; None is last.
+        text: as shown.
+        value: by which its column is sorted; None comes last.
         behind: the runs behind the number, or None.
-        tone: ``ahead``, ``behind``, ``best`` or empty: how it is set off, beside its words.
+        tone: ``better``, ``worse``, ``best`` or empty: how it is highlighted.
     """
 
     text: str
@@ -55,8 +55,8 @@ class Table:
     Attributes:
         caption: what it shows.
         columns: their heads, the first that of the rows' names.
-        rows: an item a column.
-        notes: what its numbers are, a sentence each.
+        rows: one item per column.
+        notes: what its numbers mean, in sentences.
     """
 
     caption: str

@@ -60,7 +60,7 @@ class PlannedStudy:
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
-        """Its runs, on sets that are made here."""
+        """Its runs, on generated sets."""
         return self.study.experiments(published=False)
 
     def teacher_configs(self) -> list[TeacherConfig]:
@@ -233,7 +233,7 @@ class Estimator:
         self.counted: set[tuple[str, Hashable]] = set()
 
     def estimate(self, part: PlannedStudy) -> Estimate:
-        """What is left of a part; what an earlier part leaves behind is not counted again."""
+        """What is left of a study; teachers and sets of an earlier one are not counted again."""
         context = part.context(self.context)
         teachers = [
             config

@@ -104,6 +104,16 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     return runs
 
 
+def recorded_teachers(path: Path) -> dict[str, float]:
+    """Top-1 of a study's teachers, percent, by the names of their files; empty without a manifest.
+
+    Manifests of versions before 0.2 do not have it.
+    """
+    if not path.exists():
+        return {}
+    return {str(k): float(v) for k, v in read_json(path).get("teachers", {}).items()}
+
+
 def settings_of(run: dict[str, Any]) -> tuple[object, object]:
     """What tuning chooses of a run."""
     return run["config"]["learning_rate"], run["config"]["weight_decay"]
@@ -169,6 +179,7 @@ class Record:
         path = manifest_path(out, study.name)
         earlier = read_manifest(path) if path.exists() else []
         known = known_files(out)
+        self.teachers = recorded_teachers(path)
         runs = [experiment.to_dict() for experiment in experiments]
         chosen = {arm_key_of(run): settings_of(run) for run in runs if run["purpose"] == "tuned"}
         runs += [
@@ -180,8 +191,16 @@ class Record:
         ]
         self.runs = {key_of(run): {**run, "file": known.get(run_key_of(run))} for run in runs}
 
-    def add(self, files: Mapping[Experiment, Path]) -> None:
-        """Writes which file holds which run, whole or not at all."""
+    def add(
+        self, files: Mapping[Experiment, Path], teachers: Mapping[str, float] | None = None
+    ) -> None:
+        """Writes which file holds which run, whole or not at all.
+
+        Args:
+            files: of the runs.
+            teachers: top-1 of their teachers, percent, by the names of the teachers' files.
+        """
+        self.teachers |= teachers or {}
         for experiment, file in files.items():
             self.runs[key_of(experiment.to_dict())]["file"] = file.name
         study = self.study
@@ -193,6 +212,7 @@ class Record:
             "notes": study.notes,
             "preset": study.preset,
             "tuning": None if study.tuning is None else asdict(study.tuning),
+            "teachers": self.teachers,
             "runs": list(self.runs.values()),
         }
         with replacing(manifest_path(self.out, study.name)) as temporary:

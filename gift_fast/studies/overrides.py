@@ -41,8 +41,8 @@ def narrowed(
         student: the network of every teacher and student.
         epochs: of every student.
         seeds: of the students.
-        set_seeds: of the sets that are made here.
-        heldout: training images taken away before teacher and sets are made here. None is the
+        set_seeds: of the generated sets.
+        heldout: size of the validation split. None is the
             study's number; on a dataset that is not among the study's, at most a tenth of the
             images, see :func:`~gift_fast.data.datasets.sizes.default_heldout`.
         tuning_seeds: of the students of the trials, where the study has any.

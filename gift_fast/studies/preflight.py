@@ -23,7 +23,7 @@ from gift_fast.training.models import new_model
 def check_study(
     study: Study, experiments: Sequence[Experiment], context: RunContext, sets: Path | None
 ) -> None:
-    """Raises where a study could not be run to its end, whichever of its parts is at fault.
+    """Raises if a study could not be run to its end, for whatever reason.
 
     The datasets are there and large enough, networks can be built for their images, the published
     sets have a known format, teachers that are there fit, and results can be written. What takes
@@ -33,7 +33,7 @@ def check_study(
         study: that the experiments are of.
         experiments: whose sets are there or can be made.
         context: where they are run.
-        sets: folder of the published sets, or None where all are made here.
+        sets: folder of the published sets; None if all sets are generated.
 
     Raises:
         ImportError: a network needs a package that is missing.

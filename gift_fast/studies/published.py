@@ -1,9 +1,9 @@
-"""The accuracies that the GIFT paper publishes, and its names in this package's terms.
+"""Published accuracies, and the papers' names in this package's terms.
 
-Source: Xinyi Shang, Peng Sun and Tao Lin, "GIFT: Unlocking Full Potential of Labels in Distilled
-Dataset at Near-zero Cost", ICLR 2025, tables 1 to 7, 12 and 13. ``published.csv`` holds their 485
-cells, one a row: top-1 accuracy in percent, mean and standard deviation. The paper does not say of
-how many runs; its code makes three and takes the population's deviation (ddof 0).
+The GIFT paper: Xinyi Shang, Peng Sun and Tao Lin, "GIFT: Unlocking Full Potential of Labels in
+Distilled Dataset at Near-zero Cost", ICLR 2025, tables 1 to 7, 12 and 13. ``published.csv`` has
+their 485 cells, one per row: top-1 accuracy in percent, mean and standard deviation. The paper does
+not state the number of runs; its code makes three and takes the population's deviation (ddof 0).
 
 The cells are 360 experiments: tables repeat each other, and where they do an experiment here has
 several readings. Ten experiments have readings of different means:
@@ -17,6 +17,10 @@ In four more the mean is repeated with another deviation. The first reading is t
 value. Where readings contradict each other another table agrees with it, except for DATM on
 ResNet-18, which tables 1 and 4 alone hold. The check marks of table 7 are lost in the paper's text:
 which of its rows is which loss is inferred from their order.
+
+The RDED paper: Peng Sun, Bei Shi, Daiwei Yu and Tao Lin, "On the Diversity and Realism of Distilled
+Dataset: An Efficient Dataset Distillation Paradigm", CVPR 2024, table 2. ``published_rded.csv``
+holds its accuracies of ConvNet-3 on CIFAR-10, which the GIFT paper does not have.
 """
 
 from __future__ import annotations
@@ -28,7 +32,47 @@ from importlib import resources
 
 from gift_fast.evaluation.rules import paper_dataset
 
+
+@dataclass(frozen=True)
+class Source:
+    """A paper with published accuracies.
+
+    Attributes:
+        name: in reports.
+        file: of its accuracies, in this folder.
+        preset: its protocol.
+        dataset_options: of the dataset under this protocol.
+        scoring: what its code reports of a run's tests.
+    """
+
+    name: str
+    file: str
+    preset: str
+    dataset_options: str = ""
+    scoring: str = "the best test of every run"
+
+
+GIFT_PAPER = Source("the GIFT paper", "published.csv", "paper")
+
+RDED_PAPER = Source("the RDED paper", "published_rded.csv", "rded", ":normalization=imagenet")
+
+TEACHERS = {
+    ("cifar10", "convnet3"): 82.24,
+    ("cifar10", "resnet18_modified"): 93.86,
+    ("cifar100", "convnet3"): 61.27,
+    ("cifar100", "resnet18_modified"): 72.27,
+    ("tinyimagenet", "convnet4"): 49.73,
+    ("tinyimagenet", "resnet18_modified"): 61.98,
+    ("imagenet-1k", "convnet4"): 43.6,
+    ("imagenet-1k", "resnet18"): 69.31,
+}
+"""Top-1 of the teachers that RDED's authors publish and the GIFT paper uses, percent."""
+
+COPIES = {"cifar10-jpeg": "cifar10"}
+"""Datasets that are lossy copies of another, whose published accuracies they are compared with."""
+
 STUDENTS: dict[tuple[str, str], str | None] = {
+    ("cifar10", "convnet"): "convnet3",
     ("cifar100", "convnet"): "convnet3",
     ("cifar100", "resnet18"): "resnet18_modified",
     ("tinyimagenet", "convnet"): "convnet4",
@@ -113,6 +157,7 @@ class Published:
         loss: a name in ``LOSSES``.
         optimizer: ``adamw``, ``adam`` or ``sgd``.
         readings: the cells, in the order of the tables; at least one.
+        source: the paper.
 
     Example:
         >>> experiment = find_published(
@@ -135,6 +180,7 @@ class Published:
     loss: str
     optimizer: str
     readings: tuple[Reading, ...]
+    source: Source = GIFT_PAPER
 
     @property
     def first(self) -> Reading:
@@ -183,8 +229,9 @@ class Published:
 
     @property
     def our_dataset(self) -> str:
-        """The dataset in this package's names, at the side that the student takes it."""
-        return paper_dataset(self.dataset, self.our_student or self.student)
+        """The dataset in this package's names, at the size that the student takes."""
+        dataset = paper_dataset(self.dataset, self.our_student or self.student)
+        return dataset + self.source.dataset_options
 
     @property
     def our_loss(self) -> str | None:
@@ -194,6 +241,8 @@ class Published:
     @property
     def native(self) -> Published | None:
         """The same experiment with the method's native loss, or None where it is not published."""
+        if self.source != GIFT_PAPER:
+            return None
         return find_published(
             dataset=self.dataset,
             ipc=self.ipc,
@@ -206,8 +255,8 @@ class Published:
 
 
 @cache
-def read_published() -> tuple[Published, ...]:
-    """All published experiments, in the order in which the tables first hold them.
+def read_published(source: Source = GIFT_PAPER) -> tuple[Published, ...]:
+    """All published experiments of a paper, in the order in which its tables first hold them.
 
     Example:
         >>> experiments = read_published()
@@ -215,7 +264,7 @@ def read_published() -> tuple[Published, ...]:
         (360, 485)
     """
     readings: dict[tuple[str, int, str, str, str, str, str], list[Reading]] = {}
-    path = resources.files("gift_fast.studies").joinpath("published.csv")
+    path = resources.files("gift_fast.studies").joinpath(source.file)
     for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
         experiment = (
             row["dataset"],
@@ -228,7 +277,9 @@ def read_published() -> tuple[Published, ...]:
         )
         reading = Reading(int(row["table"]), float(row["mean"]), float(row["std"]))
         readings.setdefault(experiment, []).append(reading)
-    return tuple(Published(*experiment, tuple(cells)) for experiment, cells in readings.items())
+    return tuple(
+        Published(*experiment, tuple(cells), source) for experiment, cells in readings.items()
+    )
 
 
 def find_published(
@@ -241,7 +292,7 @@ def find_published(
     loss: str,
     optimizer: str,
 ) -> Published | None:
-    """The experiment with these names, which are the paper's, or None where it is not published.
+    """The GIFT paper's experiment with these names, which are its own, or None if there is none.
 
     Raises:
         ValueError: a value that no experiment has, so that a misspelt name is not taken for an

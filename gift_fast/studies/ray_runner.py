@@ -37,7 +37,7 @@ from gift_fast.studies.cluster import Cluster
 from gift_fast.studies.failures import Failure, RunsFailed
 from gift_fast.studies.manifest import Finished, Record, title_of
 from gift_fast.studies.ray_tasks import Site, look_over, make_set, make_teacher, train
-from gift_fast.studies.run import PlannedRun, groups_of
+from gift_fast.studies.run import PlannedRun, groups_of, teacher_accuracies
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study
 
@@ -75,7 +75,7 @@ class RayRunner:
         study: that the experiments are of.
         context: where teachers and results are, for all machines alike; see
             :class:`~gift_fast.studies.run.LocalRunner`.
-        sets: folder of the published sets, or None where all are made here.
+        sets: folder of the published sets; None if all sets are generated.
     """
 
     def __init__(
@@ -205,7 +205,9 @@ class Batch:
     ) -> None:
         """Gives the cluster the runs on a set that was looked over, unless they have finished."""
         runner = self.runner
-        self.record.add({experiment: run.path for experiment, run in planned.items()})
+        files = {experiment: run.path for experiment, run in planned.items()}
+        source = next(iter(planned)).source
+        self.record.add(files, teacher_accuracies(runner.study, source, runner.context))
         for experiment, run in planned.items():
             file = run.path.name
             again = file in self.files.values()  # under other names, the same run

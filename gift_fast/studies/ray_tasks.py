@@ -89,7 +89,7 @@ def make_teacher(
 def make_set(
     site: Site, study: Study, source: SetSource, context: RunContext, sets: Path | None, *_: None
 ) -> Path:
-    """A task: gives where a set lies, and makes it before if it is made here.
+    """A task: returns the path of a set, which it first generates if necessary.
 
     What follows ``sets`` is nothing: the tasks of the teachers, for which Ray waits.
     """

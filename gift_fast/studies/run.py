@@ -1,4 +1,4 @@
-"""Runs a study: teachers, sets made here, students.
+"""Runs a study: teachers, generated sets, students.
 
 Everything that has finished is read and not repeated, and the run in progress is resumed from its
 checkpoint, so the same command resumes a study that was interrupted.
@@ -7,6 +7,7 @@ checkpoint, so the same command resumes a study that was interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ from gift_fast.studies.manifest import Finished, Record, title_of
 from gift_fast.studies.sets import SELECTED, SetSource
 from gift_fast.studies.study import Experiment, Study
 from gift_fast.studies.tuning import Runner, tune, tuned
+from gift_fast.training.weights import read_checkpoint, split_checkpoint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,7 +47,7 @@ def split_by_presence(
 
     Args:
         experiments: of a study.
-        sets: folder of the published sets, or None where all are made here.
+        sets: folder of the published sets; None if all sets are generated.
     """
     missing = [
         source.name
@@ -112,9 +114,9 @@ class LocalRunner:
 
     Args:
         study: that the experiments are of.
-        context: where teachers and results are. The sets that are made here lie in ``sets`` under
+        context: where teachers and results are. Generated sets are in ``sets`` under
             its folder of results.
-        sets: folder of the published sets, or None where all are made here.
+        sets: folder of the published sets; None if all sets are generated.
     """
 
     def __init__(self, study: Study, context: RunContext, sets: Path | None = None) -> None:
@@ -151,7 +153,8 @@ class LocalRunner:
                     failures += failures_of(group, error, accelerator)
                     continue
                 if accelerator.is_main_process:
-                    record.add({experiment: run.path for experiment, run in planned.items()})
+                    files = {experiment: run.path for experiment, run in planned.items()}
+                    record.add(files, teacher_accuracies(self.study, source, context))
                 accelerator = context.accelerator(group[0].config)
                 for experiment, run in planned.items():
                     title = title_of(experiment)
@@ -194,7 +197,7 @@ def reads_of(experiment: Experiment) -> Hashable:
 
 
 def prepare(study: Study, source: SetSource, context: RunContext, sets: Path | None) -> Path:
-    """Trains the teachers of a set that are missing, makes it if it is made here; where it lies."""
+    """Trains missing teachers of a set, generates the set if necessary, and returns its path."""
     for teacher in study.teachers_of(source):
         train_missing_teacher(study, source, teacher, context)
     if not source.generated:
@@ -255,6 +258,18 @@ def missing_teachers(study: Study, sources: Iterable[SetSource], context: RunCon
         for teacher in study.teachers_of(source)
     }
     return sum(not path.exists() for path in paths)
+
+
+def teacher_accuracies(study: Study, source: SetSource, context: RunContext) -> dict[str, float]:
+    """Top-1 of a set's teachers, percent, by the names of their files, where the files have it."""
+    found = {}
+    for teacher in study.teachers_of(source):
+        path = teacher_path(context, source.sized_dataset, teacher)
+        if path.exists():
+            record = split_checkpoint(path, read_checkpoint(path))[1]
+            with suppress(KeyError, IndexError, TypeError, ValueError):
+                found[path.name] = float(record["checks"][-1]["top1"])
+    return found
 
 
 def train_missing_teacher(

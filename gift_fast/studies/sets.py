@@ -12,7 +12,7 @@ from gift_fast.studies.published import FORMATS
 from gift_fast.studies.published import NATIVE_LOSSES as PUBLISHED_LOSSES
 
 SELECTED = "selected"
-"""How sets are made here unless a study says otherwise, by :func:`select_crops`."""
+"""The default method of generated sets, :func:`select_crops`."""
 
 NATIVE_LOSSES = {
     **{FORMATS[method]: loss for method, loss in PUBLISHED_LOSSES.items()},
@@ -30,10 +30,10 @@ class SetSource:
 
     Attributes:
         dataset: of whose classes it is: a name in ``DATASETS``.
-        method: that made it; ``selected`` is always made here.
+        method: that made it; ``selected`` is always generated.
         ipc: images per class.
         network: that it was distilled on; it is the teacher too.
-        seed: of a set that is made here, else None.
+        seed: of a generated set; None for a published one.
     """
 
     dataset: str
@@ -47,7 +47,7 @@ class SetSource:
 
     @property
     def generated(self) -> bool:
-        """Whether it is made here, and not read."""
+        """Whether it is generated, and not read from files."""
         return self.method == SELECTED or self.seed is not None
 
     @property

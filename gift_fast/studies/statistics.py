@@ -1,7 +1,7 @@
-"""How two losses are compared: intervals of a difference, corrected within a table, and in words.
+"""Comparison of losses: paired intervals of a difference, with Holm's adjustment per table.
 
-The unit of replication is the distilled set. Students of different seeds on one set share what is
-peculiar to the set, so their scores are averaged first; the sets' means are what is counted. Two
+The unit of replication is the distilled set. Students of different seeds on one set share the
+properties of the set, so their scores are averaged first; the means of the sets are counted. Two
 losses are compared on the same sets and seeds, and the differences are what varies.
 
 All scores are accuracies in percent and all differences in percentage points. Student's t is
@@ -22,15 +22,15 @@ Scores = Mapping[str, Mapping[int, float]]
 """The scores of a loss: the name of a distilled set -> the seed of a student -> top-1, percent."""
 
 ALPHA = 0.05
-"""The chance of naming any wrong winner in a table."""
+"""The probability of calling any pair of a table significantly different by chance."""
 
 PRACTICAL = 0.5
-"""A difference below this many points is none in practice."""
+"""A difference below this many points is negligible."""
 
 FEWEST_SETS = 4
-"""With fewer sets there is an interval and no winner."""
+"""With fewer sets there is an interval and no test."""
 
-Outcome = Literal["winner", "none in practice", "undecided", "too few sets"]
+Outcome = Literal["significant", "negligible", "not significant", "too few sets"]
 
 
 @dataclass(frozen=True)
@@ -247,17 +247,17 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Interval):
-    """Two losses, compared over distilled sets, and what may be said of them.
+    """Two losses compared over distilled sets, with the outcome of the test.
 
     The rules, the first that applies:
 
-    1. fewer than four sets: an interval, and no winner;
-    2. less than half a point: no difference in practice, whatever p;
-    3. p below 0.05 after Holm's adjustment: a winner;
-    4. otherwise undecided.
+    1. too few sets: fewer than four; there is an interval and no test;
+    2. negligible: the difference is less than half a point, whatever p;
+    3. significant: p is below 0.05 after Holm's adjustment;
+    4. not significant: otherwise.
 
-    The interval is of this comparison alone and is not adjusted, so that it may leave out 0 where
-    the comparison is undecided.
+    The interval is of this comparison alone and is not adjusted, so it may
+    exclude 0 although the difference is not significant.
 
     Attributes:
         first: what a reader calls the one loss.
@@ -277,13 +277,13 @@ class Comparison(Interval):
         if self.n < FEWEST_SETS:
             return "too few sets"
         if abs(self.difference) < PRACTICAL:
-            return "none in practice"
-        return "winner" if self.p_holm < ALPHA else "undecided"
+            return "negligible"
+        return "significant" if self.p_holm < ALPHA else "not significant"
 
     @property
-    def winner(self) -> str | None:
-        """The better loss where there is one."""
-        if self.outcome != "winner":
+    def better(self) -> str | None:
+        """The loss that is significantly better, or None."""
+        if self.outcome != "significant":
             return None
         return self.first if self.difference > 0.0 else self.second
 
@@ -297,10 +297,10 @@ class Comparison(Interval):
         )
         p = f"p = {self.p_holm:.2g} after Holm"
         said = {
-            "winner": f"{p}; {self.winner} is ahead.",
-            "none in practice": "no difference in practice.",
-            "undecided": f"{p}; undecided.",
-            "too few sets": "too few to name a winner.",
+            "significant": f"{p}; {self.better} is significantly better.",
+            "negligible": "the difference is negligible.",
+            "not significant": f"{p}; not significant.",
+            "too few sets": "too few for a test.",
         }
         return f"{measured}; {said[self.outcome]}"
 
@@ -315,7 +315,7 @@ def compare_losses(table: Sequence[Pair], *, confidence: float = 0.95) -> tuple[
         >>> gift = {"a": {0: 62.0}, "b": {0: 64.0}, "c": {0: 63.0}, "d": {0: 65.0}}
         >>> kl = {"a": {0: 60.0}, "b": {0: 61.5}, "c": {0: 60.0}, "d": {0: 62.5}}
         >>> comparison, = compare_losses([Pair("GIFT", "KL", gift, kl)])
-        >>> comparison.winner, comparison.difference, round(comparison.p_holm, 4)
+        >>> comparison.better, comparison.difference, round(comparison.p_holm, 4)
         ('GIFT', 2.5, 0.0012)
     """
     intervals = []

@@ -52,7 +52,7 @@ class Tuning:
     Attributes:
         weight_decays: that are tried with every learning rate.
         seeds: one student each, none of them a reported one's.
-        set_seeds: of the sets for the trials, where sets are made here; none is a reported one's.
+        set_seeds: of generated sets for the trials; none of them is a reported set's.
     """
 
     weight_decays: tuple[float, ...] = (0.0, 5e-4)
@@ -188,7 +188,7 @@ class Study:
 
 
 def student_seed(source: SetSource, seed: int) -> int:
-    """The seed of a student: on each of several sets that are made here, another one.
+    """The seed of a student, which differs between generated sets.
 
     All losses have the same students on a set. But students that began alike on every set would
     have in common what their beginning does to a loss, and an interval over sets would not show it.
@@ -204,7 +204,7 @@ def student_seed(source: SetSource, seed: int) -> int:
 def loss_of(loss: str, method: str) -> str:
     """A loss of a study for a method: ``native`` replaced, options of their default left out.
 
-    So an experiment is written in one way, in whichever study it stands.
+    An experiment is written in one way in all studies.
 
     Example:
         >>> loss_of("refine+native", "gvbsm"), loss_of("gift:gamma=0.1", "rded")

@@ -15,12 +15,12 @@
                 of continual learning, each one or a list, for every step of them; see
                 gift_fast.data.classes
     optimizers  each with its learning rate, weight decay and momentum (default: the preset's)
-    seeds       one student each (default: 0 1 2); see student_seed
-    made_by     how sets are made here, see gift_fast.distillation (default: selected)
+    seeds       of the students (default: 0 1 2); see student_seed
+    made_by     how sets are generated, see gift_fast.distillation (default: selected)
     dataset_seeds
-                one set each, where sets are made here (default: 0 1 2 3 4)
-    validation  training images taken away before teacher and sets are made here (default: none);
-                on a smaller dataset that --dataset names, a tenth of its images
+                of generated sets, one per set (default: 0 1 2 3 4)
+    validation  size of the validation split, which teachers and generated sets do not see (default:
+                none); a tenth of the images of a smaller dataset given with --dataset
     tuning      runs every loss again at the learning rate and weight decay that trials choose:
                 weight_decays, and the trials' own seeds and dataset_seeds
 

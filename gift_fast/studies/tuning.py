@@ -4,7 +4,7 @@ The losses of a table are tried on one grid: half decades of the learning rate t
 decays. It is extended for all of them until the curve of each falls towards both ends, so that no
 loss has a trial more than another. What chooses is the mean top-1 after the last epoch, over seeds
 that no reported run has, on images that no reported number is of: held-out training images where
-the sets are made here, one half of the test images (see
+sets are generated, one half of the test images (see
 :func:`gift_fast.training.predict.second_half`) where they are not. Everything else of a loss stays
 at its default.
 """
@@ -42,10 +42,12 @@ class Arm:
     Attributes:
         source: the set, without its seed.
         config: at the protocol's settings, with seed 0.
+        generated: whether the sets are generated.
     """
 
     source: SetSource
     config: EvaluationConfig
+    generated: bool
 
     @property
     def table(self) -> Arm:
@@ -75,7 +77,7 @@ class Choice:
 def arm_of(experiment: Experiment) -> Arm:
     """The arm that an experiment at the protocol's settings is of."""
     source = replace(experiment.source, seed=None)
-    return Arm(source, replace(experiment.config, seed=0))
+    return Arm(source, replace(experiment.config, seed=0), experiment.source.generated)
 
 
 def half_decade(step: int) -> float:
@@ -102,7 +104,7 @@ def trials_of(arm: Arm, tuning: Tuning, steps: Iterable[int]) -> list[Experiment
     """The trials of an arm at some learning rates, with every weight decay."""
     source, config = arm.source, arm.config
     sources, tested_on = [source], "test"
-    if source.generated:
+    if arm.generated:
         sources, tested_on = [replace(source, seed=seed) for seed in tuning.set_seeds], HELDOUT
     return [
         Experiment(

@@ -1,7 +1,7 @@
-"""What may be said of a published number that was measured again.
+"""The verdict on a published accuracy that was measured again.
 
-A verdict is due only where the configuration is identical: the same distilled set, student,
-teacher, loss with all its options and protocol. That is for the caller to decide.
+A verdict compares two numbers. Whether the configurations are the same, which makes a reproduced
+number a reproduction, is a second field, see :mod:`gift_fast.report.published_comparison`.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def judge_number(measured: Sample | None, reading: Reading) -> NumberVerdict:
 
     - reproduced: the 90 % interval lies within one point of 0, which is the test of equivalence at
       5 % by two one-sided tests (Schuirmann, 1987);
-    - not reproduced: the 95 % interval leaves out 0, and the difference exceeds one point;
+    - not reproduced: the 95 % interval excludes 0, and the difference exceeds one point;
     - inconclusive: neither;
     - not run: ``measured`` is None.
 
     Args:
-        measured: top-1 of the runs with the identical configuration, percent.
+        measured: top-1 of the runs, percent.
         reading: the published number; of one that contradicts itself, each reading has its verdict.
 
     Example:
@@ -88,17 +88,17 @@ def judge_number(measured: Sample | None, reading: Reading) -> NumberVerdict:
 
 
 def judge_sign(measured: Comparison | None, published_difference: float) -> SignVerdict:
-    """The verdict on which of two losses is ahead, GIFT or the method's native one.
+    """The verdict on which of two losses is better, GIFT or the method's native one.
 
-    The measured sign is known where the interval leaves out 0 and there are four sets at least:
+    The measured sign is known if the interval excludes 0 and there are at least four sets:
 
     - agrees: it is known and is the published one;
     - disagrees: it is known and is the opposite;
     - undecided: it is not known, or the published means are equal;
     - not run: ``measured`` is None.
 
-    How large the difference is plays no part: one that is none in practice may have a sign. Nor
-    does the spread of the published means, since a sign is all that is compared.
+    The size of the difference does not matter: a negligible difference may have a sign. Nor does
+    the standard deviation of the published means, since only signs are compared.
 
     Args:
         measured: GIFT compared with the native loss, in this order, best at 95 %.

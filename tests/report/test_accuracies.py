@@ -32,12 +32,12 @@ def test_the_leader_is_named_whoever_it_is():
 
 def test_a_gap_within_one_std_is_no_lead():
     text = ranking([cell("gift", "adamw", 80.0, 90.0), cell("ce", "adamw", 83.0, 85.0)])
-    assert "lie 1.0 apart, within one std (5.0): 2 seeds do not tell them apart" in text
+    assert "lie 1.0 apart, within one std (5.0): 2 seeds do not separate them" in text
 
 
 def test_a_single_seed_settles_no_order():
     text = ranking([cell("gift", "adamw", 90.0), cell("ce", "adamw", 80.0)])
-    assert "With a single seed, the order is not to be trusted." in text
+    assert "With a single seed, the order is unreliable." in text
 
 
 def test_where_no_loss_learns_none_is_said_to_collapse():

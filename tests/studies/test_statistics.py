@@ -307,36 +307,36 @@ CLEAR = Comparison(
 
 
 @pytest.mark.parametrize(
-    ("changes", "outcome", "winner"),
+    ("changes", "outcome", "better"),
     [
-        ({}, "winner", "GIFT"),
-        ({"difference": -2.0}, "winner", "KL"),
+        ({}, "significant", "GIFT"),
+        ({"difference": -2.0}, "significant", "KL"),
         ({"n": 3}, "too few sets", None),
-        ({"n": 4}, "winner", "GIFT"),
+        ({"n": 4}, "significant", "GIFT"),
         ({"n": 3, "difference": 0.1}, "too few sets", None),
-        ({"difference": 0.49}, "none in practice", None),
-        ({"difference": -0.49}, "none in practice", None),
-        ({"difference": 0.5}, "winner", "GIFT"),
-        ({"difference": -0.5}, "winner", "KL"),
-        ({"difference": 0.49, "p_holm": 1e-9}, "none in practice", None),
-        ({"difference": 0.49, "p_holm": 1.0}, "none in practice", None),
-        ({"p_holm": 0.049}, "winner", "GIFT"),
-        ({"p_holm": 0.05}, "undecided", None),
-        ({"p_holm": 0.051}, "undecided", None),
+        ({"difference": 0.49}, "negligible", None),
+        ({"difference": -0.49}, "negligible", None),
+        ({"difference": 0.5}, "significant", "GIFT"),
+        ({"difference": -0.5}, "significant", "KL"),
+        ({"difference": 0.49, "p_holm": 1e-9}, "negligible", None),
+        ({"difference": 0.49, "p_holm": 1.0}, "negligible", None),
+        ({"p_holm": 0.049}, "significant", "GIFT"),
+        ({"p_holm": 0.05}, "not significant", None),
+        ({"p_holm": 0.051}, "not significant", None),
     ],
 )
-def test_what_may_be_said_follows_the_rules(changes, outcome, winner):
+def test_the_outcome_follows_the_rules(changes, outcome, better):
     comparison = replace(CLEAR, **changes)
-    assert (comparison.outcome, comparison.winner) == (outcome, winner)
+    assert (comparison.outcome, comparison.better) == (outcome, better)
 
 
 @pytest.mark.parametrize(
     ("changes", "end"),
     [
-        ({}, "; p = 0.004 after Holm; GIFT is ahead."),
-        ({"p_holm": 0.2}, "; p = 0.2 after Holm; undecided."),
-        ({"difference": 0.2}, "; no difference in practice."),
-        ({"n": 3}, "; too few to name a winner."),
+        ({}, "; p = 0.004 after Holm; GIFT is significantly better."),
+        ({"p_holm": 0.2}, "; p = 0.2 after Holm; not significant."),
+        ({"difference": 0.2}, "; the difference is negligible."),
+        ({"n": 3}, "; too few for a test."),
     ],
 )
 def test_a_comparison_in_words(changes, end):
@@ -363,8 +363,11 @@ def test_a_pair_that_wins_alone_may_not_in_a_table():
     gift = {name: {0: 60.0 + gain} for name, gain in zip("abcde", (0.1, 1, 1, 2, 1), strict=True)}
     pair = Pair("GIFT", "KL", gift, kl)
     assert 0.025 < compare_losses([pair])[0].p < 0.05
-    assert compare_losses([pair])[0].winner == "GIFT"
-    assert [c.outcome for c in compare_losses([pair, pair])] == ["undecided", "undecided"]
+    assert compare_losses([pair])[0].better == "GIFT"
+    assert [c.outcome for c in compare_losses([pair, pair])] == [
+        "not significant",
+        "not significant",
+    ]
 
 
 def test_a_table_of_losses_that_do_not_differ_names_a_winner_in_one_of_twenty(generator):
