@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs and estimate their time"
     )
-    parts = parser.add_argument_group("replace what the study specifies")
+    parts = parser.add_argument_group("options that override the study")
     add_dataset(parts, required=False)
     parts.add_argument("--ipc", nargs="+", type=int, metavar="N", help="images per class")
     parts.add_argument("--student", metavar="NAME", help="network of all teachers and students")
@@ -103,18 +103,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="tuned",
         action="store_false",
         default=None,
-        help="run at the study's own learning rates alone",
+        help="skip tuning; use the study's own hyperparameters only",
     )
-    cluster = parser.add_argument_group("runs side by side (needs gift-fast[cluster])")
+    cluster = parser.add_argument_group("several runs at a time (requires gift-fast[cluster])")
     cluster.add_argument(
         "--ray",
         nargs="?",
         const="local",
         metavar="ADDRESS",
         help=(
-            "run as tasks of a Ray cluster: local, or no address, starts one on this machine, auto "
-            "takes the one that this machine is part of, HOST:PORT another (default: one run after "
-            "the other)"
+            "run on a Ray cluster: local (default) starts one on this machine, auto uses the one "
+            "that this machine is part of, HOST:PORT another (without --ray: one run at a time)"
         ),
     )
     cluster.add_argument(
