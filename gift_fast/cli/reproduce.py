@@ -14,6 +14,7 @@ from gift_fast.cli.arguments import (
     teller,
 )
 from gift_fast.reproductions.reproduce import (
+    check_reproduction,
     describe,
     estimates_of,
     load_reproduction,
@@ -53,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.dataset is not None:
         plan = plan.on(options.dataset)
+    if not options.dry_run:
+        check_reproduction(plan, context)
     text = describe(plan, estimates_of(plan, context, tell))
     if is_main_process():
         print(text, flush=True)

@@ -24,6 +24,7 @@ from gift_fast.cli.arguments import (
 )
 from gift_fast.evaluation.context import RunContext
 from gift_fast.process.signals import as_interrupted
+from gift_fast.studies.baselines import baseline_experiments
 from gift_fast.studies.failures import RunsFailed
 from gift_fast.studies.manifest import count_in_words, describe, state_of
 from gift_fast.studies.overrides import narrowed
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 CHANGES = (
     *("dataset", "ipc", "student", "epochs", "seeds", "set_seeds"),
-    *("heldout", "tuning_seeds", "tuned", "data_root"),
+    *("heldout", "tuning_seeds", "tuned", "baselines", "data_root"),
 )
 """The options that replace what the study says."""
 
@@ -105,6 +106,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="skip tuning; use the study's own hyperparameters only",
     )
+    parts.add_argument(
+        "--baselines",
+        action="store_true",
+        default=None,
+        help=(
+            "also run random images, hard labels and the full training set, and compute "
+            "DD-Ranking's scores"
+        ),
+    )
     cluster = parser.add_argument_group("several runs at a time (requires gift-fast[cluster])")
     cluster.add_argument(
         "--ray",
@@ -155,7 +165,8 @@ def run(options: argparse.Namespace) -> int:
     if missing:
         print(f"left out, not in {options.sets}: {', '.join(missing)}", file=sys.stderr)
     if not options.dry_run:
-        check_study(plan, experiments, context, options.sets)
+        baselines = baseline_experiments(experiments) if plan.baselines else []
+        check_study(plan, [*experiments, *baselines], context, options.sets)
     try:
         with runner_of(asked, options, plan, context) as (runner, at_a_time):
             if options.dry_run:

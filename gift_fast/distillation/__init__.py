@@ -24,6 +24,7 @@ import gift_fast
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import DistilledSet, read_distilled
 from gift_fast.data.distilled.native import write_distilled
+from gift_fast.distillation.random_images import random_images
 from gift_fast.distillation.rded import rded, rded_images
 from gift_fast.distillation.selection import select_crops
 from gift_fast.files import spec
@@ -55,7 +56,11 @@ def selected(
     write_distilled(path / "selected", replace(made, source=source), dataset)
 
 
-METHODS: dict[str, Callable[..., None]] = {"rded": rded, "selected": selected}
+METHODS: dict[str, Callable[..., None]] = {
+    "random": random_images,
+    "rded": rded,
+    "selected": selected,
+}
 
 
 def distill(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gift_fast.report.baselines_table import baselines_table
 from gift_fast.report.cells import Cell
 from gift_fast.report.charts import (
     Figure,
@@ -106,6 +107,7 @@ class StudySection:
         notes: the study's own.
         sentences: what all conditions together show, in sentences.
         overview: all conditions at once, or None where there is one.
+        baselines: of the distilled sets with DD-Ranking's scores, or None.
         conditions: with their own tables and figures.
     """
 
@@ -116,6 +118,7 @@ class StudySection:
     notes: str
     sentences: tuple[str, ...]
     overview: Table | None
+    baselines: Table | None
     conditions: tuple[ConditionSection, ...]
 
     @property
@@ -216,6 +219,7 @@ def study_section(
         notes=study.notes,
         sentences=tuple(study_sentences(panels)),
         overview=overview,
+        baselines=baselines_table(study),
         conditions=conditions,
     )
 
@@ -250,6 +254,7 @@ def settings_of(study: StudyRecord, panels: Sequence[Panel]) -> str:
 def unfinished_of(study: StudyRecord) -> str:
     """How many runs of a study are missing, in words; empty where none is."""
     kinds = {"protocol": "at the protocol's settings", "trial": "trials", "tuned": "tuned"}
+    kinds["baseline"] = "baselines"
     missing = [f"{n} {kinds[kind]}" for kind, n in study.unfinished.items() if n]
     if not missing:
         return ""

@@ -99,6 +99,8 @@ def panels_of(study: StudyRecord) -> tuple[Panel, ...]:
     """
     groups: dict[Condition, list[Run]] = {}
     for run in study.runs:
+        if run.experiment.purpose == "baseline":  # see gift_fast.report.baselines_table
+            continue
         groups.setdefault(condition_of(run), []).append(run)
     groups = with_ends(groups)
     panels = [panel_of(condition, runs) for condition, runs in groups.items()]

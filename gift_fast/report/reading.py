@@ -22,7 +22,7 @@ from gift_fast.studies.study import Experiment, Study, Tuning
 
 TUNING = {field.name for field in fields(Tuning)}
 
-PURPOSES = ("protocol", "trial", "tuned")
+PURPOSES = ("protocol", "trial", "tuned", "baseline")
 
 
 @dataclass(frozen=True)

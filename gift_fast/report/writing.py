@@ -95,6 +95,9 @@ def section_in_markdown(section: StudySection) -> list[str]:
     if section.overview is not None:
         lines += [*(f"- {sentence}" for sentence in section.sentences), ""]
         lines += [as_markdown(section.overview), *section.overview.notes, ""]
+    if section.baselines is not None:
+        baselines = section.baselines
+        lines += [f"{baselines.caption}:", "", as_markdown(baselines), *baselines.notes, ""]
     for part in section.conditions:
         if len(section.conditions) > 1:
             lines += [f"### {escaped_markdown(part.heading)}", ""]
@@ -113,7 +116,7 @@ def latex_of(contents: Contents) -> str:
     """The tables in LaTeX, a study's title before their captions."""
     tables: list[tuple[str, Table | None]] = []
     for section in contents.sections:
-        tables.append((section.title, section.overview))
+        tables += [(section.title, section.overview), (section.title, section.baselines)]
         for part in section.conditions:
             tables += [(section.title, table) for table in (part.shares, part.table, part.trials)]
     published = contents.published

@@ -1,4 +1,4 @@
-"""Several studies that together set published numbers beside measured ones, by one command.
+"""Several studies that together compare measured accuracies with published ones.
 
 A reproduction is a folder of YAML files in ``reproductions``: ``plan.yaml`` and the studies that it
 names, each of the form that :mod:`gift_fast.studies.study_files` describes.
@@ -26,12 +26,15 @@ from gift_fast.evaluation.protocols import check_keys
 from gift_fast.evaluation.teacher_weights import teacher_path
 from gift_fast.files import spec
 from gift_fast.reproductions.measure import Pace, measure_set, measure_student, measure_teacher
+from gift_fast.studies.baselines import baseline_experiments
 from gift_fast.studies.failures import RunsFailed
-from gift_fast.studies.manifest import duration, state_of
+from gift_fast.studies.manifest import duration, is_open, state_of
+from gift_fast.studies.preflight import check_study
 from gift_fast.studies.run import LocalRunner, run_study
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study
 from gift_fast.studies.study_files import parse_study
+from gift_fast.studies.tuning import foreseen
 from gift_fast.training.objectives import build_objective
 from gift_fast.training.processes import is_main_process
 
@@ -175,8 +178,6 @@ def parse_reproduction(folder: Traversable) -> Reproduction:
             raise ValueError(f"study and teachers of a part must be texts, got {entry!r}")
         text = folder.joinpath(f"{entry['study']}.yaml").read_text(encoding="utf-8")
         study = parse_study(entry["study"], text)
-        if study.tuning is not None:
-            raise ValueError(f"{entry['study']}: a part of a reproduction must not be tuned")
         parts.append(PlannedStudy(study, entry["teachers"]))
     return Reproduction(
         name=folder.name,
@@ -201,6 +202,7 @@ class Estimate:
         runs: students to train.
         run_seconds: for them.
         done: students that have been trained before and are not trained again.
+        open: whether more runs may follow, since a grid of trials may be extended.
     """
 
     teachers: int
@@ -210,6 +212,7 @@ class Estimate:
     runs: int
     run_seconds: float
     done: int
+    open: bool = False
 
     @property
     def seconds(self) -> float:
@@ -235,6 +238,7 @@ class Estimator:
     def estimate(self, part: PlannedStudy) -> Estimate:
         """What is left of a study; teachers and sets of an earlier one are not counted again."""
         context = part.context(self.context)
+        runs = foreseen(part.study, part.experiments, context.out)
         teachers = [
             config
             for config in part.teacher_configs()
@@ -243,13 +247,13 @@ class Estimator:
         ]
         sets = [
             source
-            for source in part.sources
+            for source in dict.fromkeys(experiment.source for experiment in runs)
             if not list((context.out / "sets").glob(f"{source.name}_seed{source.seed}-*"))
             and self.is_new(part, source)
         ]
-        state = state_of(part.experiments, context.out)
+        state = state_of(runs, context.out)
         # A forced run repeats students, never teachers or sets.
-        left = part.experiments if context.force else state.left
+        left = runs if context.force else state.left
         configs = [experiment.config for experiment in left]
         return Estimate(
             len(teachers),
@@ -258,7 +262,8 @@ class Estimator:
             sum(map(self.of_set, sets)),
             len(configs),
             sum(map(self.of_student, configs)),
-            len(part.experiments) - len(left),
+            len(runs) - len(left),
+            any(map(is_open, runs)),
         )
 
     def is_new(self, part: PlannedStudy, what: Hashable) -> bool:
@@ -319,6 +324,7 @@ class Estimator:
             eval_every=1,
             eval_after=0.0,
             seed=0,
+            tested_on="test",
         )
         if key not in self.measured:
             how = "with a teacher" if reads else "without a teacher"
@@ -360,8 +366,8 @@ def describe(reproduction: Reproduction, estimates: Sequence[Estimate]) -> str:
         if left.sets:
             pieces.append(f"{counted(left.sets, 'set')} {duration(left.set_seconds)}")
         if left.runs:
-            total = left.runs + left.done
-            pieces.append(f"{left.runs} of {counted(total, 'run')} {duration(left.run_seconds)}")
+            total = "at least " * left.open + counted(left.runs + left.done, "run")
+            pieces.append(f"{left.runs} of {total} {duration(left.run_seconds)}")
         lines.append(f"  {part.study.name}: {', '.join(pieces) or 'done'}")
     seconds = sum(left.seconds for left in estimates)
     lines.append(f"  in all about {duration(seconds)}" if seconds else "  nothing is left")
@@ -379,6 +385,18 @@ def counted(number: int, what: str) -> str:
 
 
 # ---- running -------------------------------------------------------------------------------------
+
+
+def check_reproduction(reproduction: Reproduction, context: RunContext) -> None:
+    """Raises if one of the studies could not be run to its end, see ``check_study``.
+
+    Args:
+        reproduction: what is to be run.
+        place: its folder.
+    """
+    for part in reproduction.parts:
+        baselines = baseline_experiments(part.experiments) if part.study.baselines else []
+        check_study(part.study, [*part.experiments, *baselines], part.context(context), None)
 
 
 def run_reproduction(

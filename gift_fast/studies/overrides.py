@@ -29,6 +29,7 @@ def narrowed(
     heldout: int | None = None,
     tuning_seeds: Sequence[int] | None = None,
     tuned: bool = True,
+    baselines: bool | None = None,
     data_root: Path | None = None,
 ) -> Study:
     """A study on other data, or smaller; what is None stays.
@@ -47,6 +48,7 @@ def narrowed(
             images, see :func:`~gift_fast.data.datasets.sizes.default_heldout`.
         tuning_seeds: of the students of the trials, where the study has any.
         tuned: whether to keep the study's tuning, if it has any.
+        baselines: whether to run baselines.
         data_root: the folder that holds ``dataset``, whose images are counted where its size is
             not a published one.
 
@@ -83,6 +85,8 @@ def narrowed(
     if heldout is not None:
         check_integer("heldout", heldout, 0)
         changes["heldout"] = heldout
+    if baselines is not None:
+        changes["baselines"] = baselines
     tuning = study.tuning if tuned else None
     if tuning_seeds is not None:
         check_counts("tuning_seeds", tuning_seeds, 0)

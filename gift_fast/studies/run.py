@@ -29,6 +29,7 @@ from gift_fast.evaluation.teacher_weights import load_teacher, teacher_path
 from gift_fast.files.fingerprint import fingerprint
 from gift_fast.process.errors import is_disk_full
 from gift_fast.process.memory import keep_freed_memory
+from gift_fast.studies.baselines import baseline_experiments
 from gift_fast.studies.failures import Failure, RunsFailed
 from gift_fast.studies.manifest import Finished, Record, title_of
 from gift_fast.studies.sets import SELECTED, SetSource
@@ -84,7 +85,8 @@ def run_study(
             its own.
 
     Returns:
-        All results: of the experiments in their order, of the trials, of the tuned experiments.
+        All results: of the experiments in their order, of the trials, of the tuned experiments, of
+        the baselines.
 
     Raises:
         RunsFailed: runs have failed; all that do not depend on them have been run.
@@ -92,6 +94,25 @@ def run_study(
     """
     if not experiments:
         raise ValueError(f"the study {study.name} must have a run, got none")
+    if not study.baselines:
+        return run_parts(study, experiments, run, tell)
+    failed, finished = None, []
+    try:
+        finished = run_parts(study, experiments, run, tell)
+    except RunsFailed as error:  # no baseline depends on it
+        failed = error
+    baselines = baseline_experiments(experiments)
+    tell(f"baselines: {len(baselines)} runs")
+    finished += run(baselines)
+    if failed is not None:
+        raise failed
+    return finished
+
+
+def run_parts(
+    study: Study, experiments: Sequence[Experiment], run: Runner, tell: Callable[[str], None]
+) -> list[Finished]:
+    """The experiments and, if the study is tuned, the trials and what they choose."""
     if study.tuning is None:
         return run(experiments)
     failed, finished = None, []

@@ -11,6 +11,9 @@ from gift_fast.files.record_names import recorded
 from gift_fast.studies.published import FORMATS
 from gift_fast.studies.published import NATIVE_LOSSES as PUBLISHED_LOSSES
 
+RANDOM = "random"
+"""The method of random training images, see :mod:`gift_fast.studies.baselines`."""
+
 SELECTED = "selected"
 """The default method of generated sets, :func:`select_crops`."""
 

@@ -17,7 +17,7 @@ from gift_fast.data.datasets.heldout import split_heldout, with_heldout
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.protocols import load_preset
 from gift_fast.files import spec
-from gift_fast.studies.sets import LEARNED_LABELS, NATIVE_LOSSES, SELECTED, SetSource
+from gift_fast.studies.sets import LEARNED_LABELS, NATIVE_LOSSES, RANDOM, SELECTED, SetSource
 from gift_fast.training.objectives import OBJECTIVES
 
 STUDENTS = 10_000
@@ -32,7 +32,7 @@ class Experiment:
         source: the set that the student is trained on.
         config: of the run, before what follows from the set is filled in.
         purpose: ``protocol``, at the study's settings; ``trial`` of a learning rate and a weight
-            decay; or ``tuned``, with those that the trials have chosen.
+            decay; ``tuned``, with those that the trials have chosen; or ``baseline``.
     """
 
     source: SetSource
@@ -101,6 +101,7 @@ class Study:
     set_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     heldout: int = 0
     tuning: Tuning | None = None
+    baselines: bool = False
 
     def __post_init__(self) -> None:
         if max(self.seeds) >= STUDENTS:
@@ -161,11 +162,13 @@ class Study:
     def teachers_of(self, source: SetSource) -> tuple[str, ...]:
         """The networks that a set needs: those that label it, and the one that it is made with."""
         needed = [source.network] if source.generated else []
-        alike = replace(source, seed=None)
         for published in (True, False):
             for each, students in self.available(published=published):
-                if replace(each, seed=None) == alike:
-                    needed += [n for s in students for n in self.labellers(source, s)]
+                method = source.method if source.method == RANDOM else each.method
+                if replace(each, seed=None, method=method) == replace(source, seed=None):
+                    needed += [n for s in students for n in self.labellers(each, s)]
+                    if self.baselines:  # their accuracy is that of the full training set
+                        needed += students
         return tuple(dict.fromkeys(needed))
 
     def available(self, *, published: bool) -> list[tuple[SetSource, tuple[str, ...]]]:

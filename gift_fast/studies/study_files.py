@@ -23,6 +23,8 @@
                 none); a tenth of the images of a smaller dataset given with --dataset
     tuning      runs every loss again at the learning rate and weight decay that trials choose:
                 weight_decays, and the trials' own seeds and dataset_seeds
+    baselines   true: random images, hard labels and the full training set beside every set, with
+                DD-Ranking's scores, see gift_fast.studies.baselines (default: false)
 
 The runs are the product of sets, students, losses, optimizers, classes and seeds. A run has no
 identity beside its configuration and inputs, so what two studies share is trained once.
@@ -239,6 +241,13 @@ def read_heldout(key: str, value: Any) -> int:
     return int(value)
 
 
+def read_flag(key: str, value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} must be true or false, got {value!r}")
+    return value
+
+
 def read_tuning(key: str, value: Any) -> Tuning:
     """What is tried; an empty mapping takes all defaults."""
     if isinstance(value, dict):
@@ -277,6 +286,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "set_seeds": read_seeds,
     "heldout": read_heldout,
     "tuning": read_tuning,
+    "baselines": read_flag,
 }
 """How the value of every key of a study is read."""
 

@@ -21,6 +21,7 @@ from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult
 from gift_fast.evaluation.rules import paper_epochs, paper_learning_rate
 from gift_fast.evaluation.summary import spread
+from gift_fast.studies.baselines import baseline_experiments
 from gift_fast.studies.manifest import Finished, results_in
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study, Tuning
@@ -244,8 +245,9 @@ def foreseen(study: Study, experiments: Sequence[Experiment], out: Path) -> list
     Trials are those of the grids that are known to be needed; before all of them have finished, a
     tuned experiment stands in the list without a learning rate.
     """
+    baselines = baseline_experiments(experiments) if study.baselines else []
     if study.tuning is None:
-        return list(experiments)
+        return [*experiments, *baselines]
     trials: list[Experiment] = []
     again = [
         replace(e, config=replace(e.config, learning_rate=None), purpose="tuned")
@@ -262,4 +264,4 @@ def foreseen(study: Study, experiments: Sequence[Experiment], out: Path) -> list
         again = tuned(experiments, choices)
     except KeyError:  # of a trial that has not finished
         pass
-    return [*experiments, *trials, *again]
+    return [*experiments, *trials, *again, *baselines]

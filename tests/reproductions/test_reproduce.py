@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from gift_fast.cli import main
 from gift_fast.data.datasets import load_dataset
 from gift_fast.evaluation.context import RunContext
+from gift_fast.report import write_report
 from gift_fast.reproductions import reproduce
 from gift_fast.reproductions.measure import (
     Pace,
@@ -80,7 +83,7 @@ def finished(tmp_path_factory, one_thread) -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize("name", reproduction_names())
-def test_every_reproduction_of_the_package_is_a_plan_of_studies_on_sets_made_here(name):
+def test_every_reproduction_of_the_package_is_a_plan_of_studies_on_generated_sets(name):
     plan = load_reproduction(name)
     assert plan.title
     for part in plan.parts:
@@ -163,6 +166,76 @@ def test_estimates_are_of_what_is_measured(tmp_path, monkeypatch):
     assert first.set_seconds == 2 * 7.0
     assert first.run_seconds == 4 * (2.0 + 2 * 20.0 + 2 * 200.0)
     assert second.seconds == 2 * (2.0 + 2 * 20.0 + 2 * 200.0)
+
+
+def test_the_trials_of_a_tuned_study_are_estimated(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "measure_teacher", lambda *arguments: Pace(0.0, 0.0, 0.0))
+    monkeypatch.setattr(reproduce, "measure_student", lambda *arguments: Pace(1.0, 0.0, 0.0))
+    monkeypatch.setattr(reproduce, "measure_set", lambda *arguments: 7.0)
+    folder = write_plan(tmp_path, "parts: [{study: third, teachers: weak}]")
+    path = folder / "third.yaml"
+    tuning = "{weight_decays: [0.0], seeds: [1000], set_seeds: [1000, 1001]}"
+    path.write_text(path.read_text() + f"heldout: 100\ntuning: {tuning}\n")
+    plan = load_reproduction(str(folder))
+    (left,) = estimates_of(plan, RunContext(out=tmp_path / "out"), lambda text: None)
+    # KL on two sets, five learning rates on two other sets, and KL on two sets as tuned.
+    assert left.run_seconds == 2 + 5 * 2 + 2
+    assert left.set_seconds == 4 * 7.0
+    assert "14 of at least 14 runs" in reproduce.describe(plan, [left])
+
+
+def test_what_cannot_be_run_to_its_end_is_refused_before_anything_is_measured(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(reproduce, "measure_teacher", lambda *arguments: pytest.fail("measured"))
+    folder = write_plan(tmp_path)
+    third = folder / "third.yaml"
+    third.write_text(third.read_text().replace("ipc: 1,", "ipc: 1000,"))
+    assert call(folder) == 2
+    assert "ipc must be from 1 to 1" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def stand_in(name: str, root: Path) -> Path:
+    """A plan of the package with the digits, small networks, one epoch and no compilation."""
+    folder = root / name
+    shutil.copytree(str(reproduce.reproductions_folder().joinpath(name)), folder)
+    for path in folder.glob("*.yaml"):
+        text = path.read_text()
+        text = re.sub(r"dataset: (tinyimagenet|cifar10)\b", "dataset: digits", text)
+        text = re.sub(r"network: convnet\d", 'network: "convnet3:width=8"', text)
+        text = text.replace("made_by: rded", 'made_by: "rded:images_per_class=20"')
+        text = re.sub(r"settings: \{.*\}", "settings: {epochs: 1}", text)
+        text = re.sub(r"teacher: \{.*\}", "teacher: {epochs: 1, batch_size: 500}", text)
+        path.write_text(text)
+    return folder
+
+
+def test_rded_on_tinyimagenet_runs_on_a_stand_in(tmp_path):
+    plan = load_reproduction("rded-tinyimagenet")
+    configs = [experiment.config for part in plan.parts for experiment in part.experiments]
+    assert {config.student for config in configs} == {"convnet4"}
+    assert {(config.ipc, config.loss) for config in configs} == {
+        (ipc, loss) for ipc in (1, 10) for loss in ("kl", "gift", "ce")
+    }
+    assert len(configs) == 2 * 3 * 3
+    folder = stand_in("rded-tinyimagenet", tmp_path)
+    assert call(folder) == 0
+    table = (tmp_path / "out" / "tinyimagenet" / "report.md").read_text()
+    assert "Tiny-ImageNet, 10 images per class" in table
+
+
+def test_the_tables_of_a_report_need_the_run_records_alone(finished, tmp_path):
+    out = finished[0].parent / "out" / "strong"
+    for record in out.glob("*.json"):
+        shutil.copy(record, tmp_path)
+    write_report(out)
+    page, damaged = write_report(tmp_path)
+    assert damaged == ()
+    for ending in (".md", ".tex", ".csv"):
+        rebuilt = page.with_suffix(ending).read_bytes()
+        assert rebuilt == (out / f"report{ending}").read_bytes()
+        assert rebuilt.count(b"GIFT") or ending == ".csv"
 
 
 def test_a_forced_reproduction_repeats_its_students_alone(finished, monkeypatch):
