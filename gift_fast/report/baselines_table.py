@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gift_fast.data.datasets import dataset_title
 from gift_fast.data.datasets.heldout import split_heldout
-from gift_fast.evaluation.results import spread
+from gift_fast.evaluation.summary import spread
 from gift_fast.report.reading import Run, StudyRecord
 from gift_fast.report.table import EMPTY, Column, Item, Table
 from gift_fast.studies.baselines import (

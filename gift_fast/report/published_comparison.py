@@ -18,7 +18,7 @@ from gift_fast.data.classes import ALL
 from gift_fast.data.datasets.heldout import split_heldout
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.protocols import load_preset
-from gift_fast.evaluation.results import spread
+from gift_fast.evaluation.summary import spread
 from gift_fast.files import spec
 from gift_fast.report.cells import NUM_CLASSES, Cell, Setting, signed
 from gift_fast.report.panels import Panel

@@ -392,7 +392,7 @@ def check_reproduction(reproduction: Reproduction, context: RunContext) -> None:
 
     Args:
         reproduction: what is to be run.
-        place: its folder.
+        context: its folder.
     """
     for part in reproduction.parts:
         baselines = baseline_experiments(part.experiments) if part.study.baselines else []
