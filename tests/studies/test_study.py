@@ -110,7 +110,7 @@ def test_the_tables_hold_mean_and_sample_deviation_over_sets(finished):
 
     text = (finished / "runs" / "study-mine.md").read_text()
     assert text.startswith(
-        "## Losses on digits\n\nThe question of table 6. On digits, selected sets"
+        "## Losses on digits\n\nCorresponds to table 6. On digits, selected sets"
     )
     gift = next(line for line in text.splitlines() if line.startswith("| GIFT |"))
     assert f"{mean:.1f} ± {deviation:.1f}" in gift
