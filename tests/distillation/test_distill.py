@@ -161,7 +161,7 @@ def test_the_command_names_the_option_that_is_wrong(command, arguments, message,
 
 def test_an_unknown_method_is_refused_with_those_there_are(dataset, teacher, tmp_path):
     with pytest.raises(
-        ValueError, match=r"method must be one of rded, selected, .*'rdde'.* 'rded'"
+        ValueError, match=r"method must be one of random, rded, selected, .*'rdde'.* 'rded'"
     ):
         distill("rdde", dataset, teacher, tmp_path / "set", ipc=1)
 
