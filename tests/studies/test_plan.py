@@ -104,7 +104,9 @@ def test_another_method_may_make_the_sets():
     assert {source.method for source in sources} == {"rded"}  # options at their defaults left out
     assert all(source.generated for source in sources)
     assert not any(each.source.generated for each in study.experiments(published=True))
-    with pytest.raises(ValueError, match=r"made_by must be one of random, rded, selected, .*'rdde'"):
+    with pytest.raises(
+        ValueError, match=r"made_by must be one of random, rded, selected, .*'rdde'"
+    ):
         parse_study("mine", MINIMAL + "made_by: rdde\n")
 
 
