@@ -279,5 +279,5 @@ def new_model(model: str, dataset: ImageDataset, seed: int) -> nn.Module:
         channels=dataset.channels,
         side=dataset.side,
         num_classes=dataset.num_classes,
-        seed=seed_for(seed, "initialization"),
+        seed=seed_for(seed, "initialisation"),  # spelled as in version 0.1, whose bits it keeps
     )
