@@ -56,7 +56,7 @@ class Condition:
         dataset, heldout = split_heldout(self.source.dataset)
         words = {
             "dataset": dataset_title(dataset)
-            + (f", {heldout} training images held out" if heldout else ""),
+            + (f", validation split of {heldout} training images" if heldout else ""),
             "method": f"{self.source.method} sets",
             "ipc": f"IPC {self.source.ipc}",
             "network": f"distilled on {self.source.network}",

@@ -241,7 +241,7 @@ def differences_of(
 def dataset_differences(dataset: str, published: Published) -> list[str]:
     """Validation split, lossy copies and options of the dataset."""
     name, heldout = split_heldout(dataset)
-    found = [f"{heldout} training images held out"] if heldout else []
+    found = [f"validation split of {heldout} training images"] if heldout else []
     base, options = spec.split_spec(name)[0], name.partition(":")[2]
     if base in COPIES:
         found.append(f"JPEG copies of {COPIES[base]}")

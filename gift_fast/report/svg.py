@@ -1,6 +1,6 @@
-"""Charts as SVG: text stays text, and colours are the page's, so that they follow light and dark.
+"""Charts as SVG: text stays text, and colors are the page's, so that they follow light and dark.
 
-A series is told by colour, by the shape of its marks and, past eight, by a dashed line.
+A series is identified by color, by the shape of its markers and, past eight, by a dashed line.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-COLOURS = 8
-"""Classes ``c0`` to ``c7`` of the page's style: the colours of Okabe and Ito."""
+COLORS = 8
+"""Classes ``c0`` to ``c7`` of the page's style: the colors of Okabe and Ito."""
 
 WIDTH, HEIGHT = 420.0, 280.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 42.0
@@ -26,7 +26,7 @@ class Series:
     """A line or a cloud of points.
 
     Attributes:
-        index: which colour and mark it has.
+        index: index of its color and mark.
         points: (x, y) pairs; for a line in the order of x.
         titles: of the points, shown where the pointer rests; or empty.
         rings: indices of points that are set off by a ring.
@@ -155,9 +155,9 @@ def mark(index: int, x: float, y: float, title: str = "", size: float = 3.6) -> 
 
 
 def series_class(index: int) -> str:
-    """The class that gives a series its colour and, past the colours, a dashed line."""
-    dashed = " dashed" if index >= COLOURS else ""
-    return f"series c{index % COLOURS}{dashed}"
+    """The class that gives a series its color and, past the last color, a dashed line."""
+    dashed = " dashed" if index >= COLORS else ""
+    return f"series c{index % COLORS}{dashed}"
 
 
 def axes(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:

@@ -32,7 +32,7 @@ class Column:
 
     Attributes:
         title: what it holds.
-        group: what it shares with its neighbours; empty for none.
+        group: what it shares with its neighbors; empty for none.
         numeric: whether it is set to the right.
         long: whether it holds sentences, which are broken into lines.
     """

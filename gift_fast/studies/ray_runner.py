@@ -49,13 +49,13 @@ REFRESH = 1.0
 """Seconds between two looks at the board."""
 
 GRACE = 60.0
-"""Seconds that cancelled tasks have to save their runs. One step and one write take less."""
+"""Seconds that canceled tasks have to save their runs. One step and one write take less."""
 
 PATIENCE = 10.0
 """Seconds that the board has to answer; it takes some to start on a busy machine."""
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-"""What a terminal takes for a colour."""
+"""The escape sequences of colors in a terminal."""
 
 
 def board_of(cluster: Cluster) -> Any:
@@ -286,5 +286,5 @@ def failure_of(title: str, error: Exception) -> Failure:
         reason = str(error).strip().splitlines()[0]
         return Failure(title, f"{reason} (tried {1 + RETRIES} times)")
     failure = Failure.of(title, cause)
-    # The error has travelled without its traceback; Ray's message holds it, in colours.
+    # The error was sent without its traceback; Ray's message holds it, with colors.
     return replace(failure, trace=COLOUR.sub("", str(error))) if failure.trace else failure

@@ -24,7 +24,7 @@ NATIVE_LOSSES = {
 """What ``native`` stands for: the loss that a method's authors train with."""
 
 LEARNED_LABELS = ("datm",)
-"""Methods whose sets hold their own soft labels; the others' sets are labelled by a teacher."""
+"""Methods whose sets hold their own soft labels; the others' sets need a teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class Tuning:
     set_seeds: tuple[int, ...] = (1000,)
 
     def check_against(self, study: Study) -> None:
-        """Raises ValueError where a seed is a reported run's too, or nothing is held out."""
+        """Raises ValueError if a seed is also a reported run's, or there is no validation split."""
         for name in ("seeds", "set_seeds"):
             both = sorted(set(getattr(self, name)) & set(getattr(study, name)))
             if both:

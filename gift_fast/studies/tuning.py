@@ -3,7 +3,7 @@
 The losses of a table are tried on one grid: half decades of the learning rate times a few weight
 decays. It is extended for all of them until the curve of each falls towards both ends, so that no
 loss has a trial more than another. What chooses is the mean top-1 after the last epoch, over seeds
-that no reported run has, on images that no reported number is of: held-out training images where
+that no reported run has, on images that no reported number is of: the validation split where
 sets are generated, one half of the test images (see
 :func:`gift_fast.training.predict.second_half`) where they are not. Everything else of a loss stays
 at its default.
@@ -64,7 +64,7 @@ class Choice:
         learning_rate: the best on the grid.
         weight_decay: the best with it.
         top1: mean over the trials with both, percent, on the images that chose.
-        inside: whether the best rate has neighbours on both sides; if not, a better may lie beyond.
+        inside: whether the best rate has neighbors on both sides; if not, a better may lie beyond.
         trials: runs on the whole grid.
     """
 
@@ -128,7 +128,7 @@ def trials_of(arm: Arm, tuning: Tuning, steps: Iterable[int]) -> list[Experiment
 
 
 def trial_score(result: RunResult) -> float:
-    """What a trial is judged by: held-out images, or the first half of the test images."""
+    """The images of a trial's accuracy: validation split or first half of the test images."""
     last = result.last
     return last.top1 if result.config.tested_on == HELDOUT else last.halves[0]
 
