@@ -204,7 +204,7 @@ class Trial:
 
 
 def replicate_of(run: Run) -> Replicate:
-    """Where a run's score stands among the replicates of its cell."""
+    """The set and the seed of a run, by which its score is found in its cell."""
     source = run.experiment.source
     return source.name if source.seed is None else f"set {source.seed}", run.experiment.config.seed
 

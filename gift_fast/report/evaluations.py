@@ -24,7 +24,7 @@ RUN_FILE = re.compile(r"-[0-9a-f]{12}\.json")
 """How the names of runs end; see :func:`gift_fast.evaluation.results.run_path`."""
 
 TOLD = ("dataset", "ipc", "student", "teachers", "loss", "optimizer", "learning_rate", "epochs")
-"""The settings that are told where all rows share them."""
+"""Settings that a note names if all rows share them."""
 
 FOLLOWING = ("eval_every", "batch_size")
 """The settings that follow from others, unless they are given."""
@@ -36,7 +36,7 @@ TOLD_OTHERWISE = {
     "forward_twice": False,
     "eval_after": 0.0,
 }
-"""The settings that are told only where they are not these."""
+"""Settings that a note names only if they differ from these."""
 
 REAL = ("learning_rate", "weight_decay", "momentum")
 """The settings that are real numbers."""
@@ -261,7 +261,7 @@ def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
         notes=(
             *([f"All rows: {', '.join(told)}."] if told else []),
             *divergence([run for one in evaluations for run in one.runs]),
-            "± is the sample standard deviation (ddof 1) over seeds: it says nothing of other "
+            "± is the sample standard deviation (ddof 1) over seeds: it does not cover other "
             "distilled sets. The best test is selected on the images that it is measured on, so it "
             "is optimistic.",
         ),

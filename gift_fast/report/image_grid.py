@@ -48,7 +48,7 @@ class ImageGrid:
 
 
 def image_grid_of(panel: Panel, folder: Path) -> ImageGrid | None:
-    """Images of the first set of a condition that lies in the folder's ``sets``, or None.
+    """Images of the first set of a condition that is in the folder's ``sets``, or None.
 
     A set is known by its fingerprint, which every run records.
     """

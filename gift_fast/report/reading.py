@@ -85,7 +85,7 @@ class Folder:
 def read_folder(path: Path) -> Folder:
     """Reads every ``study-*.json`` of a folder and the runs that they name.
 
-    A file that is damaged, or a run's that is gone, is told in ``damaged``, and the rest is read.
+    Damaged and missing files are listed in ``damaged``, and the rest is read.
 
     Raises:
         ValueError: there is no such folder, or no study in it.
@@ -218,7 +218,7 @@ def experiment_of(entry: dict[str, Any]) -> Experiment:
 
 
 def read_result(file: Path, damaged: dict[str, None]) -> RunResult | None:
-    """A run's result; None where it has not finished or, which is told, cannot be read."""
+    """A run's result; None if it has not finished or cannot be read, which ``damaged`` records."""
     try:
         return read_run(file)
     except FileNotFoundError:

@@ -147,15 +147,15 @@ def is_outdated(run: dict[str, Any], chosen: Mapping[str, tuple[object, object]]
 def known_files(out: Path) -> dict[str, str]:
     """The file of every run that a study in this folder has begun, by :func:`run_key_of`.
 
-    A manifest that cannot be read is told in a warning: it hides no other study's runs, and its own
-    are found again when they are planned, by configuration and inputs.
+    A manifest that cannot be read causes a warning. Its runs are found again when they are planned,
+    by configuration and inputs, and the runs of other studies are not affected.
     """
     known = {}
     for path in sorted(out.glob("study-*.json")):
         try:
             runs = read_manifest(path)
         except (OSError, ValueError) as error:
-            warnings.warn(f"left aside: {error}", stacklevel=2)
+            warnings.warn(f"skipped: {error}", stacklevel=2)
             continue
         known.update({run_key_of(run): run["file"] for run in runs if run["file"] is not None})
     return known

@@ -130,7 +130,7 @@ class RayRunner:
         return task.options(name=name).remote(self.site, *arguments)
 
     def submit_set(self, source: SetSource) -> Any:
-        """The task that gives where a set lies; it follows those that make its teachers."""
+        """The task that returns the path of a set; it follows those that train its teachers."""
         if source not in self.sets:
             teachers = []
             for teacher in self.study.teachers_of(source):

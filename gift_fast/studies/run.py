@@ -306,7 +306,7 @@ def train_missing_teacher(
 
 
 def generated_set(source: SetSource, context: RunContext, accelerator: Accelerator) -> Path:
-    """Where a set that is made with its teacher lies; makes it where it is missing.
+    """The path of a generated set; generates it with its teacher if it is missing.
 
     The name holds a digest of the teacher: another teacher makes another set.
     """

@@ -240,7 +240,7 @@ def tuned(experiments: Sequence[Experiment], choices: dict[Arm, Choice]) -> list
 
 
 def foreseen(study: Study, experiments: Sequence[Experiment], out: Path) -> list[Experiment]:
-    """What a study runs, as far as it can be told from what has finished in a folder.
+    """The runs of a study, as far as the finished runs in a folder determine them.
 
     Trials are those of the grids that are known to be needed; before all of them have finished, a
     tuned experiment stands in the list without a learning rate.
