@@ -83,7 +83,7 @@ def score(top1: Spread) -> str:
     """Mean and sample standard deviation; one run alone has no deviation.
 
     Example:
-        >>> from gift_fast.evaluation.results import spread
+        >>> from gift_fast.evaluation.summary import spread
         >>> score(spread([50.0, 52.0])), score(spread([50.0]))
         ('51.0 ± 1.4', '50.0')
     """
