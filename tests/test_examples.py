@@ -79,6 +79,61 @@ def test_trains_as_defined(name, package):
     assert_same(student.state_dict(), expected, initial)
 
 
+def mixed_rows(logits: Tensor, soft_labels: Tensor, probabilities: Tensor) -> Tensor:
+    """The losses of mixed labels: of every class, weighted by its probability."""
+    rows = [
+        definition(logits, soft_labels, torch.full((len(logits),), label)) * probabilities[:, label]
+        for label in range(logits.shape[1])
+    ]
+    return torch.stack(rows).sum(0)
+
+
+def test_mixup_of_timm_trains_as_defined():
+    pytest.importorskip("timm")
+    import numpy
+    import timm_mixup as example
+    import tiny
+    from timm.data import Mixup
+
+    student, teacher = tiny.networks()
+    initial, expert = copy.deepcopy(student), copy.deepcopy(teacher).double()
+    numpy.random.seed(0)  # noqa: NPY002  # what timm draws from
+    example.train(student, teacher, tiny.loader(), epochs=3)
+
+    numpy.random.seed(0)  # noqa: NPY002
+    mixup = Mixup(0.8, cutmix_alpha=1.0, label_smoothing=0.0, num_classes=tiny.CLASSES)
+    mixed = [mixup(*tiny.batch()) for _ in range(3)]
+
+    def loss_of(network: nn.Module, step: int) -> Tensor:
+        images, probabilities = (x.double() for x in mixed[step])
+        return mixed_rows(network(images), expert(images), probabilities).mean()
+
+    assert_same(student.state_dict(), trained(initial, loss_of), initial)
+
+
+def test_cutmix_and_mixup_of_torchvision_train_as_defined():
+    import tiny
+    import torchvision_cutmix as example
+
+    student, teacher = tiny.networks()
+    initial, expert = copy.deepcopy(student), copy.deepcopy(teacher).double()
+    loader = example.mixed_loader(tiny.loader().dataset, tiny.CLASSES)
+    torch.manual_seed(0)
+    batches = [next(iter(loader)) for _ in range(3)]
+    example.train(student, teacher, batches, epochs=1)
+
+    def loss_of(network: nn.Module, step: int) -> Tensor:
+        images, labels, other_labels, weight = batches[step]
+        probabilities = torch.zeros(len(images), tiny.CLASSES, dtype=torch.float64)
+        probabilities.scatter_add_(1, labels[:, None], weight[:, None].double())
+        probabilities.scatter_add_(1, other_labels[:, None], 1 - weight[:, None].double())
+        images = images.double()
+        return mixed_rows(network(images), expert(images), probabilities).mean()
+
+    assert_same(student.state_dict(), trained(initial, loss_of), initial)
+    assert any(0.05 < float(batch[3].min()) < 0.95 for batch in batches)  # some were mixed
+
+
 def test_the_hugging_face_trainer_trains_as_defined():
     pytest.importorskip("transformers")
     import hugging_face_trainer as example
