@@ -3,6 +3,7 @@
 // Errors are std::invalid_argument, a ValueError in Python.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -50,7 +51,16 @@ inline DType dtype_of(const Tensor& x, const char* name) {
 
 // Rows may be strided, their elements may not.
 inline Tensor with_contiguous_rows(const Tensor& x) {
-  return x.size(1) <= 1 || x.stride(1) == 1 ? x : torch::stable::contiguous(x);
+  const int64_t last = x.dim() - 1;
+  return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
+}
+
+// Whether x has the first `dim` sizes of y, and no more.
+inline bool has_shape_of(const Tensor& x, const Tensor& y, int64_t dim) {
+  if (x.dim() != dim) return false;
+  for (int64_t i = 0; i < dim; ++i)
+    if (x.size(i) != y.size(i)) return false;
+  return true;
 }
 
 // Where outputs go: the CPU, or one GPU.
@@ -58,68 +68,127 @@ struct Place {
   int32_t type, index;
 };
 
-inline Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype, Place place) {
+// At most three sizes.
+struct Shape {
+  int64_t sizes[3] = {};
+  size_t dim = 0;
+
+  Shape(std::initializer_list<int64_t> given) {
+    for (const int64_t size : given) sizes[dim++] = size;
+  }
+  // The first `count` sizes of x.
+  Shape(const Tensor& x, int64_t count) {
+    for (; int64_t(dim) < count; ++dim) sizes[dim] = x.size(int64_t(dim));
+  }
+  size_t size() const { return dim; }
+  const int64_t* begin() const { return sizes; }
+  int64_t operator[](int64_t i) const { return sizes[i]; }
+};
+
+inline Tensor empty(const Shape& shape, ScalarType dtype, Place place) {
   // The C function: torch::stable::empty goes through the dispatcher with a boxed stack, 1 us more.
-  int64_t sizes[2] = {}, strides[2] = {1, 1};
-  int64_t dim = 0;
-  for (const int64_t size : shape) sizes[dim++] = size;
-  if (dim == 2) strides[0] = sizes[1] > 0 ? sizes[1] : 1;
+  int64_t strides[3] = {1, 1, 1};
+  const int64_t dim = int64_t(shape.size());
+  for (int64_t i = dim - 1; i > 0; --i)
+    strides[i - 1] = strides[i] * std::max<int64_t>(shape[i], 1);
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      dim, sizes, strides,
+      dim, shape.begin(), strides,
       int32_t(torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype))), place.type,
       place.index, &handle));
   return Tensor(handle);
 }
 
-// The options of the operator loss_and_gradients, as its schema in gift_fast/loss/operators.py has them.
+// The options of the operator loss_and_gradients, as its schema in gift_fast/loss/operators.py has
+// them.
 struct LossOptions {
   double gamma, label_smoothing;
   bool smooth_others;
   std::optional<double> soft_label_temperature;
   int64_t ignore_index, reduction;
   bool logits_grad, soft_labels_grad;
+  std::optional<Tensor> other_target = std::nullopt, target_weight = std::nullopt;
 };
 
 // A problem to launch, and the tensors that its pointers point into.
 struct CheckedProblem {
   Problem problem = {};
   Tensor logits, soft_labels, target;
-  std::vector<Tensor> outputs;  // a list, since a tensor that nobody asked for costs 2 us
+  std::optional<Tensor> other_target = std::nullopt, target_weight = std::nullopt;
+  std::vector<Tensor> outputs = {};  // a list, since a tensor that nobody asked for costs 2 us
 };
+
+// The distances between the rows of a group and between groups of x, which has the leading
+// dimensions of the logits and may have one more.
+inline void set_strides(const Tensor& x, int64_t leading, int64_t& stride, int64_t& group_stride) {
+  stride = x.stride(leading - 1);
+  group_stride = leading == 2 ? x.stride(0) : 0;
+}
+
+inline bool is_int64(const Tensor& target, const char* name) {
+  const ScalarType type = target.scalar_type();
+  if (type != ScalarType::Long && type != ScalarType::Int) fail(name, " must be int64 or int32");
+  return type == ScalarType::Long;
+}
 
 inline CheckedProblem check_problem(Tensor logits, Tensor soft_labels, Tensor target,
                                     const LossOptions& options, Place place) {
-  if (logits.dim() != 2 || logits.size(1) < 1)
-    fail("logits must have the shape (N, C) with C >= 1, got ", shape_of(logits));
-  const int64_t rows = logits.size(0), classes = logits.size(1);
-  if (soft_labels.dim() != 2 || soft_labels.size(0) != rows || soft_labels.size(1) != classes)
+  const int64_t leading = logits.dim() - 1;
+  if ((leading != 1 && leading != 2) || logits.size(leading) < 1)
+    fail("logits must have the shape (N, C) or (B, T, C) with C >= 1, got ", shape_of(logits));
+  const int64_t classes = logits.size(leading);
+  const Shape rows_shape(logits, leading), full_shape(logits, leading + 1);
+  if (!has_shape_of(soft_labels, logits, leading + 1))
     fail("soft_labels must have the shape of logits ", shape_of(logits), ", got ",
          shape_of(soft_labels));
-  if (target.dim() != 1 || target.size(0) != rows)
-    fail("target must have the shape (", rows, ",), got ", shape_of(target));
+  if (!has_shape_of(target, logits, leading))
+    fail("target must have the shape of logits ", shape_of(logits),
+         " without its last dimension, got ", shape_of(target));
   if (options.smooth_others && classes == 1)
     fail("smoothing='others' needs at least 2 classes, got C = 1");
-  const ScalarType target_type = target.scalar_type();
-  if (target_type != ScalarType::Long && target_type != ScalarType::Int)
-    fail("target must be int64 or int32");
+  const bool target_is_int64 = is_int64(target, "target");
 
   logits = with_contiguous_rows(logits);
   soft_labels = with_contiguous_rows(soft_labels);
 
-  CheckedProblem checked = {{}, logits, soft_labels, target, {}};
+  CheckedProblem checked = {{}, logits, soft_labels, target};
   Problem& problem = checked.problem;
-  problem.rows = rows;
+  problem.rows = leading == 2 ? logits.size(0) * logits.size(1) : logits.size(0);
+  problem.rows_per_group = std::max<int64_t>(logits.size(leading - 1), 1);
   problem.classes = classes;
   problem.logits = logits.const_data_ptr();
-  problem.logits_stride = logits.stride(0);
+  set_strides(logits, leading, problem.logits_stride, problem.logits_group_stride);
   problem.logits_type = dtype_of(logits, "logits");
   problem.soft_labels = soft_labels.const_data_ptr();
-  problem.soft_labels_stride = soft_labels.stride(0);
+  set_strides(soft_labels, leading, problem.soft_labels_stride, problem.soft_labels_group_stride);
   problem.soft_labels_type = dtype_of(soft_labels, "soft_labels");
   problem.target = target.const_data_ptr();
-  problem.target_stride = target.stride(0);
-  problem.target_is_int64 = target_type == ScalarType::Long;
+  set_strides(target, leading, problem.target_stride, problem.target_group_stride);
+  problem.target_is_int64 = target_is_int64;
+  if (options.other_target.has_value() != options.target_weight.has_value())
+    fail("other_target and target_weight must be given together");
+  if (options.other_target.has_value()) {
+    const Tensor &other = *options.other_target, &weight = *options.target_weight;
+    if (!has_shape_of(other, logits, leading))
+      fail("other_target must have the shape of target ", shape_of(target), ", got ",
+           shape_of(other));
+    const ScalarType type = weight.scalar_type();
+    if (type != ScalarType::Double && type != ScalarType::Float)
+      fail("target_weight must be float64 or float32");
+    if (weight.dim() != 0 && !has_shape_of(weight, logits, leading))
+      fail("target_weight must be a scalar or have the shape of target ", shape_of(target),
+           ", got ", shape_of(weight));
+    checked.other_target = other;
+    checked.target_weight = weight;
+    problem.other_target = other.const_data_ptr();
+    set_strides(other, leading, problem.other_target_stride, problem.other_target_group_stride);
+    problem.other_target_is_int64 = is_int64(other, "other_target");
+    problem.target_weight = weight.const_data_ptr();
+    if (weight.dim() > 0)
+      set_strides(weight, leading, problem.target_weight_stride,
+                  problem.target_weight_group_stride);
+    problem.target_weight_is_double = type == ScalarType::Double;
+  }
   problem.hard_label =
       smoothed_label(double(classes), options.label_smoothing, options.smooth_others);
   problem.gamma = options.gamma;
@@ -130,49 +199,57 @@ inline CheckedProblem check_problem(Tensor logits, Tensor soft_labels, Tensor ta
   const ScalarType loss_type =
       problem.logits_type == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
   checked.outputs.reserve(4);
-  const auto output = [&](std::initializer_list<int64_t> shape, ScalarType dtype) {
+  const auto output = [&](const Shape& shape, ScalarType dtype) {
     checked.outputs.push_back(empty(shape, dtype, place));
     return checked.outputs.back().mutable_data_ptr();
   };
   if (options.reduction == 0) {
-    problem.row_losses = output({rows}, loss_type);
+    problem.row_losses = output(rows_shape, loss_type);
   } else {
     problem.total = output({}, loss_type);
   }
-  if (options.logits_grad) problem.logits_grad = output({rows, classes}, logits.scalar_type());
+  if (options.logits_grad) problem.logits_grad = output(full_shape, logits.scalar_type());
   if (options.soft_labels_grad)
-    problem.soft_labels_grad = output({rows, classes}, soft_labels.scalar_type());
+    problem.soft_labels_grad = output(full_shape, soft_labels.scalar_type());
   if (options.logits_grad && problem.logits_type == DType::kFloat16)
-    problem.logits_grad_scale = static_cast<float*>(output({rows}, ScalarType::Float));
+    problem.logits_grad_scale = static_cast<float*>(output(rows_shape, ScalarType::Float));
   if (options.soft_labels_grad && problem.soft_labels_type == DType::kFloat16)
-    problem.soft_labels_grad_scale = static_cast<float*>(output({rows}, ScalarType::Float));
+    problem.soft_labels_grad_scale = static_cast<float*>(output(rows_shape, ScalarType::Float));
   return checked;
 }
 
-inline ScaleProblem check_scale_problem(Tensor& grad, const Tensor& grad_output,
+inline ScaleProblem check_scale_problem(Tensor& grad, Tensor& grad_output,
                                         const std::optional<Tensor>& scale) {
-  if (grad.dim() != 2 || !grad.is_contiguous())
-    fail("grad must be a contiguous matrix, got ", shape_of(grad));
-  const bool per_row = grad_output.dim() == 1;
-  if (grad_output.dim() > 1 || (per_row && grad_output.size(0) != grad.size(0)))
-    fail("grad_output must be a scalar or have the shape (", grad.size(0), ",), got ",
-         shape_of(grad_output));
+  const int64_t leading = grad.dim() - 1;
+  if (leading < 1 || !grad.is_contiguous())
+    fail("grad must be contiguous with the shape (..., C), got ", shape_of(grad));
+  const bool per_row = grad_output.dim() > 0;
+  if (per_row && !has_shape_of(grad_output, grad, leading))
+    fail("grad_output must be a scalar or have the shape of grad ", shape_of(grad),
+         " without its last dimension, got ", shape_of(grad_output));
+  bool one_value = true;  // a scalar, or one that was expanded
+  for (int64_t i = 0; i < grad_output.dim(); ++i)
+    one_value = one_value && grad_output.stride(i) == 0;
+  // Several leading dimensions are one in a contiguous tensor.
+  if (leading > 1 && !one_value) grad_output = torch::stable::contiguous(grad_output);
   const ScalarType type = grad_output.scalar_type();
   if (type != ScalarType::Double && type != ScalarType::Float)
     fail("grad_output must be float64 or float32");
 
   ScaleProblem problem = {};
-  problem.rows = grad.size(0);
-  problem.classes = grad.size(1);
+  problem.rows = 1;
+  for (int64_t i = 0; i < leading; ++i) problem.rows *= grad.size(i);
+  problem.classes = grad.size(leading);
   problem.grad = grad.mutable_data_ptr();
   problem.grad_type = dtype_of(grad, "grad");
   problem.grad_output = grad_output.const_data_ptr();
-  problem.grad_output_stride = per_row ? grad_output.stride(0) : 0;
+  problem.grad_output_stride = one_value ? 0 : grad_output.stride(leading - 1);
   problem.grad_output_is_double = type == ScalarType::Double;
   if (scale.has_value()) {
-    if (scale->dim() != 1 || scale->size(0) != problem.rows || !scale->is_contiguous() ||
+    if (!has_shape_of(*scale, grad, leading) || !scale->is_contiguous() ||
         scale->scalar_type() != ScalarType::Float)
-      fail("scale must be float32 of the shape (", problem.rows, ",), got ", shape_of(*scale));
+      fail("scale must be contiguous and float32, with the shape of grad ", shape_of(grad),
+           " without its last dimension, got ", shape_of(*scale));
     problem.grad_scale = static_cast<const float*>(scale->const_data_ptr());
   }
   return problem;

@@ -1,7 +1,7 @@
 // The CPU operators, registered under the stable ABI.
 //
-// The schemas are in gift_fast/loss/operators.py, which has to exist without this library too. Errors are
-// std::invalid_argument (a ValueError in Python) and std::out_of_range (an IndexError).
+// The schemas are in gift_fast/loss/operators.py, which has to exist without this library too.
+// Errors are std::invalid_argument (a ValueError in Python) and std::out_of_range (an IndexError).
 #include <dlfcn.h>
 
 #include <optional>
@@ -15,6 +15,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "arguments.h"
+#include "cpu/rows.h"
 
 #define GIFT_STRINGIFY_(x) #x
 #define GIFT_STRINGIFY(x) GIFT_STRINGIFY_(x)
@@ -22,30 +23,41 @@
 namespace gift {
 namespace {
 
+// The error of a row with a target that is no class.
+[[noreturn]] void fail_at(const Problem& problem, int64_t row) {
+  const RowIndex at = row_index(problem, row);
+  int64_t value = target_of(problem, at);
+  const char* name = "target";
+  const bool good = value == problem.ignore_index || (value >= 0 && value < problem.classes);
+  if (good) {
+    value = other_target_of(problem, at);
+    name = "other_target";
+  }
+  std::ostringstream message;
+  message << name << " must be a class in [0, " << problem.classes << ") or ignore_index ("
+          << problem.ignore_index << "), got " << value << " in row " << row;
+  throw std::out_of_range(message.str());
+}
+
 // See gift_fast/loss/operators.py for the schema.
 std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor target,
                                        double gamma, double label_smoothing, bool smooth_others,
                                        std::optional<double> soft_label_temperature,
                                        int64_t ignore_index, int64_t reduction, bool logits_grad,
-                                       bool soft_labels_grad) {
+                                       bool soft_labels_grad, std::optional<Tensor> other_target,
+                                       std::optional<Tensor> target_weight) {
   if (!logits.is_cpu() || !soft_labels.is_cpu() || !target.is_cpu())
     fail("logits, soft_labels and target must be on the CPU");
+  for (const std::optional<Tensor>* x : {&other_target, &target_weight})
+    if (x->has_value() && !(*x)->is_cpu())
+      fail("other_target and target_weight must be on the CPU");
   CheckedProblem checked =
       check_problem(logits, soft_labels, target,
                     {gamma, label_smoothing, smooth_others, soft_label_temperature, ignore_index,
-                     reduction, logits_grad, soft_labels_grad},
+                     reduction, logits_grad, soft_labels_grad, other_target, target_weight},
                     {aoti_torch_device_type_cpu(), 0});
-  const Problem& problem = checked.problem;
-  const int64_t bad_row = launch_cpu(problem);
-  if (bad_row >= 0) {
-    const int64_t i = bad_row * problem.target_stride;
-    const int64_t value = problem.target_is_int64 ? static_cast<const int64_t*>(problem.target)[i]
-                                                  : static_cast<const int32_t*>(problem.target)[i];
-    std::ostringstream message;
-    message << "target must be a class in [0, " << problem.classes << ") or ignore_index ("
-            << ignore_index << "), got " << value << " in row " << bad_row;
-    throw std::out_of_range(message.str());
-  }
+  const int64_t bad_row = launch_cpu(checked.problem);
+  if (bad_row >= 0) fail_at(checked.problem, bad_row);
   return std::move(checked.outputs);
 }
 
@@ -88,12 +100,14 @@ Tensor tensor_from_python(pybind11::handle object, const char* name) {
   return tensor;
 }
 
-pybind11::list loss_and_gradients_of_python(pybind11::handle logits, pybind11::handle soft_labels,
-                                            pybind11::handle target, double gamma,
-                                            double label_smoothing, bool smooth_others,
-                                            std::optional<double> soft_label_temperature,
-                                            int64_t ignore_index, int64_t reduction,
-                                            bool logits_grad, bool soft_labels_grad) {
+pybind11::list loss_and_gradients_of_python(
+    pybind11::handle logits, pybind11::handle soft_labels, pybind11::handle target, double gamma,
+    double label_smoothing, bool smooth_others, std::optional<double> soft_label_temperature,
+    int64_t ignore_index, int64_t reduction, bool logits_grad, bool soft_labels_grad,
+    pybind11::handle other_target, pybind11::handle target_weight) {
+  std::optional<Tensor> other, weight;
+  if (!other_target.is_none()) other = tensor_from_python(other_target, "other_target");
+  if (!target_weight.is_none()) weight = tensor_from_python(target_weight, "target_weight");
   const Tensor z = tensor_from_python(logits, "logits"),
                s = tensor_from_python(soft_labels, "soft_labels"),
                y = tensor_from_python(target, "target");
@@ -102,7 +116,7 @@ pybind11::list loss_and_gradients_of_python(pybind11::handle logits, pybind11::h
     pybind11::gil_scoped_release released;
     outputs =
         loss_and_gradients(z, s, y, gamma, label_smoothing, smooth_others, soft_label_temperature,
-                           ignore_index, reduction, logits_grad, soft_labels_grad);
+                           ignore_index, reduction, logits_grad, soft_labels_grad, other, weight);
   }
   pybind11::list result(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -125,7 +139,12 @@ STABLE_TORCH_LIBRARY_IMPL(gift_fast, CPU, m) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The CPU operators of gift_fast; importing it registers them with torch.";
   if (gift::from_python != nullptr && gift::to_python != nullptr) {
-    m.def("loss_and_gradients", &gift::loss_and_gradients_of_python,
+    using pybind11::arg;
+    m.def("loss_and_gradients", &gift::loss_and_gradients_of_python, arg("logits"),
+          arg("soft_labels"), arg("target"), arg("gamma"), arg("label_smoothing"),
+          arg("smooth_others"), arg("soft_label_temperature"), arg("ignore_index"),
+          arg("reduction"), arg("logits_grad"), arg("soft_labels_grad"),
+          arg("other_target") = pybind11::none(), arg("target_weight") = pybind11::none(),
           "torch.ops.gift_fast.loss_and_gradients for plain CPU tensors, without the dispatcher.");
   }
   m.def(

@@ -10,23 +10,36 @@ namespace gift {
 enum class DType : int8_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
 constexpr int kDTypes = 4;
 
-// One call of the loss. Rows are contiguous inside; a stride is the distance between two rows, in
-// elements. Sums are taken in double for float64 logits, in float otherwise.
+// One call of the loss. Rows are contiguous inside; a stride is the distance between two rows of a
+// group, in elements, and a group stride the one between two groups: a slice of (B, T, C) has B
+// groups of T rows. Sums are taken in double for float64 logits, in float otherwise.
+//
+// The GPU's launchers take a single group and one label a row: gift_fast/loss/dispatch.py.
 struct Problem {
-  int64_t rows;     // N
-  int64_t classes;  // C >= 1
+  int64_t rows;            // N
+  int64_t rows_per_group;  // >= 1
+  int64_t classes;         // C >= 1
 
   const void* logits;  // [N, C] of logits_type
-  int64_t logits_stride;
+  int64_t logits_stride, logits_group_stride;
   DType logits_type;
 
   const void* soft_labels;  // [N, C] of soft_labels_type
-  int64_t soft_labels_stride;
+  int64_t soft_labels_stride, soft_labels_group_stride;
   DType soft_labels_type;
 
   const void* target;  // [N] of int64_t or int32_t
-  int64_t target_stride;
+  int64_t target_stride, target_group_stride;
   bool target_is_int64;
+
+  // Mixed labels; null: every row has one. A row's loss is w of that of its target and 1 - w of
+  // that of its other target, each of them divided by its own number of valid rows for the mean.
+  const void* other_target;  // [N] of int64_t or int32_t
+  int64_t other_target_stride, other_target_group_stride;
+  bool other_target_is_int64;
+  const void* target_weight;  // w, [N] of double or float; strides of 0: one value
+  int64_t target_weight_stride, target_weight_group_stride;
+  bool target_weight_is_double;
 
   SmoothedLabel hard_label;
   double gamma;

@@ -30,7 +30,11 @@ std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor
                                        double gamma, double label_smoothing, bool smooth_others,
                                        std::optional<double> soft_label_temperature,
                                        int64_t ignore_index, int64_t reduction, bool logits_grad,
-                                       bool soft_labels_grad) {
+                                       bool soft_labels_grad, std::optional<Tensor> other_target,
+                                       std::optional<Tensor> target_weight) {
+  // gift_fast/loss/dispatch.py calls twice for mixed labels, and flattens leading dimensions.
+  if (other_target.has_value() || target_weight.has_value() || logits.dim() != 2)
+    fail("the CUDA kernels take logits (N, C) and one target a row");
   const int32_t device = logits.get_device_index();
   for (const Tensor* x : {&logits, &soft_labels, &target})
     if (!x->is_cuda() || x->get_device_index() != device)

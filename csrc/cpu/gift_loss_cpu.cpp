@@ -107,11 +107,17 @@ void for_each_chunk(int64_t rows, int64_t classes, const Body& body) {
   }
 }
 
-int64_t count_valid(const Problem& problem) {
-  int64_t valid = 0;
-  for (int64_t row = 0; row < problem.rows; ++row)
-    valid += target_of(problem, row) != problem.ignore_index;
-  return valid;
+// What the mean divides by: the numbers of valid targets.
+ByTarget count_valid(const Problem& problem) {
+  int64_t valid = 0, valid_others = 0;
+  if (problem.rows > 0) {
+    for (RowIndex at = row_index(problem, 0); at.row < problem.rows; at.advance(problem)) {
+      valid += target_of(problem, at) != problem.ignore_index;
+      if (problem.other_target != nullptr)
+        valid_others += other_target_of(problem, at) != problem.ignore_index;
+    }
+  }
+  return {double(valid), double(valid_others)};
 }
 
 }  // namespace
@@ -119,7 +125,8 @@ int64_t count_valid(const Problem& problem) {
 int64_t launch_cpu(const Problem& given) {
   Problem problem = given;
   problem.stream = problem.rows * problem.classes * int64_t(sizeof(float)) >= kStreamBytes;
-  const double divisor = problem.mean ? double(count_valid(problem)) : 1.0;
+  const ByTarget divisor = problem.mean ? count_valid(problem) : ByTarget{1.0, 1.0};
+  const ByTarget weight = {1.0 / divisor.target, 1.0 / divisor.other};
   const RowsFunction loss_of_rows =
       capability().kernels->loss[int(problem.logits_type)][int(problem.soft_labels_type)];
 
@@ -127,16 +134,19 @@ int64_t launch_cpu(const Problem& given) {
   RowsResult results[kChunks];
   const int64_t chunks = std::min(problem.rows, kChunks);
   for_each_chunk(problem.rows, problem.classes, [&](int64_t chunk, int64_t begin, int64_t end) {
-    results[chunk] = loss_of_rows(problem, 1.0 / divisor, begin, end);
+    results[chunk] = loss_of_rows(problem, weight, begin, end);
   });
 
-  double total = 0;
+  ByTarget total = {0.0, 0.0};
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     if (results[chunk].bad_row >= 0) return results[chunk].bad_row;
-    total += results[chunk].loss;
+    total.target += results[chunk].loss.target;
+    total.other += results[chunk].loss.other;
   }
   if (problem.total != nullptr) {
-    const double loss = total / divisor;  // no valid row: 0 / 0, as F.cross_entropy has it
+    // No valid row: 0 / 0, as F.cross_entropy has it.
+    double loss = total.target / divisor.target;
+    if (problem.other_target != nullptr) loss += total.other / divisor.other;
     if (problem.logits_type == DType::kFloat64) {
       *static_cast<double*>(problem.total) = loss;
     } else {

@@ -104,7 +104,7 @@ struct Partial {
 };
 
 template <class A, class Logits, class Labels>
-RowSums sum_row(const Logits& z, const Labels& s, int64_t n, int64_t target) {
+RowSums sum_row(const Logits& z, const Labels& s, int64_t n) {
   constexpr int64_t lanes = kLanes<A>;
   RowSums total = {};
   for (int64_t begin = 0; begin < n; begin += kBlock) {
@@ -133,8 +133,6 @@ RowSums sum_row(const Logits& z, const Labels& s, int64_t n, int64_t target) {
     total.ss += sum_of_lanes<A>(even.ss + odd.ss);
     total.zs += sum_of_lanes<A>(even.zs + odd.zs);
   }
-  total.z_at = z.at(target);
-  total.s_at = s.at(target);
   return total;
 }
 
@@ -164,8 +162,17 @@ RowProducts sum_refined(const Logits& z, const Labels& s, int64_t n, int64_t tar
   return sum;
 }
 
-// gradient_j = other_j p + own_j q + r, then the target's element, rounded once. `chain` is the
-// derivative of what `own` reads to what is stored: 1, or the softmax weight over its temperature.
+// An element of the gradient at a target, rounded once.
+template <class T, class Other, class Own, class Chain>
+void write_target(const Other& other, const Own& own, const Chain& chain, int64_t target,
+                  const GradientCoefficients& k, T* gradient) {
+  const double x = own.at(target);
+  const double y = other.at(target) * k.other + x * k.own + (k.all + k.target);
+  gradient[target] = narrow<T>(chain(y, x));
+}
+
+// gradient_j = other_j p + own_j q + r, then the target's element. `chain` is the derivative of
+// what `own` reads to what is stored: 1, or the softmax weight over its temperature.
 template <class A, class T, class Other, class Own, class Chain>
 void write_gradient(const Other& other, const Own& own, const Chain& chain, int64_t n,
                     int64_t target, const GradientCoefficients& k, bool past_cache, T* gradient) {
@@ -196,9 +203,7 @@ void write_gradient(const Other& other, const Own& own, const Chain& chain, int6
       store_part<A>(gradient, value(other.part(0, n), own.part(0, n)), n);
     }
   }
-  const double x = own.at(target);
-  const double y = other.at(target) * k.other + x * k.own + (k.all + k.target);
-  gradient[target] = narrow<T>(chain(y, x));
+  write_target(other, own, chain, target, k, gradient);
 }
 
 // ---- one row -----------------------------------------------------------------------------------
@@ -235,11 +240,11 @@ struct Rows {
   using Loss = std::conditional_t<logits_type == DType::kFloat64, double, float>;
 
   const Problem& problem;
-  double weight;
+  ByTarget weight;
 
   // The row's soft labels as the sweeps see them, and what their gradient is multiplied with.
   template <class A>
-  auto labels(const S* row) const {
+  auto soft_labels(const S* row) const {
     if constexpr (softmax) {
       return Softmax<A, S>{{row},
                            largest_of<A>(row, problem.classes),
@@ -257,51 +262,107 @@ struct Rows {
     }
   }
 
-  // The loss and gradients of one row. False: the accumulator A is not good enough for it, and
-  // nothing was written.
-  template <class A>
-  bool one(int64_t row, int64_t target, double& loss) const {
+  // The losses of one row under one label or two, and the sum of their gradients, each times its
+  // weight. False: the accumulator A is not good enough for the row, and nothing was written.
+  template <class A, int labels>
+  bool one(const RowIndex& at, const int64_t (&targets)[labels], const double (&weights)[labels],
+           double (&losses)[labels]) const {
     constexpr bool in_float = std::is_same_v<A, float>;
     const int64_t n = problem.classes;
     const SmoothedLabel h = problem.hard_label;
     const double gamma = problem.gamma;
-    const Stored<A, Z> z = {static_cast<const Z*>(problem.logits) + row * problem.logits_stride};
+    const Stored<A, Z> z = {static_cast<const Z*>(problem.logits) +
+                            at.offset(problem.logits_stride, problem.logits_group_stride)};
     const auto s =
-        labels<A>(static_cast<const S*>(problem.soft_labels) + row * problem.soft_labels_stride);
+        soft_labels<A>(static_cast<const S*>(problem.soft_labels) +
+                       at.offset(problem.soft_labels_stride, problem.soft_labels_group_stride));
 
-    const RowSums sums = sum_row<A>(z, s, n, target);
-    const InverseNorm s_norm = inverse_norm(sums.ss, kNormalizeEps);
-    RowProducts products = row_products(sums, s_norm, h, gamma);
-    if (in_float && !(products.tt >= kCancellation && std::isfinite(sums.zs))) return false;
-    if (products.tt < kCancellation)
-      products = sum_refined<A>(z, s, n, target, refined_label(s_norm, h, gamma));
-    const Row k = finish_row(sums, s_norm, products);
-    if (in_float && !(is_ordinary(k.z) && is_ordinary(k.s))) return false;
-    loss = 1.0 - k.cosine;
+    // Two labels share every sum of the sweep: they differ in z_y and s_y alone.
+    RowSums sums[labels];
+    Row k[labels];
+    sums[0] = sum_row<A>(z, s, n);
+    if constexpr (labels == 2) sums[1] = sums[0];
+    const InverseNorm s_norm = inverse_norm(sums[0].ss, kNormalizeEps);
+    for (int i = 0; i < labels; ++i) {
+      sums[i].z_at = z.at(targets[i]);
+      sums[i].s_at = s.at(targets[i]);
+      RowProducts products = row_products(sums[i], s_norm, h, gamma);
+      if (in_float && !(products.tt >= kCancellation && std::isfinite(sums[i].zs))) return false;
+      if (products.tt < kCancellation)
+        products = sum_refined<A>(z, s, n, targets[i], refined_label(s_norm, h, gamma));
+      k[i] = finish_row(sums[i], s_norm, products);
+      if (in_float && !(is_ordinary(k[i].z) && is_ordinary(k[i].s))) return false;
+      losses[i] = 1.0 - k[i].cosine;
+    }
 
+    GradientCoefficients coefficients[labels];
     if (problem.logits_grad != nullptr) {
-      GradientCoefficients coefficients = logits_gradient(k, h, gamma, weight);
+      for (int i = 0; i < labels; ++i)
+        coefficients[i] = logits_gradient(k[i], h, gamma, weights[i]);
       if constexpr (std::is_same_v<Z, Float16>) {
-        const double scale = half_gradient_factor(weight * k.z.value);
-        multiply(coefficients, scale);
-        problem.logits_grad_scale[row] = half_logits_unit(k, scale);
+        double steepest = std::fabs(weights[0]) * k[0].z.value;
+        if constexpr (labels == 2) steepest += std::fabs(weights[1]) * k[1].z.value;
+        const double scale = half_gradient_factor(steepest);
+        for (int i = 0; i < labels; ++i) multiply(coefficients[i], scale);
+        problem.logits_grad_scale[at.row] = half_logits_unit(k[0], scale);
       }
-      write_gradient<A>(s, z, Identity{}, n, target, coefficients, problem.stream,
-                        static_cast<Z*>(problem.logits_grad) + row * n);
+      write<A>(s, z, Identity{}, targets, coefficients,
+               static_cast<Z*>(problem.logits_grad) + at.row * n);
     }
     if (problem.soft_labels_grad != nullptr) {
-      GradientCoefficients coefficients = soft_labels_gradient(sums, k, h, gamma, weight);
+      for (int i = 0; i < labels; ++i)
+        coefficients[i] = soft_labels_gradient(sums[i], k[i], h, gamma, weights[i]);
       if constexpr (std::is_same_v<S, Float16>) {
-        const double steepest = softmax ? 1.0 / problem.soft_label_temperature : 1.0;
-        const double scale =
-            half_gradient_factor(steepest * weight * (1.0 - gamma) * k.s.value * k.t.value);
-        multiply(coefficients, scale);
-        problem.soft_labels_grad_scale[row] = half_soft_labels_unit(k, scale);
+        const double chained = softmax ? 1.0 / problem.soft_label_temperature : 1.0;
+        const auto steepest_of = [&](int i) {
+          return chained * std::fabs(weights[i]) * (1.0 - gamma) * k[i].s.value * k[i].t.value;
+        };
+        double steepest = steepest_of(0);
+        if constexpr (labels == 2) steepest += steepest_of(1);
+        const double scale = half_gradient_factor(steepest);
+        for (int i = 0; i < labels; ++i) multiply(coefficients[i], scale);
+        problem.soft_labels_grad_scale[at.row] = half_soft_labels_unit(k[0], scale);
       }
-      write_gradient<A>(z, s, chain<A>(), n, target, coefficients, problem.stream,
-                        static_cast<S*>(problem.soft_labels_grad) + row * n);
+      write<A>(z, s, chain<A>(), targets, coefficients,
+               static_cast<S*>(problem.soft_labels_grad) + at.row * n);
     }
     return true;
+  }
+
+  // The sum of the labels' gradients, linear in z and s like each of them.
+  template <class A, int labels, class T, class Other, class Own, class Chain>
+  void write(const Other& other, const Own& own, const Chain& chain,
+             const int64_t (&targets)[labels], const GradientCoefficients (&coefficients)[labels],
+             T* gradient) const {
+    GradientCoefficients sum = coefficients[0];
+    if constexpr (labels == 2) {
+      sum.other += coefficients[1].other;
+      sum.own += coefficients[1].own;
+      sum.all += coefficients[1].all;
+      if (targets[1] == targets[0]) sum.target += coefficients[1].target;
+    }
+    write_gradient<A>(other, own, chain, problem.classes, targets[0], sum, problem.stream,
+                      gradient);
+    if constexpr (labels == 2) {
+      if (targets[1] != targets[0]) {
+        sum.target = coefficients[1].target;
+        write_target(other, own, chain, targets[1], sum, gradient);
+      }
+    }
+  }
+
+  template <int labels>
+  void row(const RowIndex& at, const int64_t (&targets)[labels], const double (&weights)[labels],
+           double (&losses)[labels]) const {
+    if constexpr (logits_type != DType::kFloat64)
+      if (one<float>(at, targets, weights, losses)) return;
+    one<double>(at, targets, weights, losses);
+  }
+
+  // Whether a target is a class; `counts`, whether it is one and not ignored.
+  bool in_range(int64_t target, bool& counts) const {
+    counts = target != problem.ignore_index;
+    return !counts || (target >= 0 && target < problem.classes);
   }
 
   void ignored(int64_t row) const {
@@ -316,23 +377,53 @@ struct Rows {
     }
   }
 
-  RowsResult run(int64_t begin, int64_t end) const {
-    RowsResult result = {0.0, -1};
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t target = target_of(problem, row);
-      double loss = 0.0;
-      if (target == problem.ignore_index) {
-        ignored(row);
-      } else if (target < 0 || target >= problem.classes) {
-        result.bad_row = row;
-        return result;
+  // The losses of a row's labels times their shares of the row. False: a target is no class.
+  bool labeled(const RowIndex& at, ByTarget& loss) const {
+    const int64_t target = target_of(problem, at);
+    bool counts = false;
+    if (!in_range(target, counts)) return false;
+    if (problem.other_target == nullptr) {
+      double losses[1] = {0.0};
+      if (counts) {
+        row<1>(at, {target}, {weight.target}, losses);
       } else {
-        bool done = false;
-        if constexpr (logits_type != DType::kFloat64) done = one<float>(row, target, loss);
-        if (!done) one<double>(row, target, loss);
+        ignored(at.row);
       }
-      if (problem.row_losses != nullptr) static_cast<Loss*>(problem.row_losses)[row] = Loss(loss);
-      result.loss += loss;
+      loss.target = losses[0];
+      return true;
+    }
+
+    const int64_t other = other_target_of(problem, at);
+    bool other_counts = false;
+    if (!in_range(other, other_counts)) return false;
+    const double share = target_weight_of(problem, at), rest = 1.0 - share;
+    if (counts && other_counts) {
+      double losses[2];
+      row<2>(at, {target, other}, {share * weight.target, rest * weight.other}, losses);
+      loss = {share * losses[0], rest * losses[1]};
+    } else if (counts || other_counts) {
+      double losses[1];
+      row<1>(at, {counts ? target : other}, {counts ? share * weight.target : rest * weight.other},
+             losses);
+      (counts ? loss.target : loss.other) = (counts ? share : rest) * losses[0];
+    } else {
+      ignored(at.row);
+    }
+    return true;
+  }
+
+  RowsResult run(int64_t begin, int64_t end) const {
+    RowsResult result = {{0.0, 0.0}, -1};
+    for (RowIndex at = row_index(problem, begin); at.row < end; at.advance(problem)) {
+      ByTarget loss = {0.0, 0.0};
+      if (!labeled(at, loss)) {
+        result.bad_row = at.row;
+        return result;
+      }
+      if (problem.row_losses != nullptr)
+        static_cast<Loss*>(problem.row_losses)[at.row] = Loss(loss.target + loss.other);
+      result.loss.target += loss.target;
+      result.loss.other += loss.other;
     }
     if (problem.stream) stream_fence();
     return result;
@@ -340,7 +431,7 @@ struct Rows {
 };
 
 template <DType logits_type, DType soft_labels_type>
-RowsResult loss_of_rows(const Problem& problem, double weight, int64_t begin, int64_t end) {
+RowsResult loss_of_rows(const Problem& problem, ByTarget weight, int64_t begin, int64_t end) {
   if (problem.soft_label_temperature > 0.0)
     return Rows<logits_type, soft_labels_type, true>{problem, weight}.run(begin, end);
   return Rows<logits_type, soft_labels_type, false>{problem, weight}.run(begin, end);

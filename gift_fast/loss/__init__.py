@@ -4,7 +4,8 @@
 package registers the operators ``torch.ops.gift_fast.*``, which exported programs need.
 """
 
-from gift_fast.loss.functional import GIFTLoss, gift_loss, refine_labels
+from gift_fast.loss.functional import gift_loss, refine_labels
+from gift_fast.loss.module import GIFTLoss
 from gift_fast.loss.operators import backends
 
 __all__ = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]

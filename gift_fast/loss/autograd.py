@@ -7,61 +7,41 @@ the upstream gradient in the backward pass. Second derivatives come from
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gift_fast.loss.operators import Operators, scaled_gradient, unpack_gradients
-from gift_fast.loss.reference import reference_loss, valid_rows
-from gift_fast.loss.torch_internals import graph_is_kept, is_legacy_batched, transforms_active
-
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
-
-
-class Options(NamedTuple):
-    """The checked options of a call, as the operators take them."""
-
-    gamma: float
-    label_smoothing: float
-    smooth_others: bool
-    soft_label_temperature: float | None
-    ignore_index: int
-    reduction: int
-
-    @property
-    def reduction_name(self) -> str:
-        """The reduction as the public functions name it."""
-        return tuple(REDUCTIONS)[self.reduction]
-
-    def reference(self, logits: Tensor, soft_labels: Tensor, target: Tensor) -> Tensor:
-        """The loss by its definition, under these options."""
-        return reference_loss(
-            logits,
-            soft_labels,
-            target,
-            gamma=self.gamma,
-            label_smoothing=self.label_smoothing,
-            smoothing="others" if self.smooth_others else "uniform",
-            soft_label_temperature=self.soft_label_temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction_name,
-        )
+from gift_fast.loss.arguments import MixedLabels, Options
+from gift_fast.loss.operators import Operators, ignored_rows, scaled_gradient, unpack_gradients
+from gift_fast.loss.reference import valid_rows
+from gift_fast.loss.torch_internals import (
+    CHECKPOINT,
+    graph_is_kept,
+    is_legacy_batched,
+    saved_tensor_hooks,
+    transforms_active,
+)
 
 
-def _differentiable_gradients(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
+def _differentiable_gradients(
+    saved: list[Tensor], options: Options, asked: tuple[bool, bool], grad_output: Tensor
+) -> list[Tensor | None]:
     """The gradients once more, by the definition and with a graph of their own."""
-    _, options, _, inference, asked = ctx.state
-    # Inference tensors take no part in a graph; their copies do.
-    saved: list[Tensor] = [*ctx.saved_tensors, *(x.clone() for x in inference)]
     # Aliases: the derivatives to the inputs alone are wanted. Where one is computed from the other,
     # the engine would go that way too, and run the hooks of both once more.
     logits, soft_labels = (x.view_as(x) for x in saved[:2])
-    target = saved[2]
     inputs = [x for x, wanted in zip((logits, soft_labels), asked, strict=True) if wanted]
-    loss = options.reference(logits, soft_labels, target)
+    loss = options.reference(logits, soft_labels, *saved[2:])
     grads = iter(torch.autograd.grad(loss, inputs, grad_output, create_graph=True))
     return [next(grads) if wanted else None for wanted in asked]
+
+
+_NO_INPUTS = (
+    "gift_loss keeps no inputs for second derivatives under saved-tensor hooks such as "
+    "save_on_cpu, nor inference tensors under any; call it outside of them, or with "
+    "backend='reference', for create_graph=True"
+)
 
 
 class GiftLossFunction(torch.autograd.Function):
@@ -70,6 +50,10 @@ class GiftLossFunction(torch.autograd.Function):
     The gradient is held on the context and handed out by the backward pass itself, not copied: the
     upstream gradient is one almost always, and any other factor is applied in place. A graph that
     is kept, or differentiated again, gets a copy.
+
+    Under saved-tensor hooks (activation checkpointing, ``save_on_cpu``) the gradient is saved like
+    any other tensor, so that they see all that is kept. The inputs, which second derivatives
+    alone read, are saved where that is free: without hooks, and under a checkpoint.
 
     ``operators`` may hold a binding with the arguments of ``loss_and_gradients`` in its place.
     """
@@ -80,6 +64,7 @@ class GiftLossFunction(torch.autograd.Function):
         logits: Tensor,
         soft_labels: Tensor,
         target: Tensor,
+        mixed: MixedLabels,
         options: Options,
         operators: Operators,
     ) -> Tensor:
@@ -87,35 +72,56 @@ class GiftLossFunction(torch.autograd.Function):
         # something else there, if backward(inputs=...) asks for fewer.
         asked = ctx.needs_input_grad[:2]
         loss, *gradients = operators.loss_and_gradients(
-            logits, soft_labels, target, *options, *asked
+            logits, soft_labels, target, *options, *asked, *mixed
         )
-        if soft_labels.is_inference() or target.is_inference():
-            # A teacher under inference mode. Autograd refuses to save such tensors, so they are
-            # referred to. Only second derivatives read them: for those, nobody may have written to
-            # them in between, which nothing can check.
-            ctx.state = gradients, options, operators, (soft_labels, target), asked
+        # Of single rows the upstream gradient may be NaN or inf where the row is ignored, as under
+        # a masked division: it must not reach the zeros of that row.
+        ctx.ignored = (
+            None if options.reduction else ignored_rows(options.ignore_index, target, *mixed[:1])
+        )
+        # A teacher under inference mode. Autograd refuses to save such tensors, so they are
+        # referred to. Only second derivatives read them: for those, nobody may have written to
+        # them in between, which nothing can check.
+        inference = soft_labels.is_inference() or any(x.is_inference() for x in (target, *mixed))
+        hooks = saved_tensor_hooks()
+        if hooks is not None:
+            free = hooks == CHECKPOINT and not inference
+            inputs = (logits, soft_labels, target, *mixed) if free else ()
+            ctx.save_for_backward(*gradients, *inputs)
+            ctx.state = len(gradients), options, operators, (), asked
+            return loss
+        if inference:
+            ctx.state = gradients, options, operators, (soft_labels, target, *mixed), asked
             ctx.save_for_backward(logits)
         else:
             ctx.state = gradients, options, operators, (), asked
-            ctx.save_for_backward(logits, soft_labels, target)
-        # Of single rows the upstream gradient may be NaN or inf where the row is ignored, as under
-        # a masked division: it must not reach the zeros of that row.
-        ctx.ignored = ~valid_rows(target, options.ignore_index) if options.reduction == 0 else None
+            ctx.save_for_backward(logits, soft_labels, target, *mixed)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        gradients, _, operators, _, asked = ctx.state
+        gradients, options, operators, inference, asked = ctx.state
+        hooked = isinstance(gradients, int)
         if torch.is_grad_enabled():  # create_graph=True
-            return *_differentiable_gradients(ctx, grad_output), None, None, None
+            # Inference tensors take no part in a graph; their copies do.
+            inputs = [*ctx.saved_tensors, *(x.clone() for x in inference)]
+            if hooked:
+                inputs = inputs[gradients:]
+                if not inputs:
+                    raise RuntimeError(_NO_INPUTS)
+            grads = _differentiable_gradients(inputs, options, asked, grad_output)
+            return *grads, None, None, None, None
         if ctx.ignored is not None:
             grad_output = grad_output.masked_fill(ctx.ignored, 0.0)
-        if not gradients:
+        if hooked:
+            # Without the inputs, which may end with the hooks' references to them.
+            gradients = list(ctx.saved_tensors[:gradients])
+        elif not gradients:
             _ = ctx.saved_tensors  # a second backward pass: raises torch's own error
         # Nothing may be written over that a kept graph or a batch of gradients reads once more.
-        in_place = not (graph_is_kept() or transforms_active() or is_legacy_batched(grad_output))
+        owned = not (graph_is_kept() or transforms_active() or is_legacy_batched(grad_output))
         if (
-            in_place
+            owned
             and len(gradients) == 1
             and asked[0]
             and type(grad_output) is Tensor  # a fake one has no value to ask for
@@ -125,17 +131,17 @@ class GiftLossFunction(torch.autograd.Function):
         ):
             # The plainest case once more, 6 us sooner. Nothing else may refer to the gradient, here
             # and below: autograd copies it into .grad otherwise.
-            return gradients.pop(), None, None, None, None
+            return gradients.pop(), None, None, None, None, None
 
         pairs = unpack_gradients([grad_output, *gradients], *asked)
-        if not in_place:
+        if hooked or not owned:  # what a hook returned may be somebody else's too
             copies = (pair and scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs)
-            return *copies, None, None, None
+            return *copies, None, None, None, None
         gradients.clear()
         for pair in pairs:
             if pair is not None:
                 operators.scale_gradient_(pair[0], grad_output, pair[1])
-        return *(pair and pair[0] for pair in pairs), None, None, None
+        return *(pair and pair[0] for pair in pairs), None, None, None, None
 
 
 class GiftRowsFunction(torch.autograd.Function):

@@ -18,17 +18,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gift_fast.loss import plain_operator
+from gift_fast.loss.arguments import OperatorArguments
 from gift_fast.loss.installation import why_not_built
 from gift_fast.loss.reference import compute_dtype, valid_rows
 from gift_fast.loss.torch_internals import TAGS
 
 _LIBRARY = torch.library.Library("gift_fast", "DEF")
 
-# Logits and soft labels (N, C), target (N,); smooth_others: `smoothing="others"`; reduction: 0
-# none, 1 mean, 2 sum, as in ATen. Returns a list of what was asked for, in this order: the loss;
-# the gradient of the logits; the gradient of the soft labels; and for each of these two that is
-# float16, float32 factors (N,). A float16 row is stored times a power of two, since an upstream
-# factor of 2^16 would come too late for what had been rounded to zero; its factor undoes that.
+# Logits and soft labels (N, C), target (N,), or on the CPU (B, T, C) and (B, T); smooth_others:
+# `smoothing="others"`; reduction: 0 none, 1 mean, 2 sum, as in ATen; other_target like target, and
+# target_weight, float32 or float64, a scalar or like target: both or neither. Returns a list of
+# what was asked for, in this order: the loss; the gradient of the logits; the gradient of the soft
+# labels, contiguous; and for each of these two that is float16, float32 factors (N,). A float16
+# row is stored times a power of two, since an upstream factor of 2^16 would come too late for what
+# had been rounded to zero; its factor undoes that.
 #
 # The same kernels under two names: `gift_loss` is differentiable, for graphs; a derivative that is
 # written in Python costs eager mode 7 us a call even where none is asked for, so eager code calls
@@ -36,10 +40,11 @@ _LIBRARY = torch.library.Library("gift_fast", "DEF")
 _ARGUMENTS = (
     "(Tensor logits, Tensor soft_labels, Tensor target, float gamma, float label_smoothing, "
     "bool smooth_others, float? soft_label_temperature, int ignore_index, int reduction, "
-    "bool logits_grad, bool soft_labels_grad) -> Tensor[]"
+    "bool logits_grad, bool soft_labels_grad, Tensor? other_target=None, "
+    "Tensor? target_weight=None) -> Tensor[]"
 )
-# grad (N, C) times grad_output, a scalar or (N,), and the factors (N,) above. In place; returns at
-# once where the product is one.
+# grad (N, C) times grad_output, a scalar or (N,), and the factors (N,) above; more leading
+# dimensions likewise. In place; returns at once where the product is one.
 _SCALE_ARGUMENTS = "(Tensor(a!) grad, Tensor grad_output, Tensor? scale) -> ()"
 
 # Without a prefix an operator runs the best kernels that this machine has for the tensors' device,
@@ -106,13 +111,18 @@ def _checked(
     Eager code asks :mod:`gift_fast.loss.self_check` itself; a graph cannot while it is traced.
     """
 
-    def gift_loss(logits: Tensor, *arguments: Any) -> list[Tensor]:
+    def gift_loss(
+        logits: Tensor, soft_labels: Tensor, target: Tensor, *arguments: Any
+    ) -> list[Tensor]:
         from gift_fast.loss import self_check  # which imports this module
 
+        inputs = logits, soft_labels, target
+        if OperatorArguments(*arguments).other_target is not None:  # kernels take one label a row
+            return plain_operator.loss_and_gradients(*inputs, *arguments)
         if (kernels, logits.device) in self_check.TRUSTED or self_check.trusts(kernels, logits):
-            return loss_and_gradients(logits, *arguments)
+            return loss_and_gradients(*inputs, *arguments)
         self_check.reject(kernels, logits.device, named=named)
-        return self_check.loss_and_gradients(logits, *arguments)
+        return plain_operator.loss_and_gradients(*inputs, *arguments)
 
     return gift_loss
 
@@ -182,21 +192,16 @@ def backends() -> dict[str, str]:
 
 
 def _loss_and_gradients_fake(
-    logits: Tensor,
-    soft_labels: Tensor,
-    target: Tensor,
-    gamma: float,
-    label_smoothing: float,
-    smooth_others: bool,
-    soft_label_temperature: float | None,
-    ignore_index: int,
-    reduction: int,
-    logits_grad: bool,
-    soft_labels_grad: bool,
+    logits: Tensor, soft_labels: Tensor, target: Tensor, *arguments: Any
 ) -> list[Tensor]:
-    rows = logits.shape[:1]
-    outputs = [logits.new_empty(rows if reduction == 0 else (), dtype=compute_dtype(logits))]
-    asked = [x for x, wanted in ((logits, logits_grad), (soft_labels, soft_labels_grad)) if wanted]
+    call = OperatorArguments(*arguments)
+    rows = logits.shape[:-1]
+    outputs = [logits.new_empty(rows if call.reduction == 0 else (), dtype=compute_dtype(logits))]
+    asked = [
+        x
+        for x, wanted in ((logits, call.logits_grad), (soft_labels, call.soft_labels_grad))
+        if wanted
+    ]
     outputs += [x.new_empty(logits.shape) for x in asked]
     outputs += [x.new_empty(rows, dtype=torch.float32) for x in asked if x.dtype == torch.float16]
     return outputs
@@ -221,7 +226,7 @@ def scaled_gradient(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> 
     if scale is not None:
         # float16: both factors in float32, and one rounding at the end.
         factor = factor * scale
-    if factor.dim() == 1:
+    if factor.dim() > 0:
         factor = factor.unsqueeze(-1)
     # float64 soft labels of float32 logits keep their type, as they do in place.
     return (grad.to(torch.promote_types(grad.dtype, factor.dtype)) * factor).to(grad.dtype)
@@ -240,14 +245,26 @@ def unpack_gradients(
     return pairs[0], pairs[1]
 
 
+def ignored_rows(ignore_index: int, target: Tensor, other_target: Tensor | None = None) -> Tensor:
+    """The rows without a label that counts, bool (...)."""
+    ignored = ~valid_rows(target, ignore_index)
+    if other_target is not None:
+        ignored = ignored & ~valid_rows(other_target, ignore_index)
+    return ignored
+
+
 # ---- the derivative of gift_loss -----------------------------------------------------------------
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.asked = inputs[-2:]
-    target, ignore_index, reduction = inputs[2], *inputs[-4:-2]
+    call = OperatorArguments(*inputs[3:])
+    ctx.asked = call.logits_grad, call.soft_labels_grad
     # Upstream of single rows NaN and inf may stand where a row is ignored.
-    ignored = [~valid_rows(target, ignore_index)] if reduction == 0 else []
+    ignored = (
+        [ignored_rows(call.ignore_index, inputs[2], call.other_target)]
+        if call.reduction == 0
+        else []
+    )
     ctx.of_rows = len(ignored)
     ctx.save_for_backward(*ignored, *output[1:])
 
@@ -265,7 +282,7 @@ def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Tensor | None, ...]
     grads = [
         None if pair is None else scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs
     ]
-    return (*grads, *(None,) * 9)
+    return (*grads, None, *(None,) * len(OperatorArguments._fields))
 
 
 for _prefix in _PREFIXES:

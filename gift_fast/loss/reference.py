@@ -109,6 +109,11 @@ def reduce_rows(rows: Tensor, valid: Tensor, reduction: str) -> Tensor:
     return total / valid.sum() if reduction == "mean" else total
 
 
+def weigh_rows(rows: Tensor, weight: Tensor | float | None, valid: Tensor) -> Tensor:
+    """Row losses times the weight of their label, which an ignored row does not read."""
+    return rows if weight is None else torch.where(valid, rows * weight, 0.0)
+
+
 def autocast_off(device_type: str) -> AbstractContextManager[Any]:
     """Switches autocast off, on devices that have it; ``meta`` has none."""
     # Dynamo of torch 2.10 cannot trace the question; the devices it compiles for have autocast.
@@ -121,6 +126,8 @@ def reference_loss(
     logits: Tensor,
     soft_labels: Tensor,
     target: Tensor,
+    other_target: Tensor | None = None,
+    target_weight: Tensor | float | None = None,
     *,
     gamma: float = 0.1,
     label_smoothing: float = 0.1,
@@ -137,6 +144,9 @@ def reference_loss(
         logits: (..., C) student logits z.
         soft_labels: (..., C) soft labels s: probabilities, logits, any vector.
         target: (...) hard labels y.
+        other_target: (...) second labels of mixed rows, or ``None``.
+        target_weight: w; the loss is ``w L(target) + (1 - w) L(other_target)``. A number, or a
+            tensor, 0-d or (...).
         gamma: Weight of the hard label.
         label_smoothing: Mass taken from the hard label.
         smoothing: ``"uniform"`` or ``"others"``.
@@ -155,17 +165,49 @@ def reference_loss(
         0.0
     """
     with autocast_off(logits.device.type):
-        dtype = compute_dtype(logits)
-        valid = valid_rows(target, ignore_index)
-        # Ignored rows are replaced before the arithmetic: a NaN in one of them must not reach the
-        # gradients through a zero factor.
-        row = valid.unsqueeze(-1)
-        z = torch.where(row, widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT), 0.0)
-        of_labels = soft_labels_factor(gamma, soft_label_temperature)
-        s = torch.where(row, widened(soft_labels, dtype, of_labels), 0.0)
-        y = torch.where(valid, target, 0)
-        t = refine(s, y, gamma, label_smoothing, smoothing, soft_label_temperature)
-        dot = (z * t).sum(-1)
-        norms = bounded_norm(z, COSINE_EPS) * bounded_norm(t, COSINE_EPS)
-        rows = torch.where(valid, 1.0 - dot / norms.squeeze(-1), 0.0)
-        return reduce_rows(rows, valid, reduction)
+
+        def loss(labels: Tensor, weight: Tensor | float | None) -> Tensor:
+            valid = valid_rows(labels, ignore_index)
+            rows = _row_losses(
+                logits,
+                soft_labels,
+                labels,
+                valid,
+                gamma,
+                label_smoothing,
+                smoothing,
+                soft_label_temperature,
+            )
+            return reduce_rows(weigh_rows(rows, weight, valid), valid, reduction)
+
+        if other_target is None or target_weight is None:
+            return loss(target, None)
+        w = target_weight
+        if isinstance(w, Tensor):
+            w = w.to(compute_dtype(logits))
+        return loss(target, w) + loss(other_target, 1.0 - w)
+
+
+def _row_losses(
+    logits: Tensor,
+    soft_labels: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    gamma: float,
+    label_smoothing: float,
+    smoothing: str,
+    soft_label_temperature: float | None,
+) -> Tensor:
+    """Step 3: the loss (...) of every row under one label, 0 where it is not valid."""
+    dtype = compute_dtype(logits)
+    # Ignored rows are replaced before the arithmetic: a NaN in one of them must not reach the
+    # gradients through a zero factor.
+    row = valid.unsqueeze(-1)
+    z = torch.where(row, widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT), 0.0)
+    of_labels = soft_labels_factor(gamma, soft_label_temperature)
+    s = torch.where(row, widened(soft_labels, dtype, of_labels), 0.0)
+    y = torch.where(valid, target, 0)
+    t = refine(s, y, gamma, label_smoothing, smoothing, soft_label_temperature)
+    dot = (z * t).sum(-1)
+    norms = bounded_norm(z, COSINE_EPS) * bounded_norm(t, COSINE_EPS)
+    return torch.where(valid, 1.0 - dot / norms.squeeze(-1), 0.0)

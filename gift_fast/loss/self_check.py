@@ -31,18 +31,7 @@ import torch
 from torch import Tensor
 
 from gift_fast.loss import operators as ops
-from gift_fast.loss.reference import (
-    COSINE_EPS,
-    NORMALIZE_EPS,
-    ZERO_ROW_GRADIENT,
-    bounded_norm,
-    compute_dtype,
-    reduce_rows,
-    reference_loss,
-    refine,
-    soft_labels_factor,
-    valid_rows,
-)
+from gift_fast.loss.reference import reference_loss
 
 CHECKED = ("cuda", "triton")
 """The kernels that are checked where they first run. The CPU's are tested on CPUs."""
@@ -327,77 +316,3 @@ def _check_of_the_definition() -> str:
     loss = reference_loss(z, s, torch.tensor([1], device="cpu"), gamma=0.5, label_smoothing=0.0)
     error = abs(loss.item() - (1 - 7 / (5 * math.sqrt(2))))
     return "ok" if error < 1e-12 else f"failed: a loss is off by {error:.2g}"
-
-
-# ---- what a graph runs in the place of kernels that failed ---------------------------------------
-
-
-def loss_and_gradients(
-    logits: Tensor,
-    soft_labels: Tensor,
-    target: Tensor,
-    gamma: float,
-    label_smoothing: float,
-    smooth_others: bool,
-    soft_label_temperature: float | None,
-    ignore_index: int,
-    reduction: int,
-    logits_grad: bool,
-    soft_labels_grad: bool,
-) -> list[Tensor]:
-    """The operator of :mod:`gift_fast.loss.operators` in plain PyTorch, on any device.
-
-    The chain rule is written out: inside an operator autograd records nothing.
-    """
-    dtype = compute_dtype(logits)
-    valid = valid_rows(target, ignore_index)
-    in_batch = valid.unsqueeze(-1)
-    z = torch.where(in_batch, logits.to(dtype), 0.0)
-    scores = torch.where(in_batch, soft_labels.to(dtype), 0.0)
-    temperature = soft_label_temperature
-    s = scores if temperature is None else torch.softmax(scores / temperature, -1)
-    smoothing = "others" if smooth_others else "uniform"
-    t = refine(s, torch.where(valid, target, 0), gamma, label_smoothing, smoothing, None)
-
-    z_norm, s_norm = bounded_norm(z, COSINE_EPS), bounded_norm(s, NORMALIZE_EPS)
-    t_norm = bounded_norm(t, COSINE_EPS)
-    z_unit, s_unit, t_unit = z / z_norm, s / s_norm, t / t_norm
-    cosine = (z_unit * t_unit).sum(-1, keepdim=True)
-    rows = torch.where(valid, 1.0 - cosine.squeeze(-1), 0.0)
-    outputs = [reduce_rows(rows, valid, ("none", "mean", "sum")[reduction])]
-
-    # A norm at its bound is a constant, without a derivative.
-    def free(norm: Tensor, eps: float) -> Tensor:
-        return (norm > eps * (1 + 1e-6)).to(dtype)
-
-    weight = in_batch.to(dtype)
-    if reduction == 1:
-        weight = torch.where(in_batch, 1.0 / valid.sum().to(dtype), 0.0)
-    units: list[Tensor] = []
-    if logits_grad:
-        grad = -weight * (t_unit - free(z_norm, COSINE_EPS) * cosine * z_unit) / z_norm
-        _append(grad, logits, COSINE_EPS * ZERO_ROW_GRADIENT, outputs, units)
-    if soft_labels_grad:
-        of_t = -weight * (z_unit - free(t_norm, COSINE_EPS) * cosine * t_unit) / t_norm
-        along = free(s_norm, NORMALIZE_EPS) * (of_t * s_unit).sum(-1, keepdim=True)
-        grad = (1.0 - gamma) * (of_t - along * s_unit) / s_norm
-        if temperature is not None:
-            grad = s * (grad - (s * grad).sum(-1, keepdim=True)) / temperature
-        _append(grad, soft_labels, soft_labels_factor(gamma, temperature), outputs, units)
-    return [*outputs, *units]
-
-
-def _append(
-    grad: Tensor, x: Tensor, zero_row_factor: float, outputs: list[Tensor], units: list[Tensor]
-) -> None:
-    """The gradient in the type of x; a float16 row times a power of two, and what undoes it."""
-    if x.dtype != torch.float16:
-        outputs.append(grad.to(x.dtype))
-        return
-    is_zero = (x == 0).all(-1, keepdim=True)
-    grad = torch.where(is_zero, grad * zero_row_factor, grad)
-    largest = grad.abs().amax(-1, keepdim=True)
-    shift = (14 - torch.frexp(largest).exponent).clamp(-120, 120)
-    shift = torch.where(largest.isfinite() & (largest > 0), shift, 0)
-    outputs.append(torch.ldexp(grad, shift).to(torch.float16))
-    units.append(torch.ldexp(torch.ones_like(largest), -shift).to(torch.float32).squeeze(-1))

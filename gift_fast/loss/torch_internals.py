@@ -121,6 +121,28 @@ is_legacy_batched: Callable[[Tensor], bool] = _find(
 """Whether ``is_grads_batched=True`` batches x, with the vmap that came before ``torch.func``'s."""
 
 
+# ---- saved-tensor hooks --------------------------------------------------------------------------
+
+CHECKPOINT = "torch.utils.checkpoint"
+"""The module of the hooks of activation checkpointing, under which saving an input costs nothing:
+it is computed again anyway. A name that has changed costs second derivatives there."""
+
+_top_hooks: Callable[[bool], tuple[Any, Any] | None] | None = _find(
+    "_C._autograd._top_saved_tensors_default_hooks", None
+)
+
+
+def saved_tensor_hooks() -> str | None:
+    """The module of the hooks that see what autograd saves now; None: there are none.
+
+    Unknown: as under a checkpoint, which keeps everything where hooks see it.
+    """
+    if _top_hooks is None:
+        return CHECKPOINT
+    hooks = _top_hooks(False)
+    return None if hooks is None else getattr(hooks[0], "__module__", "")
+
+
 # ---- operators -----------------------------------------------------------------------------------
 
 _tag: Any = _find("Tag.pt2_compliant_tag", None)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from gift_fast.files import spec
 from gift_fast.loss import GIFTLoss, refine_labels
+from gift_fast.loss.arguments import Smoothing
 from gift_fast.loss.reference import autocast_off, compute_dtype
 
 Formula = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -206,7 +207,7 @@ def gift(
     *,
     gamma: float = 0.1,
     label_smoothing: float = 0.1,
-    smoothing: str = "uniform",
+    smoothing: Smoothing = "uniform",
     soft_label_temperature: float = 0.0,
     blend: str = "convex",
 ) -> Objective:
@@ -224,7 +225,12 @@ def gift(
             with gamma / (1 + gamma).
     """
     require(blend in BLENDS, "loss 'gift': blend", repr(blend), f"one of {', '.join(BLENDS)}")
-    criterion = GIFTLoss(gamma, label_smoothing, smoothing, soft_label_temperature or None)
+    criterion = GIFTLoss(
+        gamma=gamma,
+        label_smoothing=label_smoothing,
+        smoothing=smoothing,
+        soft_label_temperature=soft_label_temperature or None,
+    )
     if blend == "added":
         criterion.gamma = gamma / (1.0 + gamma)
 
@@ -377,7 +383,7 @@ def refine(
     *,
     gamma: float = 0.1,
     label_smoothing: float = 0.1,
-    smoothing: str = "uniform",
+    smoothing: Smoothing = "uniform",
     unit: bool = False,
 ) -> Objective:
     """``refine+X``: X with GIFT's refined label in the soft label's place.
@@ -393,7 +399,9 @@ def refine(
         smoothing: where it goes: ``uniform`` to all classes, ``others`` to the wrong ones.
         unit: leaves the refined label at its norm of about 1. A softmax of it is nearly uniform.
     """
-    GIFTLoss(gamma, label_smoothing, smoothing)  # checks the options
+    GIFTLoss(
+        gamma=gamma, label_smoothing=label_smoothing, smoothing=smoothing
+    )  # checks the options
 
     def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
         refined = refine_labels(

@@ -52,6 +52,7 @@ int main() {
           float z_scale = 1, s_scale = 1;
           Problem problem = {};
           problem.rows = 1;
+          problem.rows_per_group = 1;
           problem.classes = n;
           problem.logits = z.get();
           problem.logits_stride = n;
@@ -72,7 +73,7 @@ int main() {
           problem.soft_labels_grad_scale = &s_scale;
           problem.stream = stream;
           const auto kernel = GIFT_CHECKED_ROWS.loss[int(zt)][int(st)];
-          const gift::RowsResult result = kernel(problem, weight, 0, 1);
+          const gift::RowsResult result = kernel(problem, {weight, weight}, 0, 1);
 
           const Expected expected =
               expected_of(z_values, zt, s_values, st, y, gamma, alpha, others, temperature, weight);
@@ -81,7 +82,7 @@ int main() {
             dz_got[j] = get(dz.get(), j, zt) * (zt == DType::kFloat16 ? z_scale : 1);
             ds_got[j] = get(ds.get(), j, st) * (st == DType::kFloat16 ? s_scale : 1);
           }
-          worst_loss = std::max(worst_loss, std::fabs(result.loss - expected.loss));
+          worst_loss = std::max(worst_loss, std::fabs(result.loss.target - expected.loss));
           worst_z = std::max(
               worst_z, share_of_bound(dz_got, expected.dz, stored[int(zt)], sums, expected.part_z));
           worst_s = std::max(

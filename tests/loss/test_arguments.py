@@ -341,7 +341,7 @@ def test_options_may_be_numbers_of_numpy(kind):
 
 def test_options_are_keywords():
     with pytest.raises(TypeError, match="positional"):
-        gift_loss(LOGITS, SOFT_LABELS, TARGET, 0.1)
+        gift_loss(LOGITS, SOFT_LABELS, TARGET, None, None, 0.1)
 
 
 @pytest.mark.parametrize("name", ["cuda", "triton"])
@@ -427,18 +427,18 @@ def test_the_operators_check_their_arguments_themselves():
         operator(LOGITS, SOFT_LABELS, TARGET.double(), *options)
     with pytest.raises(ValueError, match="logits must be float64, float32, bfloat16 or float16"):
         operator(LOGITS.long(), SOFT_LABELS, TARGET, *options)
-    with pytest.raises(ValueError, match=re.escape("target must have the shape (4,), got (3,)")):
+    message = "target must have the shape of logits (4, 3) without its last dimension, got (3,)"
+    with pytest.raises(ValueError, match=re.escape(message)):
         operator(LOGITS, SOFT_LABELS, TARGET[:3], *options)
     with pytest.raises(IndexError, match="in row 3"):
         operator(LOGITS, SOFT_LABELS, TARGET + torch.tensor([0, 0, 0, 9]), *options)
     scale = torch.ops.gift_fast.scale_gradient_
-    with pytest.raises(ValueError, match="grad must be a contiguous matrix"):
+    with pytest.raises(ValueError, match="grad must be contiguous"):
         scale(LOGITS.t(), torch.tensor(1.0), None)
-    with pytest.raises(
-        ValueError, match=re.escape("grad_output must be a scalar or have the shape (4,)")
-    ):
+    message = "grad_output must be a scalar or have the shape of grad (4, 3) without its last"
+    with pytest.raises(ValueError, match=re.escape(message)):
         scale(LOGITS, torch.ones(3), None)
     with pytest.raises(ValueError, match="grad_output must be float64 or float32"):
         scale(LOGITS, torch.tensor(1), None)
-    with pytest.raises(ValueError, match=re.escape("scale must be float32 of the shape (4,)")):
+    with pytest.raises(ValueError, match="scale must be contiguous and float32"):
         scale(LOGITS.half(), torch.tensor(1.0), torch.ones(3))

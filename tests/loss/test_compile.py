@@ -97,7 +97,7 @@ def test_leading_dimensions_and_ignored_rows_compile():
 
 def test_the_module_compiles_with_all_its_options():
     options = Options(0.5, 0.2, "others", 3.0)
-    criterion = GIFTLoss(*options)
+    criterion = GIFTLoss(**options._asdict())
     compiled, counter = counting(criterion)
     inputs = batch(6, 5)
     torch.testing.assert_close(

@@ -26,7 +26,9 @@ OPTIONS = {
 
 
 def test_the_public_names_are_these():
-    assert sorted(gift_fast.__all__) == ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
+    names = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
+    assert sorted(gift_fast.loss.__all__) == names
+    assert set(names) <= set(gift_fast.__all__)
 
 
 def test_the_three_ways_in_have_the_same_defaults():
@@ -38,7 +40,9 @@ def test_the_three_ways_in_have_the_same_defaults():
         }
 
     loss = defaults(gift_loss)
-    assert defaults(GIFTLoss) == loss
+    labels = {"target": None, "other_target": None, "target_weight": None}
+    assert {**defaults(GIFTLoss), **labels} == loss
+    assert defaults(GIFTLoss.forward) == labels
     assert defaults(reference_loss).items() <= loss.items()
     assert defaults(refine_labels).items() <= loss.items()
 
@@ -64,7 +68,7 @@ def test_every_way_in_runs_the_kernel(monkeypatch):
     def definition(*arguments, **options):
         raise AssertionError("the definition ran in the kernel's place")
 
-    monkeypatch.setattr("gift_fast.loss.autograd.reference_loss", definition)
+    monkeypatch.setattr("gift_fast.loss.arguments.reference_loss", definition)
     logits, soft_labels, target = batch(6, 37)
     answer(logits, soft_labels, target)
     answer(logits.view(2, 3, 37), soft_labels.view(2, 3, 37), target.view(2, 3))

@@ -13,7 +13,7 @@ import torch
 from expected import answer, batch, needs_cpu_kernel
 
 from gift_fast import gift_loss
-from gift_fast.loss import functional, self_check
+from gift_fast.loss import dispatch, functional, plain_operator, self_check
 from gift_fast.loss import operators as ops
 from gift_fast.loss.reference import reference_loss
 
@@ -45,10 +45,10 @@ def kernels(monkeypatch):
     monkeypatch.delenv("GIFT_FAST_SELF_CHECK", raising=False)
     monkeypatch.setitem(ops.UNAVAILABLE, "triton", None)
     monkeypatch.setitem(ops.UNAVAILABLE, "cpu", "it plays the GPU")
-    monkeypatch.setattr(functional, "backends", lambda: {"triton": "available"})
+    monkeypatch.setattr(dispatch, "backends", lambda: {"triton": "available"})
     monkeypatch.setattr(functional, "_CPU_OPERATORS", None)
-    monkeypatch.setattr(functional, "_SERVES", {"triton": ("cpu",)})
-    monkeypatch.setattr(functional, "BEST_OPERATORS", ops.TRITON_OPERATORS)
+    monkeypatch.setattr(dispatch, "SERVES", {"triton": ("cpu",)})
+    monkeypatch.setattr(dispatch, "BEST_OPERATORS", ops.TRITON_OPERATORS)
     for name in ("TRUSTED", "_FAILED", "_WARNED"):
         monkeypatch.setattr(self_check, name, type(getattr(self_check, name))())
     stand_in = Kernels()
@@ -322,7 +322,7 @@ def test_the_definition_as_an_operator_is_the_kernels_operator(
     dtype, gamma, temperature, reduction, asked
 ):
     call = arguments(dtype, temperature, reduction, asked, gamma=gamma)
-    got = self_check.loss_and_gradients(*call)
+    got = plain_operator.loss_and_gradients(*call)
     want = torch.ops.gift_fast.loss_and_gradients(*call)
     assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in want]
     pairs = zip(ops.unpack_gradients(got, *asked), ops.unpack_gradients(want, *asked), strict=True)

@@ -1,0 +1,220 @@
+"""Backend choice: which kernels, or the definition, a call of the loss runs on."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+
+from gift_fast.loss import self_check
+from gift_fast.loss.arguments import (
+    REDUCTIONS,
+    MixedLabels,
+    Options,
+    check_classes,
+    check_one_of,
+    check_target_range,
+    check_tensors,
+    weight_operand,
+)
+from gift_fast.loss.autograd import GiftLossFunction, GiftRowsFunction
+from gift_fast.loss.operators import (
+    BEST_OPERATORS,
+    GPU_DEVICES,
+    TRITON_OPERATORS,
+    UNAVAILABLE,
+    Operators,
+    backends,
+)
+from gift_fast.loss.reference import (
+    COSINE_EPS,
+    ZERO_ROW_GRADIENT,
+    compute_dtype,
+    reduce_rows,
+    soft_labels_factor,
+    valid_rows,
+    weigh_rows,
+    widened,
+)
+from gift_fast.loss.torch_internals import (
+    forward_mode,
+    is_tracked,
+    only_vmap_and_grad,
+    transforms_active,
+)
+
+SERVES = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": GPU_DEVICES}
+
+
+def chosen_backend(name: str, device_type: str) -> str:
+    """The backend that runs: the one named, or for "auto" the best one that the device has."""
+    if name == "auto":
+        for kernels, devices in SERVES.items():
+            if device_type in devices and UNAVAILABLE[kernels] is None:
+                return kernels
+        return "reference"
+    check_one_of("backend", name, ("auto", *UNAVAILABLE))
+    reason = backends()[name]
+    if reason != "available":
+        raise RuntimeError(f"backend={name!r} is not available: {reason}")
+    if device_type not in SERVES.get(name, (device_type,)):
+        raise ValueError(f"backend={name!r} cannot run on the device of logits, {device_type!r}")
+    return name
+
+
+def _is_distributed(*tensors: Tensor) -> bool:
+    """Whether one of them is a DTensor, for which the operators have no sharding rule."""
+    module = sys.modules.get("torch.distributed.tensor")  # imported, if there is one
+    return module is not None and any(isinstance(tensor, module.DTensor) for tensor in tensors)
+
+
+def _check_distributed(**tensors: Tensor) -> None:
+    """Raises where some of them are DTensors and others are not: torch has no rule for that."""
+    from torch.distributed.tensor import DTensor
+
+    plain = [name for name, tensor in tensors.items() if not isinstance(tensor, DTensor)]
+    if plain:
+        distributed = next(name for name in tensors if name not in plain)
+        raise TypeError(
+            f"{plain[0]} must be a DTensor like {distributed}, got a plain tensor; "
+            f"torch.distributed.tensor.distribute_tensor({plain[0]}, {distributed}.device_mesh, "
+            "placements) makes it one"
+        )
+
+
+def _transformed(
+    logits: Tensor,
+    soft_labels: Tensor,
+    target: Tensor,
+    options: Options,
+    operators: Operators,
+) -> Tensor:
+    """The loss under ``torch.func``: fused rows, and a reduction that the transforms see."""
+    asked = (is_tracked(logits), is_tracked(soft_labels))
+    # Half gradients are rounded by the cast's derivative, after the upstream factor.
+    dtype = compute_dtype(logits)
+    z = widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT)
+    s = widened(
+        soft_labels, dtype, soft_labels_factor(options.gamma, options.soft_label_temperature)
+    )
+
+    rows: Tensor = GiftRowsFunction.apply(
+        z, s, target, options._replace(reduction=0), asked, operators
+    )[0]
+    return reduce_rows(rows, valid_rows(target, options.ignore_index), options.reduction_name)
+
+
+def _in_two_calls(
+    logits: Tensor,
+    soft_labels: Tensor,
+    target: Tensor,
+    other_target: Tensor,
+    target_weight: Tensor | float,
+    options: Options,
+    backend: str,
+) -> Tensor:
+    """Mixed labels where a sweep takes one label a row: on GPUs, and under ``torch.func``."""
+
+    def term(labels: Tensor, weight: Tensor | float) -> Tensor:
+        if not isinstance(weight, Tensor) or weight.dim() == 0:
+            return weight * dispatch(logits, soft_labels, labels, None, None, options, backend)
+        of_rows = options._replace(reduction=REDUCTIONS["none"])
+        rows = dispatch(logits, soft_labels, labels, None, None, of_rows, backend)
+        valid = valid_rows(labels, options.ignore_index)
+        return reduce_rows(weigh_rows(rows, weight, valid), valid, options.reduction_name)
+
+    w = target_weight
+    if isinstance(w, Tensor):
+        w = w.to(compute_dtype(logits))
+    return term(target, w) + term(other_target, 1.0 - w)
+
+
+def dispatch(
+    logits: Tensor,
+    soft_labels: Tensor,
+    target: Tensor,
+    other_target: Tensor | None,
+    target_weight: Tensor | float | None,
+    options: Options,
+    backend: str,
+) -> Tensor:
+    """Every call but the plainest: any shape, backend, transform, and compiled code.
+
+    ``other_target`` and ``target_weight`` are both None or both given, and checked but for the
+    dtype and shape of the first.
+    """
+    labels = {"target": target}
+    if other_target is not None:
+        labels["other_target"] = other_target
+    check_tensors(logits=logits, soft_labels=soft_labels, **labels)
+    num_classes = logits.shape[-1]
+    check_classes(num_classes, options.smooth_others)
+    device_type = logits.device.type
+    chosen = chosen_backend(backend, device_type)
+
+    compiling = torch.compiler.is_compiling()
+    transformed = transforms_active()
+    if not compiling and _is_distributed(logits, soft_labels, *labels.values()):
+        if isinstance(target_weight, Tensor) and target_weight.dim() > 0:
+            labels["target_weight"] = target_weight
+        _check_distributed(logits=logits, soft_labels=soft_labels, **labels)
+        if backend not in ("auto", "reference"):
+            raise ValueError(f"backend={backend!r} cannot run on a DTensor; 'reference' can")
+        chosen = "reference"
+    # Forward mode has no fused rule: the definition is right there, a kernel would say zero. Nor
+    # do the transforms of torch.func take an operator with a derivative into a compiled graph.
+    dual = not compiling and forward_mode._current_level >= 0
+    no_rule = transformed and (compiling or not only_vmap_and_grad())
+    # The first call on a GPU checks its kernels. Graphs do that when they run: operators.py.
+    if (
+        not compiling
+        and chosen in self_check.CHECKED
+        and (chosen, logits.device) not in self_check.TRUSTED
+        and not self_check.trusts(chosen, logits)
+    ):
+        self_check.reject(chosen, logits.device, named=backend != "auto")
+        chosen = "reference"
+    if chosen == "reference" or dual or no_rule:
+        if device_type == "cpu" and not compiling and not transformed:
+            for name in ("target", "other_target"):
+                if name in labels:
+                    check_target_range(name, labels[name], num_classes, options.ignore_index)
+        return options.reference(logits, soft_labels, target, other_target, target_weight)
+
+    operators = TRITON_OPERATORS if backend == "triton" else BEST_OPERATORS
+    mixed: MixedLabels = ()
+    if other_target is not None and target_weight is not None:
+        if transformed or device_type != "cpu":
+            return _in_two_calls(
+                logits, soft_labels, target, other_target, target_weight, options, backend
+            )
+        mixed = (other_target, weight_operand(target_weight, target))
+
+    # The CPU's kernels read the rows of a slice of (B, T, C) where they are; others take matrices.
+    leading = target.shape
+    groups = device_type == "cpu" and not transformed and len(leading) > 1
+
+    def in_rows(x: Tensor, trailing: int) -> Tensor:
+        if groups:
+            return x if x.dim() == 2 + trailing else x.flatten(0, -2 - trailing)
+        return x.reshape(-1, num_classes) if trailing else x.reshape(-1)
+
+    logits, soft_labels, target = in_rows(logits, 1), in_rows(soft_labels, 1), in_rows(target, 0)
+    if mixed:
+        mixed = tuple(in_rows(x, 0) if x.dim() > 0 or not leading else x for x in mixed)
+    if compiling:
+        grad = torch.is_grad_enabled()
+        asked = (grad and logits.requires_grad, grad and soft_labels.requires_grad)
+        if torch.compiler.is_exporting():  # whoever loads the graph may train with it
+            asked = (True, True)
+        loss: Tensor = operators.gift_loss(logits, soft_labels, target, *options, *asked, *mixed)[0]
+    elif transformed:
+        loss = _transformed(logits, soft_labels, target, options, operators)
+    elif torch.is_grad_enabled():
+        loss = GiftLossFunction.apply(logits, soft_labels, target, mixed, options, operators)
+    else:
+        loss = operators.loss_and_gradients(
+            logits, soft_labels, target, *options, False, False, *mixed
+        )[0]
+    return loss.reshape(leading) if options.reduction == REDUCTIONS["none"] else loss
