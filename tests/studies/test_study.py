@@ -168,7 +168,7 @@ def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypa
             raise KeyboardInterrupt
         return counted(config, *arguments, **options)
 
-    few = ("--seeds", "0", "--set-seeds", "0")
+    few = ("--seeds", "0", "--dataset-seeds", "0")
     with monkeypatch.context() as patch:
         patch.setattr(evaluation_run, "train_student", stopped)
         assert study(tmp_path, "ce, kl, gift", *few) == 130
@@ -265,7 +265,7 @@ def test_a_run_that_raises_stops_no_other_and_is_run_again_alone(
             raise LookupError("there is no more")
         return counted(config, *arguments, **options)
 
-    few = ("--seeds", "0", "1", "--set-seeds", "0")
+    few = ("--seeds", "0", "1", "--dataset-seeds", "0")
     with monkeypatch.context() as patch:
         patch.setattr(evaluation_run, "train_student", hungry)
         assert study(tmp_path, "ce, gift", *few) == 1
@@ -316,7 +316,7 @@ def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
 ):
     monkeypatch.setattr(tuning, "SPAN", 1)
     monkeypatch.setattr(tuning, "FARTHEST", 1)
-    few = ("--seeds", "0", "--set-seeds", "0")
+    few = ("--seeds", "0", "--dataset-seeds", "0")
     text = STUDY % "ce, gift" + TUNED
     path = tmp_path / "mine.yaml"
 
