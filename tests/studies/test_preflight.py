@@ -38,7 +38,7 @@ def no_worker(monkeypatch):
 
 def study(root: Path, *arguments: str, name: str = "losses") -> int:
     folders = ["--out", str(root / "runs"), "--teacher-dir", str(root / "teachers"), "--quiet"]
-    return main(["study", name, *SMALL, *folders, "--set-seeds", "0", *arguments])
+    return main(["study", name, *SMALL, *folders, "--dataset-seeds", "0", *arguments])
 
 
 def folder_dataset(root: Path, images: int = 40) -> str:
@@ -99,7 +99,7 @@ def test_the_published_size_of_the_digits_is_theirs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "digits", "--heldout", "5000"], "heldout must be 10 to 648"),
+        (["--dataset", "digits", "--validation", "5000"], "heldout must be 10 to 648"),
         (["--dataset", "cifar10"], "--data-root must be the folder that holds cifar10"),
         (["--dataset", "digits", "--student", "convnet6"], "at least 64 pixels for ConvNet-6"),
         (["--dataset", "digits", "--ipc", "500"], "--ipc must be from 1 to 1"),
