@@ -274,7 +274,9 @@ def check_mixed_labels(
             f"target_weight must be a scalar or have the shape of target {tuple(target.shape)}, "
             f"got {tuple(target_weight.shape)}"
         )
-    if is_tracked(target_weight):
+    # Dynamo cannot trace the question about torch.func's levels.
+    compiling = torch.compiler.is_compiling()
+    if target_weight.requires_grad or (not compiling and is_tracked(target_weight)):
         raise ValueError(
             "target_weight must not require a gradient; pass target_weight.detach(), or weigh the "
             "losses of two calls"
