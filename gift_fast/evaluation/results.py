@@ -100,8 +100,9 @@ class RunResult:
         checks = tuple(EvalResult.from_dict(check) for check in values["checks"])
         if not all(isinstance(c.top1, int | float) and 0 <= c.top1 <= 100 for c in checks):
             raise ValueError("top1 of every check must be a percentage")
-        if not all(isinstance(c.top5, int | float) for c in checks):
-            raise ValueError("top5 of every check must be a number")
+        for name in ("top5", "loss", "test_loss"):
+            if not all(isinstance(getattr(c, name), int | float) for c in checks):
+                raise ValueError(f"{name} of every check must be a number")
         inputs = values["inputs"]
         if not isinstance(inputs, dict) or not all(isinstance(x, str) for x in inputs.values()):
             raise ValueError(f"inputs must be a mapping of digests, got {inputs!r}")

@@ -8,10 +8,11 @@ for distilled sets or weights do none of that.
 from __future__ import annotations
 
 import mmap
+import pickletools
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +28,10 @@ MOST_VALUES = 100_000_000
 
 ZIP_MAGIC = b"PK\x03\x04"
 """The first bytes of a zip archive, which ``torch.save`` writes."""
+
+PICKLES = 5
+"""The pickles at the start of a file in torch's layout before zip: a magic number, a version, facts
+about the machine, the contents, and the names of the tensors' memory, which follows."""
 
 BYTEARRAY = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n")
 """The type that allocates zeros, in a pickle; torch's unpickler allows it."""
@@ -55,7 +60,9 @@ def check_archive(path: Path) -> None:
                     pickles = [archive.read(e) for e in entries if e.filename.endswith("data.pkl")]
         else:
             with path.open("rb") as file:
-                pickles = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)]
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            check_lengths(mapped)
+            pickles = [mapped]
     except Exception as error:  # a damaged archive makes zipfile raise nearly anything
         raise ValueError(f"{path} must be a whole file of torch.save: {error}") from error
     if unpacked > size + SPARE:
@@ -78,11 +85,29 @@ def check_complete(path: Path) -> None:
         raise ValueError(
             f"{path} must be a whole file of torch.save, it is empty: copy or download it again"
         )
-    if begins_as_zip and not zipfile.is_zipfile(path):
+    try:
+        ends_as_zip = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # an end that contradicts itself
+        ends_as_zip = False
+    if begins_as_zip and not ends_as_zip:
         raise ValueError(
-            f"{path} must be a whole file of torch.save, its end is missing (it has {size:,} "
-            "bytes): copy or download it again"
+            f"{path} must be a whole file of torch.save, its end is missing or damaged (it has "
+            f"{size:,} bytes): copy or download it again"
         )
+
+
+def check_lengths(pickles: mmap.mmap) -> None:
+    """Raises ValueError if a value in the pickles of torch's older layout is longer than the file.
+
+    The unpickler would allocate the length that a text states before it reads the text.
+
+    Args:
+        pickles: the file, which begins with ``PICKLES`` pickles.
+    """
+    for _ in range(PICKLES):
+        if pickles.tell() < len(pickles):
+            for _ in pickletools.genops(cast("IO[bytes]", pickles)):
+                pass
 
 
 def check_values(path: Path, value: Any) -> None:

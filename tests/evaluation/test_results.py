@@ -130,6 +130,16 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, contents):
         read_run(path)
 
 
+@pytest.mark.parametrize("name", ["top1", "top5", "loss", "test_loss"])
+def test_a_test_whose_numbers_are_texts_is_refused_by_name(tmp_path, name):
+    path = write_run(tmp_path, run())
+    values = json.loads(path.read_text())
+    values["checks"][0][name] = "0.5"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"must hold the result of a run, got: .*{name}"):
+        read_run(path)
+
+
 def test_the_inputs_change_with_data_normalisation_set_and_teacher(dataset, distilled, teacher):
     whole = inputs_of(dataset, distilled, [teacher])
     assert set(whole) == {"test", "distilled", "teachers"}

@@ -93,3 +93,23 @@ def test_lists_that_repeat_each_other_beyond_all_memory_are_refused(file):
     torch.save(value, file)
     with pytest.raises(ValueError, match=r"data\.pt must hold at most 100,000,000 values"):
         load_tensors(file)
+
+
+def test_a_text_that_claims_to_be_longer_than_the_file_is_refused_before_it_is_read(file):
+    torch.save({"data": torch.arange(6.0)}, file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    length = (4).to_bytes(4, "little")
+    assert load_tensors(file)["data"].tolist() == list(range(6))
+    assert whole.count(length + b"data") == 1
+    file.write_bytes(whole.replace(length + b"data", (2**31).to_bytes(4, "little") + b"data"))
+    with pytest.raises(ValueError, match=r"data\.pt must be a whole file of torch\.save"):
+        load_tensors(file)
+
+
+def test_an_archive_that_claims_to_be_one_of_several_disks_is_refused(file):
+    content = bytearray(file.read_bytes())
+    locator = content.rindex(b"PK\x06\x07")  # zip64's, which ends with the number of disks
+    content[locator + 16] = 9
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"data\.pt must be a whole file of torch\.save"):
+        load_tensors(file)

@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
 
 @pytest.mark.parametrize(
     ("kept", "said"),
-    [(0, "it is empty"), (500, r"its end is missing \(it has 500 bytes\)")],
+    [(0, "it is empty"), (500, r"its end is missing or damaged \(it has 500 bytes\)")],
 )
 def test_an_incomplete_file_is_told_in_plain_words(tmp_path, kept, said):
     path = tmp_path / "cifar10_convnet3.pth"

@@ -62,20 +62,11 @@ def decode(path: Path, side: int, resize: int | None) -> Tensor:
     """
     from torchvision.transforms import functional
 
-    image = read_image(path)
-    if resize is None:
-        check_size(path, image.size, side)
-    else:
+    image = read_image(path, side=side if resize is None else None)
+    if resize is not None:
         image = functional.center_crop(functional.resize(image, resize), side)
     pixels: Tensor = functional.pil_to_tensor(image)
     return pixels
-
-
-def check_size(path: Path, size: tuple[int, int], side: int) -> None:
-    """Raises ValueError unless an image of (width, height) is of ``side`` x ``side`` pixels."""
-    if size != (side, side):
-        width, height = size
-        raise ValueError(f"{path} must be of {side} x {side} pixels, got {width} x {height}")
 
 
 @dataclass(frozen=True)

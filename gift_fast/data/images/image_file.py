@@ -41,7 +41,9 @@ OPAQUE = 255
 _transparency_told = threading.Event()
 
 
-def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.Image:
+def read_image(
+    path: Path, channels: int = 3, *, side: int | None = None, draft: bool = False
+) -> Image.Image:
     """An image file as 8-bit gray or color pixels, upright.
 
     - Palette and CMYK images are converted to color, color to gray and gray to color, as needed.
@@ -56,6 +58,8 @@ def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.I
     Args:
         path: the file; its contents count, not its suffix.
         channels: 1 for gray, 3 for color.
+        side: width and height that the image must have, which is checked before it is decoded;
+            None allows any size.
         draft: decodes JPEG at an eighth of its size, which finds damage at a fraction of the cost;
             the image is then of another size.
 
@@ -64,7 +68,8 @@ def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.I
 
     Raises:
         OSError: there is no such file, or it may not be read.
-        ValueError: the file is no image, is damaged, or cannot be converted; the error names it.
+        ValueError: the file is no image, is damaged, has another size, or cannot be converted; the
+            error names it.
     """
     from PIL import Image
 
@@ -72,6 +77,7 @@ def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.I
         raise ValueError(f"{path} must be a regular file, got a pipe, socket or device")
     try:
         with path.open("rb") as file, Image.open(file, formats=IMAGE_FORMATS) as opened:
+            check_size(opened, side, path)
             check_frames(opened, path)
             if draft:
                 opened.draft(None, (opened.width // 8, opened.height // 8))
@@ -84,7 +90,15 @@ def read_image(path: Path, channels: int = 3, *, draft: bool = False) -> Image.I
 
 
 class UnfaithfulError(ValueError):
-    """An image that cannot be converted to 8-bit pixels without losing contrast or content."""
+    """An image that is not as asked for, or would lose contrast or content in 8-bit pixels."""
+
+
+def check_size(image: Image.Image, side: int | None, path: Path) -> None:
+    """Raises UnfaithfulError unless an image has ``side`` x ``side`` pixels, or side is None."""
+    if side is not None and image.size != (side, side):
+        raise UnfaithfulError(
+            f"{path} must be of {side} x {side} pixels, got {image.width} x {image.height}"
+        )
 
 
 def check_frames(image: Image.Image, path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from gift_fast.data.images.decoding_progress import followed
-from gift_fast.data.images.file_split import FileSplit, check_size, decoding_threads
+from gift_fast.data.images.file_split import FileSplit, decoding_threads
 from gift_fast.data.images.image_file import read_image
 from gift_fast.files.atomic import replacing
 from gift_fast.files.cache import cache_folder
@@ -85,9 +85,8 @@ def unreadable(split: FileSplit, indices: Iterable[int]) -> Iterator[str]:
     def fault(index: int) -> str | None:
         path = split.root / split.names[index]
         try:
-            image = read_image(path, draft=split.resize is not None)
-            if split.resize is None:
-                check_size(path, image.size, split.side)
+            whole = split.resize is None
+            read_image(path, side=split.side if whole else None, draft=not whole)
         except (OSError, ValueError) as error:
             return str(error)
         return None

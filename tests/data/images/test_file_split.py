@@ -105,6 +105,13 @@ def test_an_image_of_another_size_is_refused_where_none_is_resized(tmp_path):
         decode(path, 8, None)
 
 
+def test_an_image_of_another_size_is_refused_before_it_is_decoded(tmp_path):
+    path = write_image(tmp_path / "cut.png", 40, 8)
+    path.write_bytes(path.read_bytes()[:60])  # the size is there, the pixels are not
+    with pytest.raises(ValueError, match=r"cut\.png must be of 8 x 8 pixels, got 40 x 8"):
+        decode(path, 8, None)
+
+
 def test_a_subset_keeps_the_order_of_its_index(split):
     part = split.subset(torch.tensor([3, 0]))
     assert part.names == ("1/3.png", "0/0.png")
