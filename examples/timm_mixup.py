@@ -21,9 +21,7 @@ def train(student: nn.Module, teacher: nn.Module, loader: DataLoader, epochs: in
             with torch.no_grad():
                 soft_labels = teacher(images)
             logits = student(images)
-            first = gift_loss(logits, soft_labels, labels, reduction="none")
-            second = gift_loss(logits, soft_labels, other_labels, reduction="none")
-            loss = (weight * first + (1 - weight) * second).mean()
+            loss = gift_loss(logits, soft_labels, labels, other_labels, weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

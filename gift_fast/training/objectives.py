@@ -28,6 +28,9 @@ from gift_fast.loss.reference import autocast_off, compute_dtype
 Formula = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(logits (N, C), soft_labels (N, C), target (N), epoch from 1) -> scalar."""
 
+MixedFormula = Callable[[Tensor, Tensor, Tensor, Tensor, float | Tensor], Tensor]
+"""(logits, soft_labels, target, mixed_target (N), weight of target) -> scalar."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -41,6 +44,8 @@ class Objective:
         reads_target: whether the hard label matters; where not, mixed batches cost no second pass.
         reads_soft_labels: whether the soft label matters; where not, no teacher is needed.
         takes_any_dtype: the formula itself sees to its precision, and nothing is cast for it.
+        mixed_formula: the loss of a batch with two hard labels per image in a single call; None
+            calls ``formula`` for each of them.
 
     Example:
         >>> l1 = Objective(lambda z, t, y, epoch: F.l1_loss(z, t), reads_target=False)
@@ -52,6 +57,7 @@ class Objective:
     reads_target: bool = True
     reads_soft_labels: bool = True
     takes_any_dtype: bool = False
+    mixed_formula: MixedFormula | None = None
 
     def __call__(
         self,
@@ -90,15 +96,18 @@ class Objective:
         if not self.takes_any_dtype:
             dtype = compute_dtype(logits)
             logits, soft_labels = logits.to(dtype), soft_labels.to(dtype)
+        mixed = mixed_target if self.reads_target else None
         with autocast_off(logits.device.type):
+            if mixed is not None and self.mixed_formula is not None:
+                return self.mixed_formula(logits, soft_labels, target, mixed, weight)
             loss = self.formula(logits, soft_labels, target, epoch)
             if loss.ndim:
                 raise ValueError(
                     f"the loss must give a scalar, got a tensor of shape {tuple(loss.shape)}"
                 )
-            if mixed_target is None or not self.reads_target:
+            if mixed is None:
                 return loss
-            mixed_in = self.formula(logits, soft_labels, mixed_target, epoch)
+            mixed_in = self.formula(logits, soft_labels, mixed, epoch)
             return weight * loss + (1.0 - weight) * mixed_in
 
 
@@ -238,7 +247,13 @@ def gift(
         value: Tensor = criterion(logits, soft_labels, target)
         return value
 
-    return Objective(loss, takes_any_dtype=True)
+    def mixed(
+        logits: Tensor, soft_labels: Tensor, target: Tensor, other: Tensor, weight: float | Tensor
+    ) -> Tensor:
+        value: Tensor = criterion(logits, soft_labels, target, other, weight)
+        return value
+
+    return Objective(loss, takes_any_dtype=True, mixed_formula=mixed)
 
 
 def kd(*, temperature: float = 4.0, weight: float = 0.9) -> Objective:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def records(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+MANIFEST = "study-study.json"
+
+
 def changed(records: Path) -> list[str]:
     """Files that are not as they were."""
     return [
@@ -60,7 +64,10 @@ def test_a_finished_study_is_not_repeated(records, capsys):
     command = "study study.yaml --out runs --teacher-dir teachers --device cpu --quiet"
     assert main(command.split()) == 0
     assert "digits" in capsys.readouterr().out
-    assert changed(records) == []
+    assert changed(records) == [f"runs/{MANIFEST}"]
+    manifest = json.loads((records / "runs" / MANIFEST).read_text(encoding="utf-8"))
+    assert 0 < manifest.pop("teachers").popitem()[1] < 100  # version 0.1 did not record it
+    assert manifest == json.loads((RECORDS / "runs" / MANIFEST).read_text(encoding="utf-8"))
 
 
 EVALUATE = (
