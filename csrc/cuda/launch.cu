@@ -2,8 +2,8 @@
 //
 //   count_kernel.cuh   the valid rows, before a mean or a sum
 //   tiles_kernel.cuh   rows of few classes, which share 32-byte sectors: several to a warp
-//   rows_kernel.cuh    other rows: a warp or a block each, in registers, in shared memory or
-//   streamed scale_kernel.cuh   a stored gradient times the upstream one
+//   rows_kernel.cuh    other rows, a warp or a block each: in registers, shared memory or streamed
+//   scale_kernel.cuh   a stored gradient times the upstream one
 //
 // They share packing.cuh (how threads divide and move a row), reductions.cuh (sums over threads and
 // blocks) and row.cuh (the arithmetic of a row, on top of ../gift_row.h). Nothing here needs torch.

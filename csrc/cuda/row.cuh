@@ -34,7 +34,8 @@ constexpr bool kIsHalf = std::is_same_v<T, __half>;
 struct Options {
   SmoothedLabel hard_label;
   double gamma;
-  double temperature;  // 0: the soft labels are taken as they are
+  bool softmax;        // of the soft labels; else they are taken as they are
+  double temperature;  // of the softmax
   double weight;       // of every row
 };
 
@@ -48,8 +49,13 @@ struct RowMemory {
   int64_t target;
 };
 
-__device__ __forceinline__ Options options_of(const Problem& problem, double divisor) {
-  return {problem.hard_label, problem.gamma, problem.soft_label_temperature, 1.0 / divisor};
+// `softmax` is a constant in the kernels that are compiled for one of its values. As a question of
+// the temperature it was one in none, and result_of()'s quotient took registers from row to row
+// that sm_75 had to spill.
+__device__ __forceinline__ Options options_of(const Problem& problem, bool softmax,
+                                              double divisor) {
+  return {problem.hard_label, problem.gamma, softmax, problem.soft_label_temperature,
+          1.0 / divisor};
 }
 
 __device__ __forceinline__ int64_t target_of(const Problem& problem, int64_t row) {
@@ -124,12 +130,12 @@ __device__ __forceinline__ RowResult<A> result_of(const RowSums& sums, InverseNo
     result.z_scale = half_logits_unit(k, scale);
   }
   if (row.ds != nullptr) {
-    const double steepest = options.temperature > 0.0 ? 1.0 / options.temperature : 1.0;
+    const double steepest = options.softmax ? 1.0 / options.temperature : 1.0;
     const double bound = steepest * weight * (1.0 - gamma) * k.s.value * k.t.value;
     const double scale = kIsHalf<S> ? half_gradient_factor(bound) : 1.0;
     result.s =
         linear<A>(soft_labels_gradient(sums, k, h, gamma, weight), scale, sums.z_at, sums.s_at);
-    if (options.temperature > 0.0) result.s.at_target *= A(sums.s_at * steepest);
+    if (options.softmax) result.s.at_target *= A(sums.s_at * steepest);
     result.s_scale = half_soft_labels_unit(k, scale);
   }
   return result;
@@ -170,7 +176,7 @@ template <class Z, class S, class Threads>
 __device__ __forceinline__ RowResult<double> row_in_double(const RowMemory<Z, S>& row,
                                                            const Options& options,
                                                            const Threads& threads) {
-  const bool softmax = options.temperature > 0.0;
+  const bool softmax = options.softmax;
   const double inverse = softmax ? inverse_temperature<double>(options.temperature) : 1.0;
   const double gamma = options.gamma;
   const int64_t first = threads.first(), step = threads.step();

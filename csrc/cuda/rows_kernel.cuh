@@ -54,14 +54,13 @@ __device__ __forceinline__ auto cut_row(const RowMemory<Z, S>& row) {
 
 // The row, read once and held in registers; `streamed`: it is longer than that, and read twice (its
 // soft labels three times with a softmax) unless `kept`, shared memory for all of it, is given.
-template <class Z, class S, bool can_softmax, bool streamed>
+template <class Z, class S, bool streamed>
 __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
     const RowMemory<Z, S>& row, const Options& options, uint4* kept,
     Shared<Accumulator<Z, S>>& shared) {
   using A = Accumulator<Z, S>;
   using P = Packing<Z, S>;
-  // The kernels in double are not worth two versions.
-  const bool softmax = can_softmax && (std::is_same_v<A, float> || options.temperature > 0.0);
+  const bool softmax = options.softmax;
   constexpr int kPacks = streamed ? P::kStreamed : P::kHeld, kChunk = P::kChunk,
                 kChunks = P::kChunks;
   using Index = std::conditional_t<streamed, int64_t, int>;  // what is held is short
@@ -284,12 +283,16 @@ __device__ __forceinline__ void write_zeros(T* row, int64_t n) {
 
 // `parts`: of workspace->valid that count_kernel has written; 0: the losses are not divided.
 // `keep`: the row fits into the dynamic shared memory (streamed rows only).
-template <class Z, class S, bool softmax, bool streamed>
+template <class Z, class S, bool can_softmax, bool streamed>
 __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
     rows_kernel(const Problem problem, Workspace* workspace, int parts, bool keep) {
-  __shared__ Shared<Accumulator<Z, S>> shared;
+  using A = Accumulator<Z, S>;
+  __shared__ Shared<A> shared;
   uint4* const kept = keep ? row_memory : nullptr;
-  const Options options = options_of(problem, divisor_of(workspace, parts));
+  // The kernels in double are not worth two versions.
+  const bool softmax =
+      can_softmax && (std::is_same_v<A, float> || problem.soft_label_temperature > 0.0);
+  const Options options = options_of(problem, softmax, divisor_of(workspace, parts));
 
   if (threadIdx.x == 0) shared.losses[threadIdx.y] = 0.0;
   for (int64_t i = blockIdx.x * blockDim.y + threadIdx.y; i < problem.rows;
@@ -303,7 +306,7 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
     } else {
       const int64_t target = row.target, classes = row.n;
       GIFT_DEVICE_ASSERT(target >= 0 && target < classes);
-      const auto usual = row_in_packs<Z, S, softmax, streamed>(row, options, kept, shared);
+      const auto usual = row_in_packs<Z, S, streamed>(row, options, kept, shared);
       if (usual.again) {
         result = row_in_double(row, options, RowOfBlock{shared});
       } else {

@@ -124,7 +124,7 @@ __device__ __forceinline__ RowResult<double> row_of_lanes(const RowMemory<Z, S>&
                                                           const Options& options) {
   using A = Accumulator<Z, S>;
   constexpr int kBatch = std::is_same_v<A, float> ? 4 : 2;
-  const bool softmax = options.temperature > 0.0;
+  const bool softmax = options.softmax;
   const int n = valid ? int(row.n) : 0;
   const RowOfLanes own = {lanes, kAllLanes};
 
@@ -216,7 +216,8 @@ __global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers
   const int power_of_two = min(classes & -classes, kBanks);
   const int skew = own_row * power_of_two / kBanks * max(lanes, kOneBank) & (power_of_two - 1);
 
-  const Options options = options_of(problem, divisor_of(workspace, parts));
+  const Options options =
+      options_of(problem, problem.soft_label_temperature > 0.0, divisor_of(workspace, parts));
   double loss = 0.0;
   const int64_t step = int64_t(gridDim.x) * kOwnWarps * most_rows;
   for (int64_t i = (int64_t(blockIdx.x) * kOwnWarps + threadIdx.y) * most_rows; i < problem.rows;
