@@ -37,7 +37,7 @@ def read_order_file(folder: Path, num_images: int) -> list[Tensor] | None:
             f"{path} must map epochs, counted from 0, to lists of images: {error!r}"
         ) from None
     for epoch, order in enumerate(orders):
-        check_indices(path, f"epoch {epoch}", order, len(order), num_images)
+        check_indices(path, f"epoch {epoch}", order, order.numel(), num_images)
     return orders
 
 

@@ -293,6 +293,12 @@ class TestPrunedLabels:
         with pytest.raises(ValueError, match=r"json: epoch 0 must be from 0 to 49, got 99 to 99"):
             pruned.open()
 
+    def test_a_number_in_place_of_a_list_is_refused(self, pruned):
+        path = pruned.folder / "sampler_indices_epoch.json"
+        path.write_text(json.dumps({**pruned.order, "0": 3}))
+        with pytest.raises(ValueError, match=r"json: epoch 0 must be int64 \(1\), got int64 \(\)"):
+            pruned.open()
+
     def test_a_list_that_is_none_is_refused(self, pruned):
         path = pruned.folder / "sampler_indices_epoch.json"
         path.write_text(json.dumps({"1": [0]}))
