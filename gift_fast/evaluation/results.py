@@ -101,11 +101,17 @@ class RunResult:
         if not all(isinstance(c.top1, int | float) and 0 <= c.top1 <= 100 for c in checks):
             raise ValueError("top1 of every check must be a percentage")
         for name in ("top5", "loss", "test_loss"):
-            if not all(isinstance(getattr(c, name), int | float) for c in checks):
-                raise ValueError(f"{name} of every check must be a number")
+            for value in (getattr(check, name) for check in checks):
+                if not isinstance(value, int | float) or math.isinf(value):  # NaN has diverged
+                    raise ValueError(f"{name} of every check must be a number, got {value!r}")
+        for name in ("seconds", "images_per_second", "peak_memory"):
+            if not isinstance(values[name], int | float) or not math.isfinite(values[name]):
+                raise ValueError(f"{name} must be a finite number, got {values[name]!r}")
+        for name in ("inputs", "environment"):
+            texts = values[name]
+            if not isinstance(texts, dict) or not all(isinstance(x, str) for x in texts.values()):
+                raise ValueError(f"{name} must be a mapping of texts, got {texts!r}")
         inputs = values["inputs"]
-        if not isinstance(inputs, dict) or not all(isinstance(x, str) for x in inputs.values()):
-            raise ValueError(f"inputs must be a mapping of digests, got {inputs!r}")
         if not isinstance(values["source"], str):
             raise ValueError(f"source must be a text, got {values['source']!r}")
         return cls(

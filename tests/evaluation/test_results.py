@@ -130,13 +130,25 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, contents):
         read_run(path)
 
 
+@pytest.mark.parametrize("wrong", ["0.5", 10**400, math.inf])
 @pytest.mark.parametrize("name", ["top1", "top5", "loss", "test_loss"])
-def test_a_test_whose_numbers_are_texts_is_refused_by_name(tmp_path, name):
+def test_a_test_with_a_value_that_is_no_number_is_refused(tmp_path, name, wrong):
     path = write_run(tmp_path, run())
     values = json.loads(path.read_text())
-    values["checks"][0][name] = "0.5"
+    values["checks"][0][name] = wrong
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=f"must hold the result of a run, got: .*{name}"):
+    with pytest.raises(ValueError, match="must hold the result of a run, got: "):
+        read_run(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("seconds", math.nan), ("peak_memory", "5"), ("environment", {"device": 1.0})],
+)
+def test_a_record_with_a_value_of_another_kind_is_refused_by_name(tmp_path, name, wrong):
+    path = write_run(tmp_path, run())
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: wrong}))
+    with pytest.raises(ValueError, match=f"must hold the result of a run, got: .*{name} must be"):
         read_run(path)
 
 
