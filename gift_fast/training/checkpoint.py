@@ -240,16 +240,16 @@ def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         contents = load_tensors(path)
-        found, version = contents["identity"], contents["format"]
-        state: dict[str, Any] = contents["state"]
-    except Exception as error:  # whatever unpickling a foreign or damaged file may raise
+        version, state = contents["format"], dict(contents["state"])
+        same = contents["identity"] == identity and version in (1, FORMAT)
+    except Exception as error:  # anything: the contents may be damaged, or of any type
         # torch seeks to before the beginning of a short file, which the system calls invalid.
         unread = isinstance(error, OSError) and error.errno != errno.EINVAL
         if unread or is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DamagedCheckpoint(f"{path} must be a whole checkpoint of a run: {reason}") from error
-    if found != identity or version not in (1, FORMAT):
+    if not same:
         raise ValueError(
             f"{path} must be a checkpoint of the same configuration and inputs, got another run's; "
             "remove it to start anew"

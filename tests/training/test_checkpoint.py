@@ -24,6 +24,7 @@ from gift_fast.training.checkpoint import (
     FORMAT,
     CheckpointConfig,
     Checkpointer,
+    DamagedCheckpoint,
     read_state,
     write_state,
 )
@@ -299,6 +300,16 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_again(
     assert observer.steps[0] == (1, 1)
     assert torch.equal(weights(again[0]), weights(unbroken[0]))
     assert path.with_name("run.ckpt.damaged").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("name", ["format", "identity"])
+def test_a_checkpoint_with_a_tensor_in_place_of_a_value_is_damaged(tmp_path, name):
+    path = tmp_path / "run.ckpt"
+    values = {"format": torch.zeros(2), "identity": {"seed": torch.zeros(2)}}
+    whole = {"format": FORMAT, "identity": {"seed": 1}, "state": {}}
+    torch.save({**whole, name: values[name]}, path)
+    with pytest.raises(DamagedCheckpoint, match=r"run\.ckpt must be a whole checkpoint"):
+        read_state(path, {"seed": 1})
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(
