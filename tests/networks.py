@@ -15,7 +15,7 @@ def dropout(channels: int, side: int, num_classes: int, *, rate: float = 0.5) ->
     )
 
 
-def normalised_dropout(channels: int, side: int, num_classes: int) -> nn.Module:
+def normalized_dropout(channels: int, side: int, num_classes: int) -> nn.Module:
     """With a state of every kind: weights, running statistics, and random numbers in every step."""
     return nn.Sequential(
         nn.Conv2d(channels, 4, 3, padding=1),

@@ -24,6 +24,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(autouse=True)
 def examples_are_importable(monkeypatch):
+    """Puts examples/ on the path, and takes off what pytest has put there.
+
+    Else the folder tests/data/datasets is found as Hugging Face's package ``datasets``.
+    """
+    tests = str(Path(__file__).parent)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.startswith(tests)])
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
 

@@ -57,7 +57,10 @@ def run_with(capability, *command):
     )
 
 
-CHOSEN = "from gift_fast import ops; print(ops.CPU_LIBRARY.build_info()['cpu_capability'])"
+CHOSEN = (
+    "from gift_fast.loss.operators import CPU_LIBRARY;"
+    "print(CPU_LIBRARY.build_info()['cpu_capability'])"
+)
 
 
 @pytest.mark.parametrize("wanted", ["default", "avx2", "avx512"])

@@ -131,7 +131,10 @@ def test_stored_batches_are_replayed_with_their_labels_and_mixing(tmp_path, coun
     images = torch.arange(12, dtype=torch.float32).view(-1, 1, 1, 1).repeat(1, 1, 8, 8)
     distilled = DistilledSet(images, labels.labels, replay=labels)
     processes = [Processes(i, count) for i in range(count)]
-    parts = [list(ReplayBatches(distilled, lambda x: x, CONFIG, p).epoch(2)) for p in processes]
+    parts = [
+        list(ReplayBatches(distilled.replay, distilled, lambda x: x, CONFIG.seed, p).epoch(2))
+        for p in processes
+    ]
     for batch, *pieces in zip(labels.epoch(1), *parts, strict=True):
         left = torch.cat([p.images[:, 0, 0, 0] for p in pieces])
         right = torch.cat([p.images[:, 0, 0, 7] for p in pieces])
