@@ -258,7 +258,6 @@ def ignored_rows(ignore_index: int, target: Tensor, other_target: Tensor | None 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     call = OperatorArguments(*inputs[3:])
-    ctx.num_inputs = len(inputs)  # torch 2.10 leaves out arguments that have their defaults
     ctx.asked = call.logits_grad, call.soft_labels_grad
     # Upstream of single rows NaN and inf may stand where a row is ignored.
     ignored = (
@@ -283,7 +282,8 @@ def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Tensor | None, ...]
     grads = [
         None if pair is None else scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs
     ]
-    return (*grads, *(None,) * (ctx.num_inputs - len(grads)))
+    # The dispatcher leaves out trailing arguments that have their defaults.
+    return (*grads, *(None,) * (len(ctx.needs_input_grad) - len(grads)))
 
 
 for _prefix in _PREFIXES:
