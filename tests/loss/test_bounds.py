@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from expected import needs_cpu_kernel
+from instruction_sets import run_with, skip_without
 
 
 @needs_cpu_kernel
@@ -17,12 +16,6 @@ from expected import needs_cpu_kernel
 def test_rows_at_the_edge_of_memory_are_read_and_written_to_it_and_no_further(
     capability: str,
 ) -> None:
-    script = Path(__file__).with_name("guarded_rows.py")
-    run = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "GIFT_FAST_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
+    skip_without(capability)
+    run = run_with(capability, str(Path(__file__).with_name("guarded_rows.py")))
     assert run.returncode == 0, run.stderr

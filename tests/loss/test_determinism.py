@@ -1,13 +1,12 @@
 """The same bits from run to run and for any number of threads; every instruction set is exact."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from expected import FLOATS, answer, batch, needs_cpu_kernel
+from instruction_sets import CHOSEN, run_with, skip_without
 
 from gift_fast.loss import operators as ops
 
@@ -41,26 +40,6 @@ def test_every_row_is_visited_once_however_they_are_cut(rows):
             torch.testing.assert_close(x[row], y, rtol=0, atol=0)
     total = answer(logits, soft_labels, target, reduction="sum").loss
     torch.testing.assert_close(total, whole.loss.double().sum().float())
-
-
-def run_with(capability, *command):
-    """The output of this Python under GIFT_FAST_CPU_CAPABILITY."""
-    environment = os.environ | {"GIFT_FAST_CPU_CAPABILITY": capability}
-    return subprocess.run(
-        [sys.executable, *command],
-        env=environment,
-        cwd=HERE.parents[1],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-CHOSEN = (
-    "from gift_fast.loss.operators import CPU_LIBRARY;"
-    "print(CPU_LIBRARY.build_info()['cpu_capability'])"
-)
 
 
 @pytest.mark.parametrize("wanted", ["default", "avx2", "avx512"])
@@ -106,8 +85,7 @@ def test_importing_the_package_does_not_fail_for_it():
 )
 @pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
 def test_every_instruction_set_of_this_machine_is_exact(capability):
-    if run_with(capability, "-c", CHOSEN).stdout.strip() != capability:
-        pytest.skip(f"this machine has no {capability}")
+    skip_without(capability)
     if capability == ops.CPU_LIBRARY.build_info()["cpu_capability"]:
         pytest.skip(f"{capability} is what the other tests run")
     files = [str(HERE / f"test_{x}.py") for x in ("shapes", "dtypes", "numerics", "float16")]
