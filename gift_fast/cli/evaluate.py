@@ -29,7 +29,7 @@ FIELDS = {
     "training": (
         *("epochs", "batch_size", "batch_rule"),
         *("optimizer", "learning_rate", "weight_decay", "momentum", "schedule"),
-        *("augmentation", "mixing", "mixed_targets", "forward_twice"),
+        *("augmentation", "mixing", "mixed_targets", "forward_twice", "ema_decay"),
     ),
     "test": ("eval_every", "eval_after", "tested_on", "classes"),
     "execution": PRECISION,

@@ -56,6 +56,9 @@ class TrainingConfig:
         schedule: a name in ``SCHEDULES``.
         augmentation: a name in ``AUGMENTATIONS``.
         mixing: a name in ``MIXINGS``.
+        ema_decay: decay of an exponential moving average of the weights, per step. The average is
+            what is tested and kept; its batch norm has the average of the running statistics, with
+            the same decay. 0 tests the trained weights themselves.
         mixed_precision: a name in ``PRECISIONS``.
         channels_last: memory format of images and weights; changes rounding, and is faster.
         compile: runs the networks through ``torch.compile``.
@@ -77,6 +80,12 @@ class TrainingConfig:
     schedule: str = option("multistep", "learning rate schedule", registry=SCHEDULES)
     augmentation: str = option("dsa", "augmentation of the training images", registry=AUGMENTATIONS)
     mixing: str = option("none", "mixing of the images of a batch", registry=MIXINGS)
+    ema_decay: float = option(
+        0.0,
+        "decay of the exponential moving average of the weights that is tested; 0: none",
+        float,
+        added=True,
+    )
     mixed_precision: str = option("no", "mixed precision: no, bf16 or fp16")
     channels_last: bool = option(True, "channels-last memory format", bool)
     compile: bool = option(False, "compile the networks with torch.compile", bool)
@@ -84,7 +93,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         spec.resolve("optimizer", self.optimizer, OPTIMIZERS)
-        spec.resolve("schedule", self.schedule, SCHEDULES)
+        spec.build("schedule", self.schedule, SCHEDULES, 1)
         spec.build("augmentation", self.augmentation, AUGMENTATIONS)
         spec.build("mixing", self.mixing, MIXINGS)
         if self.learning_rate is not None:
@@ -96,6 +105,7 @@ class TrainingConfig:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
+        check_number("ema_decay", self.ema_decay, 0.0, 1.0, "in [0, 1)")
         if self.mixed_precision not in PRECISIONS:
             raise ValueError(
                 f"mixed_precision must be one of {', '.join(PRECISIONS)}, "

@@ -158,12 +158,21 @@ def cosine(epochs: int) -> Schedule:
     return lambda epoch: 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
 
 
-def half_cosine(epochs: int) -> Schedule:
-    """(1 + cos(pi e / 2E)) / 2: a quarter of a cosine, from the full rate to half of it.
+def half_cosine(epochs: int, *, eta: float = 2.0) -> Schedule:
+    """(1 + cos(pi e / (eta E))) / 2: the first part of half a cosine of eta E epochs.
 
-    Source: the code of RDED (Sun, Shi, Yu and Lin, CVPR 2024).
+    With the default, the rate falls to half; with ``eta=1`` to zero, as ``cosine``.
+
+    Args:
+        epochs: E.
+        eta: how far the half-cosine is stretched, at least 1.
+
+    Sources: the code of RDED (Sun, Shi, Yu and Lin, CVPR 2024) for eta = 2; SRe2L++ and CV-DD
+    stretch it by 1 to 2, depending on the images per class.
     """
-    return lambda epoch: 0.5 * (1.0 + math.cos(math.pi * epoch / (2 * epochs)))
+    if not 1.0 <= eta < math.inf:
+        raise ValueError(f"schedule 'half-cosine': eta must be at least 1, got {eta}")
+    return lambda epoch: 0.5 * (1.0 + math.cos(math.pi * epoch / (eta * epochs)))
 
 
 def constant(epochs: int) -> Schedule:

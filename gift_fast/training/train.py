@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gift_fast.process.memory import keep_freed_memory
 from gift_fast.process.signals import Interruption
@@ -73,6 +74,11 @@ def fit(
 ) -> tuple[nn.Module, Trained]:
     """Trains a model in place; all that ever trains runs here.
 
+    With ``config.ema_decay``, the exponential moving average of the weights is tested and, at the
+    end, takes the place of the weights in the model. It starts as the weights after the first step.
+    Buffers that are floating point, such as batch norm's running statistics, are averaged as the
+    weights are.
+
     Args:
         model: on the CPU; the trained one is the same object.
         batches: what it is trained on.
@@ -103,6 +109,11 @@ def fit(
     model = model.to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    averaged = None
+    if config.ema_decay:
+        average = get_ema_multi_avg_fn(config.ema_decay)
+        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    tested = model if averaged is None else averaged.module
     values = Hyperparameters(config.learning_rate, config.weight_decay, config.momentum)
     optimizer, schedule = build_optimizer(
         model, config.optimizer, config.schedule, config.epochs, values
@@ -120,6 +131,8 @@ def fit(
         state = find_state(checkpoint.path, identity, main=accelerator.is_main_process)
     if checkpoint is not None and state is not None:
         model.load_state_dict(state["model"])
+        if averaged is not None:
+            averaged.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         if accelerator.scaler is not None:
@@ -138,6 +151,7 @@ def fit(
         scaler = accelerator.scaler
         return {
             "model": model.state_dict(),
+            **({} if averaged is None else {"ema": averaged.state_dict()}),
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -181,6 +195,8 @@ def fit(
                 accelerator.backward(loss if weight == 1.0 else weight * loss)
                 stepper.step()
                 stepper.zero_grad()
+                if averaged is not None:
+                    averaged.update_parameters(model)
                 total.add(loss.detach(), batch.share * batch.joint_size)
                 step += 1
                 if step == batches.steps:  # before the checkpoint, which may be the epoch's last
@@ -192,14 +208,18 @@ def fit(
                 mean_loss = float(accelerator.reduce(total.sum, "sum")) / batches.images  # waits
                 training.stop()
                 share_buffers(model, accelerator)
+                if averaged is not None:
+                    share_buffers(averaged.module, accelerator)
                 with checkpointer.unchanged(snapshot):
-                    check = EvalResult.of(epoch, mean_loss, run_test(model))
+                    check = EvalResult.of(epoch, mean_loss, run_test(tested))
                 if not math.isfinite(mean_loss) and all(math.isfinite(c.loss) for c in checks):
                     warn_of_divergence(epoch, mean_loss)
                 checks.append(check)
                 training.start()
             observer.epoch(epoch, batches.images, check)
     accelerator.free_memory()  # it keeps what it has prepared
+    if averaged is not None:
+        model.load_state_dict(averaged.module.state_dict())
     rate = config.epochs * batches.images / training.seconds
     return model.eval(), Trained(tuple(checks), watch.seconds, rate)
 

@@ -102,6 +102,7 @@ def check_resumes_with_the_same_bits(path: Path, stop: tuple[int, int], *argumen
         {"augmentation": "dsa-one"},
         {"forward_twice": True, "mixing": "cutmix"},
         {"student": "tests.networks.normalized_dropout"},
+        {"student": "tests.networks.normalized_dropout", "ema_decay": 0.9},
         {"mixed_precision": "bf16"},
     ],
     ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()) or "plain",

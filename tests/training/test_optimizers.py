@@ -166,6 +166,13 @@ def test_half_cosine_follows_a_cosine_of_twice_the_epochs():
     assert rates("half-cosine", 10) == pytest.approx(rates("cosine", 20)[:10])
 
 
+def test_a_half_cosine_is_stretched_by_eta():
+    assert rates("half-cosine:eta=1", 10) == pytest.approx(rates("cosine", 10))
+    assert rates("half-cosine:eta=1.5", 10) == pytest.approx(rates("cosine", 15)[:10])
+    with pytest.raises(ValueError, match="'half-cosine': eta must be at least 1, got 0.5"):
+        rates("half-cosine:eta=0.5", 10)
+
+
 @pytest.mark.parametrize("last", [20, 21, 1000])
 def test_step_falls_to_a_tenth_once_where_datms_loop_does(last):
     expected, rate = [], 2.0
