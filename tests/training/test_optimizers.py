@@ -169,7 +169,7 @@ def test_half_cosine_follows_a_cosine_of_twice_the_epochs():
 def test_a_half_cosine_is_stretched_by_eta():
     assert rates("half-cosine:eta=1", 10) == pytest.approx(rates("cosine", 10))
     assert rates("half-cosine:eta=1.5", 10) == pytest.approx(rates("cosine", 15)[:10])
-    with pytest.raises(ValueError, match="'half-cosine': eta must be at least 1, got 0.5"):
+    with pytest.raises(ValueError, match=r"'half-cosine': eta must be at least 1, got 0.5"):
         rates("half-cosine:eta=0.5", 10)
 
 
