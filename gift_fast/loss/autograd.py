@@ -118,6 +118,11 @@ class GiftLossFunction(torch.autograd.Function):
             gradients = list(ctx.saved_tensors[:gradients])
         elif not gradients:
             _ = ctx.saved_tensors  # a second backward pass: raises torch's own error
+        if torch.compiler.is_compiling():
+            # Compiled autograd traces this function. It cannot be asked whether the graph is kept.
+            pairs = unpack_gradients([grad_output, *gradients], *asked)
+            scaled = (pair and scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs)
+            return *scaled, None, None, None, None
         # Nothing may be written over that a kept graph or a batch of gradients reads once more.
         owned = not (graph_is_kept() or transforms_active() or is_legacy_batched(grad_output))
         if (

@@ -269,7 +269,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
     ctx.save_for_backward(*ignored, *output[1:])
 
 
-def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Tensor | None, ...]:
+def _scaled_in_graph(grad_output: Tensor, grad: Tensor, scale: Tensor | None) -> Tensor:
+    """The gradient times the upstream one, in a graph that may be run again."""
+    if not grad.is_cpu:
+        return scaled_gradient(grad, grad_output, scale)
+    # Inductor lets the copy take the place of a saved gradient that nothing else reads. It is then
+    # a loop that stores what it has loaded, which gcc and clang drop: with an upstream gradient of
+    # one nothing is left to do.
+    copy = grad.clone()
+    BEST_OPERATORS.scale_gradient_(copy, grad_output, scale)
+    return copy
+
+
+def _backward(ctx: Any, grad_outputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():  # create_graph=True; else the second derivative would be zero
         raise RuntimeError(
             "gift_loss has no second derivative in a compiled or exported graph; call it in eager "
@@ -279,9 +291,7 @@ def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Tensor | None, ...]
     if ctx.of_rows:
         grad_output = grad_output.masked_fill(saved[0], 0.0)
     pairs = unpack_gradients([grad_output, *saved[ctx.of_rows :]], *ctx.asked)
-    grads = [
-        None if pair is None else scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs
-    ]
+    grads = [None if pair is None else _scaled_in_graph(grad_output, *pair) for pair in pairs]
     # The dispatcher leaves out trailing arguments that have their defaults.
     return (*grads, *(None,) * (len(ctx.needs_input_grad) - len(grads)))
 
@@ -290,3 +300,31 @@ for _prefix in _PREFIXES:
     torch.library.register_autograd(
         f"gift_fast::{_prefix}gift_loss", _backward, setup_context=_setup_context, lib=_LIBRARY
     )
+
+
+class _LossOnCPU(torch.autograd.Function):
+    """``gift_loss`` on the CPU: leaves ``loss_and_gradients`` in the graphs that are traced.
+
+    A compiled graph then calls the kernel itself. What ``register_autograd`` registers is Python
+    that every call passes through, also in a graph that has a backward pass of its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = BEST_OPERATORS.loss_and_gradients(*inputs)
+        ctx.mark_non_differentiable(*output[1:])
+        _setup_context(ctx, inputs, output)
+        return tuple(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad_outputs)
+
+
+def _loss_on_cpu(*inputs: Any) -> list[Tensor]:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs[:2]):
+        return list(_LossOnCPU.apply(*inputs))
+    return BEST_OPERATORS.loss_and_gradients(*inputs)
+
+
+_LIBRARY.impl("gift_loss", _loss_on_cpu, "AutogradCPU")

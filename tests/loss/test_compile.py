@@ -1,9 +1,15 @@
 """The loss under torch.compile and torch.export: one graph, the bits of eager mode."""
 
+import contextlib
+from functools import partial
+
 import pytest
 import torch
 from expected import Options, answer, batch, needs_cpu_kernel
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+from torch._inductor.utils import run_and_get_code
+from torch.nn import functional as F
 
 from gift_fast import GIFTLoss, gift_loss, refine_labels
 from gift_fast.loss.reference import reference_loss
@@ -67,6 +73,81 @@ def test_inductor_compiles_the_loss_among_other_operations():
     compiled, counter = counting(step, "inductor")
     torch.testing.assert_close(answer(*inputs, function=compiled), answer(*inputs, function=step))
     assert counter.frame_count == 1
+
+
+@needs_cpu_kernel
+def test_a_compiled_backward_pass_writes_over_the_gradient_that_was_saved():
+    z, s, y = batch(6, 37)
+    z.requires_grad_()
+    compiled = torch.compile(gift_loss, fullgraph=True)
+    _, (forward, backward) = run_and_get_code(lambda: compiled(z, s, y).backward())
+    assert "gift_fast.loss_and_gradients" in forward  # no derivative in Python around the kernel
+    assert "gift_fast.scale_gradient_" in backward
+    calls = backward.split("def call(")[1]
+    assert "empty_strided" not in calls  # nothing of the size of the logits is allocated
+    torch.testing.assert_close(z.grad, answer(*batch(6, 37)).logits_grad, rtol=0, atol=0)
+
+
+@needs_cpu_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_gradients_of_a_compiled_graph_that_is_kept_add_up(reduction, dtype):
+    z, s, y = batch(6, 37, dtype)
+    z.requires_grad_()
+    compiled = torch.compile(gift_loss, fullgraph=True)
+    eager = partial(gift_loss, reduction=reduction)
+    want = answer(*batch(6, 37, dtype), function=lambda *x: (eager(*x) * 3.0).sum())
+    for _ in range(2):  # the second time through the graph of the first
+        z.grad = None
+        loss = (compiled(z, s, y, reduction=reduction) * 3.0).sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+        torch.testing.assert_close(z.grad, 2 * want.logits_grad)
+
+
+def graph_breaks(loss):
+    """How often a step under compiled autograd leaves its graph; the logits' gradient."""
+    z = batch(6, 37)[0].requires_grad_()
+    torch._dynamo.reset()
+    counters.clear()
+
+    @torch.compile(backend="aot_eager")
+    def step():
+        loss(z).backward()
+
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        step()
+    return sum(counters["graph_break"].values()), z.grad
+
+
+def test_compiled_autograd_breaks_the_graph_no_more_often_than_under_cross_entropy():
+    _, s, y = batch(6, 37)
+    theirs, _ = graph_breaks(lambda z: F.cross_entropy(z, y))
+    ours, gradient = graph_breaks(lambda z: gift_loss(z, s, y))
+    assert ours <= theirs
+    torch.testing.assert_close(gradient, answer(*batch(6, 37)).logits_grad)
+
+
+@needs_cpu_kernel
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("hooks", [False, True], ids=["plain", "hooks"])
+def test_compiled_autograd_differentiates_an_eager_loss_in_one_graph(hooks, reduction):
+    z, s, y = batch(6, 37)
+    z.requires_grad_()
+    y[1] = -100
+
+    def tripled(*inputs):
+        return gift_loss(*inputs, reduction=reduction).sum() * 3.0
+
+    saved = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    with saved if hooks else contextlib.nullcontext():
+        loss = tripled(z, s, y)
+    compiler = torch.compile(backend="aot_eager", fullgraph=True)
+    with torch._dynamo.compiled_autograd._enable(compiler):
+        loss.backward(retain_graph=True)
+        loss.backward()
+    want = answer(*batch(6, 37)[:2], y, function=tripled)
+    torch.testing.assert_close(z.grad, 2 * want.logits_grad)
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
