@@ -4,6 +4,9 @@ With a large vocabulary, the logits are the largest tensors of a step. They are 
 discarded chunk by chunk: checkpoint() computes a chunk again in the backward pass.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import tiny
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gift_fast import gift_loss
+
+gift = partial(gift_loss, reduction="sum")
+
+
+def kl(logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
+    """KL divergence in the place of GIFT: the sum over the tokens with a next token."""
+    log_probabilities = (F.log_softmax(x, dim=-1) for x in (logits, teacher_logits))
+    rows = F.kl_div(*log_probabilities, reduction="none", log_target=True).sum(-1)
+    return rows.masked_fill(target == -100, 0.0).sum()
 
 
 def distillation_loss(
@@ -20,6 +32,8 @@ def distillation_loss(
     teacher_head: nn.Module,
     labels: Tensor,
     chunks: int = 4,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] = gift,
+    num_items_in_batch: Tensor | int | None = None,
 ) -> Tensor:
     """The mean loss over the tokens that have a next token.
 
@@ -30,6 +44,9 @@ def distillation_loss(
         teacher_head: maps them to logits (..., V).
         labels: (B, T) int64, the tokens themselves; -100 for padding and prompts.
         chunks: into how many parts the B * T tokens are divided.
+        loss: the sum over the rows of a chunk.
+        num_items_in_batch: the tokens of all accumulated batches, as Hugging Face's Trainer counts
+            them; without it, those of this batch.
     """
     # Position t predicts token t + 1. Shifting the labels copies B x T numbers, shifting logits
     # would copy B x T x V.
@@ -38,7 +55,7 @@ def distillation_loss(
     def chunk_loss(student_part: Tensor, teacher_part: Tensor, target_part: Tensor) -> Tensor:
         with torch.no_grad():
             soft_labels = teacher_head(teacher_part)
-        return gift_loss(lm_head(student_part), soft_labels, target_part, reduction="sum")
+        return loss(lm_head(student_part), soft_labels, target_part)
 
     parts = zip(
         hidden.flatten(0, 1).chunk(chunks),
@@ -47,7 +64,9 @@ def distillation_loss(
         strict=True,
     )
     total = sum(checkpoint(chunk_loss, *part, use_reentrant=False) for part in parts)
-    return total / (target != -100).sum()  # or Trainer's num_items_in_batch
+    if num_items_in_batch is None:
+        num_items_in_batch = (target != -100).sum()
+    return total / num_items_in_batch
 
 
 if __name__ == "__main__":
@@ -56,4 +75,5 @@ if __name__ == "__main__":
     heads = nn.Linear(16, tiny.CLASSES), nn.Linear(24, tiny.CLASSES)
     labels = torch.randint(tiny.CLASSES, (2, 8))
     labels[0, :3] = -100  # the prompt
-    distillation_loss(hidden, heads[0], teacher_hidden, heads[1], labels).backward()
+    for loss in (gift, kl):
+        distillation_loss(hidden, heads[0], teacher_hidden, heads[1], labels, loss=loss).backward()

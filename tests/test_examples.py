@@ -70,6 +70,8 @@ def assert_same(actual: dict[str, Tensor], expected: nn.Module, initial: nn.Modu
         ("lightning_module", "lightning"),
         ("accelerate_loop", "accelerate"),
         ("compiled_step", "torch"),
+        ("compiled_autograd", "torch"),
+        ("activation_checkpointing", "torch"),
     ],
 )
 def test_trains_as_defined(name, package):
@@ -168,7 +170,7 @@ def test_the_hugging_face_trainer_trains_as_defined():
     assert error < 1e-4 * distance
 
 
-@pytest.mark.parametrize("name", ["data_parallel", "fsdp2"])
+@pytest.mark.parametrize("name", ["data_parallel", "fsdp2", "tensor_parallel"])
 def test_two_processes_train_as_defined(name, tmp_path):
     import tiny
 
@@ -184,6 +186,22 @@ def test_two_processes_train_as_defined(name, tmp_path):
     )
     expected = trained(student, lambda x, _: definition(x(images), expert(images), labels).mean())
     assert_same(torch.load(path), expected, student)
+
+
+def test_per_sample_gradients_are_those_of_the_definition():
+    import per_sample_gradients as example
+    import tiny
+
+    student, teacher = tiny.networks()
+    images, labels = tiny.batch()
+    actual = example.per_sample_gradients(student, images, teacher(images), labels)
+
+    student, teacher, images = student.double(), teacher.double(), images.double()
+    rows = definition(student(images), teacher(images), labels)
+    for i, row in enumerate(rows):
+        gradients = torch.autograd.grad(row, list(student.parameters()), retain_graph=True)
+        for name, expected in zip(actual, gradients, strict=True):
+            torch.testing.assert_close(actual[name][i].double(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_learned_labels_follow_the_definition():
@@ -234,7 +252,15 @@ def test_unrolled_distillation_has_the_gradient_of_the_definition():
         assert (actual.double() - expected).norm() < 1e-3 * expected.norm()
 
 
-def test_language_model_shifts_ignores_and_chunks():
+def kl(logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
+    """The KL divergence of every row, written out."""
+    student, teacher = logits.softmax(-1), teacher_logits.softmax(-1)
+    return (teacher * (teacher / student).log()).sum(-1)
+
+
+@pytest.mark.parametrize("num_items", [None, 29])
+@pytest.mark.parametrize(("name", "rows_of"), [("gift", definition), ("kl", kl)])
+def test_language_model_shifts_ignores_and_chunks(name, rows_of, num_items):
     import language_model as example
 
     torch.manual_seed(0)
@@ -243,22 +269,23 @@ def test_language_model_shifts_ignores_and_chunks():
     labels = torch.randint(50, (2, 8))
     labels[0, :3] = labels[1, 6:] = -100
 
-    def gradient(dtype: torch.dtype, loss: Callable[..., Tensor]):
+    def gradient(dtype: torch.dtype, total: Callable[..., Tensor], **options):
         x = hidden.to(dtype).requires_grad_()
         heads = head.to(dtype), teacher_head.to(dtype)
-        value = loss(x, heads[0], teacher_hidden.to(dtype), heads[1], labels)
+        value = total(x, heads[0], teacher_hidden.to(dtype), heads[1], labels, **options)
         return value, *torch.autograd.grad(value, [x, heads[0].weight])
 
     def defined(x, head, teacher_x, teacher_head, labels):
         rows = [
-            definition(head(x[b, t]), teacher_head(teacher_x[b, t]).detach(), labels[b, t + 1])
+            rows_of(head(x[b, t]), teacher_head(teacher_x[b, t]).detach(), labels[b, t + 1])
             for b in range(2)
             for t in range(7)
             if labels[b, t + 1] != -100
         ]
-        return torch.stack(rows).mean()
+        return torch.stack(rows).sum() / (num_items or len(rows))
 
-    actual = gradient(torch.float32, example.distillation_loss)
+    options = {"loss": getattr(example, name), "num_items_in_batch": num_items}
+    actual = gradient(torch.float32, example.distillation_loss, **options)
     for one, other in zip(actual, gradient(torch.float64, defined), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-6)
 
