@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import needs_cpu_kernel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the package
 
-from benchmarks import gpu_check, loss_gpu
+from benchmarks import gpu_check, loss_gpu, stacks_cpu
 from benchmarks.sampling import interleaved, quartiles, ratios
 from gift_fast import gift_loss
 
@@ -223,3 +224,29 @@ def test_the_report_has_the_machine_the_tests_the_sanitizers_and_the_figures(res
         assert line in text.splitlines(), line
     assert "What build said" not in text
     assert gpu_check.report(steps[:1], [], "", None).count("No result.") == 1
+
+
+@needs_cpu_kernel
+def test_the_benchmark_of_other_stacks_measures_and_reports(tmp_path):
+    small = "--compiled-shapes 16x10 --per-sample-shapes 4x10 --language-model 64 200 8 4"
+    stacks_cpu.main([*small.split(), "--repeats", "2", "--out", str(tmp_path)])
+    readme = tmp_path / "README.md"
+    readme.write_text("\n".join(("before", *stacks_cpu.MARKERS, "after")), encoding="utf-8")
+    result = tmp_path / "stacks_cpu.json"
+    stacks_cpu.main(["--markdown", str(result), "--write", str(readme)])
+    text = readme.read_text(encoding="utf-8")
+    assert "| 16 x 10 |" in text
+    assert "| 4 x 10 |" in text
+    assert text.startswith("before")
+    assert text.endswith("after")
+
+
+def test_a_chunked_language_model_holds_less_under_gift_than_under_kl():
+    size = {"tokens": 256, "classes": 1000, "width": 16, "chunks": 4}
+    peaks = {
+        name: stacks_cpu.language_model_peak(loss, **size)
+        for name, loss in stacks_cpu.LANGUAGE_MODEL_LOSSES.items()
+    }
+    logits = 4 * size["tokens"] * size["classes"]
+    assert peaks["ours"] > logits / size["chunks"]  # the logits of a chunk, at least
+    assert peaks["ours"] < peaks["KL"]

@@ -1,0 +1,317 @@
+"""Times and sizes of the loss inside torch.compile, torch.func and checkpoint(). See README.md.
+
+Measure:  python -m benchmarks.stacks_cpu --out mine
+Report:   python -m benchmarks.stacks_cpu --markdown mine/stacks_cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks.competitors import eager_loss, make_batch, training_step
+from benchmarks.loss_cpu import SAMPLE_SECONDS, describe_machine, sample
+from benchmarks.sampling import interleaved, quartiles, ratios
+from benchmarks.tables import (
+    Table,
+    insert_report,
+    markdown_tables,
+    ratio_text,
+    shape_argument,
+    shape_text,
+    text_tables,
+    time_text,
+    write_text,
+)
+from gift_fast import gift_loss
+
+MARKERS = "<!-- stacks_cpu: begin -->", "<!-- stacks_cpu: end -->"
+COMPILED_SHAPES = [(16, 100), (256, 1000), (1024, 1000)]
+PER_SAMPLE_SHAPES = [(32, 10), (32, 100), (256, 1000)]
+LANGUAGE_MODEL = {"tokens": 4096, "classes": 16000, "width": 256, "chunks": 16}
+
+Case = dict[str, Any]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Steps = dict[str, Callable[[], None]]
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def hard_cross_entropy(logits: Tensor, soft_labels: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy with the arguments of the other losses."""
+    return F.cross_entropy(logits, target)
+
+
+def compiled_steps(shape: tuple[int, int]) -> Steps:
+    """A step of each loss, eager and compiled for this shape."""
+    torch.compiler.reset()  # else dynamo would give up at the ninth function
+    batch = make_batch(*shape, torch.float32)
+    losses: dict[str, Loss] = {"ours": gift_loss, "cross-entropy": hard_cross_entropy}
+    for name, loss in (*losses.items(), ("definition", eager_loss)):
+        losses[f"{name}, compiled"] = torch.compile(loss, fullgraph=True, dynamic=False)
+    return {name: training_step(loss, *batch) for name, loss in losses.items()}
+
+
+def row_definition(logits: Tensor, soft_labels: Tensor, target: Tensor) -> Tensor:
+    """GIFT of one row, (C), as research code writes it."""
+    elsewhere = 0.1 / logits.shape[0]
+    hard = torch.full_like(soft_labels, elsewhere).scatter(0, target[None], 0.9 + elsewhere)
+    refined = 0.1 * F.normalize(hard, dim=0) + 0.9 * F.normalize(soft_labels, dim=0)
+    return 1.0 - F.cosine_similarity(logits, refined, dim=0)
+
+
+def per_sample_steps(shape: tuple[int, int]) -> Steps:
+    """The gradients of all rows by vmap and grad."""
+    logits, soft_labels, target = make_batch(*shape, torch.float32)
+    batch = logits.detach(), soft_labels, target
+
+    def step(gradients: Callable[..., Tensor]) -> None:
+        gradients(*batch)
+
+    losses = {"ours": gift_loss, "definition": row_definition}
+    return {name: partial(step, vmap(grad(loss))) for name, loss in losses.items()}
+
+
+def measure_case(
+    steps: dict[str, Callable[[], None]], shape: tuple[int, int], repeats: int
+) -> Case:
+    """All steps, each once per repeat, in a new order."""
+    numbers = {}
+    for name, step in steps.items():
+        step()  # compiles
+        fastest, _ = min(sample(step, 1) for _ in range(5))
+        numbers[name] = math.ceil(SAMPLE_SECONDS / fastest)
+    samplers = {name: partial(sample, step, numbers[name]) for name, step in steps.items()}
+    seconds = {
+        name: [second for second, _ in pairs]
+        for name, pairs in interleaved(samplers, repeats).items()
+    }
+    return {
+        "shape": shape,
+        "seconds": {name: quartiles(values) for name, values in seconds.items()},
+        "ratios": {
+            f"{one} / {other}": ratios(seconds[one], seconds[other])
+            for one, other in (
+                ("ours, compiled", "ours"),
+                ("cross-entropy, compiled", "cross-entropy"),
+                ("definition, compiled", "ours, compiled"),
+                ("definition", "ours"),
+            )
+            if one in seconds and other in seconds
+        },
+    }
+
+
+class Memory(TorchDispatchMode):
+    """The bytes of all storages that operations returned and that are still alive, and their peak.
+
+    Without those of the inputs, and without what an operation allocates and frees itself.
+    """
+
+    def __init__(self, *inputs: Tensor) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self.seen = {x.untyped_storage()._cdata for x in inputs}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        outputs = function(*args, **(kwargs or {}))
+        for x in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
+            if isinstance(x, Tensor):
+                self._count(x.untyped_storage())
+        return outputs
+
+    def _count(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+        def freed() -> None:
+            self.seen.discard(key)
+            self.bytes -= size
+
+        weakref.finalize(storage, freed)
+
+
+def kl(logits: Tensor, soft_labels: Tensor, target: Tensor) -> Tensor:
+    """The sum of KL over the tokens that are not ignored, from the teacher's logits."""
+    student, teacher = F.log_softmax(logits, -1), F.log_softmax(soft_labels, -1)
+    rows = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+    return rows.masked_fill(target == -100, 0.0).sum()
+
+
+LANGUAGE_MODEL_LOSSES: dict[str, Loss] = {
+    "ours": partial(gift_loss, reduction="sum"),
+    "KL": kl,
+    "definition": lambda z, s, y: eager_loss(z, s, y) * len(y),
+    "cross-entropy": lambda z, s, y: F.cross_entropy(z, y, reduction="sum"),
+}
+
+
+def language_model_peak(loss: Loss, tokens: int, classes: int, width: int, chunks: int) -> int:
+    """The peak of a step of an lm_head and its loss, in checkpointed chunks of tokens."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, head, teacher_hidden, teacher_head = (
+        torch.randn(rows, width, generator=generator) for rows in (tokens, classes, tokens, classes)
+    )
+    hidden.requires_grad_()
+    head.requires_grad_()
+    target = torch.randint(classes, (tokens,), generator=generator)
+
+    def chunk(student_part: Tensor, teacher_part: Tensor, target_part: Tensor) -> Tensor:
+        with torch.no_grad():
+            soft_labels = teacher_part @ teacher_head.T
+        return loss(student_part @ head.T, soft_labels, target_part)
+
+    with Memory(hidden, head, teacher_hidden, teacher_head, target) as memory:
+        parts = zip(*(x.chunk(chunks) for x in (hidden, teacher_hidden, target)), strict=True)
+        total = torch.zeros(())
+        for part in parts:
+            total = total + checkpoint(chunk, *part, use_reentrant=False)
+        (total / tokens).backward()
+    return memory.peak
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that the JSON file holds."""
+    torch.set_num_threads(1)
+    cases: dict[str, list[Case]] = {"compiled": [], "per sample": []}
+    for group, steps, shapes in (
+        ("compiled", compiled_steps, args.compiled_shapes),
+        ("per sample", per_sample_steps, args.per_sample_shapes),
+    ):
+        for shape in shapes:
+            cases[group].append(measure_case(steps(shape), shape, args.repeats))
+            print(group, shape_text(shape), "measured", flush=True)
+    size = dict(zip(LANGUAGE_MODEL, args.language_model, strict=True))
+    return {
+        "machine": describe_machine(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "repeats": args.repeats,
+        **cases,
+        "language model": {
+            **size,
+            "peaks": {
+                name: language_model_peak(loss, **size)
+                for name, loss in LANGUAGE_MODEL_LOSSES.items()
+            },
+        },
+    }
+
+
+# ---- reporting -----------------------------------------------------------------------------------
+
+
+def tables(result: dict[str, Any]) -> Iterator[Table]:
+    """A title and the rows, header first, for each kind of measurement."""
+    for group, title in (
+        ("compiled", "A step, eager and compiled"),
+        ("per sample", "Gradients of single rows, vmap(grad(loss))"),
+    ):
+        if not result[group]:
+            continue
+        names = list(result[group][0]["seconds"])
+        pairs = list(result[group][0]["ratios"])
+        yield (
+            title,
+            [
+                ["N x C", *names, *pairs],
+                *(
+                    [
+                        shape_text(case["shape"]),
+                        *(time_text(case["seconds"][name]["median"]) for name in names),
+                        *(ratio_text(case["ratios"][pair]["median"]) for pair in pairs),
+                    ]
+                    for case in result[group]
+                ),
+            ],
+        )
+    size = result["language model"]
+    peaks = size["peaks"]
+    yield (
+        f"Peak memory of an lm_head of width {size['width']} and its loss, without the inputs: "
+        f"{size['tokens']} tokens x {size['classes']} classes in {size['chunks']} chunks",
+        [
+            list(peaks),
+            [f"{peak / 2**20:.0f} MiB" for peak in peaks.values()],
+        ],
+    )
+
+
+def markdown_report(result: dict[str, Any]) -> str:
+    """The tables for README.md, with the machine."""
+    machine = result["machine"]
+    lines = [
+        f"- {machine['cpu']}, family {machine['cpu_family']}, model {machine['cpu_model']}"
+        f"{', in a virtual machine' if machine['virtual_machine'] else ''}; one thread",
+        f"- torch {machine['torch']}; {result['date'][:10]}, "
+        f"medians of {result['repeats']} repeats",
+    ]
+    return "\n".join([*lines, *markdown_tables(tables(result))])
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.stacks_cpu", description=__doc__.split("\n")[0]
+    )
+    shapes = {"type": shape_argument, "nargs": "*", "metavar": "NxC"}
+    parser.add_argument("--compiled-shapes", default=COMPILED_SHAPES, **shapes)
+    parser.add_argument("--per-sample-shapes", default=PER_SAMPLE_SHAPES, **shapes)
+    parser.add_argument(
+        "--language-model",
+        type=int,
+        nargs=4,
+        default=list(LANGUAGE_MODEL.values()),
+        metavar=tuple(name.upper() for name in LANGUAGE_MODEL),
+    )
+    parser.add_argument("--repeats", type=int, default=31, help="samples of each step, at least 2")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write stacks_cpu.json here")
+    parser.add_argument("--markdown", type=Path, metavar="JSON", help="only report on this file")
+    parser.add_argument("--write", type=Path, metavar="README", help="put the report in this file")
+    args = parser.parse_args(arguments)
+    if args.write and not args.markdown:
+        parser.error("--write goes with --markdown")
+    if args.repeats < 2:
+        parser.error("--repeats must be at least 2")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures, or reports on an earlier measurement."""
+    args = parse_arguments(arguments)
+    if args.markdown:
+        report = markdown_report(json.loads(args.markdown.read_text(encoding="utf-8")))
+        if args.write:
+            insert_report(args.write, report, MARKERS)
+        else:
+            print(report)
+        return
+    result = measure(args)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_text(args.out / "stacks_cpu.json", json.dumps(result, indent=2) + "\n")
+    print("\n".join(text_tables(tables(result))))
+
+
+if __name__ == "__main__":
+    main()
