@@ -13,8 +13,6 @@ constexpr int kDTypes = 4;
 // One call of the loss. Rows are contiguous inside; a stride is the distance between two rows of a
 // group, in elements, and a group stride the one between two groups: a slice of (B, T, C) has B
 // groups of T rows. Sums are taken in double for float64 logits, in float otherwise.
-//
-// The GPU's launchers take a single group and one label a row: gift_fast/loss/dispatch.py.
 struct Problem {
   int64_t rows;            // N
   int64_t rows_per_group;  // >= 1

@@ -32,19 +32,30 @@ std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor
                                        int64_t ignore_index, int64_t reduction, bool logits_grad,
                                        bool soft_labels_grad, std::optional<Tensor> other_target,
                                        std::optional<Tensor> target_weight) {
-  // gift_fast/loss/dispatch.py calls twice for mixed labels, and flattens leading dimensions.
-  if (other_target.has_value() || target_weight.has_value() || logits.dim() != 2)
-    fail("the CUDA kernels take logits (N, C) and one target a row");
   const int32_t device = logits.get_device_index();
-  for (const Tensor* x : {&logits, &soft_labels, &target})
-    if (!x->is_cuda() || x->get_device_index() != device)
-      fail("logits, soft_labels and target must be on the same CUDA device");
+  const auto check_device = [&](const Tensor& x) {
+    if (!x.is_cuda() || x.get_device_index() != device)
+      fail("logits, soft_labels and targets must be on the same CUDA device");
+  };
+  for (const Tensor* x : {&logits, &soft_labels, &target}) check_device(*x);
+  if (other_target.has_value()) check_device(*other_target);
+  if (target_weight.has_value()) check_device(*target_weight);
+  if (other_target.has_value() && logits.dim() > 0 && logits.size(logits.dim() - 1) > INT32_MAX)
+    fail("the CUDA kernels take mixed labels of fewer than 2^31 classes, got logits ",
+         shape_of(logits));
   const torch::stable::accelerator::DeviceGuard guard(device);
   const Place place = {aoti_torch_device_type_cuda(), device};
+  if (logits.dim() == 3 && logits.size(2) > 0 &&
+      copies_groups(logits.size(0) * logits.size(1),
+                    logits.size(2) * (logits.element_size() + soft_labels.element_size()))) {
+    for (Tensor* x : {&logits, &soft_labels, &target}) *x = torch::stable::contiguous(*x);
+    for (std::optional<Tensor>* x : {&other_target, &target_weight})
+      if (x->has_value()) *x = torch::stable::contiguous(**x);
+  }
   CheckedProblem checked =
       check_problem(logits, soft_labels, target,
                     {gamma, label_smoothing, smooth_others, soft_label_temperature, ignore_index,
-                     reduction, logits_grad, soft_labels_grad},
+                     reduction, logits_grad, soft_labels_grad, other_target, target_weight},
                     place);
   std::optional<Tensor> workspace;
   if (checked.problem.total != nullptr)

@@ -26,8 +26,8 @@
 namespace gift {
 namespace {
 
-using RowsKernel = decltype(&rows_kernel<float, float, false, false>);
-using TilesKernel = decltype(&tiles_kernel<float, float>);
+using RowsKernel = decltype(&rows_kernel<float, float, false, false, 1>);
+using TilesKernel = decltype(&tiles_kernel<float, float, 1>);
 
 // The kernel for a problem, either of the two, and its launch.
 struct Choice {
@@ -63,47 +63,55 @@ int threads_for(int64_t packs, int held, int most) {
 // threads do (256 of double). Shared memory, as far as a block may have it: the last row is of 99
 // KiB, an RTX 30's to 50's, and an H100 has 227. Beyond, the second read finds most of the row in
 // L2: the rows of 50257 bfloat16 that 132 blocks are at take 26 MB.
-template <class Z, class S, bool softmax>
+template <class Z, class S, bool softmax, int labels>
 Choice choose_sweep(int64_t classes) {
   using P = Packing<Z, S>;
   const int64_t packs = classes / P::kElements;
   const int threads = threads_for(packs, P::kHeld, P::kMostThreads);
   Choice choice = {};
-  choice.own_bytes = sizeof(Shared<Accumulator<Z, S>>);
+  choice.own_bytes = sizeof(Shared<Accumulator<Z, S>, labels>);
   choice.threads = threads > 0 ? threads : P::kMostThreads;
   choice.warps = threads == kWarp ? kOwnWarps : 1;
   choice.rows_per_block = choice.warps;
-  choice.rows = threads > 0 ? rows_kernel<Z, S, softmax, false> : rows_kernel<Z, S, softmax, true>;
+  choice.rows = threads > 0 ? rows_kernel<Z, S, softmax, false, labels>
+                            : rows_kernel<Z, S, softmax, true, labels>;
   if (threads == 0)
     choice.row_bytes =
         (packs + kWarp - 1) / kWarp * kWarp * P::kElements * int64_t(sizeof(Z) + sizeof(S));
   return choice;
 }
 
-template <class Z, class S>
+template <class Z, class S, int labels>
 Choice choose_tiles(int classes, int lanes) {
   const int rows = kWarp / lanes;
   Choice choice = {};
   choice.threads = kWarp;
   choice.warps = kOwnWarps;
   choice.rows_per_block = kOwnWarps * rows;
-  choice.tiles = tiles_kernel<Z, S>;
+  choice.tiles = tiles_kernel<Z, S, labels>;
   choice.lanes = lanes;
   choice.tiles_bytes =
       16 * kOwnWarps * (tile_vectors<Z>(rows * classes) + tile_vectors<S>(rows * classes));
   return choice;
 }
 
-template <class Z, class S>
-Choice choose(const Problem& problem) {
+template <class Z, class S, int labels>
+Choice choose_of_labels(const Problem& problem) {
   const int64_t classes = problem.classes;
-  const int lanes = lanes_of_tile(classes * int64_t(sizeof(Z) + sizeof(S)));
-  if (lanes > 0 && problem.logits_stride == classes && problem.soft_labels_stride == classes)
-    return choose_tiles<Z, S>(int(classes), lanes);
+  const int lanes = lanes_of_tile(classes * int64_t(sizeof(Z) + sizeof(S)), labels);
+  if (lanes > 0 && problem.rows_per_group >= problem.rows && problem.logits_stride == classes &&
+      problem.soft_labels_stride == classes)
+    return choose_tiles<Z, S, labels>(int(classes), lanes);
   // In double the version that can take a softmax is the only one.
   constexpr bool kIsDouble = std::is_same_v<Accumulator<Z, S>, double>;
-  return problem.soft_label_temperature > 0.0 ? choose_sweep<Z, S, true>(classes)
-                                              : choose_sweep<Z, S, kIsDouble>(classes);
+  return problem.soft_label_temperature > 0.0 ? choose_sweep<Z, S, true, labels>(classes)
+                                              : choose_sweep<Z, S, kIsDouble, labels>(classes);
+}
+
+template <class Z, class S>
+Choice choose(const Problem& problem) {
+  return problem.other_target == nullptr ? choose_of_labels<Z, S, 1>(problem)
+                                         : choose_of_labels<Z, S, 2>(problem);
 }
 
 template <class Z>
@@ -139,6 +147,24 @@ int64_t blocks_for(int64_t items, int64_t per_block, int64_t most) {
   return std::max<int64_t>(std::min((items + per_block - 1) / per_block, most), 1);
 }
 
+// Groups that follow each other without gaps are one, and so are the rows of groups of one row.
+Problem with_fewest_groups(Problem problem) {
+  const int64_t rows = problem.rows_per_group;
+  if (rows >= problem.rows) return problem;
+  const std::pair<int64_t*, int64_t> strides[] = {
+      {&problem.logits_stride, problem.logits_group_stride},
+      {&problem.soft_labels_stride, problem.soft_labels_group_stride},
+      {&problem.target_stride, problem.target_group_stride},
+      {&problem.other_target_stride, problem.other_target_group_stride},
+      {&problem.target_weight_stride, problem.target_weight_group_stride}};
+  for (const auto& [stride, group_stride] : strides)
+    if (rows > 1 && group_stride != rows * *stride) return problem;
+  for (const auto& [stride, group_stride] : strides)
+    if (rows == 1) *stride = group_stride;
+  problem.rows_per_group = problem.rows;
+  return problem;
+}
+
 // The most dynamic shared memory that a kernel can have on the current device, beside its own. A
 // kernel has to ask for more than 48 KiB: once for each device, for all that there is, and under a
 // lock, since several threads may launch it.
@@ -165,7 +191,14 @@ cudaError_t dynamic_shared_memory(RowsKernel kernel, int64_t own_bytes, int64_t&
 
 }  // namespace
 
-cudaError_t launch_cuda(const Problem& problem, Workspace* workspace, cudaStream_t stream) {
+bool copies_groups(int64_t rows, int64_t row_bytes) {
+  // With more lanes a row takes as many instructions in a tile as of a warp's own (docs/gpu.md).
+  const int lanes = lanes_of_tile(row_bytes, 1);
+  return rows > int64_t(UINT32_MAX) || (lanes > 0 && lanes <= 4);
+}
+
+cudaError_t launch_cuda(const Problem& given, Workspace* workspace, cudaStream_t stream) {
+  const Problem problem = with_fewest_groups(given);
   int parts = 0;
   if (problem.total != nullptr) {
     // Several blocks for millions of rows; for a usual batch the first is enough.

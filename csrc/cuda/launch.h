@@ -20,7 +20,13 @@ struct Workspace {
   int64_t valid[kCountBlocks];             // valid rows that each block of the prologue counted
   unsigned long long losses[kLossBlocks];  // each block's share of the total: a double's bits
   int done;                                // blocks that have written theirs
+  int64_t valid_others[kCountBlocks];      // as valid, by the other target of mixed labels
 };
+
+// Whether rows of several groups (gift_loss.h) are to be copied into one first: rows of few
+// classes, of so many bytes of logits and soft labels, which are faster in tiles; and more than 32
+// bits number.
+bool copies_groups(int64_t rows, int64_t row_bytes);
 
 // `workspace` may be null for reduction "none". Nothing here waits for the device.
 cudaError_t launch_cuda(const Problem& problem, Workspace* workspace, cudaStream_t stream);

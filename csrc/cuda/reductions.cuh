@@ -84,6 +84,7 @@ __device__ __forceinline__ A largest_of_row(A x, Exchange& shared) {
 // row_in_double() is written once for every group of threads. The two groups: the threads of a warp
 // or of a block,
 struct RowOfBlock {
+  static constexpr unsigned together = kAllLanes;
   Exchange& shared;
 
   __device__ __forceinline__ int64_t first() const { return threadIdx.x; }
@@ -132,18 +133,32 @@ struct RowOfLanes {
 // What the sum of the losses is divided by: the valid rows that count_kernel's `parts` blocks have
 // counted, or 1 for 0 parts, where no mean is asked for. Read twice rather than kept, which saves
 // registers; there is one part unless there are thousands of rows.
-__device__ __forceinline__ double divisor_of(const Workspace* workspace, int parts) {
+__device__ __forceinline__ double counted(const int64_t* valid, int parts) {
   if (parts == 0) return 1.0;
   int64_t rows = 0;
 #pragma unroll 1
-  for (int i = 0; i < parts; ++i) rows += __ldg(workspace->valid + i);
+  for (int i = 0; i < parts; ++i) rows += __ldg(valid + i);
   return double(rows);
+}
+__device__ __forceinline__ double divisor_of(const Workspace* workspace, int parts) {
+  return counted(workspace->valid, parts);
+}
+__device__ __forceinline__ double other_divisor_of(const Workspace* workspace, int parts) {
+  return counted(workspace->valid_others, parts);
+}
+
+// The loss from the sum over all rows, which has been divided already where labels are mixed. No
+// valid row: 0 / 0, as F.cross_entropy has it, also by one of two labels.
+template <int labels>
+__device__ __forceinline__ double mean_of(double sum, const Workspace* workspace, int parts) {
+  if constexpr (labels == 1) return sum / divisor_of(workspace, parts);
+  return sum + (0.0 / divisor_of(workspace, parts) + 0.0 / other_divisor_of(workspace, parts));
 }
 
 // The loss of the batch, from the sums of the blocks: `shared.losses` has this block's. The last
 // block to arrive adds up what all have written, in the order of the blocks, so that the result has
 // the same bits every time.
-template <class Loss>
+template <class Loss, int labels>
 __device__ __forceinline__ void add_up(Exchange& shared, void* total, Workspace* workspace,
                                        int parts) {
   __syncthreads();
@@ -172,8 +187,7 @@ __device__ __forceinline__ void add_up(Exchange& shared, void* total, Workspace*
     __syncthreads();
     sum = sum_of_warp(of_warps(shared.largest, 0.0));
   }
-  // No valid row: 0 / 0, as F.cross_entropy has it.
-  if (thread == 0) *static_cast<Loss*>(total) = Loss(sum / divisor_of(workspace, parts));
+  if (thread == 0) *static_cast<Loss*>(total) = Loss(mean_of<labels>(sum, workspace, parts));
 }
 
 }  // namespace

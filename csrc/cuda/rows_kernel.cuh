@@ -2,6 +2,9 @@
 //
 //   loss[i] = 1 - cos(z_i, t_i), its gradients dz_i and ds_i, and the mean or sum of the losses
 //
+// With mixed labels, loss[i] = w_i (1 - cos(z_i, t_i)) + (1 - w_i) (1 - cos(z_i, t'_i)), in the
+// same sweeps: t and t' differ in the hard label alone.
+//
 // Shapes: z, dz [N, C] of Z; s, ds [N, C] of S; targets, losses and float16's scales [N]. Rows of z
 // and s may be strided, their elements may not. Blocks stride over the rows: blockDim.y of them at
 // a time, more than one only where each has a warp.
@@ -14,8 +17,9 @@
 //   nowhere, streamed  read 3 C (Z + S): for the sums, for dz and for ds, mostly out of L2 from the
 //                      second time on, and once more with a softmax; written C (Z + S)
 //
-// Beside these 8 or 4 bytes of target; 8 or 4 of loss for reduction "none"; 4 of a float16
-// gradient's scale. An ignored row is written, with zeros, and not read.
+// Beside these 8 or 4 bytes of target, of either target and of w with mixed labels; 8 or 4 of loss
+// for reduction "none"; 4 of a float16 gradient's scale. An ignored row is written, with zeros, and
+// not read.
 #pragma once
 
 #include <cmath>
@@ -33,15 +37,15 @@ namespace gift {
 namespace {
 
 // The block's shared memory: what its warps exchange, and the result of each row it is at.
-template <class A>
+template <class A, int labels>
 struct Shared : Exchange {
-  RowResult<A> result[kOwnWarps];
+  RowResult<A, labels> result[kOwnWarps];
 };
 
 // Cut at the boundaries of what is written, so that stores need no realigning; the gradients begin
 // at such boundaries and are contiguous, so the narrower one's are the other's too.
-template <class Index, class Z, class S>
-__device__ __forceinline__ auto cut_row(const RowMemory<Z, S>& row) {
+template <class Index, class Z, class S, int labels, class T>
+__device__ __forceinline__ auto cut_row(const RowMemory<Z, S, labels, T>& row) {
   using RowCut = Cut<Packing<Z, S>::kElements, Index>;
   const bool at_dz = row.dz != nullptr && (sizeof(Z) <= sizeof(S) || row.ds == nullptr);
   RowCut cut = at_dz               ? RowCut(row.dz, row.n)
@@ -54,10 +58,10 @@ __device__ __forceinline__ auto cut_row(const RowMemory<Z, S>& row) {
 
 // The row, read once and held in registers; `streamed`: it is longer than that, and read twice (its
 // soft labels three times with a softmax) unless `kept`, shared memory for all of it, is given.
-template <class Z, class S, bool streamed>
-__device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
-    const RowMemory<Z, S>& row, const Options& options, uint4* kept,
-    Shared<Accumulator<Z, S>>& shared) {
+template <bool streamed, class Z, class S, int labels, class T>
+__device__ __forceinline__ RowResult<Accumulator<Z, S>, labels> row_in_packs(
+    const RowMemory<Z, S, labels, T>& row, const Options& options, uint4* kept,
+    Shared<Accumulator<Z, S>, labels>& shared) {
   using A = Accumulator<Z, S>;
   using P = Packing<Z, S>;
   const bool softmax = options.softmax;
@@ -133,8 +137,8 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
   if (!streamed) load_both(Index(threadIdx.x));
   // The coefficients are some hundred operations in double: the first warp's, for all.
   const bool computes_result = row_is_one_warp() || warp() == 0;
-  const A z_at = computes_result ? A(widen(row.z[row.target])) : A(0);
-  const A s_at_stored = computes_result ? A(widen(row.s[row.target])) : A(0);
+  const A z_at = computes_result ? A(widen(row.z[row.targets.own()])) : A(0);
+  const A s_at_stored = computes_result ? A(widen(row.s[row.targets.own()])) : A(0);
 
   A largest = -INFINITY, inverse = 1;
   if (softmax) {
@@ -164,7 +168,7 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
   const A s_edge = label(s_edge_stored);
 
   {
-    RowResult<A> result = {};
+    RowResult<A, labels> result = {};
     double sum[5];
     Sums<A> part;
     if (edge >= 0) part.add(z_edge, s_edge);
@@ -210,8 +214,8 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
       const InverseNorm s_norm = inverse_norm(sums.ss, kNormalizeEps);
       const RowProducts products = row_products(sums, s_norm, options.hard_label, options.gamma);
       const Row k = finish_row(sums, s_norm, products);
-      result = result_of<A>(sums, s_norm, k, row, options);
-      result.again = !good_enough<A>(sums, products, k);
+      result = result_of<A>(sums, s_norm, k, row, options, kAllLanes);
+      result.again = any_label<labels>(!good_enough<A>(sums, products, k), kAllLanes);
     }
     // By way of shared memory, also inside a warp: not all of it is needed in registers at once.
     if (row_is_one_warp()) __syncwarp();  // the last row's has been read
@@ -221,11 +225,11 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
     else
       __syncthreads();
   }
-  const RowResult<A>& result = shared.result[threadIdx.y];
+  const RowResult<A, labels>& result = shared.result[threadIdx.y];
   if (result.again) return result;
 
-  // k: the gradient's value at the target; gradient(z_j, s_j): elsewhere.
-  const auto write = [&](auto* gradient_row, const Linear<A>& k, const auto& gradient) {
+  // k: the gradient's values at the targets; gradient(z_j, s_j): elsewhere.
+  const auto write = [&](auto* gradient_row, const Linear<A, labels>& k, const auto& gradient) {
     Pack<std::remove_pointer_t<decltype(gradient_row)>, kChunk, kChunks> out;
     each_batch([&](Index begin) {
       load_again(begin);
@@ -239,11 +243,14 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
           s[i].widen_chunk(c, b);
 #pragma unroll
           for (int e = 0; e < kChunk; ++e) a[e] = gradient(a[e], label(b[e]));
-          const Index target = Index(row.target) - chunk_begin(begin, i, c);
-          // Without a branch where lanes swap next, for which they have to be together.
-          if (kChunks > 1 || (target >= 0 && target < kChunk)) {
 #pragma unroll
-            for (int e = 0; e < kChunk; ++e) a[e] = e == target ? k.at_target : a[e];
+          for (int l = 0; l < labels; ++l) {
+            const Index target = Index(row.targets.at[l]) - chunk_begin(begin, i, c);
+            // Without a branch where lanes swap next, for which they have to be together.
+            if (kChunks > 1 || (target >= 0 && target < kChunk)) {
+#pragma unroll
+              for (int e = 0; e < kChunk; ++e) a[e] = e == target ? k.at_target[l] : a[e];
+            }
           }
           out.narrow_chunk(c, a);
         }
@@ -262,11 +269,10 @@ __device__ __forceinline__ RowResult<Accumulator<Z, S>> row_in_packs(
   if (row.ds != nullptr) write(row.ds, result.s, s_gradient);
   // Last, since some lanes go here alone, and above they have to be together.
   if (edge >= 0) {
-    const bool at_target = edge == Index(row.target);
     if (row.dz != nullptr)
-      narrow(at_target ? result.z.at_target : z_gradient(z_edge, s_edge), row.dz[edge]);
+      narrow(value_at(edge, z_gradient(z_edge, s_edge), row.targets, result.z), row.dz[edge]);
     if (row.ds != nullptr)
-      narrow(at_target ? result.s.at_target : s_gradient(z_edge, s_edge), row.ds[edge]);
+      narrow(value_at(edge, s_gradient(z_edge, s_edge), row.targets, result.s), row.ds[edge]);
   }
   return result;
 }
@@ -282,31 +288,36 @@ __device__ __forceinline__ void write_zeros(T* row, int64_t n) {
 }
 
 // `parts`: of workspace->valid that count_kernel has written; 0: the losses are not divided.
-// `keep`: the row fits into the dynamic shared memory (streamed rows only).
-template <class Z, class S, bool can_softmax, bool streamed>
+// `keep`: the row fits into the dynamic shared memory (streamed rows only). `labels`: of a row.
+template <class Z, class S, bool can_softmax, bool streamed, int labels>
 __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
     rows_kernel(const Problem problem, Workspace* workspace, int parts, bool keep) {
   using A = Accumulator<Z, S>;
-  __shared__ Shared<A> shared;
+  __shared__ Shared<A, labels> shared;
   uint4* const kept = keep ? row_memory : nullptr;
   // The kernels in double are not worth two versions.
   const bool softmax =
       can_softmax && (std::is_same_v<A, float> || problem.soft_label_temperature > 0.0);
-  const Options options = options_of(problem, softmax, divisor_of(workspace, parts));
+  const Options options = options_of<labels>(problem, softmax, workspace, parts);
 
   if (threadIdx.x == 0) shared.losses[threadIdx.y] = 0.0;
   for (int64_t i = blockIdx.x * blockDim.y + threadIdx.y; i < problem.rows;
        i += gridDim.x * blockDim.y) {
-    const RowMemory<Z, S> row = row_of<Z, S>(problem, i, target_of(problem, i));
-    RowResult<double> result = {};
-    if (row.target == problem.ignore_index) {
+    // With two of 64 bits, sm_75 had to spill.
+    using Target = std::conditional_t<streamed && labels == 1, int64_t, int>;
+    // Streamed rows are long: what their weight takes is nothing, but its registers are wanted.
+    const double weight =
+        streamed && labels == 2 ? weight_of_rows<labels>(workspace, parts) : options.weight;
+    const auto targets = targets_of<labels>(problem, i, weight);
+    RowResult<double, labels> result = {};
+    if (targets.at[0] == problem.ignore_index) {
+      const auto row = row_of<Z, S>(problem, i, Targets<labels, Target>());
       result.z_scale = result.s_scale = 1.0f;
       if (row.dz != nullptr) write_zeros(row.dz, row.n);
       if (row.ds != nullptr) write_zeros(row.ds, row.n);
     } else {
-      const int64_t target = row.target, classes = row.n;
-      GIFT_DEVICE_ASSERT(target >= 0 && target < classes);
-      const auto usual = row_in_packs<Z, S, streamed>(row, options, kept, shared);
+      const auto row = row_of<Z, S>(problem, i, checked_targets<Target>(targets, problem.classes));
+      const auto usual = row_in_packs<streamed>(row, options, kept, shared);
       if (usual.again) {
         result = row_in_double(row, options, RowOfBlock{shared});
       } else {
@@ -320,7 +331,7 @@ __global__ void __launch_bounds__(Packing<Z, S>::kMostThreads, 1)
       write_result<Z, S>(problem, i, result);
     }
   }
-  if (problem.total != nullptr) add_up<Loss<Z>>(shared, problem.total, workspace, parts);
+  if (problem.total != nullptr) add_up<Loss<Z>, labels>(shared, problem.total, workspace, parts);
 }
 
 }  // namespace

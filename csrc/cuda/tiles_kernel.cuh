@@ -2,14 +2,17 @@
 //
 //   loss[i] = 1 - cos(z_i, t_i), its gradients dz_i and ds_i, and the mean or sum of the losses
 //
+// Mixed labels as in rows_kernel.
+//
 // Shapes: z, dz [N, C] of Z; s, ds [N, C] of S, all without gaps between rows; targets, losses and
 // float16's scales [N]. A tile is consecutive rows, one stretch of memory. A warp copies its tiles
 // of z and s to shared memory, where 1, 2, 4, 8 or 16 lanes take each of the 32, 16, 8, 4 or 2
 // rows; the gradients replace the inputs and are copied back.
 //
 // Traffic of a row in bytes, for elements of Z and S bytes and both gradients: read C (Z + S) and 8
-// or 4 of target, written C (Z + S), 8 or 4 of loss for reduction "none" and 4 of a float16
-// gradient's scale. A tile shares the 32-byte sectors at its two ends with its neighbors.
+// or 4 of target (and of the other one and w), written C (Z + S), 8 or 4 of loss for reduction
+// "none" and 4 of a float16 gradient's scale. A tile shares the 32-byte sectors at its two ends
+// with its neighbors.
 //
 // A tile has as many rows as take at most kTileBytes, of logits and soft labels. So much is long
 // beside the shared sectors, and a block's 16 kB leave an SM as many warps as its registers do.
@@ -36,9 +39,9 @@ namespace {
 constexpr int kTileBytes = 4096;
 constexpr int kMostLanes = 16;
 
-// `row_bytes` of logits and soft labels; 0: a row is too long.
-int lanes_of_tile(int64_t row_bytes) {
-  for (int lanes = 1; lanes <= kMostLanes; lanes *= 2)
+// `row_bytes` of logits and soft labels; 0: a row is too long. `labels`: of a row, a lane each.
+int lanes_of_tile(int64_t row_bytes, int labels) {
+  for (int lanes = labels; lanes <= kMostLanes; lanes *= 2)
     if (kWarp / lanes * row_bytes <= kTileBytes) return lanes;
   return 0;
 }
@@ -118,10 +121,10 @@ struct Tile {
 // A row in shared memory, gradients in place of the inputs. All lanes of a warp call it together.
 // `valid`: this lane has a row, and it is not ignored. `skew`: the element that the row's first
 // lane begins with.
-template <class Z, class S>
-__device__ __forceinline__ RowResult<double> row_of_lanes(const RowMemory<Z, S>& row, bool valid,
-                                                          int lanes, int skew,
-                                                          const Options& options) {
+template <class Z, class S, int labels, class T>
+__device__ __forceinline__ RowResult<double, labels> row_of_lanes(
+    const RowMemory<Z, S, labels, T>& row, bool valid, int lanes, int skew,
+    const Options& options) {
   using A = Accumulator<Z, S>;
   constexpr int kBatch = std::is_same_v<A, float> ? 4 : 2;
   const bool softmax = options.softmax;
@@ -162,7 +165,8 @@ __device__ __forceinline__ RowResult<double> row_of_lanes(const RowMemory<Z, S>&
   }
   Sums<A> part;
   each([&](int, A z, A s) { part.add(z, label(s)); });
-  const A z_at = A(widen(row.z[row.target])), s_at = label(A(widen(row.s[row.target])));
+  const A z_at = A(widen(row.z[row.targets.own()]));
+  const A s_at = label(A(widen(row.s[row.targets.own()])));
   double sum[5];
   own.sum(part.sum, sum);
   const RowSums sums = {sum[0], sum[1], sum[2], sum[3], sum[4], z_at, s_at};
@@ -171,33 +175,31 @@ __device__ __forceinline__ RowResult<double> row_of_lanes(const RowMemory<Z, S>&
   const Row k = finish_row(sums, s_norm, products);
   own.all_have_read();
   if (!valid) return {};
-  if (!good_enough<A>(sums, products, k)) {
-    const unsigned of_row = ((1u << lanes) - 1) << (lane() - own.first());
+  const unsigned of_row = ((1u << lanes) - 1) << (lane() - own.first());
+  if (any_label<labels>(!good_enough<A>(sums, products, k), of_row))
     return row_in_double(row, options, RowOfLanes{lanes, of_row});
-  }
-  const RowResult<A> result = result_of<A>(sums, s_norm, k, row, options);
+  const RowResult<A, labels> result = result_of<A>(sums, s_norm, k, row, options, of_row);
   each([&](int j, A z, A stored) {
     const A s = label(stored);
-    const bool at_target = j == int(row.target);
     if (row.dz != nullptr) {
       const A x = s * result.z.other + (z * result.z.own + result.z.all);
-      narrow(at_target ? result.z.at_target : x, row.dz[j]);
+      narrow(value_at(j, x, row.targets, result.z), row.dz[j]);
     }
     if (row.ds != nullptr) {
       A x = z * result.s.other + (s * result.s.own + result.s.all);
       if (softmax) x *= s * inverse;
-      narrow(at_target ? result.s.at_target : x, row.ds[j]);
+      narrow(value_at(j, x, row.targets, result.s), row.ds[j]);
     }
   });
-  RowResult<double> usual = {};
+  RowResult<double, labels> usual = {};
   usual.loss = result.loss;
   usual.z_scale = result.z_scale;
   usual.s_scale = result.s_scale;
   return usual;
 }
 
-// `parts`: as in rows_kernel. `lanes`: that a row has.
-template <class Z, class S>
+// `parts`, `labels`: as in rows_kernel. `lanes`: that a row has.
+template <class Z, class S, int labels>
 __global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers are the most
     tiles_kernel(const Problem problem, Workspace* workspace, int parts, int lanes) {
   __shared__ Exchange shared;
@@ -217,7 +219,7 @@ __global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers
   const int skew = own_row * power_of_two / kBanks * max(lanes, kOneBank) & (power_of_two - 1);
 
   const Options options =
-      options_of(problem, problem.soft_label_temperature > 0.0, divisor_of(workspace, parts));
+      options_of<labels>(problem, problem.soft_label_temperature > 0.0, workspace, parts);
   double loss = 0.0;
   const int64_t step = int64_t(gridDim.x) * kOwnWarps * most_rows;
   for (int64_t i = (int64_t(blockIdx.x) * kOwnWarps + threadIdx.y) * most_rows; i < problem.rows;
@@ -231,7 +233,8 @@ __global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers
                     static_cast<const S*>(problem.soft_labels) + i * problem.soft_labels_stride, n,
                     before, behind);
     const bool has_row = own_row < tile_rows;
-    const int64_t target = has_row ? target_of(problem, i + own_row) : 0;
+    Targets<labels, int64_t> targets = {};
+    if (has_row) targets = targets_of<labels>(problem, i + own_row, options.weight);
 #pragma unroll 1
     for (int at = lane(); at < max(z.end, s.end); at += Tile<Z>::kBatch * kWarp) {
       uint4 z_held[Tile<Z>::kBatch], s_held[Tile<S>::kBatch];
@@ -242,18 +245,20 @@ __global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers
     }
     z.copy_ends();
     s.copy_ends();
-    const bool is_valid = has_row && target != problem.ignore_index;
-    if (is_valid) GIFT_DEVICE_ASSERT(target >= 0 && target < classes);
+    const bool is_valid = has_row && targets.at[0] != problem.ignore_index;
+    Targets<labels, int> checked = {};
+    if (is_valid) checked = checked_targets<int>(targets, classes);
     __syncwarp();
 
     const int first = has_row ? own_row * classes : 0;
-    const RowMemory<Z, S> row = {z.element(first),
-                                 s.element(first),
-                                 problem.logits_grad != nullptr ? z.element(first) : nullptr,
-                                 problem.soft_labels_grad != nullptr ? s.element(first) : nullptr,
-                                 classes,
-                                 is_valid ? target : 0};
-    RowResult<double> result = row_of_lanes(row, is_valid, lanes, skew, options);
+    const RowMemory<Z, S, labels, int> row = {
+        z.element(first),
+        s.element(first),
+        problem.logits_grad != nullptr ? z.element(first) : nullptr,
+        problem.soft_labels_grad != nullptr ? s.element(first) : nullptr,
+        classes,
+        checked};
+    RowResult<double, labels> result = row_of_lanes(row, is_valid, lanes, skew, options);
     const int part = lane() & (lanes - 1);
     if (has_row && !is_valid) {
       result.z_scale = result.s_scale = 1.0f;
@@ -276,7 +281,7 @@ __global__ void __launch_bounds__(kOwnWarps* kWarp, 4)  // so that 128 registers
   if (problem.total == nullptr) return;
   loss = sum_of_warp(loss);
   if (lane() == 0) shared.losses[threadIdx.y] = loss;
-  add_up<Loss<Z>>(shared, problem.total, workspace, parts);
+  add_up<Loss<Z>, labels>(shared, problem.total, workspace, parts);
 }
 
 }  // namespace

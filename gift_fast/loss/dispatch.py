@@ -22,6 +22,7 @@ from gift_fast.loss.autograd import GiftLossFunction, GiftRowsFunction
 from gift_fast.loss.operators import (
     BEST_OPERATORS,
     GPU_DEVICES,
+    ONE_SWEEP,
     TRITON_OPERATORS,
     UNAVAILABLE,
     Operators,
@@ -114,7 +115,7 @@ def _in_two_calls(
     options: Options,
     backend: str,
 ) -> Tensor:
-    """Mixed labels where a sweep takes one label a row: on GPUs, and under ``torch.func``."""
+    """Mixed labels where a sweep takes one label a row: in Triton, and under ``torch.func``."""
 
     def term(labels: Tensor, weight: Tensor | float) -> Tensor:
         if not isinstance(weight, Tensor) or weight.dim() == 0:
@@ -185,15 +186,14 @@ def dispatch(
     operators = TRITON_OPERATORS if backend == "triton" else BEST_OPERATORS
     mixed: MixedLabels = ()
     if other_target is not None and target_weight is not None:
-        if transformed or device_type != "cpu":
+        if transformed or chosen not in ONE_SWEEP:
             return _in_two_calls(
                 logits, soft_labels, target, other_target, target_weight, options, backend
             )
         mixed = (other_target, weight_operand(target_weight, target))
 
-    # The CPU's kernels read the rows of a slice of (B, T, C) where they are; others take matrices.
     leading = target.shape
-    groups = device_type == "cpu" and not transformed and len(leading) > 1
+    groups = chosen in ONE_SWEEP and not transformed and len(leading) > 1
 
     def in_rows(x: Tensor, trailing: int) -> Tensor:
         if groups:

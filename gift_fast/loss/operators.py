@@ -26,13 +26,13 @@ from gift_fast.loss.torch_internals import TAGS
 
 _LIBRARY = torch.library.Library("gift_fast", "DEF")
 
-# Logits and soft labels (N, C), target (N,), or on the CPU (B, T, C) and (B, T); smooth_others:
-# `smoothing="others"`; reduction: 0 none, 1 mean, 2 sum, as in ATen; other_target like target, and
-# target_weight, float32 or float64, a scalar or like target: both or neither. Returns a list of
-# what was asked for, in this order: the loss; the gradient of the logits; the gradient of the soft
-# labels, contiguous; and for each of these two that is float16, float32 factors (N,). A float16
-# row is stored times a power of two, since an upstream factor of 2^16 would come too late for what
-# had been rounded to zero; its factor undoes that.
+# Logits and soft labels (N, C), target (N,), or (B, T, C) and (B, T), but not for Triton's kernels;
+# smooth_others: `smoothing="others"`; reduction: 0 none, 1 mean, 2 sum, as in ATen; other_target
+# like target, and target_weight, float32 or float64, a scalar or like target: both or neither.
+# Returns a list of what was asked for, in this order: the loss; the gradient of the logits; the
+# gradient of the soft labels, contiguous; and for each of these two that is float16, float32
+# factors (N,). A float16 row is stored times a power of two, since an upstream factor of 2^16 would
+# come too late for what had been rounded to zero; its factor undoes that.
 #
 # The same kernels under two names: `gift_loss` is differentiable, for graphs; a derivative that is
 # written in Python costs eager mode 7 us a call even where none is asked for, so eager code calls
@@ -99,6 +99,10 @@ if torch.version.cuda is None:
 else:
     _, _why_not_cuda = _load("_C_cuda", "FORCE_CUDA=1 builds it")
 
+ONE_SWEEP = ("cpu", "cuda")
+"""The backends that read mixed labels in one sweep, and slices of (B, T, C) where they are; the
+others take matrices with one label a row."""
+
 GPU_DEVICES = ("cuda", "xpu")  # AMD's devices are "cuda" to torch
 _GPU_KEYS = ("CUDA", "XPU")
 
@@ -117,7 +121,8 @@ def _checked(
         from gift_fast.loss import self_check  # which imports this module
 
         inputs = logits, soft_labels, target
-        if OperatorArguments(*arguments).other_target is not None:  # kernels take one label a row
+        mixed = OperatorArguments(*arguments).other_target is not None
+        if kernels not in ONE_SWEEP and (mixed or logits.dim() > 2):
             return plain_operator.loss_and_gradients(*inputs, *arguments)
         if (kernels, logits.device) in self_check.TRUSTED or self_check.trusts(kernels, logits):
             return loss_and_gradients(*inputs, *arguments)

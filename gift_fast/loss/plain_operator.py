@@ -1,6 +1,7 @@
 """The operator in plain PyTorch: what a graph runs on a GPU in the place of kernels that failed.
 
-Or for mixed labels, in a graph that was exported on a CPU: the GPU's kernels take one label a row.
+Or for mixed labels and slices, in a graph from another device: Triton's kernels take matrices with
+one label a row.
 The chain rule is written out, since autograd records nothing inside an operator.
 """
 

@@ -131,7 +131,7 @@ def _in_a_thread(place: Place, cases: Iterable[Case]) -> list[_Failure] | None:
 
     def run() -> None:
         try:
-            for case in cases:
+            for case in cases_of(place[0], cases):
                 difference = _difference(place, case)
                 if difference is not None:
                     found.append(_Failure(f"{difference}, {case}", False))
@@ -172,6 +172,10 @@ class Case(NamedTuple):
     soft_labels: torch.dtype
     reduction: str = "mean"
     soft_label_temperature: float | None = None
+    mixed: bool = False
+    """Two labels a row."""
+    sliced: bool = False
+    """The rows are a slice of (B, T, C)."""
 
     def __str__(self) -> str:
         """For messages."""
@@ -179,6 +183,8 @@ class Case(NamedTuple):
         return (
             f"in {self.rows} rows of {self.classes} classes, {types}, reduction "
             f"{self.reduction}, soft_label_temperature {self.soft_label_temperature}"
+            + ", mixed labels" * self.mixed
+            + ", a slice of (B, T, C)" * self.sliced
         )
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,11 +200,34 @@ class Case(NamedTuple):
             target,
         )
 
+    def mixed_labels(self) -> tuple[Tensor, ...]:
+        """Other targets and weights, on the CPU; or nothing."""
+        if not self.mixed:
+            return ()
+        rows = torch.arange(self.rows, device="cpu")
+        other_target = (rows * 3 + 1) % self.classes
+        other_target[:: max(self.rows - 1, 1)] = -100  # the first row and the last have one label
+        other_target[1:2] = -100
+        return other_target, 0.3 + 0.4 * (rows % 2).double()
+
+    def placed(self, x: Tensor) -> Tensor:
+        """The rows of x where the kernels are to read them: (B, T, ...) in a longer tensor."""
+        if not self.sliced:
+            return x
+        groups = x.unflatten(0, (2, -1))
+        return torch.cat((groups, groups[:, :1]), 1)[:, :-1]
+
 
 _F64, _F32, _BF16, _F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 
-QUICK = (Case(70, 10, _F32, _F32), Case(3, 1000, _F16, _F32, "none"))
-"""Several rows a warp, one row a warp or block; both reductions' code; float16's scales."""
+QUICK = (
+    Case(70, 10, _F32, _F32),
+    Case(3, 1000, _F16, _F32, "none"),
+    Case(70, 10, _F32, _F32, mixed=True),
+    Case(6, 300, _F32, _BF16, mixed=True, sliced=True),
+)
+"""Several rows a warp, one row a warp or block; both reductions' code; float16's scales; two labels
+a row; groups of rows."""
 
 FULL = (
     *QUICK,
@@ -213,6 +242,13 @@ FULL = (
     ),
 )
 
+
+def cases_of(kernels: str, cases: Iterable[Case]) -> list[Case]:
+    """The cases that these kernels take by themselves."""
+    one_sweep = kernels in ops.ONE_SWEEP
+    return [case for case in cases if one_sweep or not (case.mixed or case.sliced)]
+
+
 # Of the largest element: several roundings of the sums, and one or two of what is stored.
 _TOLERANCE = {_F64: 1e-9, _F32: 1e-4, _BF16: 1.6e-2, _F16: 2e-3}
 _UPSTREAM = 3.0
@@ -223,18 +259,20 @@ def _difference(place: Place, case: Case) -> str | None:
     kernels, device = place
     operators = ops.TRITON_OPERATORS if kernels == "triton" else ops.BEST_OPERATORS
     logits, soft_labels, target = case.inputs()
+    mixed = case.mixed_labels()
     reduction = ("none", "mean", "sum").index(case.reduction)
     temperature = case.soft_label_temperature
 
     z, s = logits.double().requires_grad_(), soft_labels.double().requires_grad_()
     loss = reference_loss(
-        z, s, target, reduction=case.reduction, soft_label_temperature=temperature
+        z, s, target, *mixed, reduction=case.reduction, soft_label_temperature=temperature
     )
     wanted = torch.autograd.grad(loss, (z, s), torch.full_like(loss, _UPSTREAM))
 
     outputs = operators.loss_and_gradients(
-        *(x.to(device) for x in (logits, soft_labels, target)),
+        *(case.placed(x.to(device)) for x in (logits, soft_labels, target)),
         *(0.1, 0.1, False, temperature, -100, reduction, True, True),
+        *(case.placed(x.to(device)) for x in mixed),
     )
     upstream = torch.full_like(outputs[0], _UPSTREAM)
     answers = [("loss", outputs[0], loss.detach(), 1e-5)]
@@ -250,7 +288,7 @@ def _difference(place: Place, case: Case) -> str | None:
         size = max(expected.abs().max().item(), 1.0 if case.classes == 1 else 0.0)
         answers.append((name, pair[0], expected, _TOLERANCE[pair[0].dtype] * size))
     for name, got, expected, tolerance in answers:
-        error = (got.to("cpu").double() - expected).abs().max().item()
+        error = (got.to("cpu").double().reshape(expected.shape) - expected).abs().max().item()
         if not error <= tolerance:
             return f"the {name} is off by {error:.2g} where rounding explains {tolerance:.2g}"
     return None

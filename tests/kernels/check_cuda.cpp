@@ -2,7 +2,8 @@
 //
 // The launchers choose the kernel as on a device, so the shapes lie around their boundaries. Every
 // tensor ends where its allocation ends, for AddressSanitizer. With an argument, the stride of a
-// row of two classes, a target out of range, on which the device's assert has to fire.
+// row of two classes, a target out of range, on which the device's assert has to fire; with a
+// second one, the other target of mixed labels.
 #include <array>
 #include <cstdio>
 #include <memory>
@@ -33,18 +34,27 @@ struct Case {
   double s_scale = 1;     // zeros
   double broken = 0;      // NaN or inf, in the first row's logits alone
   bool z_grad = true, s_grad = true;
+  bool mixed = false;          // two labels a row
+  bool scalar_weight = false;  // of all rows; double, else float
+  int rows_per_group = 0;      // 0: one group
+  int group_gap = 0;           // rows between groups that are not part of the problem
   // What the launcher has to choose: where rows are, and how many threads a row has. 0: any.
   Rows where = Rows::kHeld;
   int threads = 0;
 
   // Matrices without gaps have several rows a warp, up to 2 kB of a row of both.
   int bytes_a_class() const { return int(kBytes[int(zt)] + kBytes[int(st)]); }
+  bool has_gaps() const { return rows_per_group != 0 && group_gap != 0; }
   bool is_tiled() const {
-    return z_padding == 0 && s_padding == 0 && classes * bytes_a_class() <= 2048;
+    return z_padding == 0 && s_padding == 0 && !has_gaps() && classes * bytes_a_class() <= 2048;
+  }
+  // Where row i is, in rows from the first.
+  int64_t place(int64_t i) const {
+    return rows_per_group == 0 ? i : i + i / rows_per_group * group_gap;
   }
   // As many rows a tile as 4 kB hold of both.
   int lanes() const {
-    int lanes = 1;
+    int lanes = mixed ? 2 : 1;  // one for each label, at least
     while (32 / lanes * classes * bytes_a_class() > 4096) lanes *= 2;
     return lanes;
   }
@@ -71,33 +81,52 @@ double share_of(const Case& c) {
   // Not the last row, whose end is the allocation's.
   const int64_t ignored = c.rows > 2 ? 1 : c.rows - 2, target_stride = 2;
   const size_t z_size = kBytes[int(c.zt)], s_size = kBytes[int(c.st)];
-  const Memory z = allocate(size_t(c.z_offset + (c.rows - 1) * z_stride + n) * z_size);
-  const Memory s = allocate(size_t(c.s_offset + (c.rows - 1) * s_stride + n) * s_size);
+  const int64_t last = c.place(c.rows - 1);
+  const Memory z = allocate(size_t(c.z_offset + last * z_stride + n) * z_size);
+  const Memory s = allocate(size_t(c.s_offset + last * s_stride + n) * s_size);
   const Memory dz = allocate(size_t(c.rows * n) * z_size);
   const Memory ds = allocate(size_t(c.rows * n) * s_size);
   char* const z_rows = z.get() + size_t(c.z_offset) * z_size;
   char* const s_rows = s.get() + size_t(c.s_offset) * s_size;
-  std::vector<int64_t> target(size_t(c.rows * target_stride), 1 << 30);
+  std::vector<int64_t> target(size_t((last + 1) * target_stride), 1 << 30);
   std::vector<int32_t> short_target(target.size(), 1 << 30);
+  std::vector<int64_t> other(target.size(), 1 << 30);
+  std::vector<int32_t> short_other(other.size(), 1 << 30);
+  std::vector<float> share(other.size(), NAN);
+  const double scalar_share = 0.7;
+  int64_t valid = 0, other_valid = 0;
   const double gamma = c.opposite ? 0.5 : 0.3, alpha = 0.2;
   for (int64_t i = 0; i < c.rows; ++i) {
     const int64_t y =
         i == ignored ? -7 : std::uniform_int_distribution<int64_t>(0, n - 1)(generator);
-    target[size_t(i * target_stride)] = y;
-    short_target[size_t(i * target_stride)] = int32_t(y);
+    target[size_t(c.place(i) * target_stride)] = y;
+    // Every fourth row has one label that counts, every fifth the same one twice.
+    int64_t o = i == ignored ? -7 : std::uniform_int_distribution<int64_t>(0, n - 1)(generator);
+    if (i % 5 == 4) o = y;
+    if (i % 8 == 2) o = -7;
+    if (c.mixed && i % 8 == 6) target[size_t(c.place(i) * target_stride)] = -7;
+    short_target[size_t(c.place(i) * target_stride)] =
+        int32_t(target[size_t(c.place(i) * target_stride)]);
+    other[size_t(c.place(i) * target_stride)] = o;
+    short_other[size_t(c.place(i) * target_stride)] = int32_t(o);
+    share[size_t(c.place(i) * target_stride)] =
+        c.scalar_weight ? float(NAN) : 0.25f * float(1 + i % 3);
+    valid += target[size_t(c.place(i) * target_stride)] != -7;
+    other_valid += o != -7;
     const bool special = i % 3 == 0;
     const double noise = n < 100 ? 1e-2 : 1e-3;
     for (int64_t j = 0; j < n; ++j) {
       const double h = j == y ? 1 - alpha + alpha / double(n) : alpha / double(n);
-      put(z_rows, i * z_stride + j, (special ? c.z_scale : 1) * 3 * normal(generator), c.zt);
-      put(s_rows, i * s_stride + j,
+      put(z_rows, c.place(i) * z_stride + j, (special ? c.z_scale : 1) * 3 * normal(generator),
+          c.zt);
+      put(s_rows, c.place(i) * s_stride + j,
           c.opposite && special ? -h * (1 + noise * normal(generator))
                                 : (special ? c.s_scale : 1) * 2 * normal(generator),
           c.st);
     }
   }
   // An ignored row may hold anything.
-  if (ignored > 0 && c.zt == DType::kFloat32) put(z_rows, z_stride, NAN, c.zt);
+  if (ignored > 0 && c.zt == DType::kFloat32) put(z_rows, c.place(1) * z_stride, NAN, c.zt);
   if (c.broken != 0) put(z_rows, n / 2, c.broken, DType::kFloat32);
   std::vector<double> losses(size_t(c.rows), NAN);  // float or double
   std::vector<float> z_factor(size_t(c.rows), NAN), s_factor(size_t(c.rows), NAN);
@@ -106,6 +135,11 @@ double share_of(const Case& c) {
 
   gift::Problem problem = {};
   problem.rows = c.rows;
+  problem.rows_per_group = c.rows_per_group != 0 ? c.rows_per_group : c.rows;
+  const int64_t group = problem.rows_per_group + c.group_gap;
+  problem.logits_group_stride = group * z_stride;
+  problem.soft_labels_group_stride = group * s_stride;
+  problem.target_group_stride = group * target_stride;
   problem.classes = n;
   problem.logits = z_rows;
   problem.logits_stride = z_stride;
@@ -116,6 +150,20 @@ double share_of(const Case& c) {
   problem.target = c.int32_target ? static_cast<void*>(short_target.data()) : target.data();
   problem.target_stride = target_stride;
   problem.target_is_int64 = !c.int32_target;
+  if (c.mixed) {
+    problem.other_target = c.int32_target ? other.data() : static_cast<void*>(short_other.data());
+    problem.other_target_is_int64 = c.int32_target;
+    problem.other_target_stride = target_stride;
+    problem.other_target_group_stride = group * target_stride;
+    problem.target_weight = share.data();
+    problem.target_weight_stride = target_stride;
+    problem.target_weight_group_stride = group * target_stride;
+    if (c.scalar_weight) {
+      problem.target_weight = &scalar_share;
+      problem.target_weight_stride = problem.target_weight_group_stride = 0;
+      problem.target_weight_is_double = true;
+    }
+  }
   problem.hard_label = gift::smoothed_label(double(n), alpha, c.others);
   problem.gamma = gamma;
   problem.soft_label_temperature = c.temperature;
@@ -142,13 +190,12 @@ double share_of(const Case& c) {
   const DType loss_type = c.zt == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   const double sums = c.zt == DType::kFloat64 ? 1e-13 : 2e-6;
   const double stored[] = {1e-15, 1e-7, 4e-3, 5e-4};
-  const double weight = c.mean ? 1.0 / double(c.rows - (ignored >= 0)) : 1.0;
-  double total = 0, share = 0;
+  double total = 0, worst_share = 0;
   for (int64_t i = 0; i < c.rows; ++i) {
     std::vector<double> z_row(n), s_row(n), dz_got(n), ds_got(n);
     for (int64_t j = 0; j < n; ++j) {
-      z_row[j] = get(z_rows, i * z_stride + j, c.zt);
-      s_row[j] = get(s_rows, i * s_stride + j, c.st);
+      z_row[j] = get(z_rows, c.place(i) * z_stride + j, c.zt);
+      s_row[j] = get(s_rows, c.place(i) * s_stride + j, c.st);
       const double z_unit = c.zt == DType::kFloat16 ? double(z_factor[i]) : 1;
       const double s_unit = c.st == DType::kFloat16 ? double(s_factor[i]) : 1;
       if (c.z_grad) dz_got[j] = get(dz.get(), i * n + j, c.zt) * z_unit;
@@ -157,33 +204,49 @@ double share_of(const Case& c) {
     const double loss = c.mean ? 0 : get(losses.data(), i, loss_type);
     if (i == ignored) {
       for (int64_t j = 0; j < n; ++j)
-        if (dz_got[j] != 0 || ds_got[j] != 0) share = INFINITY;
-      if (loss != 0) share = INFINITY;
+        if (dz_got[j] != 0 || ds_got[j] != 0) worst_share = INFINITY;
+      if (loss != 0) worst_share = INFINITY;
       continue;
     }
     if (i == 0 && c.broken != 0) {  // NaN, in this row and in no other
-      if (!std::isnan(loss) || !std::isnan(dz_got[0])) share = INFINITY;
+      if (!std::isnan(loss) || !std::isnan(dz_got[0])) worst_share = INFINITY;
       continue;
     }
-    const Expected expected = expected_of(z_row, c.zt, s_row, c.st, target[i * target_stride],
-                                          gamma, alpha, c.others, c.temperature, weight);
-    total += weight * expected.loss;
-    if (!c.mean) share = std::max(share, std::fabs(loss - expected.loss) / (4 * sums));
+    // Of every label that counts, times its share of the row and of the mean.
+    Expected expected = {0, 0, 0, std::vector<double>(n, 0.0), std::vector<double>(n, 0.0)};
+    const double first_share = c.scalar_weight ? scalar_share : share[c.place(i) * target_stride];
+    for (const bool second : {false, true}) {
+      const int64_t y = (second ? other : target)[c.place(i) * target_stride];
+      if (y == -7 || (second && !c.mixed)) continue;
+      double weight = c.mean ? 1.0 / double(second ? other_valid : valid) : 1.0;
+      if (c.mixed) weight *= second ? 1 - first_share : first_share;
+      const Expected term =
+          expected_of(z_row, c.zt, s_row, c.st, y, gamma, alpha, c.others, c.temperature, weight);
+      expected.loss += weight * term.loss;
+      expected.part_z += term.part_z;
+      expected.part_s += term.part_s;
+      for (int64_t j = 0; j < n; ++j) {
+        expected.dz[j] += term.dz[j];
+        expected.ds[j] += term.ds[j];
+      }
+    }
+    total += expected.loss;
+    const auto at_least = [&](double one) { worst_share = std::max(worst_share, one); };
+    if (!c.mean) at_least(std::fabs(loss - expected.loss) / (4 * sums));
     if (c.z_grad)
-      share = std::max(
-          share, share_of_bound(dz_got, expected.dz, stored[int(c.zt)], sums, expected.part_z));
+      at_least(share_of_bound(dz_got, expected.dz, stored[int(c.zt)], sums, expected.part_z));
     if (c.s_grad)
-      share = std::max(
-          share, share_of_bound(ds_got, expected.ds, stored[int(c.st)], sums, expected.part_s));
+      at_least(share_of_bound(ds_got, expected.ds, stored[int(c.st)], sums, expected.part_s));
   }
   if (c.mean)
-    share = std::max(share, std::fabs(get(losses.data(), 0, loss_type) - total) / (4 * sums));
+    worst_share =
+        std::max(worst_share, std::fabs(get(losses.data(), 0, loss_type) - total) / (4 * sums));
   for (const auto& [asked, memory] : {std::pair(c.z_grad, dz.get()), {c.s_grad, ds.get()}})
     if (!asked && uint8_t(memory[0]) != 0xcb) return INFINITY;
-  return share;
+  return worst_share;
 }
 
-void check(const Case& c) {
+void check_one(const Case& c) {
   const double share = share_of(c);
   ++cases;
   worst = std::max(worst, share);
@@ -191,11 +254,31 @@ void check(const Case& c) {
   ++wrong;
   std::printf(
       "%s %s C=%lld N=%lld offsets %d %d padding %d %d T=%g mean %d others %d opposite %d "
-      "gradients %d %d %s, %d threads (%u, %zu bytes): %g\n",
+      "mixed %d rows a group %d gap %d gradients %d %d %s, %d threads (%u, %zu bytes): %g\n",
       kNames[int(c.zt)], kNames[int(c.st)], (long long)c.classes, (long long)c.rows, c.z_offset,
-      c.s_offset, c.z_padding, c.s_padding, c.temperature, c.mean, c.others, c.opposite, c.z_grad,
-      c.s_grad, kRowsNames[int(c.where)], c.threads, blockDim.x, fibers::shared_memory_taken,
-      share);
+      c.s_offset, c.z_padding, c.s_padding, c.temperature, c.mean, c.others, c.opposite, c.mixed,
+      c.rows_per_group, c.group_gap, c.z_grad, c.s_grad, kRowsNames[int(c.where)], c.threads,
+      blockDim.x, fibers::shared_memory_taken, share);
+}
+
+// With one label a row, and with two; and in groups of rows, with and without gaps. Of long rows,
+// a few of these.
+void check(const Case& c) {
+  check_one(c);
+  const bool is_long = c.classes > 600;
+  if (!is_long || cases % 3 == 0) {
+    Case mixed = c;
+    mixed.mixed = true;
+    mixed.scalar_weight = cases % 4 == 0;
+    check_one(mixed);
+  }
+  if (cases % (is_long ? 7 : 3) != 0) return;
+  Case grouped = c;
+  grouped.rows = 6;
+  grouped.rows_per_group = cases % 2 == 0 ? 2 : cases % 5 == 0 ? 1 : 3;
+  grouped.group_gap = cases % 7 == 0 ? 0 : 1;
+  grouped.mixed = cases % 4 < 2;
+  check_one(grouped);
 }
 
 // Every pair of types, around every boundary. Options and offsets vary from case to case with
@@ -332,19 +415,25 @@ void check_scaling(DType type, int64_t n) {
   }
 }
 
-// `stride` 2: of a tile's row; else of a row of its own.
-void trip_the_assert(int64_t stride) {
+// `stride` 2: of a tile's row; else of a row of its own. `other`: in the other target.
+void trip_the_assert(int64_t stride, bool other) {
   float z[2] = {1, 2}, s[2] = {1, 2}, loss[1];
-  const int64_t target[1] = {2};
+  const int64_t target[1] = {2}, good_target[1] = {1};
+  const float weight = 0.5f;
   gift::Problem problem = {};
-  problem.rows = 1;
+  problem.rows = problem.rows_per_group = 1;
   problem.classes = 2;
   problem.logits_stride = problem.soft_labels_stride = stride;
   problem.logits = z;
   problem.soft_labels = s;
   problem.logits_type = problem.soft_labels_type = DType::kFloat32;
-  problem.target = target;
+  problem.target = other ? good_target : target;
   problem.target_is_int64 = true;
+  if (other) {
+    problem.other_target = target;
+    problem.other_target_is_int64 = true;
+    problem.target_weight = &weight;
+  }
   problem.hard_label = gift::smoothed_label(2, 0.1, false);
   problem.row_losses = loss;
   gift::launch_cuda(problem, nullptr, nullptr);
@@ -354,7 +443,7 @@ void trip_the_assert(int64_t stride) {
 
 int main(int argc, char** argv) {
   if (argc > 1) {
-    trip_the_assert(std::atoi(argv[1]));
+    trip_the_assert(std::atoi(argv[1]), argc > 2);
     return 0;
   }
   for (const DType zt : kTypes)

@@ -54,10 +54,12 @@ def test_the_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers(
 
 @needs_host_compiler
 @pytest.mark.parametrize("stride", ["2", "3"], ids=["in a tile", "in a row of its own"])
-def test_a_target_out_of_range_trips_the_assert(program, stride):
-    run = subprocess.run([program, stride], capture_output=True, text=True)
+@pytest.mark.parametrize("name", ["target", "other_target"])
+def test_a_target_out_of_range_trips_the_assert(program, stride, name):
+    other = ["other"] * (name == "other_target")
+    run = subprocess.run([program, stride, *other], capture_output=True, text=True)
     assert run.returncode < 0
-    assert "Assertion `target >= 0 && target < classes' failed" in run.stderr
+    assert f"Assertion `{name} >= 0 && {name} < classes' failed" in run.stderr
 
 
 # ---- compiled --------------------------------------------------------------------------------
@@ -129,7 +131,7 @@ def read_kernels(cubin: Path) -> list[Kernel]:
 def sizes_and_sweep(kernel: Kernel) -> tuple[int, int, str] | None:
     """Bytes of a logit and of a soft label, and how rows are read; None: no such kernel."""
     one = r"(d|f|6__half|13__nv_bfloat16|S\d_)"  # a mangled type; S2_: the same one again
-    types = re.search(rf"(rows|tiles)_kernelI{one}{one}(?:Lb[01]ELb([01]))?E", kernel.name)
+    types = re.search(rf"(rows|tiles)_kernelI{one}{one}(?:Lb[01]ELb([01])E)?Li[12]E", kernel.name)
     if types is None:
         return None
     z = BYTES[types[2]]
@@ -161,8 +163,9 @@ for_every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, 
 @takes_long
 @for_every_architecture
 def test_no_kernel_spills(kernels, architecture):
-    # 36 of rows in float, 14 in double, 16 of tiles, 4 scales, 1 count
-    assert len(kernels[architecture]) == 71
+    # 36 of rows in float, 14 in double and 16 of tiles, each for one label a row and for two; 4
+    # scales, 1 count
+    assert len(kernels[architecture]) == 137
     for kernel in kernels[architecture]:
         assert kernel.local_bytes == 0, kernel
         assert not any(name.startswith(("LDL", "STL")) for name in kernel.instructions), kernel
@@ -178,7 +181,7 @@ def test_no_kernel_spills(kernels, architecture):
 @for_every_architecture
 def test_every_pack_moves_in_16_byte_accesses(kernels, architecture):
     rows = [kernel for kernel in kernels[architecture] if sizes_and_sweep(kernel)]
-    assert len(rows) == 66
+    assert len(rows) == 132
     for kernel in rows:
         z, s, sweep = sizes_and_sweep(kernel)
         packs = 4 * min(z, s) // max(z, s)  # that a thread has at once
