@@ -83,7 +83,7 @@ def per_sample_steps(shape: tuple[int, int]) -> Steps:
     def step(gradients: Callable[..., Tensor]) -> None:
         gradients(*batch)
 
-    losses = {"ours": gift_loss, "definition": row_definition}
+    losses: dict[str, Loss] = {"ours": gift_loss, "definition": row_definition}
     return {name: partial(step, vmap(grad(loss))) for name, loss in losses.items()}
 
 
@@ -274,7 +274,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.stacks_cpu", description=__doc__.split("\n")[0]
     )
-    shapes = {"type": shape_argument, "nargs": "*", "metavar": "NxC"}
+    shapes: dict[str, Any] = {"type": shape_argument, "nargs": "*", "metavar": "NxC"}
     parser.add_argument("--compiled-shapes", default=COMPILED_SHAPES, **shapes)
     parser.add_argument("--per-sample-shapes", default=PER_SAMPLE_SHAPES, **shapes)
     parser.add_argument(

@@ -18,7 +18,7 @@ from gift_fast.loss.arguments import (
     check_tensors,
     weight_operand,
 )
-from gift_fast.loss.autograd import GiftLossFunction, GiftRowsFunction
+from gift_fast.loss.autograd import GiftLossFunction, GiftRowsFunction, RowsCall
 from gift_fast.loss.operators import (
     BEST_OPERATORS,
     GPU_DEVICES,
@@ -100,9 +100,8 @@ def _transformed(
         soft_labels, dtype, soft_labels_factor(options.gamma, options.soft_label_temperature)
     )
 
-    rows: Tensor = GiftRowsFunction.apply(
-        z, s, target, options._replace(reduction=0), asked, operators
-    )[0]
+    call = RowsCall(options._replace(reduction=REDUCTIONS["none"]), asked, operators)
+    rows: Tensor = GiftRowsFunction.apply(z, s, target, call)[0]
     return reduce_rows(rows, valid_rows(target, options.ignore_index), options.reduction_name)
 
 

@@ -62,6 +62,8 @@ def widened(rows: Tensor, dtype: torch.dtype, zero_row_factor: float) -> Tensor:
 
     The gradient of an all-zero float16 row is multiplied by ``zero_row_factor``; nothing else is.
     """
+    if rows.dtype == dtype:
+        return rows
     wide = rows.to(dtype)
     if rows.dtype != torch.float16:
         return wide
@@ -98,7 +100,7 @@ def refine(
 def valid_rows(target: Tensor, ignore_index: int) -> Tensor:
     """Which rows are not to be ignored, bool (...)."""
     # An int32 target would take an ignore_index beyond its range for another class.
-    return target.long() != ignore_index
+    return (target if target.dtype == torch.int64 else target.long()) != ignore_index
 
 
 def reduce_rows(rows: Tensor, valid: Tensor, reduction: str) -> Tensor:
