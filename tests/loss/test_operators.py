@@ -48,6 +48,23 @@ def test_the_differentiable_operator_passes_opcheck_with_inputs_that_require_gra
     )
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_the_differentiable_operator_runs_its_backward_pass_twice(reduction):
+    # As an exported program does outside of a compiled graph.
+    logits, soft_labels, target = batch(6, 5)
+    target[1] = -100
+    logits.requires_grad_()
+    number = ("none", "mean").index(reduction)
+    operator = torch.ops.gift_fast.gift_loss
+    outputs = operator(logits, soft_labels, target, *OPTIONS, number, True, False)
+    loss = outputs[0].sum() * 3.0
+    loss.backward(retain_graph=True)
+    loss.backward()
+    eager = logits.detach().clone().requires_grad_()
+    (gift_loss(eager, soft_labels, target, gamma=0.3, reduction=reduction).sum() * 6.0).backward()
+    torch.testing.assert_close(logits.grad, eager.grad)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("shape", [(), (6,)])
 def test_the_scale_step_passes_opcheck(dtype, shape):
