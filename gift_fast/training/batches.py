@@ -8,7 +8,7 @@ any epoch without the state of a generator, and within an epoch with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,12 +19,27 @@ from gift_fast.data.datasets import Split
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels.fkd import FkdLabels
 from gift_fast.data.labels.replay import replay
-from gift_fast.training.augment import Generators, build_augmentation
-from gift_fast.training.augment.mixing import build_mixing
+from gift_fast.training.augment import DrawnStep, Generators, build_augmentation
+from gift_fast.training.augment.mixing import Mixed, build_mixing
 from gift_fast.training.config import ResolvedTrainingConfig
 from gift_fast.training.predict import Transform
 from gift_fast.training.processes import Processes
 from gift_fast.training.seeds import seed_for
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Everything random about a joint batch.
+
+    Attributes:
+        index: (B) int64, its images.
+        augmentation: of every step of the augmentation.
+        mixed: permutation, weight and box, on mixed images; None without mixing.
+    """
+
+    index: Tensor
+    augmentation: Sequence[DrawnStep]
+    mixed: Mixed | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,7 @@ class Batch:
         weight: of ``target`` against ``mixed_target``.
         share: of this part in the joint batch; the shares of all processes add up to 1.
         joint_size: images of the joint batch.
+        drawn: the random numbers behind the images, where they were drawn now.
     """
 
     images: Tensor
@@ -48,6 +64,7 @@ class Batch:
     weight: float
     share: float
     joint_size: int
+    drawn: Drawn | None = None
 
 
 RandomState = dict[str, list[Tensor]]
@@ -114,12 +131,11 @@ class RandomBatches:
         self, epoch: int, start: int = 0, random_state: RandomState | None = None
     ) -> Iterator[Batch]:
         """See :class:`Batches`."""
-        seed = self.config.seed
         self.generators, self.resumed = {}, random_state
         labels = self.split.labels
-        generator = torch.Generator().manual_seed(seed_for(seed, f"order/{epoch}"))
         # Moved at once: a transfer for every batch would make the host wait for the device.
-        order = torch.randperm(self.images, generator=generator).to(labels.device)
+        order = self.order(epoch).to(labels.device)
+        sizes = [len(index) for index in order.split(self.batch_size)]
         joint = order.split(self.batch_size)[start:]
         parts = [self.processes.part_of(len(index)) for index in joint]
         own = [index[part.start : part.stop] for index, (part, _) in zip(joint, parts, strict=True)]
@@ -127,44 +143,100 @@ class RandomBatches:
         mixes = self.config.mixing != "none"
         # A mixed image needs its partner, which may lie in another process's part.
         read = self.split.batches(joint if mixes else own)
-        for index, (part, share), (images, target) in zip(own, parts, read, strict=True):
-            if not self.generators:  # the first batch tells the device
-                device = images.device
-                augment = build_augmentation(
-                    self.config.augmentation,
-                    seed=seed_for(seed, f"augmentation/{epoch}"),
-                    device=device,
-                )
-                mix = build_mixing(
-                    self.config.mixing, seed=seed_for(seed, f"mixing/{epoch}"), device=device
-                )
-                self.generators = {"augmentation": augment.generators, "mixing": mix.generators}
+        source: Source | None = None
+        for number, (part, share), (images, target) in zip(
+            range(start, len(sizes)), parts, read, strict=True
+        ):
+            if source is None:  # the first batch tells the device
+                source = self.source(epoch, images.device)
+                self.generators = source.generators
                 for purpose, state in (random_state or {}).items():
                     self.generators[purpose].set_state(state)
-            images = self.normalize(images)
-            mixed_target, weight = None, 1.0
+                if not random_state:
+                    for size in sizes[:start]:
+                        source.skip(size, *images.shape[2:])
+            index = joint[number - start]
+            steps = source.steps(number, part.size, *images.shape[2:])
+            images = source.augmentation.apply(
+                self.normalize(images), steps, None if mixes else part
+            )
+            mixed, mixed_target, weight = None, None, 1.0
+            rows = slice(part.start, part.stop)
             if mixes:
-                mixed = mix(augment(images))
-                rows = slice(part.start, part.stop)
+                mixed = source.mix(number, images)
                 mixed_target = target[mixed.permutation][rows]
                 images, target, weight = mixed.images[rows], target[rows], mixed.weight
-            else:
-                images = augment(images, part)
             yield Batch(
                 images=images,
                 target=target,
-                soft_labels=None if self.soft_labels is None else self.soft_labels[index],
+                soft_labels=self.labels_of(number, index, rows),
                 mixed_target=mixed_target,
                 weight=weight,
                 share=share,
                 joint_size=part.size,
+                drawn=Drawn(index, steps, mixed),
             )
+
+    def order(self, epoch: int) -> Tensor:
+        """(N) int64, the images of an epoch in order."""
+        purpose = f"order/{epoch}"
+        generator = torch.Generator().manual_seed(seed_for(self.config.seed, purpose))
+        return torch.randperm(self.images, generator=generator)
+
+    def source(self, epoch: int, device: torch.device) -> Source:
+        """What gives the random numbers of an epoch."""
+        return Source(self.config, epoch, device)
+
+    def labels_of(self, number: int, index: Tensor, rows: slice) -> Tensor | None:
+        """The stored soft labels of some rows of a joint batch, if there are any."""
+        return None if self.soft_labels is None else self.soft_labels[index[rows]]
 
     def random_state(self) -> RandomState:
         """See :class:`Batches`."""
         if not self.generators:  # no batch was left to give
             return self.resumed or {}
         return {purpose: each.get_state() for purpose, each in self.generators.items()}
+
+
+class Source:
+    """Draws the random numbers of the joint batches of an epoch.
+
+    Args:
+        config: augmentation, mixing and seed.
+        epoch: from 1.
+        device: where the batches lie.
+
+    Attributes:
+        generators: that it draws from.
+    """
+
+    def __init__(self, config: ResolvedTrainingConfig, epoch: int, device: torch.device) -> None:
+        seed = config.seed
+        self.augmentation = build_augmentation(
+            config.augmentation, seed=seed_for(seed, f"augmentation/{epoch}"), device=device
+        )
+        self.mixing = build_mixing(
+            config.mixing, seed=seed_for(seed, f"mixing/{epoch}"), device=device
+        )
+        self.mixes = config.mixing != "none"
+        self.generators: dict[str, Generators] = {
+            "augmentation": self.augmentation.generators,
+            "mixing": self.mixing.generators,
+        }
+
+    def steps(self, number: int, count: int, height: int, width: int) -> list[DrawnStep]:
+        """The random numbers of the augmentation of the next joint batch, number ``number``."""
+        return self.augmentation.draw(count, height, width)
+
+    def mix(self, number: int, images: Tensor) -> Mixed:
+        """The next joint batch, number ``number``, mixed."""
+        return self.mixing(images)
+
+    def skip(self, count: int, height: int, width: int) -> None:
+        """Leaves out a joint batch that was trained on, by a run that replayed it from files."""
+        self.augmentation.draw(count, height, width)
+        if self.mixes:
+            self.mixing.skip(count, height, width)
 
 
 class ReplayBatches:

@@ -16,18 +16,21 @@ from gift_fast.training.augment.crops import crop_flip, mosaic_dsa, rded, rrc
 from gift_fast.training.augment.dsa import PAPER_STRATEGY, dsa, dsa_one
 from gift_fast.training.augment.pipeline import (
     Augmentation,
+    DrawnStep,
     Draws,
     Generators,
     OneOf,
     Operation,
     Part,
     Steps,
+    described,
 )
 
 __all__ = [
     "AUGMENTATIONS",
     "PAPER_STRATEGY",
     "Augmentation",
+    "DrawnStep",
     "Draws",
     "Generators",
     "OneOf",
@@ -35,6 +38,7 @@ __all__ = [
     "Part",
     "Steps",
     "build_augmentation",
+    "described",
 ]
 
 

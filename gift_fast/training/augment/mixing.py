@@ -23,6 +23,21 @@ from gift_fast.training.augment import Generators
 
 
 @dataclass(frozen=True)
+class Box:
+    """Rows ``top`` to before ``bottom`` and columns ``left`` to before ``right``."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        """Pixels in the box."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+
+@dataclass(frozen=True)
 class Mixed:
     """A mixed joint batch.
 
@@ -30,11 +45,13 @@ class Mixed:
         images: (N, C, H, W).
         permutation: int64 (N), every image's partner, on the device of the images.
         weight: the part that is left of every image, in [0, 1].
+        box: that cutmix replaced; None under mixup, and under a mixing of the user's own.
     """
 
     images: Tensor
     permutation: Tensor
     weight: float
+    box: Box | None = None
 
 
 Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, float]]
@@ -49,21 +66,6 @@ def blend(images: Tensor, permutation: Tensor, weight: float) -> Tensor:
         tensor([0.2500, 0.7500])
     """
     return images[permutation].lerp(images, weight)
-
-
-@dataclass(frozen=True)
-class Box:
-    """Rows ``top`` to before ``bottom`` and columns ``left`` to before ``right``."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    @property
-    def area(self) -> int:
-        """Pixels in the box."""
-        return (self.bottom - self.top) * (self.right - self.left)
 
 
 def paste(images: Tensor, permutation: Tensor, box: Box) -> Tensor:
@@ -104,9 +106,46 @@ def check_alpha(alpha: float) -> None:
         raise ValueError(f"alpha must be positive, got {alpha}")
 
 
+@dataclass(frozen=True)
+class DrawnMix:
+    """The random numbers of a mixture but for the partners.
+
+    Attributes:
+        weight: the part that is left of every image.
+        box: that cutmix replaces, or None.
+    """
+
+    weight: float
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class DrawnFirst:
+    """A mixing whose random numbers depend on the images' size alone, so that they can be stored.
+
+    Attributes:
+        draw: (height, width, generator on the CPU) -> the numbers.
+        apply: (images, permutation, the numbers) -> the mixed images.
+    """
+
+    draw: Callable[[int, int, torch.Generator], DrawnMix]
+    apply: Callable[[Tensor, Tensor, DrawnMix], Tensor]
+
+    def __call__(
+        self, images: Tensor, permutation: Tensor, choices: torch.Generator
+    ) -> tuple[Tensor, float]:
+        """See :data:`Mix`."""
+        height, width = images.shape[2:]
+        drawn = self.draw(height, width, choices)
+        return self.apply(images, permutation, drawn), drawn.weight
+
+
 def none() -> Mix:
     """The images as they are."""
-    return lambda images, permutation, choices: (images, 1.0)
+    return DrawnFirst(
+        draw=lambda height, width, choices: DrawnMix(1.0),
+        apply=lambda images, permutation, drawn: images,
+    )
 
 
 def mixup(*, alpha: float = 0.8) -> Mix:
@@ -115,12 +154,10 @@ def mixup(*, alpha: float = 0.8) -> Mix:
     Source: Zhang, Cisse, Dauphin and Lopez-Paz, ICLR 2018; alpha as in SRe2L's code.
     """
     check_alpha(alpha)
-
-    def mix(images: Tensor, permutation: Tensor, choices: torch.Generator) -> tuple[Tensor, float]:
-        weight = beta(alpha, choices)
-        return blend(images, permutation, weight), weight
-
-    return mix
+    return DrawnFirst(
+        draw=lambda height, width, choices: DrawnMix(beta(alpha, choices)),
+        apply=lambda images, permutation, drawn: blend(images, permutation, drawn.weight),
+    )
 
 
 def cutmix(*, alpha: float = 1.0) -> Mix:
@@ -132,14 +169,17 @@ def cutmix(*, alpha: float = 1.0) -> Mix:
     """
     check_alpha(alpha)
 
-    def mix(images: Tensor, permutation: Tensor, choices: torch.Generator) -> tuple[Tensor, float]:
-        height, width = images.shape[2:]
+    def draw(height: int, width: int, choices: torch.Generator) -> DrawnMix:
         weight = beta(alpha, choices)
         row, column = (int(torch.randint(s, (), generator=choices)) for s in (height, width))
         box = box_about(row, column, weight, height, width)
-        return paste(images, permutation, box), 1.0 - box.area / (height * width)
+        return DrawnMix(1.0 - box.area / (height * width), box)
 
-    return mix
+    def apply(images: Tensor, permutation: Tensor, drawn: DrawnMix) -> Tensor:
+        assert drawn.box is not None
+        return paste(images, permutation, drawn.box)
+
+    return DrawnFirst(draw, apply)
 
 
 MIXINGS: dict[str, Callable[..., Mix]] = {"none": none, "mixup": mixup, "cutmix": cutmix}
@@ -160,10 +200,42 @@ class Mixing:
 
     def __call__(self, images: Tensor) -> Mixed:
         """Mixes a joint batch, floating (N, C, H, W); the images given are not written to."""
-        parameters = self.generators.parameters
-        permutation = torch.randperm(len(images), generator=parameters, device=parameters.device)
+        permutation = self.draw_partners(len(images))
+        if isinstance(self.mix, DrawnFirst):
+            height, width = images.shape[2:]
+            drawn = self.mix.draw(height, width, self.generators.choices)
+            return self.apply(images, permutation, drawn)
         mixed, weight = self.mix(images, permutation, self.generators.choices)
         return Mixed(mixed, permutation, weight)
+
+    def draw_partners(self, count: int) -> Tensor:
+        """The permutation of the next joint batch, int64 (count)."""
+        parameters = self.generators.parameters
+        return torch.randperm(count, generator=parameters, device=parameters.device)
+
+    def apply(self, images: Tensor, permutation: Tensor, drawn: DrawnMix) -> Mixed:
+        """Mixes a joint batch by numbers that were drawn before, perhaps in another program.
+
+        Raises:
+            TypeError: the mixing is the user's own, and draws while it mixes.
+        """
+        mix = self.storable
+        return Mixed(mix.apply(images, permutation, drawn), permutation, drawn.weight, drawn.box)
+
+    def skip(self, count: int, height: int, width: int) -> None:
+        """Draws the numbers of a joint batch of so many images, and drops them."""
+        self.draw_partners(count)
+        self.storable.draw(height, width, self.generators.choices)
+
+    @property
+    def storable(self) -> DrawnFirst:
+        """The mixing, where its random numbers can be stored."""
+        if not isinstance(self.mix, DrawnFirst):
+            raise TypeError(
+                f"mixing must be one of {', '.join(MIXINGS)}, whose random numbers can be stored; "
+                f"got a function of your own, {self.mix!r}"
+            )
+        return self.mix
 
 
 def build_mixing(mixing: str, *, seed: int, device: torch.device | str) -> Mixing:

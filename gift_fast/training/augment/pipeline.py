@@ -8,8 +8,11 @@ batch too: the cosines of a slice may round unlike a slice of the cosines.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,13 +128,26 @@ class OneOf:
 
     operations: Sequence[Operation]
 
-    def pick(self, choices: torch.Generator) -> Operation:
-        """The operation of the next batch."""
-        return self.operations[int(torch.randint(len(self.operations), (), generator=choices))]
+    def pick(self, choices: torch.Generator) -> int:
+        """Which operation the next batch gets, by its place."""
+        return int(torch.randint(len(self.operations), (), generator=choices))
 
 
 Steps = Sequence[Operation | OneOf]
 """What an augmentation does, in order."""
+
+
+@dataclass(frozen=True)
+class DrawnStep:
+    """The random numbers of one step for a joint batch.
+
+    Attributes:
+        choice: which operation of a :class:`OneOf`; 0 for an :class:`Operation`.
+        parameters: of the operation, tensors with N rows each.
+    """
+
+    choice: int
+    parameters: tuple[Tensor, ...]
 
 
 class Augmentation:
@@ -168,22 +184,50 @@ class Augmentation:
             TypeError: the images are not floating.
             ValueError: the images have another shape, or are not as many as ``part`` says.
         """
-        if not images.is_floating_point():
-            raise TypeError(f"images must be floating, got {images.dtype}")
-        if images.dim() != 4:
-            raise ValueError(f"images must be (n, C, H, W), got {tuple(images.shape)}")
-        count, _, height, width = images.shape
+        count, _, height, width = check_images(images)
+        part = part or Part(0, count, count)
+        return self.apply(images, self.draw(part.size, height, width), part)
+
+    def draw(self, count: int, height: int, width: int) -> list[DrawnStep]:
+        """The random numbers of the next joint batch, of ``count`` images of this size."""
+        draws = Draws(count, self.generators.parameters)
+        drawn = []
+        for step in self.steps:
+            choice, operation = 0, step
+            if isinstance(operation, OneOf):
+                choice = operation.pick(self.generators.choices)
+                operation = operation.operations[choice]
+            drawn.append(DrawnStep(choice, operation.sample(draws, height, width)))
+        return drawn
+
+    def apply(self, images: Tensor, drawn: Sequence[DrawnStep], part: Part | None = None) -> Tensor:
+        """The images augmented by numbers that :meth:`draw` gave, perhaps in another program.
+
+        Args:
+            images: see :meth:`__call__`.
+            drawn: one for each step, for the whole joint batch, on the device of the images.
+            part: which rows of the joint batch the images are; None is all of it.
+        """
+        count = check_images(images)[0]
         part = part or Part(0, count, count)
         if count != part.stop - part.start:
             raise ValueError(f"images must be as many as {part} says, got {count}")
-
-        draws = Draws(part.size, self.generators.parameters)
         result = images if images.dtype in FULL_PRECISION else images.float()
-        for step in self.steps:
-            operation = step.pick(self.generators.choices) if isinstance(step, OneOf) else step
-            parameters = operation.sample(draws, height, width)
-            result = operation.apply(result, *(p[part.start : part.stop] for p in parameters))
+        for step, numbers in zip(self.steps, drawn, strict=True):
+            operation = step.operations[numbers.choice] if isinstance(step, OneOf) else step
+            rows = (p[part.start : part.stop] for p in numbers.parameters)
+            result = operation.apply(result, *rows)
         return result.to(images.dtype).contiguous(memory_format=memory_format_of(images))
+
+
+def check_images(images: Tensor) -> tuple[int, int, int, int]:
+    """The shape (n, C, H, W) of images; raises unless they are floating and have these axes."""
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating, got {images.dtype}")
+    if images.dim() != 4:
+        raise ValueError(f"images must be (n, C, H, W), got {tuple(images.shape)}")
+    count, channels, height, width = images.shape
+    return count, channels, height, width
 
 
 def memory_format_of(images: Tensor) -> torch.memory_format:
@@ -198,3 +242,38 @@ def check_at_least(name: str, value: int, least: int) -> None:
     """Raises ValueError unless ``value`` is at least ``least``."""
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def described(steps: Steps) -> list[list[dict[str, Any]]]:
+    """For each step the operations that it draws from, in words that JSON can hold.
+
+    Returns:
+        For each operation the name of its function, the names of the parameters and the options,
+        which are the same for all images.
+
+    Example:
+        >>> from gift_fast.training.augment import AUGMENTATIONS
+        >>> described(AUGMENTATIONS["crop-flip"]())[0]
+        [{'operation': 'crop', 'parameters': ['top', 'left'], 'options': {'padding': [4, 4]}}]
+    """
+    return [
+        [of_operation(o) for o in (step.operations if isinstance(step, OneOf) else [step])]
+        for step in steps
+    ]
+
+
+def of_operation(operation: Operation) -> dict[str, Any]:
+    """The function, the parameters and the options of an operation."""
+    function: Callable[..., Any] = operation.apply
+    options: dict[str, Any] = {}
+    if isinstance(function, partial):
+        options, function = function.keywords, function.func
+    names = [name for name in inspect.signature(function).parameters if name not in options][1:]
+    return {
+        "operation": getattr(function, "__name__", str(function)).removeprefix("apply_"),
+        "parameters": names,
+        "options": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in options.items()
+        },
+    }
