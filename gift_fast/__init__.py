@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gift_fast.evaluation.from_files import (
         audit,
         evaluate,
+        label,
         load_teacher,
         read_distilled,
         train_teacher,
@@ -28,6 +29,7 @@ __all__ = [
     "backends",
     "evaluate",
     "gift_loss",
+    "label",
     "load_teacher",
     "read_distilled",
     "refine_labels",

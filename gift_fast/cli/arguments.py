@@ -116,7 +116,10 @@ def add_distilled_set(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="DIR",
-        help="folder of its stored soft labels, if they are not in --data",
+        help=(
+            "folder of its stored soft labels, if they are not in --data, or one that `gift-fast "
+            "label` wrote"
+        ),
     )
     group.add_argument(
         "--class-map",

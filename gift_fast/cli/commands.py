@@ -84,6 +84,21 @@ COMMANDS = {
             "  --student convnet3 --teacher convnet3 --loss gift --seeds 0 1 2"
         ),
     ),
+    "label": Command(
+        module="gift_fast.cli.label",
+        usage="--data PATH --dataset NAME --out DIR",
+        help="store a teacher's soft labels of whole training runs, for every loss",
+        description=(
+            "Labels exactly the batches that `gift-fast evaluate` trains on with the same "
+            "settings and seeds, and stores the labels with the augmentation of every batch. "
+            "`evaluate --labels` replays them under any loss, without the teacher. The same "
+            "command resumes an interrupted one."
+        ),
+        example=(
+            "gift-fast label --data cifar100_rded_ipc10 --dataset cifar100 --data-root data \\\n"
+            "  --teacher convnet3 --top-k 10 --dtype float16 --out labels"
+        ),
+    ),
     "table": Command(
         module="gift_fast.cli.table",
         usage="[DIR]",

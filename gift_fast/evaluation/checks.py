@@ -23,8 +23,13 @@ def check_inputs(
     distilled: DistilledSet,
     teachers: Sequence[nn.Module],
     whiten: Transform | None,
+    *,
+    labeled: bool = False,
 ) -> None:
-    """Raises ValueError where the configuration and what it is to be run on disagree."""
+    """Raises ValueError where the configuration and what it is to be run on disagree.
+
+    With ``labeled``, a label set stands in for the teachers, which may be left out.
+    """
     if dataset.name in DATASETS and dataset.name != spec.split_spec(config.dataset)[0]:
         raise ValueError(f"dataset must be config's, {config.dataset}; got {dataset.name}")
     if dataset.classes != config.classes:
@@ -43,24 +48,26 @@ def check_inputs(
             f"got {tuple(distilled.images.shape[1:])}"
         )
     distilled.check_against(dataset)
-    if len(teachers) != len(config.teachers):
+    if len(teachers) != len(config.teachers) and not (labeled and not teachers):
         raise ValueError(
             f"teachers must be the {len(config.teachers)} networks that config.teachers names "
             f"({', '.join(config.teachers) or 'none'}), got {len(teachers)}"
         )
     stored = distilled.soft_labels is not None or distilled.replay is not None
-    if not teachers and not stored and build_objective(config.loss).reads_soft_labels:
+    if not (teachers or labeled or stored) and build_objective(config.loss).reads_soft_labels:
         raise ValueError(
             f"distilled must hold soft labels for the loss {config.loss} where there is no "
             "teacher, got none"
         )
-    per_image = not teachers and distilled.replay is None and distilled.soft_labels is not None
+    per_image = (
+        not config.teachers and distilled.replay is None and distilled.soft_labels is not None
+    )
     if per_image and config.mixing != "none" and build_objective(config.loss).reads_soft_labels:
         raise ValueError(
             "mixing must be none where the soft labels are stored, one an image, since there is "
             f"none for a mixed image; got {config.mixing!r}"
         )
-    replay = None if teachers else distilled.replay
+    replay = None if config.teachers else distilled.replay
     epochs = config.epochs or 0
     if replay is not None and replay.epochs is not None and epochs > replay.epochs:
         raise ValueError(

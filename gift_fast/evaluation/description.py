@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.inputs import Inputs
 from gift_fast.files import spec
@@ -70,7 +69,7 @@ def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: I
     changed = {name: value for name, value in values.items() if value != before[name]}
     lines = [
         f"distilled set: {len(inputs.distilled)} images, {inputs.distilled.source}",
-        f"soft labels: {labels_in_words(config, inputs.distilled)}",
+        f"soft labels: {labels_in_words(config, inputs)}",
         f"test set: {len(inputs.dataset.test)} {tested} images of {inputs.dataset.name}",
         *(["settings that follow:"] if changed else []),
         *([listed(changed, max(map(len, values)))] if changed else []),
@@ -90,12 +89,15 @@ def value_in_words(value: object) -> str:
     return "by the rules of the protocol" if value is None else str(value)
 
 
-def labels_in_words(config: EvaluationConfig, distilled: DistilledSet) -> str:
+def labels_in_words(config: EvaluationConfig, inputs: Inputs) -> str:
     """Where the soft labels of a run come from."""
+    distilled = inputs.distilled
     stored = distilled.soft_labels is not None or distilled.replay is not None
     if not build_objective(config.loss).reads_soft_labels:
         return f"not read by the loss {config.loss}"
     if not config.teachers:
         return "stored with the set"
+    if inputs.label_sets is not None:
+        return f"{', '.join(config.teachers)}, replayed: {inputs.label_sets.in_words}"
     unread = "; those stored with the set are not read, `--teacher` without a name reads them"
     return f"{', '.join(config.teachers)}, for every batch{unread if stored else ''}"

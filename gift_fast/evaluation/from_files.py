@@ -15,10 +15,13 @@ from torch import nn
 from gift_fast.data import distilled as formats
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.distilled import DistilledSet
+from gift_fast.data.labels.label_set import LabelSet
 from gift_fast.evaluation.audit import run_audit
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
 from gift_fast.evaluation.context import RunContext
 from gift_fast.evaluation.job import EvaluationJob, job_of_preset
+from gift_fast.evaluation.label_job import run_label_job
+from gift_fast.evaluation.labeling import Compression
 from gift_fast.evaluation.results import run_path
 from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.evaluation.run import run_job
@@ -73,7 +76,7 @@ def evaluate(
         preset: named settings that the arguments override: ``paper``, ``official``, ..., or a YAML
             file.
         format: how the set is stored; ``auto`` recognizes the formats.
-        labels: folder of stored soft labels (FKD).
+        labels: folder of stored soft labels: FKD's, or the label sets of :func:`label`.
         class_map: file that puts the set's classes in the dataset's order.
         teacher_weights: a file for every teacher; by default those in ``teacher_dir``.
         teacher_dir: folder of teachers' weights.
@@ -148,6 +151,103 @@ def stores_soft_labels(job: EvaluationJob, context: RunContext) -> bool:
     dataset = load_dataset(job.config.dataset, context.data_root, train=False)
     distilled = formats.read_distilled(job.format, job.data, dataset, class_map=job.class_map)
     return distilled.soft_labels is not None or distilled.replay is not None
+
+
+def label(
+    data: Path | str,
+    *,
+    dataset: str,
+    teacher: str | Sequence[str],
+    out: Path | str,
+    data_root: Path | str | None = None,
+    student: str | None = None,
+    seeds: int | Sequence[int] = 3,
+    top_k: int | None = None,
+    dtype: str = "float32",
+    rest: str = "logmeanexp",
+    temperature: float = 1.0,
+    preset: str = "paper",
+    format: str = "auto",  # noqa: A002
+    class_map: Path | str | None = None,
+    teacher_weights: Sequence[Path | str] = (),
+    teacher_dir: Path | str = "teachers",
+    device: str = "auto",
+    quiet: bool = False,
+    **settings: Any,
+) -> list[LabelSet]:
+    """Store the soft labels of whole training runs, to be replayed under any loss.
+
+    The batches are exactly those of :func:`evaluate` with the same settings and seeds. With
+    ``evaluate(..., labels=out)`` they are replayed; as stored by default, the students end with the
+    same bits as with the teacher. The same call resumes an interrupted one. ``docs/labels.md``
+    describes the files.
+
+    Args:
+        data: folder or file of the distilled set.
+        dataset: the real dataset.
+        teacher: network, or several, whose logits, averaged, are the labels.
+        out: folder for the label sets, one subfolder per seed.
+        data_root: folder that holds the real dataset.
+        student: network that will be trained, on which some presets' settings depend.
+        seeds: number of runs, with the seeds 0, 1, ...; or their seeds.
+        top_k: number of largest logits that are stored of every image; None stores all.
+        dtype: of the stored logits: ``float32``, ``float16`` or ``bfloat16``.
+        rest: what stands for the logits that are not stored: ``logmeanexp``, ``mean`` or ``min``.
+        temperature: of ``logmeanexp``.
+        preset: named settings that the arguments override, or a YAML file.
+        format: how the set is stored; ``auto`` recognizes the formats.
+        class_map: file that puts the set's classes in the dataset's order.
+        teacher_weights: a file for every teacher; by default those in ``teacher_dir``.
+        teacher_dir: folder of teachers' weights.
+        device: ``auto`` or ``cpu``.
+        quiet: show no settings and no progress.
+        settings: other fields of :class:`~gift_fast.evaluation.EvaluationConfig`: ``epochs``,
+            ``batch_size``, ``augmentation``, ``mixing``, ...
+
+    Returns:
+        The label sets, in the order of the seeds.
+
+    Raises:
+        OSError: a file is missing, or the disk is too full.
+        TypeError: a value of the wrong type.
+        ValueError: an unknown name, a value out of range, or a folder with another label set.
+
+    Example:
+        >>> import tempfile, torch, gift_fast
+        >>> folder, network = Path(tempfile.mkdtemp()), "convnet3:width=4"
+        >>> _ = gift_fast.train_teacher("digits", network, epochs=1, teacher_dir=folder, quiet=True)
+        >>> images = {"data": torch.rand(10, 1, 8, 8), "label": torch.arange(10)}
+        >>> torch.save({"dataset": "digits", **images}, folder / "set.pt")
+        >>> (labels,) = gift_fast.label(
+        ...     folder / "set.pt", dataset="digits", teacher=network, out=folder / "labels",
+        ...     seeds=1, top_k=3, dtype="float16", epochs=2, teacher_dir=folder, quiet=True,
+        ... )
+        >>> labels.epoch(1).labels.shape
+        torch.Size([10, 3])
+    """
+    context = RunContext(
+        out=Path(out),
+        data_root=path_or_none(data_root),
+        teacher_dir=Path(teacher_dir),
+        device=device,
+        quiet=quiet,
+    )
+    job = job_of_preset(
+        data,
+        dataset,
+        preset,
+        {
+            **settings,
+            **({} if student is None else {"student": student}),
+            "teachers": names_of(teacher),
+        },
+        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        format=format,
+        class_map=path_or_none(class_map),
+        teacher_weights=tuple(map(Path, teacher_weights)),
+    )
+    compression = Compression(dtype=dtype, top_k=top_k, rest=rest, temperature=temperature)
+    return run_label_job(job, context, compression)
 
 
 def audit(

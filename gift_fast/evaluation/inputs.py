@@ -14,11 +14,19 @@ from gift_fast.data.datasets import ImageDataset, load_dataset
 from gift_fast.data.datasets.resize import split_resize
 from gift_fast.data.distilled import DistilledSet, read_distilled
 from gift_fast.data.distilled.native import is_pair
+from gift_fast.data.labels.label_set import LabelSet
 from gift_fast.evaluation.checks import check_inputs
 from gift_fast.evaluation.config import EvaluationConfig, ResolvedEvaluationConfig
 from gift_fast.evaluation.context import RunContext
 from gift_fast.evaluation.digests import code_of, inputs_of
 from gift_fast.evaluation.job import EvaluationJob
+from gift_fast.evaluation.label_sets import (
+    LabelSets,
+    check_labels,
+    check_weights_of,
+    digests_with,
+    read_label_sets,
+)
 from gift_fast.evaluation.teacher_weights import (
     advice_for,
     check_weights,
@@ -38,12 +46,14 @@ class Inputs:
         distilled: the distilled set.
         teachers: in eval mode.
         whiten: takes test images to the space of a whitened set, else None.
+        label_sets: stand in for the teachers, of which there are none then; else None.
     """
 
     dataset: ImageDataset
     distilled: DistilledSet
     teachers: tuple[nn.Module, ...] = ()
     whiten: Transform | None = None
+    label_sets: LabelSets | None = None
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -60,19 +70,37 @@ class Inputs:
             return self
         if classes not in self._narrowed:
             parts = narrow(classes, self.dataset, self.distilled, self.teachers)
-            self._narrowed[classes] = Inputs(*parts, whiten=self.whiten)
+            self._narrowed[classes] = Inputs(*parts, self.whiten, self.label_sets)
         return self._narrowed[classes]
 
     def resolve(self, config: EvaluationConfig) -> ResolvedEvaluationConfig:
         """The configuration that a run has on this; raises ValueError where they disagree."""
         read = self.narrowed(config.classes)
         resolved = resolve_on(config, read.distilled)
-        check_inputs(resolved, read.dataset, read.distilled, read.teachers, read.whiten)
+        labeled = self.label_sets is not None
+        models = (read.dataset, read.distilled, read.teachers, read.whiten)
+        check_inputs(resolved, *models, labeled=labeled)
         return resolved
+
+    def labels_of(self, config: ResolvedEvaluationConfig) -> LabelSet | None:
+        """The label set of a run; None where its teachers label the batches.
+
+        Raises:
+            ValueError: there are label sets, but none of this run.
+        """
+        if self.label_sets is None:
+            return None
+        read = self.narrowed(config.classes)
+        labels = self.label_sets.of_seed(config.seed)
+        check_labels(labels, config, read.dataset.num_classes, len(read.distilled), read.digests)
+        return labels
 
     def digests_of(self, config: EvaluationConfig) -> dict[str, str]:
         """Digests of what a run reads and of the user's own code that it calls."""
-        return {**self.narrowed(config.classes).digests, **code_of(config)}
+        digests = {**self.narrowed(config.classes).digests, **code_of(config)}
+        if self.label_sets is None:
+            return digests
+        return digests_with(self.label_sets.of_seed(config.seed), digests)
 
 
 def load_inputs(
@@ -100,12 +128,17 @@ def load_inputs(
     check_files(job, context)
     if dataset is None:
         dataset = load_tested(config, context.data_root)
-    teachers = tuple(load_teacher(*each, dataset)[0] for each in weights_of(job, context))
+    label_sets = read_label_sets(job.labels)
+    if label_sets is None:
+        teachers = tuple(load_teacher(*each, dataset)[0] for each in weights_of(job, context))
+    else:
+        check_weights_of(label_sets, weights_of(job, context), dataset, job.config.classes)
+        teachers = ()
     distilled = read_distilled(
         job.format,
         job.data,
         dataset,
-        labels=job.labels,
+        labels=job.labels if label_sets is None else None,
         class_map=job.class_map,
         labels_class_map=job.labels_class_map,
         verify=verify,
@@ -121,7 +154,7 @@ def load_inputs(
 
         training = load_dataset(config.dataset, context.data_root).training_split
         whiten = fit_zca(training, context.out / "zca").to(device)
-    return Inputs(dataset, distilled, teachers, whiten)
+    return Inputs(dataset, distilled, teachers, whiten, label_sets)
 
 
 def weights_of(job: EvaluationJob, context: RunContext) -> list[tuple[str, Path]]:
@@ -141,6 +174,8 @@ def check_files(job: EvaluationJob, context: RunContext) -> None:
         path = getattr(job, name)
         if path is not None and not path.exists():
             raise FileNotFoundError(f"{name} must be there, got {path}")
+    if read_label_sets(job.labels) is not None:  # their teachers are not needed
+        return
     weights = weights_of(job, context)
     if context.data_root is None and not all(path.exists() for _, path in weights):
         load_tested(job.config, None)  # the dataset is missed first, and at once

@@ -9,6 +9,7 @@ from typing import Any
 
 from gift_fast.data.distilled.formats import recognize
 from gift_fast.evaluation.config import EvaluationConfig
+from gift_fast.evaluation.label_sets import read_label_sets
 from gift_fast.evaluation.protocols import load_preset
 from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.files.checks import check_integer
@@ -22,7 +23,8 @@ class EvaluationJob:
         config: of every student; its seed is replaced.
         data: the distilled set.
         format: a name in ``FORMATS``, or ``auto``.
-        labels: folder of stored soft labels, where the format keeps them apart.
+        labels: folder of stored soft labels: FKD's, where the format keeps them apart, or label
+            sets, which stand in for the teachers.
         labels_class_map: a file that puts the classes of these labels alone in the dataset's order.
         teacher_weights: a file for every teacher; by default those in the teachers' folder.
         class_map: a file that puts the distilled set's classes in the dataset's order.
@@ -79,6 +81,9 @@ def job_of_preset(
     if form == "auto":
         form = recognize(Path(data), inputs.get("labels"))
     own = loaded.settings_for(dataset=sized, student=student, format=form)
+    label_sets = read_label_sets(inputs.get("labels"))
+    if label_sets is not None and not settings.get("teachers"):
+        settings = {**settings, "teachers": label_sets.teachers}
     return EvaluationJob(
         config=EvaluationConfig.from_dict({**own, **settings, "dataset": sized}),
         data=Path(data),

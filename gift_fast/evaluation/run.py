@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
+from gift_fast.data.labels.label_set import LabelSet
 from gift_fast.evaluation.audit import audit_of, warn_of
 from gift_fast.evaluation.config import ResolvedEvaluationConfig
 from gift_fast.evaluation.context import RunContext, check_writable, tracked
@@ -43,6 +44,8 @@ def run_job(job: EvaluationJob, context: RunContext) -> list[RunResult]:
     config = inputs.resolve(job.config)
     narrowed = inputs.narrowed(config.classes)
     configs = [replace(config, seed=seed) for seed in job.seeds]
+    for each in configs:
+        inputs.labels_of(each)  # raises before the first is trained
     if shows:
         print(inputs_in_words(job.config, config, narrowed), file=sys.stderr, flush=True)
     if accelerator.is_main_process and job.check_set:
@@ -67,6 +70,7 @@ def run_student(
     *,
     title: str,
     keep_weights: bool = False,
+    labels: LabelSet | None = None,
 ) -> RunResult:
     """One student: from its file where it has finished before, else trained now.
 
@@ -76,6 +80,8 @@ def run_student(
         context: where it runs and where its result is kept; its progress follows it as one stage.
         title: of the stage.
         keep_weights: writes the student's weights beside its result.
+        labels: an exact label set of this run, which a study has written; None takes that of the
+            inputs, if any.
     """
     accelerator, progress = context.accelerator(config), context.progress
     digests = inputs.digests_of(config)
@@ -91,6 +97,7 @@ def run_student(
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     read = inputs.narrowed(config.classes)
+    labels = labels or inputs.labels_of(config)
     interruption = current()
     with interruption.held():  # until the result is written: it would be lost else
         with tracked(accelerator, context, path.stem, config):
@@ -99,6 +106,7 @@ def run_student(
                 read.dataset,
                 read.distilled,
                 read.teachers,
+                labels=labels,
                 whiten=read.whiten,
                 accelerator=accelerator,
                 checkpoint=CheckpointConfig(checkpoint, context.checkpoint_every),

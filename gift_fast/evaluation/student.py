@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from gift_fast.data.classes import narrow
 from gift_fast.data.datasets import ImageDataset, TensorSplit
 from gift_fast.data.distilled import DistilledSet
+from gift_fast.data.labels.label_set import LabelSet
 from gift_fast.evaluation.checks import check_inputs
 from gift_fast.evaluation.config import EvaluationConfig, ResolvedEvaluationConfig
 from gift_fast.evaluation.digests import code_of, inputs_of
 from gift_fast.evaluation.inputs import resolve_on
+from gift_fast.evaluation.label_sets import check_labels, digests_with
 from gift_fast.evaluation.results import RunResult
 from gift_fast.evaluation.soft_labels import labeler
 from gift_fast.process.peak_memory import peak_memory
@@ -22,6 +24,7 @@ from gift_fast.process.signals import Interruption
 from gift_fast.training.batches import Batch, Batches, RandomBatches, ReplayBatches
 from gift_fast.training.checkpoint import CheckpointConfig
 from gift_fast.training.environment import environment_of
+from gift_fast.training.labeled_batches import LabeledBatches
 from gift_fast.training.models import new_model
 from gift_fast.training.objectives import build_objective
 from gift_fast.training.observer import Observer
@@ -39,6 +42,7 @@ def evaluate(
     distilled: DistilledSet,
     teachers: Sequence[nn.Module] = (),
     *,
+    labels: LabelSet | None = None,
     whiten: Transform | None = None,
     accelerator: Accelerator | None = None,
     checkpoint: CheckpointConfig | None = None,
@@ -56,6 +60,8 @@ def evaluate(
             augmentation, as GIFT's code does, and stored soft labels are not read. Empty where
             ``config.teachers`` is empty: then the soft labels stored with the set are used. They
             are moved to the accelerator's device.
+        labels: a label set of this run, whose labels are replayed in place of the teachers', which
+            may then be left out. With all logits in float32 the result has the same bits.
         whiten: takes test images in [0, 1] to the space of a distilled set that is whitened.
         accelerator: where to train; by default whatever this process was launched with.
         checkpoint: where and how often to save; the run is resumed from this file where it exists.
@@ -76,6 +82,7 @@ def evaluate(
         dataset,
         distilled,
         teachers,
+        labels=labels,
         whiten=whiten,
         accelerator=accelerator,
         checkpoint=checkpoint,
@@ -90,6 +97,7 @@ def train_student(
     distilled: DistilledSet,
     teachers: Sequence[nn.Module] = (),
     *,
+    labels: LabelSet | None = None,
     whiten: Transform | None = None,
     accelerator: Accelerator | None = None,
     checkpoint: CheckpointConfig | None = None,
@@ -103,7 +111,7 @@ def train_student(
     digests of what is read, for a caller that has them already.
     """
     resolved = resolve_on(config, distilled)
-    check_inputs(resolved, dataset, distilled, teachers, whiten)
+    check_inputs(resolved, dataset, distilled, teachers, whiten, labeled=labels is not None)
     accelerator = accelerator or new_accelerator(resolved)
     if accelerator.mixed_precision != resolved.mixed_precision:
         raise ValueError(
@@ -112,6 +120,9 @@ def train_student(
         )
     device = accelerator.device
     inputs = {**(inputs or inputs_of(dataset, distilled, teachers, whiten)), **code_of(resolved)}
+    if labels is not None:
+        check_labels(labels, resolved, dataset.num_classes, len(distilled), inputs)
+        inputs = digests_with(labels, inputs)
     dataset, distilled = dataset.to(device), distilled.to(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -119,7 +130,8 @@ def train_student(
     start_compiler_afresh(resolved)
     student = new_model(resolved.student, dataset, resolved.seed)
     objective = build_objective(resolved.loss)
-    label = labeler(teachers if objective.reads_soft_labels else (), resolved, accelerator)
+    online = objective.reads_soft_labels and labels is None
+    label = labeler(teachers if online else (), resolved, accelerator)
 
     def batch_loss(student: nn.Module, batch: Batch, epoch: int) -> Tensor:
         if resolved.forward_twice:
@@ -137,7 +149,13 @@ def train_student(
 
     student, trained = fit(
         student,
-        batches_of(resolved, dataset, distilled, processes_of(accelerator)),
+        batches_of(
+            resolved,
+            dataset,
+            distilled,
+            processes_of(accelerator),
+            labels if objective.reads_soft_labels else None,
+        ),
         resolved,
         batch_loss,
         accelerator,
@@ -165,8 +183,12 @@ def batches_of(
     dataset: ImageDataset,
     distilled: DistilledSet,
     processes: Processes,
+    labels: LabelSet | None = None,
 ) -> Batches:
     """What a student is trained on: stored batches where no teacher labels them, or random ones."""
+    if labels is not None:
+        split = TensorSplit(distilled.images, distilled.labels)
+        return LabeledBatches(split, dataset.normalize, config, processes, labels)
     if not config.teachers and distilled.replay is not None:
         return ReplayBatches(distilled.replay, distilled, dataset.normalize, config.seed, processes)
     return RandomBatches(

@@ -13,7 +13,7 @@ from gift_fast.cli.commands import COMMANDS
 NAMES = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
 """Public names that need torch alone."""
 
-EVALUATION = ["audit", "evaluate", "load_teacher", "read_distilled", "train_teacher"]
+EVALUATION = ["audit", "evaluate", "label", "load_teacher", "read_distilled", "train_teacher"]
 """Those of the extra ``student``."""
 
 

@@ -389,3 +389,57 @@ def test_what_the_user_has_to_mend_is_said_in_one_line(fresh, capsys, arguments,
     assert evaluate(fresh, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not written(fresh)
+
+
+def test_labels_are_stored_once_and_replayed_without_the_teacher(fresh, tmp_path, capsys):
+    data = ["--data", str(fresh / "rded"), "--epochs", "2", "--seeds", "0", "1"]
+    folders = ["--teacher-dir", str(fresh / "teachers"), "--out", str(tmp_path / "labels")]
+    command = ["label", "--dataset", DATASET, *folders, *data, "--teacher", NETWORK]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "labels: all 10 logits in float32; 2 epochs of" in printed.err
+    assert "for each of 2 seeds, of which" in printed.err
+    assert f"{tmp_path / 'labels' / 'seed1'}: " in printed.out
+    before = (tmp_path / "labels" / "seed0" / "labels-00000.safetensors").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (tmp_path / "labels/seed0/labels-00000.safetensors").stat().st_mtime_ns == before
+
+    assert evaluate(fresh, "--seeds", "0", "1") == 0
+    online = written(fresh)
+    replayed = ["--labels", str(tmp_path / "labels"), "--student", NETWORK, *data]
+    (fresh / "runs").rename(fresh / "online")
+    none = [*replayed, "--teacher-dir", str(tmp_path / "none")]  # no weights are needed
+    command = ["evaluate", "--dataset", DATASET, "--out", str(fresh / "runs"), *none]
+    assert main(command) == 0
+    assert "replayed: " in capsys.readouterr().err
+    assert [(r["config"], r["inputs"], r["checks"]) for r in written(fresh)] == [
+        (r["config"], r["inputs"], r["checks"]) for r in online
+    ]
+
+    def refused(*arguments: str) -> str:
+        assert call(fresh, "evaluate", *replayed, *arguments) == 2
+        return capsys.readouterr().err
+
+    assert "labels must be for the seed 2" in refused("--seeds", "0", "2")
+    assert "epochs must be at most 2" in refused("--epochs", "3")
+    assert "augmentation 'rrc' as the run" in refused("--augmentation", "rrc")
+    assert "teachers ('convnet3',) as the run" in refused("--teacher", "convnet3")
+
+
+def test_labels_of_other_weights_than_the_teachers_file_are_refused(fresh, tmp_path, capsys):
+    data = ["--data", str(fresh / "rded"), "--epochs", "1", "--seeds", "0", "--student", NETWORK]
+    folders = ["--teacher-dir", str(fresh / "teachers"), "--out", str(tmp_path / "labels")]
+    options = ["--top-k", "2", "--dtype", "float16", "--quiet"]
+    command = ["label", "--dataset", DATASET, *folders, *data, "--teacher", NETWORK, *options]
+    assert main(command) == 0
+    capsys.readouterr()
+    labels = ["--labels", str(tmp_path / "labels" / "seed0")]
+    assert call(fresh, "evaluate", *data, *labels) == 0
+    printed = capsys.readouterr().err
+    assert "the 2 largest of 10 logits in float16, logmeanexp at temperature 1" in printed
+    assert "labels" in written(fresh)[0]["inputs"]
+    other = ["train-teacher", "--dataset", DATASET, "--model", NETWORK, "--epochs", "1"]
+    assert main([*other, "--teacher-dir", str(tmp_path / "t"), "--quiet"]) == 0
+    again = ["evaluate", "--dataset", DATASET, *data, *labels, "--out", str(tmp_path / "r")]
+    assert main([*again, "--teacher-dir", str(tmp_path / "t")]) == 2
+    assert "was labeled by another teacher" in capsys.readouterr().err

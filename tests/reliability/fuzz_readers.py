@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from gift_fast.data.distilled import (
 )
 from gift_fast.data.images.decoded_cache import decoded_once
 from gift_fast.data.images.file_split import FileSplit
+from gift_fast.data.labels import LabelSet
 from gift_fast.data.zca import fit_zca, read_zca
 from gift_fast.evaluation.protocols import load_preset
 from gift_fast.evaluation.results import read_run
@@ -36,6 +38,8 @@ from gift_fast.training.checkpoint import read_state, write_state
 from gift_fast.training.weights import load_weights, save_weights
 from tests.recorded import RecordedStudy
 from tests.reliability.fuzz import Reader
+
+GOLDEN = Path(__file__).parents[1] / "data" / "labels" / "golden"
 
 CLASSES, SIDE, IPC = 3, 8, 2
 LABELS = torch.arange(CLASSES).repeat_interleave(IPC)
@@ -66,6 +70,22 @@ def read_all(split: object) -> None:
     for images, labels in split.batches(torch.arange(len(split)).split(4)):
         assert images.shape[1:] == split.shape
         assert len(images) == len(labels)
+
+
+# ---- label sets ----------------------------------------------------------------------------------
+
+
+def write_label_set(folder: Path) -> None:
+    """Three epochs in two shards."""
+    for path in GOLDEN.iterdir():
+        shutil.copy(path, folder)
+
+
+def read_label_set(folder: Path) -> None:
+    """Every epoch of a label set, as training reads them."""
+    labels = LabelSet(folder)
+    for epoch in range(1, min(labels.manifest.epochs, 9) + 1):
+        assert len(labels.epoch(epoch).labels) == labels.manifest.images
 
 
 # ---- distilled sets ------------------------------------------------------------------------------
@@ -466,6 +486,7 @@ READERS: dict[str, Reader] = {
     "distilled: RDED's images": Reader(write_rded, reads("rded")),
     "distilled: folders": Reader(write_named, reads("folder")),
     "distilled: safetensors": Reader(write_native, read_native),
+    "label sets": Reader(write_label_set, read_label_set, 2),
     "class maps": Reader(write_class_maps, read_class_maps),
     "weights": Reader(write_weights, read_weights, 2),
     "checkpoint of a run": Reader(write_run_state, read_run_state),

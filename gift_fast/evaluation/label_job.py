@@ -1,0 +1,80 @@
+"""Label sets of a distilled set in files, as ``gift-fast label`` is asked for them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from gift_fast.data.labels.label_set import LabelSet
+from gift_fast.evaluation.context import RunContext, check_writable
+from gift_fast.evaluation.description import inputs_in_words, settings_in_words
+from gift_fast.evaluation.inputs import load_inputs
+from gift_fast.evaluation.job import EvaluationJob
+from gift_fast.evaluation.label_sets import stored_in_words
+from gift_fast.evaluation.labeling import (
+    EXACT,
+    Compression,
+    Teller,
+    label_run,
+    plan_labels,
+)
+from gift_fast.files.disk import check_space, size_in_words
+
+
+def run_label_job(
+    job: EvaluationJob, context: RunContext, compression: Compression = EXACT
+) -> list[LabelSet]:
+    """Labels the batches of every seed of a job, into ``seed0``, ``seed1``, ... of ``context.out``.
+
+    The sizes are shown first. What is stored already is kept.
+
+    Raises:
+        OSError: a file is missing, or the disk is too full.
+        ValueError: the job has no teacher, or a folder holds another label set.
+    """
+    if not job.config.teachers:
+        raise ValueError("teacher must be one or more networks that label the batches, got none")
+    accelerator = context.accelerator(job.config)
+    check_writable(context.out, accelerator)
+    inputs = load_inputs(job, context, accelerator.device)
+    config = inputs.resolve(job.config)
+    read = inputs.narrowed(config.classes)
+    plan = plan_labels(
+        config,
+        read.distilled,
+        read.dataset.num_classes,
+        set_digest=read.digests["distilled"],
+        teacher_digest=read.digests["teachers"],
+        compression=compression,
+    )
+    if accelerator.is_main_process and not context.quiet:
+        print(f"settings: {job.preset or 'given one by one'}", file=sys.stderr)
+        print(settings_in_words(job.config), file=sys.stderr)
+        print(inputs_in_words(job.config, config, read), file=sys.stderr)
+        size, labels = size_in_words(plan.nbytes), size_in_words(plan.label_bytes)
+        print(
+            f"labels: {stored_in_words(plan.manifest)}; {config.epochs} epochs of "
+            f"{len(read.distilled)} images; {size} for each of {len(job.seeds)} seeds, of which "
+            f"{labels} are labels",
+            file=sys.stderr,
+            flush=True,
+        )
+    folders = {seed: context.out / f"seed{seed}" for seed in job.seeds}
+    new = sum(not folder.exists() for folder in folders.values())
+    check_space(context.out, new * plan.nbytes, "labels")
+    with context.showing(accelerator, len(job.seeds)) as shown:
+        found = []
+        for seed, folder in folders.items():
+            labels_of_seed = label_run(
+                replace(config, seed=seed),
+                read.dataset,
+                read.distilled,
+                read.teachers,
+                folder,
+                accelerator=accelerator,
+                compression=compression,
+                tell=Teller(shown.progress, f"seed {seed}"),
+            )
+            shown.progress.end(f"{size_in_words(labels_of_seed.nbytes)} in {folder}")
+            found.append(labels_of_seed)
+    return found

@@ -1,0 +1,339 @@
+"""Labels the batches of a whole training run once, and stores them for every loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gift_fast.data.datasets import ImageDataset, TensorSplit
+from gift_fast.data.distilled import DistilledSet
+from gift_fast.data.labels.label_set import DTYPES, LabelSet, Manifest, StoredEpoch
+from gift_fast.data.labels.label_set_writer import LabelSetWriter
+from gift_fast.evaluation.config import ResolvedEvaluationConfig
+from gift_fast.evaluation.label_sets import of_run
+from gift_fast.evaluation.soft_labels import labeler
+from gift_fast.files.disk import check_space
+from gift_fast.files.fingerprint import fingerprint
+from gift_fast.process.memory import keep_freed_memory
+from gift_fast.training.augment import Draws, OneOf, Steps, described
+from gift_fast.training.batches import Batch, RandomBatches, Source
+from gift_fast.training.environment import environment_of
+from gift_fast.training.processes import Processes
+from gift_fast.training.progress import Progress
+from gift_fast.training.train import start_compiler_afresh
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+SHARD_BYTES = 2**24
+"""What a shard holds about, unless one epoch is more: what an interruption may lose."""
+
+SHARD_EPOCHS = 50
+"""Epochs of a shard at most, which take the teacher of a small set a few seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """How labels are stored.
+
+    Attributes:
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
+        top_k: largest logits to store of every row; None stores all.
+        rest: what stands for the others: ``logmeanexp``, ``mean`` or ``min``.
+        temperature: of ``logmeanexp``.
+    """
+
+    dtype: str = "float32"
+    top_k: int | None = None
+    rest: str = "logmeanexp"
+    temperature: float = 1.0
+
+    def fields(self) -> dict[str, object]:
+        """The fields of a manifest."""
+        if self.top_k is None:
+            return {"dtype": self.dtype}
+        temperature = self.temperature if self.rest == "logmeanexp" else None
+        return {
+            "dtype": self.dtype,
+            "top_k": self.top_k,
+            "rest": self.rest,
+            "temperature": temperature,
+        }
+
+
+@dataclass
+class Teller:
+    """Follows a labeling with a stage of a progress, which it begins and does not end.
+
+    Attributes:
+        progress: whose stage it is.
+        title: of the stage.
+    """
+
+    progress: Progress
+    title: str
+    begun: bool = False
+
+    def __call__(self, done: int, epochs: int) -> None:
+        """``done`` of the epochs are labeled; the first call begins the stage."""
+        if self.begun:
+            self.progress.epoch(done)
+        else:
+            self.progress.begin(self.title, epochs, done)
+            self.begun = True
+
+
+EXACT = Compression()
+"""All logits in float32: a replayed run ends with the bits of one that its teachers label."""
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """A label set before it is written.
+
+    Attributes:
+        manifest: of the set.
+        label_bytes: of the labels alone, all epochs together.
+        nbytes: of everything.
+    """
+
+    manifest: Manifest
+    label_bytes: int
+    nbytes: int
+
+
+def plan_labels(
+    config: ResolvedEvaluationConfig,
+    distilled: DistilledSet,
+    classes: int,
+    *,
+    set_digest: str,
+    teacher_digest: str,
+    compression: Compression = EXACT,
+    environment: dict[str, str] | None = None,
+) -> LabelPlan:
+    """What the label set of a run holds, and how large it is; draws, but labels nothing.
+
+    Args:
+        config: of the run.
+        distilled: narrowed to its classes.
+        classes: columns of a label.
+        set_digest: of ``distilled``.
+        teacher_digest: of the teachers.
+        compression: how labels are stored.
+        environment: versions and device, for the record.
+
+    Raises:
+        TypeError: mixing is a function of the user's own, whose random numbers cannot be stored.
+        ValueError: there is no teacher, or a value of ``compression`` is wrong.
+    """
+    if not config.teachers:
+        raise ValueError("teachers must be one or more networks that label the batches, got none")
+    source = Source(config, 1, torch.device("cpu"))
+    _ = source.mixing.storable
+    images, (_, height, width) = len(distilled), distilled.images.shape[1:]
+    manifest = Manifest(
+        **{  # type: ignore[arg-type]
+            **of_run(config, classes, images, set_digest, teacher_digest),
+            **compression.fields(),
+            "augmentation_steps": described(source.augmentation.steps),
+            "epochs_per_shard": 1,
+            "environment": environment or {},
+        }
+    )
+    labels = label_bytes_of(manifest)
+    operations = [o for step in prototypes(source.augmentation.steps, height, width) for o in step]
+    numbers = sum(x.numel() * bytes_of(x) for parameters in operations for x in parameters)
+    per_image = numbers + bytes_for(images)
+    per_batch = sum(len(step) > 1 for step in manifest.augmentation_steps)
+    if config.mixing != "none":
+        per_image += bytes_for(config.batch_size)
+        per_batch += 8 + 4 * bytes_for(max(height, width) + 1)
+    per_epoch = labels // config.epochs + images * per_image + manifest.steps * per_batch
+    per_shard = max(1, min(SHARD_EPOCHS, config.epochs, SHARD_BYTES // per_epoch))
+    return LabelPlan(
+        replace(manifest, epochs_per_shard=per_shard),
+        labels,
+        per_epoch * config.epochs,
+    )
+
+
+def label_bytes_of(manifest: Manifest) -> int:
+    """Bytes of all labels of a label set, without what was drawn for the batches."""
+    value, classes, k = DTYPES[manifest.dtype].itemsize, manifest.num_classes, manifest.top_k
+    row = classes * value if k is None else k * (value + bytes_for(classes)) + value
+    return row * manifest.images * manifest.epochs
+
+
+def bytes_for(below: int) -> int:
+    """Bytes of an integer from 0 to less than ``below``, as shards store it.
+
+    Example:
+        >>> bytes_for(256), bytes_for(257), bytes_for(100_000)
+        (1, 2, 4)
+    """
+    return 1 if below <= 2**8 else 2 if below <= 2**15 else 4
+
+
+def bytes_of(parameter: Tensor) -> int:
+    """Bytes of a number of a parameter, in a shard; integers are positions in an image."""
+    plain = parameter.is_floating_point() or parameter.dtype == torch.bool
+    return parameter.element_size() if plain else 2
+
+
+def prototypes(steps: Steps, height: int, width: int) -> list[list[tuple[Tensor, ...]]]:
+    """Parameters for one image of every operation of every step: their types and shapes."""
+    draws = Draws(1, torch.Generator())
+    return [
+        [o.sample(draws, height, width) for o in (s.operations if isinstance(s, OneOf) else [s])]
+        for s in steps
+    ]
+
+
+def label_run(
+    config: ResolvedEvaluationConfig,
+    dataset: ImageDataset,
+    distilled: DistilledSet,
+    teachers: Sequence[nn.Module],
+    folder: Path | str,
+    *,
+    accelerator: Accelerator,
+    compression: Compression = EXACT,
+    tell: Callable[[int, int], None] = lambda done, epochs: None,
+) -> LabelSet:
+    """Labels exactly the batches that a run of this configuration trains on, and stores them.
+
+    What is stored already is kept, so the same call resumes one that was interrupted.
+
+    Args:
+        config: of the run, resolved; of the student nothing is used but the seed.
+        dataset: narrowed to the run's classes, like what follows; its normalization is used.
+        distilled: the images.
+        teachers: in eval mode; their logits are the labels, averaged over several.
+        folder: for the label set.
+        accelerator: device and precision of the teachers; one process.
+        compression: how labels are stored.
+        tell: called with the number of epochs that are done, and with that of all.
+
+    Returns:
+        The label set.
+
+    Raises:
+        OSError: the disk is too full; nothing that is written is lost.
+        TypeError: mixing is a function of the user's own, whose random numbers cannot be stored.
+        ValueError: the folder holds another label set, or there are several processes.
+    """
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"a label set must be written by one process, got {accelerator.num_processes}: "
+            "each would label another part of a batch"
+        )
+    digests = set_and_teacher_digests(distilled, teachers)
+    plan = plan_labels(
+        config,
+        distilled,
+        dataset.num_classes,
+        set_digest=digests[0],
+        teacher_digest=digests[1],
+        compression=compression,
+        environment=environment_of(accelerator),
+    )
+    manifest = plan.manifest
+    writer = LabelSetWriter(folder, manifest)
+    left = sum(len(manifest.epochs_of(shard)) for shard in writer.missing())
+    check_space(writer.folder, plan.nbytes * left / manifest.epochs, "labels")
+    device = accelerator.device
+    if device.type == "cpu":
+        keep_freed_memory()
+    start_compiler_afresh(config)
+    dataset, distilled = dataset.to(device), distilled.to(device)
+    split = TensorSplit(distilled.images, distilled.labels)
+    batches = RandomBatches(split, dataset.normalize, config, Processes())
+    label = labeler(teachers, config, accelerator)
+    steps = Source(config, 1, torch.device("cpu")).augmentation.steps
+    parameters = prototypes(steps, *distilled.images.shape[2:])
+    done = manifest.epochs - left
+    tell(done, manifest.epochs)
+    for shard in writer.missing():
+        epochs = []
+        for epoch in manifest.epochs_of(shard):
+            presented, labels = [], []
+            for batch in batches.epoch(epoch):
+                soft_labels = label(batch)
+                assert soft_labels is not None
+                labels.append(soft_labels.cpu())
+                presented.append(without_images(batch))
+            epochs.append(stored_epoch(presented, labels, parameters))
+            done += 1
+            tell(done, manifest.epochs)
+        writer.write(shard, epochs)
+    return LabelSet(writer.folder)
+
+
+def set_and_teacher_digests(
+    distilled: DistilledSet, teachers: Sequence[nn.Module]
+) -> tuple[str, str]:
+    """The digests by which a run's inputs are recorded; see ``gift_fast.evaluation.digests``."""
+    weights = (value for teacher in teachers for value in teacher.state_dict().values())
+    return distilled.fingerprint(), fingerprint(weights)
+
+
+def without_images(batch: Batch) -> Batch:
+    """A batch of which only what was drawn is left, so that an epoch fits into memory."""
+    assert batch.drawn is not None
+    empty = torch.empty(0)
+    mixed = batch.drawn.mixed
+    mixed = None if mixed is None else replace(mixed, images=empty)
+    return replace(batch, images=empty, drawn=replace(batch.drawn, mixed=mixed))
+
+
+def stored_epoch(
+    batches: Sequence[Batch],
+    labels: Sequence[Tensor],
+    parameters: Sequence[Sequence[tuple[Tensor, ...]]],
+) -> StoredEpoch:
+    """What was drawn for the batches of an epoch, with their labels, as a label set holds it.
+
+    Args:
+        batches: of the epoch.
+        labels: of each, (B, C).
+        parameters: see :func:`prototypes`; zeros of their types stand where a batch was augmented
+            by another operation of a step.
+    """
+    drawn = [batch.drawn for batch in batches if batch.drawn is not None]
+    augmentation = []
+    for step, operations in enumerate(parameters):
+        taken = [each.augmentation[step] for each in drawn]
+        columns = []
+        for place, prototype in enumerate(operations):
+            rows = [
+                each.parameters
+                if each.choice == place
+                else tuple(x.new_zeros((len(whole.index), *x.shape[1:])) for x in prototype)
+                for each, whole in zip(taken, drawn, strict=True)
+            ]
+            columns.append(tuple(torch.cat([x.cpu() for x in c]) for c in zip(*rows, strict=True)))
+        augmentation.append((torch.tensor([each.choice for each in taken]), tuple(columns)))
+    partner = weight = box = None
+    mixed = [each.mixed for each in drawn if each.mixed is not None]
+    if mixed:
+        partner = torch.cat([each.permutation.cpu() for each in mixed])
+        weight = torch.tensor([each.weight for each in mixed], dtype=torch.float64)
+        boxes = [each.box for each in mixed if each.box is not None]
+        if boxes:
+            box = torch.tensor([[b.top, b.bottom, b.left, b.right] for b in boxes])
+    return StoredEpoch(
+        image=torch.cat([each.index.cpu() for each in drawn]),
+        augmentation=tuple(augmentation),
+        partner=partner,
+        weight=weight,
+        box=box,
+        labels=torch.cat(list(labels)),
+        indices=None,
+        rest=None,
+    )

@@ -1,0 +1,141 @@
+"""The batches of a run whose soft labels were stored beforehand, as its teachers labeled them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gift_fast.data.datasets import Split
+from gift_fast.data.labels.label_set import LabelSet, StoredEpoch
+from gift_fast.training.augment import DrawnStep, build_augmentation, described
+from gift_fast.training.augment.mixing import Box, DrawnMix, Mixed
+from gift_fast.training.batches import Batch, RandomBatches, RandomState, Source
+from gift_fast.training.config import ResolvedTrainingConfig
+from gift_fast.training.predict import Transform
+from gift_fast.training.processes import Processes
+
+
+class LabeledBatches(RandomBatches):
+    """The batches of a label set: nothing is drawn, order and augmentation are in its files.
+
+    Args:
+        split: the images, on the device where they are trained on.
+        normalize: applied before the augmentation.
+        config: of the run, whose augmentation, mixing and batch size are those of the set.
+        processes: which of how many this is.
+        stored: the label set.
+
+    Raises:
+        ValueError: the augmentation of this version has other steps than that of the label set.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        normalize: Transform,
+        config: ResolvedTrainingConfig,
+        processes: Processes,
+        stored: LabelSet,
+    ) -> None:
+        super().__init__(split, normalize, config, processes)
+        self.stored = stored
+        self.images = stored.manifest.images
+        self.steps = stored.manifest.steps
+        self.current: tuple[int, StoredEpoch] | None = None
+        augmentation = build_augmentation(config.augmentation, seed=0, device="cpu")
+        if described(augmentation.steps) != list(map(list, stored.manifest.augmentation_steps)):
+            raise ValueError(
+                f"{stored.folder} must have the steps of {config.augmentation}, "
+                f"{described(augmentation.steps)}, got {stored.manifest.augmentation_steps}; "
+                "label again with this version of gift-fast"
+            )
+
+    def epoch(
+        self, epoch: int, start: int = 0, random_state: RandomState | None = None
+    ) -> Iterator[Batch]:
+        """See :class:`~gift_fast.training.batches.Batches`; another run's state is not needed."""
+        return super().epoch(epoch, start)
+
+    def read(self, epoch: int) -> StoredEpoch:
+        """An epoch of the label set; the last one that was read is kept."""
+        if self.current is None or self.current[0] != epoch:
+            self.current = epoch, self.stored.epoch(epoch)
+        return self.current[1]
+
+    def order(self, epoch: int) -> Tensor:
+        """See :meth:`RandomBatches.order`."""
+        image = self.read(epoch).image
+        if int(image.max()) >= len(self.split):
+            raise ValueError(
+                f"{self.stored.folder} must name images below {len(self.split)}, the number of "
+                f"distilled images, got {int(image.max())} in epoch {epoch}"
+            )
+        return image
+
+    def source(self, epoch: int, device: torch.device) -> Source:
+        """See :meth:`RandomBatches.source`."""
+        return StoredSource(self.config, epoch, device, self.read(epoch))
+
+    def labels_of(self, number: int, index: Tensor, rows: slice) -> Tensor:
+        """See :meth:`RandomBatches.labels_of`; float32, (B, C) also where fewer are stored."""
+        assert self.current is not None
+        stored, first = self.current[1], number * self.batch_size
+        here = slice(first + rows.start, first + rows.stop)
+        device = index.device
+        labels = stored.labels[here].to(device).float()
+        if stored.indices is None or stored.rest is None:
+            return labels
+        rest = stored.rest[here].to(device).float().unsqueeze(1)
+        dense = rest.repeat(1, self.stored.manifest.num_classes)
+        return dense.scatter_(1, stored.indices[here].to(device), labels)
+
+    def random_state(self) -> RandomState:
+        """See :class:`~gift_fast.training.batches.Batches`; nothing is drawn."""
+        return {}
+
+
+class StoredSource(Source):
+    """Gives the random numbers that are stored with an epoch.
+
+    Args:
+        config: augmentation and mixing.
+        epoch: from 1.
+        device: where the batches lie.
+        stored: the epoch.
+    """
+
+    def __init__(
+        self,
+        config: ResolvedTrainingConfig,
+        epoch: int,
+        device: torch.device,
+        stored: StoredEpoch,
+    ) -> None:
+        super().__init__(config, epoch, device)
+        self.generators = {}
+        self.stored, self.device, self.batch_size = stored, device, config.batch_size
+
+    def steps(self, number: int, count: int, height: int, width: int) -> list[DrawnStep]:
+        """See :meth:`Source.steps`."""
+        rows = slice(number * self.batch_size, number * self.batch_size + count)
+        drawn = []
+        for choices, operations in self.stored.augmentation:
+            choice = int(choices[number])
+            parameters = tuple(p[rows].to(self.device) for p in operations[choice])
+            drawn.append(DrawnStep(choice, parameters))
+        return drawn
+
+    def mix(self, number: int, images: Tensor) -> Mixed:
+        """See :meth:`Source.mix`."""
+        assert self.stored.partner is not None
+        assert self.stored.weight is not None
+        first = number * self.batch_size
+        partners = self.stored.partner[first : first + len(images)].to(self.device)
+        box = None if self.stored.box is None else Box(*self.stored.box[number].tolist())
+        drawn = DrawnMix(float(self.stored.weight[number]), box)
+        return self.mixing.apply(images, partners, drawn)
+
+    def skip(self, count: int, height: int, width: int) -> None:
+        """See :meth:`Source.skip`; there is nothing to draw."""
