@@ -142,6 +142,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         out="folder for results, checkpoints and tables (default: runs)",
         force="repeat finished runs",
+    ).add_argument(
+        "--label-limit",
+        type=float,
+        metavar="GB",
+        help=(
+            "largest soft labels that runs share through a file, which is removed after them; "
+            "teachers of runs with more label online, with 0 always (default: 10)"
+        ),
     )
     add_execution(parser)
 

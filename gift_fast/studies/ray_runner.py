@@ -36,9 +36,17 @@ from gift_fast.studies.board import Board, Overview, show_overview
 from gift_fast.studies.cluster import Cluster
 from gift_fast.studies.failures import Failure, RunsFailed
 from gift_fast.studies.manifest import Finished, Record, title_of
-from gift_fast.studies.ray_tasks import Site, look_over, make_set, make_teacher, train
+from gift_fast.studies.ray_tasks import (
+    Site,
+    look_over,
+    make_labels,
+    make_set,
+    make_teacher,
+    train,
+)
 from gift_fast.studies.run import PlannedRun, groups_of, teacher_accuracies
 from gift_fast.studies.sets import SetSource
+from gift_fast.studies.shared_labels import remove, shared
 from gift_fast.studies.study import Experiment, Study
 
 RETRIES = 3
@@ -165,6 +173,7 @@ class Batch:
         # What the cluster has been given, by the task's reference.
         self.groups: dict[Any, list[Experiment]] = {}
         self.runs: dict[Any, Experiment] = {}
+        self.labels: dict[Path, set[str]] = {}  # the files of the runs that replay them
         self.left: dict[str, tuple[int, int]] = {}
         for group in groups_of(experiments):
             path = runner.submit_set(group[0].source)
@@ -208,6 +217,8 @@ class Batch:
         files = {experiment: run.path for experiment, run in planned.items()}
         source = next(iter(planned)).source
         self.record.add(files, teacher_accuracies(runner.study, source, runner.context))
+        folders = shared((run.labels, run.path) for run in planned.values())
+        labeled: dict[Path, Any] = {}
         for experiment, run in planned.items():
             file = run.path.name
             again = file in self.files.values()  # under other names, the same run
@@ -222,7 +233,14 @@ class Batch:
                 self.finish(experiment, read_run(run.path), ", from an earlier call")
             else:
                 title = title_of(experiment)
-                task = runner.submit(train, title, title, run, reads, path, runner.context)
+                given = (title, run, reads, path, runner.context)
+                folder, waits = run.labels, []
+                if folder is not None and folder in folders:
+                    if folder not in labeled:
+                        labeled[folder] = runner.submit(make_labels, folder.name, *given)
+                    self.labels.setdefault(folder, set()).add(file)
+                    waits = [labeled[folder]]
+                task = runner.submit(train, title, *given, bool(waits), *waits)
                 self.runs[task] = experiment
                 assert run.config.epochs is not None
                 self.left[file] = (run.config.epochs, run.images)
@@ -249,9 +267,18 @@ class Batch:
         file = self.files[experiment]
         self.results[file] = result
         self.left.pop(file, None)
+        self.release(file)
         seconds = "" if remark else f" ({result.seconds:.1f} s)"
         line = f"{title_of(experiment)}: {outcome(result)}{remark}{seconds}"
         self.overview.count(done=1, line=line)
+
+    def release(self, file: str) -> None:
+        """Removes labels that no other run is to replay."""
+        for folder, files in self.labels.items():
+            if file in files:
+                files.remove(file)
+                if not files:
+                    remove(folder)
 
     def fail(self, group: Sequence[Experiment], error: Exception) -> None:
         """Keeps why experiments have no result, and tells the board, since no worker will.
@@ -267,6 +294,7 @@ class Batch:
             file = self.files.get(experiment)
             if file is not None:
                 self.left.pop(file, None)
+                self.release(file)
                 self.runner.site.board.end.remote(file)
             self.overview.count(failed=1, line=f"{failure.title}: failed: {failure.reason}")
 

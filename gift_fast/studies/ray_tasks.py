@@ -19,7 +19,6 @@ from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.context import RunContext
 from gift_fast.evaluation.inputs import Inputs
 from gift_fast.evaluation.results import RunResult, run_path
-from gift_fast.evaluation.run import run_student
 from gift_fast.evaluation.teacher_weights import teacher_path
 from gift_fast.process.signals import Interrupted, handling_signals
 from gift_fast.studies.board import Reporter
@@ -28,9 +27,11 @@ from gift_fast.studies.run import (
     plan_group,
     prepare,
     read_inputs,
+    run_planned,
     train_missing_teacher,
 )
 from gift_fast.studies.sets import SetSource
+from gift_fast.studies.shared_labels import labels_of
 from gift_fast.studies.study import Experiment, Study
 
 
@@ -118,6 +119,8 @@ def train(
     reads: EvaluationConfig,
     path: Path,
     context: RunContext,
+    replays: bool = False,
+    *_: None,
 ) -> RunResult:
     """A task: one student, from its file or its checkpoint where another worker has left one.
 
@@ -128,6 +131,8 @@ def train(
         reads: a configuration with the same inputs, by which they were read before.
         path: of the set.
         context: where everything else is.
+        replays: whether labels are shared with other runs; what follows is nothing, the task that
+            has written them, for which Ray waits.
     """
     with site.entered():
         inputs = kept_inputs(reads, path, context)
@@ -137,4 +142,21 @@ def train(
                 f"long as the study runs; {platform.node()} reads others than were looked over"
             )
         shown = site.shown(context, run.path.name)
-        return run_student(run.config, inputs, shown, title=title)
+        return run_planned(run, inputs, shown, title=title, replays=replays)
+
+
+def make_labels(
+    site: Site,
+    title: str,
+    run: PlannedRun,
+    reads: EvaluationConfig,
+    path: Path,
+    context: RunContext,
+) -> None:
+    """A task: writes the labels that several runs share; the arguments are those of one of them."""
+    assert run.labels is not None
+    with site.entered():
+        inputs = kept_inputs(reads, path, context)
+        shown = site.shown(context, run.labels.name)
+        with labels_of(run.labels, run.config, inputs, shown, title):
+            shown.progress.end("labels written")

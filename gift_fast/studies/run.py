@@ -6,7 +6,7 @@ checkpoint, so the same command resumes a study that was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from gift_fast.studies.baselines import baseline_experiments
 from gift_fast.studies.failures import Failure, RunsFailed
 from gift_fast.studies.manifest import Finished, Record, title_of
 from gift_fast.studies.sets import SELECTED, SetSource
+from gift_fast.studies.shared_labels import folder_of, labels_of, remove, shared
 from gift_fast.studies.study import Experiment, Study
 from gift_fast.studies.tuning import Runner, tune, tuned
 from gift_fast.training.weights import read_checkpoint, split_checkpoint
@@ -177,14 +178,21 @@ class LocalRunner:
                     files = {experiment: run.path for experiment, run in planned.items()}
                     record.add(files, teacher_accuracies(self.study, source, context))
                 accelerator = context.accelerator(group[0].config)
+                replayed = {} if context.force else runs_by_labels(planned)
                 for experiment, run in planned.items():
                     title = title_of(experiment)
                     try:
-                        results[experiment] = run_student(run.config, inputs, context, title=title)
+                        results[experiment] = run_planned(
+                            run, inputs, context, title=title, replays=run.labels in replayed
+                        )
                     except Exception as error:
                         failures += failures_of([experiment], error, accelerator)
                         context.progress.begin(title, 1)
                         context.progress.end("failed")
+                    if run.labels is not None and run.labels in replayed:
+                        replayed[run.labels].discard(experiment)
+                        if not replayed[run.labels]:
+                            remove(run.labels)
         if failures:
             raise RunsFailed(failures, done=len(results))
         return [Finished(experiment, results[experiment]) for experiment in experiments]
@@ -244,11 +252,14 @@ class PlannedRun:
         config: resolved on its set.
         images: of an epoch.
         path: of its result.
+        labels: folder of the labels that it can share with other runs; None where its teachers
+            must label online.
     """
 
     config: ResolvedEvaluationConfig
     images: int
     path: Path
+    labels: Path | None = None
 
 
 def plan_group(
@@ -267,8 +278,28 @@ def plan_group(
         config = inputs.resolve(experiment.config)
         path = run_path(context.out, config, inputs.digests_of(config))
         images = len(inputs.narrowed(config.classes).distilled)
-        planned[experiment] = PlannedRun(config, images, path)
+        labels = folder_of(config, inputs, context, accelerator)
+        planned[experiment] = PlannedRun(config, images, path, labels)
     return planned
+
+
+def runs_by_labels(planned: Mapping[Experiment, PlannedRun]) -> dict[Path, set[Experiment]]:
+    """The unfinished runs that replay labels, by the folder of these."""
+    folders = shared((run.labels, run.path) for run in planned.values())
+    return {
+        folder: {e for e, run in planned.items() if run.labels == folder and not run.path.exists()}
+        for folder in folders
+    }
+
+
+def run_planned(
+    run: PlannedRun, inputs: Inputs, context: RunContext, *, title: str, replays: bool
+) -> RunResult:
+    """The result of a run, which is trained with shared labels if it ``replays`` and is to be."""
+    if not replays or run.labels is None or run.path.exists():
+        return run_student(run.config, inputs, context, title=title)
+    with labels_of(run.labels, run.config, inputs, context, title) as labels:
+        return run_student(run.config, inputs, context, title=title, labels=labels)
 
 
 def missing_teachers(study: Study, sources: Iterable[SetSource], context: RunContext) -> int:

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import secrets
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -385,6 +386,22 @@ def test_a_run_that_two_experiments_name_is_trained_once(ray, tmp_path):
     assert one.experiment != other.experiment
     assert one.result is other.result
     assert ray.names.count(TITLE % "CE") == 1
+
+
+def test_labels_that_runs_share_are_written_by_one_task_and_removed(ray, tmp_path):
+    study = parse_study("mine", STUDY % (1, "kl, gift, ce, mse"))
+    experiments = study.experiments(published=False)
+    replayed = runner_of(ray, study, tmp_path)(experiments)
+    (task,) = (name for name in ray.names if name.startswith("seed0-"))
+    assert ray.names.index(task) < ray.names.index(TITLE % "KL")
+    assert not [path for path in (tmp_path / "runs" / "labels").iterdir() if path.is_dir()]
+    before = len(ray.names)
+    shutil.rmtree(tmp_path / "runs")
+    online = runner_of(ray, study, tmp_path, label_limit=0.0)(experiments)
+    assert not [name for name in ray.names[before:] if name.startswith("seed0-")]
+    for one, other in zip(replayed, online, strict=True):
+        assert one.result.checks == other.result.checks
+        assert (one.result.config, one.result.inputs) == (other.result.config, other.result.inputs)
 
 
 def test_a_full_disk_ends_the_whole_study(ray, tmp_path, monkeypatch):
