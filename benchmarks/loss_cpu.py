@@ -56,18 +56,6 @@ from gift_fast.loss.operators import CPU_LIBRARY, backends
 SAMPLE_SECONDS = 5e-3  # a sample is as many steps as take this long, and at least one
 MARKERS = "<!-- loss_cpu: begin -->", "<!-- loss_cpu: end -->"
 
-# Okabe and Ito's colors, which are distinguishable with any color vision; and markers.
-STYLES = {
-    "eager": ("#D55E00", "o"),
-    "reference": ("#E69F00", "s"),
-    "compiled": ("#CC79A7", "^"),
-    "cross-entropy": ("#0072B2", "D"),
-    "soft cross-entropy": ("#56B4E9", "v"),
-    "KL": ("#009E73", "P"),
-    "MSE": ("#999999", "X"),
-    FLOOR: ("#000000", "."),
-}
-
 Case = dict[str, Any]
 
 
@@ -294,49 +282,6 @@ def markdown_report(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks(result["cases"]))])
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Every competitor's time over ours, a panel for each dtype and thread count."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    cases = result["cases"]
-    threads = list(dict.fromkeys(case["threads"] for case in cases))
-    dtypes = list(dict.fromkeys(case["dtype"] for case in cases))
-    figure, axes = plt.subplots(
-        len(dtypes),
-        len(threads),
-        figsize=(6 * len(threads), 4 * len(dtypes) + 1),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for line, dtype in enumerate(dtypes):
-        for column, count in enumerate(threads):
-            axis = axes[line][column]
-            panel = [c for c in cases if (c["threads"], c["dtype"]) == (count, dtype)]
-            labels = [shape_text(case["shape"]).replace(" x ", "\nx ") for case in panel]
-            for name, (color, marker) in STYLES.items():
-                ratios = [case["ratio_to_ours"][name]["median"] for case in panel]
-                style = "--" if name == FLOOR else "-"
-                axis.plot(labels, ratios, style, marker=marker, color=color, label=name, lw=1.2)
-            axis.axhline(1, color="black", lw=1.5)
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.grid(axis="y", which="both", lw=0.3)
-            axis.set_title(f"{dtype}, {threads_text(count)}")
-            axis.tick_params(axis="x", labelsize=8)
-        axes[line][0].set_ylabel("time / time of gift_fast")
-    for axis in axes[-1]:
-        axis.set_xlabel("rows x classes")
-    figure.suptitle("A step, forward and backward. Above the line at 1 gift_fast is faster.")
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 # ---- command line --------------------------------------------------------------------------------
 
 
@@ -383,7 +328,6 @@ def main() -> None:
     print(text_report(result))
     if args.out:
         write_text(args.out / "loss_cpu.json", json.dumps(result, indent=1) + "\n")
-        plot(result, args.out / "loss_cpu.png")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ STUDENT_PACKAGES = {
     "accelerate": "accelerate",
     "jinja2": "jinja2",
     "kornia": "kornia",
-    "matplotlib": "matplotlib",
     "numpy": "numpy",
     "rich": "rich",
     "safetensors": "safetensors",

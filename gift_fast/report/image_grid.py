@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,32 +66,49 @@ def image_grid_of(panel: Panel, folder: Path) -> ImageGrid | None:
 
 def grid_of(path: Path, class_names: tuple[str, ...]) -> ImageGrid:
     """The grid of a set in the project's own format."""
-    from PIL import Image
     from safetensors.torch import load_file
 
     tensors = load_file(pair_of(path)[0])
-    images, labels = as_bytes(tensors["images"]), tensors["labels"]
+    images, labels = tensors["images"], tensors["labels"]
     classes = labels.unique()[:CLASSES].tolist()
     rows = [images[labels == label][:PER_CLASS] for label in classes]
-    columns = max(map(len, rows))
-    channels, side = images.shape[1:3]
-    step = side + 1  # a line between images
-    canvas = torch.zeros(channels, step * len(rows) - 1, step * columns - 1, dtype=torch.uint8)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            canvas[:, i * step : i * step + side, j * step : j * step + side] = image
-    png = io.BytesIO()
-    picture = canvas.squeeze(0) if channels == 1 else canvas.permute(1, 2, 0)
-    Image.fromarray(picture.numpy()).save(png, "PNG", optimize=True)
+    canvas = canvas_of(rows)
     return ImageGrid(
         name=path.stem,
-        uri="data:image/png;base64," + base64.b64encode(png.getvalue()).decode(),
+        uri="data:image/png;base64," + base64.b64encode(as_png(canvas)).decode(),
         width=canvas.shape[2],
         height=canvas.shape[1],
         classes=tuple(class_names[k] if k < len(class_names) else str(k) for k in classes),
         shown=sum(map(len, rows)),
         of=len(images),
     )
+
+
+def canvas_of(rows: Sequence[Tensor], line: int = 0) -> Tensor:
+    """One picture, uint8 (C, height, width), of rows of images, each (N, C, S, S).
+
+    Images are a pixel apart; ``line`` is the brightness of these pixels and of missing images.
+    """
+    columns = max(map(len, rows))
+    channels, side = rows[0].shape[1:3]
+    step = side + 1
+    shape = (channels, step * len(rows) - 1, step * columns - 1)
+    canvas = torch.full(shape, line, dtype=torch.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(as_bytes(row)):
+            canvas[:, i * step : i * step + side, j * step : j * step + side] = image
+    return canvas
+
+
+def as_png(canvas: Tensor, scale: int = 1) -> bytes:
+    """A picture, uint8 (C, height, width), as PNG; every pixel becomes ``scale`` x ``scale``."""
+    from PIL import Image
+
+    canvas = canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    picture = canvas.squeeze(0) if len(canvas) == 1 else canvas.permute(1, 2, 0)
+    png = io.BytesIO()
+    Image.fromarray(picture.numpy()).save(png, "PNG", optimize=True)
+    return png.getvalue()
 
 
 def as_bytes(images: Tensor) -> Tensor:

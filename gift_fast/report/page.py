@@ -24,15 +24,15 @@ def as_page(contents: Contents) -> str:
     from jinja2 import Environment, StrictUndefined
 
     files = resources.files("gift_fast.report")
-    style, script, template = (
-        files.joinpath(f"page.{ending}").read_text(encoding="utf-8")
-        for ending in ("css", "js", "html")
+    charts, style, script, template = (
+        files.joinpath(name).read_text(encoding="utf-8")
+        for name in ("charts.css", "page.css", "page.js", "page.html")
     )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     behind = Behind()
     return environment.from_string(template).render(
         vars(contents),
-        style=style,
+        style=charts + style,
         script=script,
         script_hash=hash_of(script),
         number=behind.number,

@@ -4,95 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from torch.nn import functional as F
 
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation.summary import LossSummary
 from gift_fast.files.atomic import replacing
+from gift_fast.report import svg
+from gift_fast.report.image_grid import as_png, canvas_of
 from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73")
-"""Blue, orange and green, distinguishable with common color vision deficiencies (Okabe and Ito)."""
-HATCHES = ("", "//", "..")
-PICTURE_DPI = 150
+PIXEL = 6
+"""Width of an image's pixel in the saved picture."""
 
 
 def save_images(path: Path, distilled: DistilledSet) -> None:
-    """Saves a distilled set as a PNG grid: one row a class, its images side by side.
-
-    Every class must have the same number of images.
-    """
-    from matplotlib.figure import Figure
-
-    images = distilled.images[distilled.labels.argsort(stable=True)].cpu()
-    classes = int(distilled.labels.max()) + 1
-    ipc = len(images) // classes
-    tiles = F.pad(images, (0, 1, 0, 1), value=1.0)  # a white line between images
-    channels, side = tiles.shape[1:3]
-    rows = tiles.reshape(classes, ipc, channels, side, side).permute(0, 3, 1, 4, 2)
-    canvas = rows.reshape(classes * side, ipc * side, channels)[:-1, :-1]
-
-    figure = Figure(figsize=(0.5 * ipc + 0.5, 0.5 * classes), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_yticks([side * (k + 0.5) - 1 for k in range(classes)], map(str, range(classes)))
-    axes.set_xticks([])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    save_figure(path, figure)
+    """Saves a distilled set as PNG: one row per class, its images side by side."""
+    images, labels = distilled.images.cpu(), distilled.labels.cpu()
+    rows = [images[labels == label] for label in labels.unique()]
+    with replacing(path) as temporary:
+        temporary.write_bytes(as_png(canvas_of(rows, line=255), PIXEL))
 
 
 def save_accuracies(path: Path, cells: Sequence[LossSummary], num_classes: int) -> None:
-    """Saves a PNG bar chart: a group of bars a loss, a bar an optimizer, every seed as a dot."""
-    from matplotlib.figure import Figure
-
+    """Saves a bar chart as SVG: a group of bars per loss, a bar per optimizer, a dot per seed."""
     losses = list(dict.fromkeys(cell.loss for cell in cells))
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
-    width = 0.8 / len(optimizers)
-
-    figure = Figure(figsize=(max(5.0, 1.6 * len(losses) + 1.2), 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    for k, optimizer in enumerate(optimizers):
-        column = [cell for cell in cells if cell.optimizer == optimizer]
-        places = [
-            losses.index(cell.loss) + (k - (len(optimizers) - 1) / 2) * width for cell in column
+    found = {(cell.loss, cell.optimizer): cell for cell in cells}
+    groups = []
+    for loss in losses:
+        column = [found.get((loss, optimizer)) for optimizer in optimizers]
+        bars = [
+            None if c is None else svg.Bar(c.last.mean, c.last.population_std, c.values)
+            for c in column
         ]
-        axes.bar(
-            places,
-            [cell.last.mean for cell in column],
-            0.92 * width,
-            yerr=[cell.last.population_std for cell in column],
-            capsize=4,
-            color=OKABE_ITO[k % len(OKABE_ITO)],
-            hatch=HATCHES[k % len(HATCHES)],
-            edgecolor="white",
-            ecolor="black",
-            label=optimizer_name(optimizer),
-        )
-        for place, cell in zip(places, column, strict=True):
-            axes.plot([place] * len(cell.values), cell.values, "k.", markersize=4)
-            top = max(cell.last.mean + cell.last.population_std, *cell.values)
-            axes.text(place, top + 2, f"{cell.last.mean:.1f}", ha="center", fontsize=9)
-    chance = 100.0 / num_classes
-    axes.axhline(chance, color="black", linewidth=1, linestyle="--", label="chance")
-    axes.set_xticks(range(len(losses)))
-    axes.set_xticklabels([display_name(loss).replace(" (", "\n(") for loss in losses])
-    axes.set_ylim(0, 108)  # room for a number above a bar of 100
-    axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel("top-1, %")
-    axes.set_title("mean, population std and every seed, after the last epoch", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    save_figure(path, figure)
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Writes a figure as a PNG, whole or not at all; needs no display."""
+        groups.append((display_name(loss), bars))
+    label = "; ".join(
+        f"{display_name(c.loss)}, {optimizer_name(c.optimizer)}: {c.last.mean:.1f}" for c in cells
+    )
+    chart = svg.bar_chart(groups, label=f"Bar chart of top-1. {label}", marker=100.0 / num_classes)
+    document = svg.document(
+        chart,
+        caption="Top-1 after the last epoch: mean, population standard deviation and every seed",
+        bars=[optimizer_name(optimizer) for optimizer in optimizers],
+        marker="chance",
+    )
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=PICTURE_DPI)
+        temporary.write_text(document, encoding="utf-8")

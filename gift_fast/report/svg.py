@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib import resources
 
 COLORS = 8
 """Classes ``c0`` to ``c7`` of the page's style: the colors of Okabe and Ito."""
@@ -19,6 +20,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 42.0
 
 BAR, GAP = 13.0, 9.0
 """Thickness of a bar and distance between groups of bars."""
+
+CHARACTER = 6.7
+"""Average width of a character."""
 
 
 @dataclass(frozen=True)
@@ -222,10 +226,18 @@ def line_chart(
     return figure(WIDTH, HEIGHT, label, parts)
 
 
-def bar_chart(groups: Sequence[tuple[str, Sequence[Bar | None]]], *, label: str) -> str:
-    """Horizontal bars in groups, from 0 percent, each with its number, deviation and dots."""
+def bar_chart(
+    groups: Sequence[tuple[str, Sequence[Bar | None]]], *, label: str, marker: float | None = None
+) -> str:
+    """Horizontal bars in groups, from 0 percent, each with its number, deviation and dots.
+
+    Args:
+        groups: name and bars of every group; None leaves the place of a bar empty.
+        label: what the chart shows, for screen readers.
+        marker: where a vertical line stands, or None.
+    """
     widest = max(len(name) for name, _ in groups)
-    left = min(170.0, 14.0 + 6.7 * widest)
+    left = min(170.0, 14.0 + CHARACTER * widest)
     width = 500.0
     bars = [bar for _, each in groups for bar in each if bar is not None]
     ends = [max(bar.value, *bar.dots, bar.value + (bar.std or 0.0)) for bar in bars]
@@ -244,6 +256,8 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar | None]]], *, label: str)
     for value in x.ticks():
         parts.append(line(x(value), 2.0, x(value), top, "grid"))
         parts.append(text(x(value), top + 15, f"{value:g}", "middle"))
+    if marker is not None:
+        parts.append(line(x(marker), 2.0, x(marker), top, "marker"))
     parts.append(text((x.start + x.end) / 2, top + 33, "top-1, %", "middle", "label"))
     return figure(width, top + 40.0, label, [*parts, *rows])
 
@@ -302,4 +316,36 @@ def bar_key(index: int) -> str:
     return (
         '<svg viewBox="0 0 26 14" class="key" aria-hidden="true">'
         f'<g class="bar b{index}">{rect}</g></svg>'
+    )
+
+
+def document(chart: str, *, caption: str, bars: Sequence[str], marker: str = "") -> str:
+    """A bar chart as an SVG file of its own, with caption and legend above it.
+
+    Args:
+        chart: from :func:`bar_chart`.
+        caption: what the bars, lines and dots are.
+        bars: names of the bars of a group.
+        marker: name of the vertical line; empty if there is none.
+    """
+    opening, _, rest = chart.partition(">")
+    width, height = (float(n) for n in opening.split('"')[1].split()[2:])
+    head = 48.0
+    parts, left = [text(8.0, 17.0, caption, kind="label")], 8.0
+    for index, name in enumerate(bars):
+        parts.append(
+            f'<g class="bar b{index}"><rect x="{left:g}" y="27" width="24" height="12"/></g>'
+        )
+        parts.append(text(left + 30, 37.0, name))
+        left += 30 + CHARACTER * len(name) + 16
+    if marker:
+        parts.append(line(left, 33.0, left + 24, 33.0, "marker"))
+        parts.append(text(left + 30, 37.0, marker))
+    style = resources.files("gift_fast.report").joinpath("charts.css").read_text(encoding="utf-8")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height + head:g}" '
+        f'width="{1.5 * width:g}" height="{1.5 * (height + head):g}">'
+        f"<style>{style}\nsvg {{ background: var(--paper); }}</style>"
+        f'{"".join(parts)}<g transform="translate(0 {head:g})">'
+        f'{opening} width="{width:g}" height="{height:g}">{rest}</g></svg>\n'
     )

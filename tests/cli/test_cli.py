@@ -59,8 +59,8 @@ def test_the_demo_leaves_a_table_findings_pictures_and_a_file_a_run(tmp_path, ca
     assert "- Under AdamW: " in printed.out
     assert "std: population (ddof 0)" in printed.out
     assert "[7/7] GIFT, SGD, seed 0: top-1 " in printed.err
-    for name in ("distilled.png", "accuracies.png"):
-        assert (tmp_path / name).read_bytes().startswith(PNG)
+    assert (tmp_path / "distilled.png").read_bytes().startswith(PNG)
+    assert (tmp_path / "accuracies.svg").read_text(encoding="utf-8").startswith("<svg ")
     written = [json.loads(text) for text in results(tmp_path).values()]
     assert {(w["config"]["loss"], w["config"]["optimizer"]) for w in written} == {
         (loss, optimizer) for loss in ("ce", "kl", "gift") for optimizer in ("adamw", "sgd")

@@ -67,7 +67,7 @@ def run_demo(demo: DemoConfig) -> list[RunResult]:
             for config in configs
         ]
 
-    save_accuracies(demo.out / "accuracies.png", summarize(runs), dataset.num_classes)
+    save_accuracies(demo.out / "accuracies.svg", summarize(runs), dataset.num_classes)
     print_summary(demo, dataset, check, distilled, runs, time.perf_counter() - start)
     return runs
 

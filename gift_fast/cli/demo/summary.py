@@ -48,7 +48,7 @@ def print_summary(
     )
     say()
     say(
-        f"{demo.out}: distilled.png, accuracies.png, distilled.pt, and in runs/ one JSON file per "
+        f"{demo.out}: distilled.png, accuracies.svg, distilled.pt, and in runs/ one JSON file per "
         "run"
     )
     say(f"finished in {seconds:.0f} s")
