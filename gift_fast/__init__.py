@@ -20,11 +20,12 @@ if TYPE_CHECKING:
         train_teacher,
     )
 if TYPE_CHECKING or "torch" in sys.modules:
-    from gift_fast.loss import GIFTLoss, gift_loss, refine_labels
+    from gift_fast.loss import GIFTLoss, TopKLabels, gift_loss, refine_labels
     from gift_fast.loss.operators import backends
 
 __all__ = [
     "GIFTLoss",
+    "TopKLabels",
     "audit",
     "backends",
     "evaluate",
@@ -38,7 +39,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("GIFTLoss", "gift_loss", "refine_labels"), "gift_fast.loss"),
+    **dict.fromkeys(("GIFTLoss", "TopKLabels", "gift_loss", "refine_labels"), "gift_fast.loss"),
     "backends": "gift_fast.loss.operators",
 }
 """The modules of the public names; the others are in ``gift_fast.evaluation.from_files``."""

@@ -7,5 +7,6 @@ package registers the operators ``torch.ops.gift_fast.*``, which exported progra
 from gift_fast.loss.functional import gift_loss, refine_labels
 from gift_fast.loss.module import GIFTLoss
 from gift_fast.loss.operators import backends
+from gift_fast.loss.top_k_labels import TopKLabels
 
-__all__ = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
+__all__ = ["GIFTLoss", "TopKLabels", "backends", "gift_loss", "refine_labels"]

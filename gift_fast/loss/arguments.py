@@ -13,15 +13,16 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from gift_fast.loss.dtypes import FLOAT_TYPES, TARGET_TYPES, dtype_names
 from gift_fast.loss.reference import reference_loss
+from gift_fast.loss.top_k_checks import check_top_k_labels
+from gift_fast.loss.top_k_labels import TopKLabels
 from gift_fast.loss.torch_internals import is_tracked
 
 Smoothing = Literal["uniform", "others"]
 Reduction = Literal["mean", "sum", "none"]
 Backend = Literal["auto", "cpu", "cuda", "triton", "reference"]
 
-FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-TARGET_TYPES = (torch.int64, torch.int32)
 SMOOTHINGS: tuple[Smoothing, ...] = ("uniform", "others")
 REDUCTIONS: dict[Reduction, int] = {"none": 0, "mean": 1, "sum": 2}
 
@@ -52,7 +53,7 @@ class Options(NamedTuple):
     def reference(
         self,
         logits: Tensor,
-        soft_labels: Tensor,
+        soft_labels: Tensor | TopKLabels,
         target: Tensor,
         other_target: Tensor | None = None,
         target_weight: Tensor | float | None = None,
@@ -92,6 +93,20 @@ class OperatorArguments(NamedTuple):
     def options(self) -> Options:
         """The first six."""
         return Options(*self[:6])
+
+
+class TopKOperatorArguments(NamedTuple):
+    """What the operators of top-k labels take after their tensors, in the schema's order."""
+
+    gamma: float
+    label_smoothing: float
+    smooth_others: bool
+    soft_label_temperature: float | None
+    ignore_index: int
+    reduction: int
+    logits_grad: bool
+    other_target: Tensor | None = None
+    target_weight: Tensor | None = None
 
 
 # ---- options -------------------------------------------------------------------------------------
@@ -186,7 +201,7 @@ def check_tensors(**tensors: Tensor) -> None:
         is_target = name in ("target", "other_target")
         expected = TARGET_TYPES if is_target else FLOAT_TYPES
         if tensor.dtype not in expected:
-            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in expected)
+            names = dtype_names(expected)
             error = f"{name} must have one of the dtypes {names}, got {tensor.dtype}"
             if is_target and tensor.is_floating_point() and tensor.shape == first.shape:
                 error += (
@@ -219,6 +234,24 @@ def check_tensors(**tensors: Tensor) -> None:
                 f"got {tuple(tensor.shape)}"
             )
         _check_device(name, tensor, first_name, first)
+
+
+def check_top_k(logits: Tensor, labels: TopKLabels, soft_label_temperature: float | None) -> None:
+    """The fields of top-k labels, and whether they fit the logits; values are not read."""
+    check_top_k_labels(labels, logits.shape[-1])
+    rows = tuple(labels.values.shape[:-1])
+    if rows != tuple(logits.shape[:-1]):
+        raise ValueError(
+            f"values must have the shape (..., k) with the leading dimensions of logits "
+            f"{tuple(logits.shape[:-1])}, got {tuple(labels.values.shape)}"
+        )
+    _check_device("values", labels.values, "logits", logits)
+    if labels.rest is None and soft_label_temperature is not None:
+        raise ValueError(
+            "soft_label_temperature needs rest, the score of the classes that are not kept: with "
+            "rest=None the values are probabilities, got soft_label_temperature="
+            f"{soft_label_temperature}"
+        )
 
 
 def _check_device(name: str, tensor: Tensor, first_name: str, first: Tensor) -> None:

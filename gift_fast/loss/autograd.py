@@ -45,6 +45,95 @@ _NO_INPUTS = (
 )
 
 
+def keep(
+    ctx: Any,
+    gradients: list[Tensor],
+    logits: Tensor,
+    others: tuple[Tensor | None, ...],
+    needed: bool = False,
+) -> None:
+    """Keeps the gradients for the backward pass, and the inputs where that is free or ``needed``.
+
+    Mostly only second derivatives read the inputs. Those of inference mode, as of a teacher, are
+    referred to, since autograd refuses to save them: nobody may have written to them in between,
+    which nothing can check.
+    """
+    inference = any(x is not None and x.is_inference() for x in others)
+    hooks = saved_tensor_hooks()
+    ctx.referred = others if inference else ()
+    if hooks is None:
+        ctx.gradients = gradients
+        ctx.save_for_backward(logits, *(() if inference else others))
+        return
+    ctx.gradients = len(gradients)
+    if needed or (hooks == CHECKPOINT and not inference):
+        ctx.save_for_backward(*gradients, logits, *(() if inference else others))
+    else:
+        ctx.referred = ()
+        ctx.save_for_backward(*gradients)
+
+
+def kept_inputs(ctx: Any, saved: tuple[Any, ...]) -> list[Any]:
+    """The inputs that :func:`keep` has kept, from the saved tensors."""
+    inputs = list(saved)
+    if isinstance(ctx.gradients, int):
+        inputs = inputs[ctx.gradients :]
+        if not inputs:
+            raise RuntimeError(_NO_INPUTS)
+    # Inference tensors take no part in a graph; their copies do.
+    return [*inputs, *(None if x is None else x.clone() for x in ctx.referred)]
+
+
+def handed_out(
+    ctx: Any,
+    asked: tuple[bool, bool],
+    grad_output: Tensor,
+    operators: Operators,
+    saved: tuple[Any, ...] | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The kept gradients times the upstream one, in place where nothing else reads them.
+
+    ``saved``: the saved tensors, if they have been read; a checkpoint gives them once.
+    """
+    gradients = ctx.gradients
+    hooked = isinstance(gradients, int)
+    if hooked:
+        # Without the inputs, which may end with the hooks' references to them.
+        gradients = list((ctx.saved_tensors if saved is None else saved)[:gradients])
+    elif not gradients:
+        _ = ctx.saved_tensors  # a second backward pass: raises torch's own error
+    if torch.compiler.is_compiling():
+        # Compiled autograd traces this function. It cannot be asked whether the graph is kept.
+        pairs = unpack_gradients([grad_output, *gradients], *asked)
+        one, other = (pair and scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs)
+        return one, other
+    # Nothing may be written over that a kept graph or a batch of gradients reads once more.
+    owned = not (graph_is_kept() or transforms_active() or is_legacy_batched(grad_output))
+    if (
+        owned
+        and len(gradients) == 1
+        and asked[0]
+        and type(grad_output) is Tensor  # a fake one has no value to ask for
+        and grad_output.is_cpu
+        and grad_output.dim() == 0
+        and grad_output.item() == 1.0
+    ):
+        # The plainest case once more, 6 us sooner. Nothing else may refer to the gradient, here and
+        # below: autograd copies it into .grad otherwise.
+        return gradients.pop(), None
+
+    pairs = unpack_gradients([grad_output, *gradients], *asked)
+    if hooked or not owned:  # what a hook returned may be somebody else's too
+        one, other = (pair and scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs)
+        return one, other
+    gradients.clear()
+    for pair in pairs:
+        if pair is not None:
+            operators.scale_gradient_(pair[0], grad_output, pair[1])
+    one, other = (pair and pair[0] for pair in pairs)
+    return one, other
+
+
 class GiftLossFunction(torch.autograd.Function):
     """The loss in plain eager mode: the cheapest way through autograd.
 
@@ -80,74 +169,21 @@ class GiftLossFunction(torch.autograd.Function):
         ctx.ignored = (
             None if options.reduction else ignored_rows(options.ignore_index, target, *mixed[:1])
         )
-        # A teacher under inference mode. Autograd refuses to save such tensors, so they are
-        # referred to. Only second derivatives read them: for those, nobody may have written to
-        # them in between, which nothing can check.
-        inference = soft_labels.is_inference() or any(x.is_inference() for x in (target, *mixed))
-        hooks = saved_tensor_hooks()
-        if hooks is not None:
-            free = hooks == CHECKPOINT and not inference
-            inputs = (logits, soft_labels, target, *mixed) if free else ()
-            ctx.save_for_backward(*gradients, *inputs)
-            ctx.state = len(gradients), options, operators, (), asked
-            return loss
-        if inference:
-            ctx.state = gradients, options, operators, (soft_labels, target, *mixed), asked
-            ctx.save_for_backward(logits)
-        else:
-            ctx.state = gradients, options, operators, (), asked
-            ctx.save_for_backward(logits, soft_labels, target, *mixed)
+        keep(ctx, gradients, logits, (soft_labels, target, *mixed))
+        ctx.state = options, operators, asked
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        gradients, options, operators, inference, asked = ctx.state
-        hooked = isinstance(gradients, int)
+        options, operators, asked = ctx.state
         if torch.is_grad_enabled():  # create_graph=True
-            # Inference tensors take no part in a graph; their copies do.
-            inputs = [*ctx.saved_tensors, *(x.clone() for x in inference)]
-            if hooked:
-                inputs = inputs[gradients:]
-                if not inputs:
-                    raise RuntimeError(_NO_INPUTS)
-            grads = _differentiable_gradients(inputs, options, asked, grad_output)
+            grads = _differentiable_gradients(
+                kept_inputs(ctx, ctx.saved_tensors), options, asked, grad_output
+            )
             return *grads, None, None, None, None
         if ctx.ignored is not None:
             grad_output = grad_output.masked_fill(ctx.ignored, 0.0)
-        if hooked:
-            # Without the inputs, which may end with the hooks' references to them.
-            gradients = list(ctx.saved_tensors[:gradients])
-        elif not gradients:
-            _ = ctx.saved_tensors  # a second backward pass: raises torch's own error
-        if torch.compiler.is_compiling():
-            # Compiled autograd traces this function. It cannot be asked whether the graph is kept.
-            pairs = unpack_gradients([grad_output, *gradients], *asked)
-            scaled = (pair and scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs)
-            return *scaled, None, None, None, None
-        # Nothing may be written over that a kept graph or a batch of gradients reads once more.
-        owned = not (graph_is_kept() or transforms_active() or is_legacy_batched(grad_output))
-        if (
-            owned
-            and len(gradients) == 1
-            and asked[0]
-            and type(grad_output) is Tensor  # a fake one has no value to ask for
-            and grad_output.is_cpu
-            and grad_output.dim() == 0
-            and grad_output.item() == 1.0
-        ):
-            # The plainest case once more, 6 us sooner. Nothing else may refer to the gradient, here
-            # and below: autograd copies it into .grad otherwise.
-            return gradients.pop(), None, None, None, None, None
-
-        pairs = unpack_gradients([grad_output, *gradients], *asked)
-        if hooked or not owned:  # what a hook returned may be somebody else's too
-            copies = (pair and scaled_gradient(pair[0], grad_output, pair[1]) for pair in pairs)
-            return *copies, None, None, None, None
-        gradients.clear()
-        for pair in pairs:
-            if pair is not None:
-                operators.scale_gradient_(pair[0], grad_output, pair[1])
-        return *(pair and pair[0] for pair in pairs), None, None, None, None
+        return *handed_out(ctx, asked, grad_output, operators), None, None, None, None
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,50 @@ def _in_two_calls(
     return term(target, w) + term(other_target, 1.0 - w)
 
 
+def running_backend(
+    backend: str, tensors: dict[str, Tensor], target_weight: Tensor | float | None
+) -> str:
+    """The backend that this call runs on; "reference" also where no kernel can.
+
+    ``tensors`` by their names, logits first.
+    """
+    logits = tensors["logits"]
+    chosen = chosen_backend(backend, logits.device.type)
+    compiling = torch.compiler.is_compiling()
+    if not compiling and _is_distributed(*tensors.values()):
+        if isinstance(target_weight, Tensor) and target_weight.dim() > 0:
+            tensors = {**tensors, "target_weight": target_weight}
+        _check_distributed(**tensors)
+        if backend not in ("auto", "reference"):
+            raise ValueError(f"backend={backend!r} cannot run on a DTensor; 'reference' can")
+        chosen = "reference"
+    # Forward mode has no fused rule: the definition is right there, a kernel would say zero. Nor
+    # do the transforms of torch.func take an operator with a derivative into a compiled graph.
+    dual = not compiling and forward_mode._current_level >= 0
+    no_rule = transforms_active() and (compiling or not only_vmap_and_grad())
+    # The first call on a GPU checks its kernels. Graphs do that when they run: operators.py.
+    if (
+        not compiling
+        and chosen in self_check.CHECKED
+        and (chosen, logits.device) not in self_check.TRUSTED
+        and not self_check.trusts(chosen, logits)
+    ):
+        self_check.reject(chosen, logits.device, named=backend != "auto")
+        chosen = "reference"
+    return "reference" if dual or no_rule else chosen
+
+
+def matrix_of(x: Tensor, groups: bool, trailing: int) -> Tensor:
+    """A tensor with its leading dimensions as the kernels take them, and ``trailing`` others.
+
+    ``groups``: the kernels read the rows of a slice of (B, T, C) where they are; others take
+    matrices.
+    """
+    if groups:
+        return x if x.dim() == 2 + trailing else x.flatten(0, -2 - trailing)
+    return x.reshape(-1, x.shape[-1]) if trailing else x.reshape(-1)
+
+
 def dispatch(
     logits: Tensor,
     soft_labels: Tensor,
@@ -151,31 +195,11 @@ def dispatch(
     num_classes = logits.shape[-1]
     check_classes(num_classes, options.smooth_others)
     device_type = logits.device.type
-    chosen = chosen_backend(backend, device_type)
-
-    compiling = torch.compiler.is_compiling()
-    transformed = transforms_active()
-    if not compiling and _is_distributed(logits, soft_labels, *labels.values()):
-        if isinstance(target_weight, Tensor) and target_weight.dim() > 0:
-            labels["target_weight"] = target_weight
-        _check_distributed(logits=logits, soft_labels=soft_labels, **labels)
-        if backend not in ("auto", "reference"):
-            raise ValueError(f"backend={backend!r} cannot run on a DTensor; 'reference' can")
-        chosen = "reference"
-    # Forward mode has no fused rule: the definition is right there, a kernel would say zero. Nor
-    # do the transforms of torch.func take an operator with a derivative into a compiled graph.
-    dual = not compiling and forward_mode._current_level >= 0
-    no_rule = transformed and (compiling or not only_vmap_and_grad())
-    # The first call on a GPU checks its kernels. Graphs do that when they run: operators.py.
-    if (
-        not compiling
-        and chosen in self_check.CHECKED
-        and (chosen, logits.device) not in self_check.TRUSTED
-        and not self_check.trusts(chosen, logits)
-    ):
-        self_check.reject(chosen, logits.device, named=backend != "auto")
-        chosen = "reference"
-    if chosen == "reference" or dual or no_rule:
+    compiling, transformed = torch.compiler.is_compiling(), transforms_active()
+    chosen = running_backend(
+        backend, {"logits": logits, "soft_labels": soft_labels, **labels}, target_weight
+    )
+    if chosen == "reference":
         if device_type == "cpu" and not compiling and not transformed:
             for name in ("target", "other_target"):
                 if name in labels:
@@ -193,15 +217,10 @@ def dispatch(
 
     leading = target.shape
     groups = chosen in ONE_SWEEP and not transformed and len(leading) > 1
-
-    def in_rows(x: Tensor, trailing: int) -> Tensor:
-        if groups:
-            return x if x.dim() == 2 + trailing else x.flatten(0, -2 - trailing)
-        return x.reshape(-1, num_classes) if trailing else x.reshape(-1)
-
-    logits, soft_labels, target = in_rows(logits, 1), in_rows(soft_labels, 1), in_rows(target, 0)
+    logits, soft_labels = (matrix_of(x, groups, 1) for x in (logits, soft_labels))
+    target = matrix_of(target, groups, 0)
     if mixed:
-        mixed = tuple(in_rows(x, 0) if x.dim() > 0 or not leading else x for x in mixed)
+        mixed = tuple(matrix_of(x, groups, 0) if x.dim() > 0 or not leading else x for x in mixed)
     if compiling:
         grad = torch.is_grad_enabled()
         asked = (grad and logits.requires_grad, grad and soft_labels.requires_grad)

@@ -8,6 +8,7 @@ from torch import Tensor
 from gift_fast.loss.arguments import (
     Backend,
     MixedLabels,
+    Options,
     Reduction,
     Smoothing,
     absent_target,
@@ -15,6 +16,7 @@ from gift_fast.loss.arguments import (
     check_mixed_labels,
     check_target_range,
     check_tensors,
+    check_top_k,
     checked_options,
     known_options,
     weight_operand,
@@ -23,6 +25,10 @@ from gift_fast.loss.autograd import GiftLossFunction
 from gift_fast.loss.dispatch import dispatch
 from gift_fast.loss.operators import BEST_OPERATORS, CPU_LIBRARY, Operators
 from gift_fast.loss.reference import autocast_off, compute_dtype, refine
+from gift_fast.loss.top_k_autograd import TopKLossFunction
+from gift_fast.loss.top_k_checks import check_top_k_values, may_read
+from gift_fast.loss.top_k_dispatch import top_k_dispatch
+from gift_fast.loss.top_k_labels import TopKLabels
 from gift_fast.loss.torch_internals import (
     dispatch_modes,
     forward_mode,
@@ -37,14 +43,17 @@ if CPU_LIBRARY is not None:
     _CPU_OPERATORS = BEST_OPERATORS._replace(
         loss_and_gradients=getattr(
             CPU_LIBRARY, "loss_and_gradients", BEST_OPERATORS.loss_and_gradients
-        )
+        ),
+        top_k_loss_and_gradients=getattr(
+            CPU_LIBRARY, "top_k_loss_and_gradients", BEST_OPERATORS.top_k_loss_and_gradients
+        ),
     )
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def gift_loss(
     logits: Tensor,
-    soft_labels: Tensor,
+    soft_labels: Tensor | TopKLabels,
     target: Tensor | None = None,
     other_target: Tensor | None = None,
     target_weight: Tensor | float | None = None,
@@ -56,6 +65,7 @@ def gift_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     backend: Backend = "auto",
+    check_indices: bool = False,
 ) -> Tensor:
     r"""One minus the cosine between the logits and the refined soft label (GIFT).
 
@@ -78,6 +88,7 @@ def gift_loss(
         logits: Student logits z, (..., C); float64, float32, bfloat16 or float16.
         soft_labels: Soft labels s, (..., C), of any of these types: the teacher's raw logits (what
             GIFT's public code uses), probabilities, or any other vector. On the device of logits.
+            Or :class:`gift_fast.TopKLabels`, the k largest values of each row.
         target: Hard labels, (...), int64 or int32: a class in [0, C), or `ignore_index`. With
             ``gamma=0``, ``None`` is as good.
         other_target: The second labels of mixed rows, of the same kind; ``None``: none.
@@ -94,19 +105,25 @@ def gift_loss(
         reduction: ``"mean"`` over the valid rows, ``"sum"``, or ``"none"``.
         backend: ``"auto"`` takes the fastest that :func:`gift_fast.backends` has for the device;
             ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"`` insists on one.
+        check_indices: Whether to look for equal indices in a row of top-k labels, which leave open
+            which of their values counts. Waits for a GPU; not done in compiled code and under
+            ``torch.func``.
 
     Returns:
         The loss: a scalar, or (...) for ``reduction="none"``. float64 for float64 logits, float32
         otherwise; sums are taken in that type too. A mean over no valid row is NaN, as in
         ``F.cross_entropy``.
 
-    Differentiable in ``logits`` and ``soft_labels``, twice too. Float32 resolves the loss to about
-    2e-7; near a perfect match the gradient's relative error grows as 1e-7 / sqrt(1 - cos^2).
+    Differentiable in ``logits`` and ``soft_labels`` (``values`` and ``rest`` of top-k labels),
+    twice too. Float32 resolves the loss to about 2e-7; near a perfect match the gradient's relative
+    error grows as 1e-7 / sqrt(1 - cos^2).
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: Shapes or devices that differ, an option out of its range.
-        IndexError: A target that is no class, on the CPU. On a GPU it trips a device assert.
+        ValueError: Shapes or devices that differ, an option out of its range; top-k labels without
+            ``rest`` that are no probabilities, on the CPU.
+        IndexError: A target or an index that is no class, on the CPU. On a GPU it trips a device
+            assert.
         RuntimeError: A backend that is not available.
 
     Source: Shang, Sun and Lin, "GIFT: Unlocking Full Potential of Labels in Distilled Dataset at
@@ -114,7 +131,7 @@ def gift_loss(
 
     Example:
         >>> import torch
-        >>> from gift_fast import gift_loss
+        >>> from gift_fast import TopKLabels, gift_loss
         >>> student = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
         >>> teacher = torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
         >>> loss = gift_loss(student, teacher, torch.tensor([0, 2]))
@@ -129,6 +146,13 @@ def gift_loss(
         >>> one, other = (gift_loss(student, teacher, y) for y in (target, other_target))
         >>> torch.allclose(mixed, 0.7 * one + 0.3 * other)
         True
+
+        The two largest values of each row, and the mass that is missing spread evenly:
+
+        >>> labels = TopKLabels.from_dense(teacher.softmax(-1), k=2)
+        >>> loss = gift_loss(student, labels, target)
+        >>> torch.allclose(loss, gift_loss(student, labels.dense(3), target))
+        True
     """
     compiling = torch.compiler.is_compiling()
     # Dynamo does not look into a cache; it traces the checks themselves.
@@ -142,6 +166,21 @@ def gift_loss(
         options = options._replace(ignore_index=-100)
     if other_target is not None or target_weight is not None:
         other_target, target_weight = check_mixed_labels(target, other_target, target_weight)
+    if isinstance(soft_labels, TopKLabels):
+        if backend == "auto" and not (compiling or check_indices):
+            loss = _plain_top_k(logits, soft_labels, target, other_target, target_weight, options)
+            if loss is not None:
+                return loss
+        return top_k_dispatch(
+            logits,
+            soft_labels,
+            target,
+            other_target,
+            target_weight,
+            options,
+            backend,
+            check_indices,
+        )
     if not compiling:
         # A training loop on the CPU, almost always: no check here costs more than the kernel. The
         # kernel makes its own, and what it rejects is put into words below.
@@ -190,6 +229,50 @@ def gift_loss(
     return dispatch(logits, soft_labels, target, other_target, target_weight, options, backend)
 
 
+def _plain_top_k(
+    logits: Tensor,
+    labels: TopKLabels,
+    target: Tensor,
+    other_target: Tensor | None,
+    target_weight: Tensor | float | None,
+    options: Options,
+) -> Tensor | None:
+    """Straight to the CPU kernel, as in :func:`gift_loss`; ``None`` where that is not possible."""
+    operators = _CPU_OPERATORS
+    plain = (
+        operators is not None
+        and all(type(x) in _PLAIN for x in (logits, labels.values))
+        and all(type(x) is Tensor for x in (labels.indices, target))
+        and (labels.rest is None or type(labels.rest) in _PLAIN)
+        and all(
+            x.is_cpu and not (x.is_nested or x.is_neg() or is_zerotensor(x))
+            for x in (logits, *labels, target)
+            if x is not None
+        )
+        and 2 <= logits.dim() <= 3
+        and forward_mode._current_level < 0
+        and not transforms_active()
+        and not dispatch_modes()
+        and not tracing()
+    )
+    mixed: MixedLabels = ()
+    if other_target is not None and target_weight is not None and plain:
+        plain = _are_plain(other_target, target_weight)
+        mixed = (other_target, weight_operand(target_weight, target))
+    if not plain or operators is None:
+        return None
+    try:
+        if not torch.is_grad_enabled():
+            return operators.top_k_loss_and_gradients(
+                logits, *labels, target, *options, False, *mixed
+            )[0]
+        return TopKLossFunction.apply(  # type: ignore[no-any-return]
+            logits, *labels, target, mixed, options, operators
+        )
+    except (TypeError, ValueError, RuntimeError):
+        return None  # the general way has the words for it
+
+
 def _are_plain(other_target: Tensor, target_weight: Tensor | float) -> bool:
     """Whether mixed labels can go straight to the CPU kernel."""
     tensors = [other_target]
@@ -201,34 +284,37 @@ def _are_plain(other_target: Tensor, target_weight: Tensor | float) -> bool:
 
 
 def refine_labels(
-    soft_labels: Tensor,
+    soft_labels: Tensor | TopKLabels,
     target: Tensor,
     *,
     gamma: float = 0.1,
     label_smoothing: float = 0.1,
     smoothing: Smoothing = "uniform",
     soft_label_temperature: float | None = None,
+    num_classes: int | None = None,
 ) -> Tensor:
     r"""The refined soft label alone, ``gamma * h / |h| + (1 - gamma) * s / |s|``.
 
     For use under another loss, and to look at. Plain PyTorch, on any device; differentiable.
 
     Args:
-        soft_labels: Soft labels s, (..., C); float64, float32, bfloat16 or float16.
+        soft_labels: Soft labels s, (..., C); float64, float32, bfloat16 or float16. Or
+            :class:`gift_fast.TopKLabels`, (..., k).
         target: Hard labels (...), int64 or int32, each a class in [0, C).
         gamma: Weight of the hard label, in [0, 1].
         label_smoothing: Mass taken from the hard label, in [0, 1].
         smoothing: ``"uniform"`` or ``"others"``; see :func:`gift_loss`.
         soft_label_temperature: T; s is first replaced with softmax(s/T). ``None``: taken as it is.
+        num_classes: C, which top-k labels do not say; ``None`` for dense ones.
 
     Returns:
-        The refined labels, (..., C); float64 for float64 soft labels, float32 otherwise. Not of
-        unit norm: :func:`gift_loss` takes a cosine with it.
+        The refined labels, (..., C), dense for top-k labels too; float64 for float64 soft labels,
+        float32 otherwise. Not of unit norm: :func:`gift_loss` takes a cosine with it.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
         ValueError: Shapes or devices that differ, an option out of its range.
-        IndexError: A target that is no class, on the CPU.
+        IndexError: A target or an index that is no class, on the CPU.
 
     Source: Shang, Sun and Lin, ICLR 2025, section 4.
 
@@ -241,6 +327,10 @@ def refine_labels(
     options = checked_options(
         gamma, label_smoothing, smoothing, soft_label_temperature, -100, "none"
     )
+    if isinstance(soft_labels, TopKLabels):
+        soft_labels = _dense(soft_labels, num_classes, options.soft_label_temperature)
+    elif num_classes is not None:
+        raise ValueError("num_classes is for top-k labels, got dense ones")
     check_tensors(soft_labels=soft_labels, target=target)
     num_classes = soft_labels.shape[-1]
     check_classes(num_classes, options.smooth_others)
@@ -255,3 +345,15 @@ def refine_labels(
             smoothing,
             options.soft_label_temperature,
         )
+
+
+def _dense(labels: TopKLabels, num_classes: int | None, temperature: float | None) -> Tensor:
+    """The dense labels, with all checks."""
+    if num_classes is None:
+        raise TypeError("num_classes must be given for top-k labels")
+    dense = labels.dense(num_classes)
+    check_top_k(dense, labels, temperature)
+    if may_read(labels.values):
+        everywhere = torch.ones_like(labels.values[..., 0], dtype=torch.bool)
+        check_top_k_values(labels, num_classes, temperature, everywhere)
+    return dense

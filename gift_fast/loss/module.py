@@ -14,6 +14,7 @@ from gift_fast.loss.arguments import (
 )
 from gift_fast.loss.functional import gift_loss
 from gift_fast.loss.operators import UNAVAILABLE
+from gift_fast.loss.top_k_labels import TopKLabels
 
 
 class GIFTLoss(torch.nn.Module):
@@ -32,6 +33,7 @@ class GIFTLoss(torch.nn.Module):
         ignore_index: Target of rows to leave out.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         backend: ``"auto"``, or a key of :func:`gift_fast.backends`.
+        check_indices: Whether to look for equal indices in a row of top-k labels.
 
     Raises:
         TypeError: An option of the wrong type.
@@ -55,6 +57,7 @@ class GIFTLoss(torch.nn.Module):
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         backend: Backend = "auto",
+        check_indices: bool = False,
     ) -> None:
         super().__init__()
         checked_options(
@@ -68,16 +71,17 @@ class GIFTLoss(torch.nn.Module):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
         self.backend: Backend = backend
+        self.check_indices = check_indices
 
     def forward(
         self,
         logits: Tensor,
-        soft_labels: Tensor,
+        soft_labels: Tensor | TopKLabels,
         target: Tensor | None = None,
         other_target: Tensor | None = None,
         target_weight: Tensor | float | None = None,
     ) -> Tensor:
-        """The loss of logits (..., C) and soft labels (..., C) under hard labels (...)."""
+        """The loss of logits (..., C) and soft labels (..., C), under hard labels (...)."""
         return gift_loss(
             logits,
             soft_labels,
@@ -91,6 +95,7 @@ class GIFTLoss(torch.nn.Module):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             backend=self.backend,
+            check_indices=self.check_indices,
         )
 
     def extra_repr(self) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gift_fast.loss import plain_operator
-from gift_fast.loss.arguments import OperatorArguments
+from gift_fast.loss.arguments import OperatorArguments, TopKOperatorArguments
 from gift_fast.loss.installation import why_not_built
 from gift_fast.loss.reference import compute_dtype, valid_rows
 from gift_fast.loss.torch_internals import TAGS
@@ -43,6 +43,15 @@ _ARGUMENTS = (
     "bool logits_grad, bool soft_labels_grad, Tensor? other_target=None, "
     "Tensor? target_weight=None) -> Tensor[]"
 )
+# The same with top-k labels: values and indices (N, k), rest (N,), which is None for probabilities.
+# Returns the loss and the gradient of the logits only, with its factors; those of values and rest
+# are no kernel's work (gift_fast/loss/top_k_autograd.py).
+_TOP_K_ARGUMENTS = (
+    "(Tensor logits, Tensor values, Tensor indices, Tensor? rest, Tensor target, float gamma, "
+    "float label_smoothing, bool smooth_others, float? soft_label_temperature, int ignore_index, "
+    "int reduction, bool logits_grad, Tensor? other_target=None, Tensor? target_weight=None) "
+    "-> Tensor[]"
+)
 # grad (N, C) times grad_output, a scalar or (N,), and the factors (N,) above; more leading
 # dimensions likewise. In place; returns at once where the product is one.
 _SCALE_ARGUMENTS = "(Tensor(a!) grad, Tensor grad_output, Tensor? scale) -> ()"
@@ -56,16 +65,20 @@ for _prefix in _PREFIXES:
         "loss_and_gradients" + _ARGUMENTS,
         "gift_loss" + _ARGUMENTS,
         "scale_gradient_" + _SCALE_ARGUMENTS,
+        "top_k_loss_and_gradients" + _TOP_K_ARGUMENTS,
+        "top_k_gift_loss" + _TOP_K_ARGUMENTS,
     ):
         _LIBRARY.define(_prefix + _schema, tags=TAGS)
 
 
 class Operators(NamedTuple):
-    """The three operators, as what calls them needs them: of one set of kernels."""
+    """The operators, as what calls them needs them: of one set of kernels."""
 
     loss_and_gradients: Callable[..., list[Tensor]]
     gift_loss: Callable[..., list[Tensor]]
     scale_gradient_: Callable[..., None]
+    top_k_loss_and_gradients: Callable[..., list[Tensor]]
+    top_k_gift_loss: Callable[..., list[Tensor]]
 
 
 def _operators(prefix: str) -> Operators:
@@ -102,6 +115,9 @@ else:
 ONE_SWEEP = ("cpu", "cuda")
 """The backends that read mixed labels in one sweep, and slices of (B, T, C) where they are; the
 others take matrices with one label a row."""
+
+TOP_K_KERNELS: set[str] = {"cpu"}
+"""The backends whose kernels read top-k labels; the definition serves the others."""
 
 GPU_DEVICES = ("cuda", "xpu")  # AMD's devices are "cuda" to torch
 _GPU_KEYS = ("CUDA", "XPU")
@@ -164,6 +180,13 @@ if _why_not_cuda is None:
     # In a graph "auto" and "cuda" are one operator: it falls back under both names.
     _LIBRARY.impl("gift_loss", _checked("cuda", False, BEST_OPERATORS.loss_and_gradients), "CUDA")
 
+for _prefix in _PREFIXES:
+    for _name in ("top_k_loss_and_gradients", "top_k_gift_loss"):
+        # Where a device has no kernels for top-k labels, so that a graph runs on every machine.
+        _LIBRARY.impl(
+            _prefix + _name, plain_operator.top_k_loss_and_gradients, "CompositeExplicitAutograd"
+        )
+
 UNAVAILABLE: dict[str, str | None] = {
     "cpu": _why_not_cpu,
     "cuda": _why_not_cuda,
@@ -200,13 +223,30 @@ def _loss_and_gradients_fake(
     logits: Tensor, soft_labels: Tensor, target: Tensor, *arguments: Any
 ) -> list[Tensor]:
     call = OperatorArguments(*arguments)
-    rows = logits.shape[:-1]
-    outputs = [logits.new_empty(rows if call.reduction == 0 else (), dtype=compute_dtype(logits))]
     asked = [
         x
         for x, wanted in ((logits, call.logits_grad), (soft_labels, call.soft_labels_grad))
         if wanted
     ]
+    return _fake_outputs(logits, call.reduction, asked)
+
+
+def _top_k_loss_and_gradients_fake(
+    logits: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    rest: Tensor | None,
+    target: Tensor,
+    *arguments: Any,
+) -> list[Tensor]:
+    call = TopKOperatorArguments(*arguments)
+    return _fake_outputs(logits, call.reduction, [logits] if call.logits_grad else [])
+
+
+def _fake_outputs(logits: Tensor, reduction: int, asked: list[Tensor]) -> list[Tensor]:
+    """A loss, and a gradient for each of the tensors that are asked for."""
+    rows = logits.shape[:-1]
+    outputs = [logits.new_empty(rows if reduction == 0 else (), dtype=compute_dtype(logits))]
     outputs += [x.new_empty(logits.shape) for x in asked]
     outputs += [x.new_empty(rows, dtype=torch.float32) for x in asked if x.dtype == torch.float16]
     return outputs
@@ -220,6 +260,8 @@ for _prefix in _PREFIXES:
     for _name, _fake in (
         ("loss_and_gradients", _loss_and_gradients_fake),
         ("gift_loss", _loss_and_gradients_fake),
+        ("top_k_loss_and_gradients", _top_k_loss_and_gradients_fake),
+        ("top_k_gift_loss", _top_k_loss_and_gradients_fake),
         ("scale_gradient_", _scale_gradient_fake),
     ):
         torch.library.register_fake(f"gift_fast::{_prefix}{_name}", _fake, lib=_LIBRARY)
@@ -258,17 +300,13 @@ def ignored_rows(ignore_index: int, target: Tensor, other_target: Tensor | None 
     return ignored
 
 
-# ---- the derivative of gift_loss -----------------------------------------------------------------
+# ---- the derivatives of gift_loss and top_k_gift_loss --------------------------------------------
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    call = OperatorArguments(*inputs[3:])
-    ctx.asked = call.logits_grad, call.soft_labels_grad
+def _save(ctx: Any, call: Any, target: Tensor, output: list[Tensor]) -> None:
     # Upstream of single rows NaN and inf may stand where a row is ignored.
     ignored = (
-        [ignored_rows(call.ignore_index, inputs[2], call.other_target)]
-        if call.reduction == 0
-        else []
+        [ignored_rows(call.ignore_index, target, call.other_target)] if call.reduction == 0 else []
     )
     ctx.of_rows = len(ignored)
     ctx.save_for_backward(*ignored, *output[1:])
@@ -286,7 +324,19 @@ def _scaled_in_graph(grad_output: Tensor, grad: Tensor, scale: Tensor | None) ->
     return copy
 
 
-def _backward(ctx: Any, grad_outputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    call = OperatorArguments(*inputs[3:])
+    ctx.asked = call.logits_grad, call.soft_labels_grad
+    _save(ctx, call, inputs[2], output)
+
+
+def _top_k_setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    call = TopKOperatorArguments(*inputs[5:])
+    ctx.asked = call.logits_grad, False
+    _save(ctx, call, inputs[4], output)
+
+
+def _gradients(ctx: Any, grad_outputs: Sequence[Tensor]) -> list[Tensor | None]:
     if torch.is_grad_enabled():  # create_graph=True; else the second derivative would be zero
         raise RuntimeError(
             "gift_loss has no second derivative in a compiled or exported graph; call it in eager "
@@ -296,15 +346,33 @@ def _backward(ctx: Any, grad_outputs: Sequence[Tensor]) -> tuple[Tensor | None, 
     if ctx.of_rows:
         grad_output = grad_output.masked_fill(saved[0], 0.0)
     pairs = unpack_gradients([grad_output, *saved[ctx.of_rows :]], *ctx.asked)
-    grads = [None if pair is None else _scaled_in_graph(grad_output, *pair) for pair in pairs]
+    return [None if pair is None else _scaled_in_graph(grad_output, *pair) for pair in pairs]
+
+
+def _backward(ctx: Any, grad_outputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    grads = _gradients(ctx, grad_outputs)
     # The dispatcher leaves out trailing arguments that have their defaults.
     return (*grads, *(None,) * (len(ctx.needs_input_grad) - len(grads)))
 
 
+def _top_k_backward(ctx: Any, grad_outputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
+        raise RuntimeError(
+            "gift_loss has no gradient of values and rest in an exported graph; call it in eager "
+            "mode, or detach them"
+        )
+    grads = _gradients(ctx, grad_outputs)
+    return (grads[0], *(None,) * (len(ctx.needs_input_grad) - 1))
+
+
 for _prefix in _PREFIXES:
-    torch.library.register_autograd(
-        f"gift_fast::{_prefix}gift_loss", _backward, setup_context=_setup_context, lib=_LIBRARY
-    )
+    for _name, _derivative, _setup in (
+        ("gift_loss", _backward, _setup_context),
+        ("top_k_gift_loss", _top_k_backward, _top_k_setup_context),
+    ):
+        torch.library.register_autograd(
+            f"gift_fast::{_prefix}{_name}", _derivative, setup_context=_setup, lib=_LIBRARY
+        )
 
 
 class _LossOnCPU(torch.autograd.Function):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gift_fast.loss.arguments import OperatorArguments
+from gift_fast.loss.arguments import OperatorArguments, TopKOperatorArguments
 from gift_fast.loss.reference import (
     COSINE_EPS,
     NORMALIZE_EPS,
@@ -25,6 +25,7 @@ from gift_fast.loss.reference import (
     valid_rows,
     weigh_rows,
 )
+from gift_fast.loss.top_k_labels import TopKLabels, without_ignored
 
 
 def loss_and_gradients(
@@ -48,6 +49,25 @@ def loss_and_gradients(
     if call.soft_labels_grad:
         _append(next(rows), soft_labels, of_labels, outputs, units)
     return [*outputs, *units]
+
+
+def top_k_loss_and_gradients(
+    logits: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    rest: Tensor | None,
+    target: Tensor,
+    *arguments: Any,
+) -> list[Tensor]:
+    """The operator of top-k labels, on any device: that of the dense labels."""
+    call = TopKOperatorArguments(*arguments)
+    valid = valid_rows(target, call.ignore_index)
+    if call.other_target is not None:
+        valid = valid | valid_rows(call.other_target, call.ignore_index)
+    labels = without_ignored(TopKLabels(values, indices, rest), valid)
+    dense = labels.in_dtype(compute_dtype(logits), logits.shape[-1])
+    mixed = call.other_target, call.target_weight
+    return loss_and_gradients(logits, dense, target, *call[:7], False, *mixed)
 
 
 def _of_one_label(

@@ -14,6 +14,7 @@ Everything here is differentiable to any order, in reverse and in forward mode, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from gift_fast.loss.thresholds import COSINE_EPS as COSINE_EPS
 from gift_fast.loss.thresholds import NORMALIZE_EPS as NORMALIZE_EPS
 from gift_fast.loss.thresholds import ZERO_ROW_GRADIENT as ZERO_ROW_GRADIENT
+from gift_fast.loss.top_k_labels import TopKLabels, without_ignored
 
 
 def smoothed_label_values(
@@ -69,6 +71,20 @@ def widened(rows: Tensor, dtype: torch.dtype, zero_row_factor: float) -> Tensor:
         return wide
     is_zero = (wide == 0).all(-1, keepdim=True)
     return torch.where(is_zero, wide * zero_row_factor, wide)
+
+
+def widened_top_k(labels: TopKLabels, dtype: torch.dtype, zero_row_factor: float) -> TopKLabels:
+    """:func:`widened` of the fields of top-k labels, as if their rows were dense."""
+    values, indices, rest = labels
+    if torch.float16 not in (values.dtype, labels.rest_dtype) or rest is None:
+        return TopKLabels(values.to(dtype), indices, None if rest is None else rest.to(dtype))
+    is_zero = (values == 0).all(-1) & (rest == 0)
+
+    def wide(x: Tensor, zero_row: Tensor) -> Tensor:
+        y = x.to(dtype)
+        return torch.where(zero_row, y * zero_row_factor, y) if x.dtype == torch.float16 else y
+
+    return TopKLabels(wide(values, is_zero.unsqueeze(-1)), indices, wide(rest, is_zero))
 
 
 def soft_labels_factor(gamma: float, soft_label_temperature: float | None) -> float:
@@ -126,7 +142,7 @@ def autocast_off(device_type: str) -> AbstractContextManager[Any]:
 
 def reference_loss(
     logits: Tensor,
-    soft_labels: Tensor,
+    soft_labels: Tensor | TopKLabels,
     target: Tensor,
     other_target: Tensor | None = None,
     target_weight: Tensor | float | None = None,
@@ -144,7 +160,8 @@ def reference_loss(
 
     Args:
         logits: (..., C) student logits z.
-        soft_labels: (..., C) soft labels s: probabilities, logits, any vector.
+        soft_labels: (..., C) soft labels s: probabilities, logits, any vector. Top-k labels are the
+            dense ones that they stand for.
         target: (...) hard labels y.
         other_target: (...) second labels of mixed rows, or ``None``.
         target_weight: w; the loss is ``w L(target) + (1 - w) L(other_target)``. A number, or a
@@ -168,9 +185,8 @@ def reference_loss(
     """
     with autocast_off(logits.device.type):
 
-        def loss(labels: Tensor, weight: Tensor | float | None) -> Tensor:
-            valid = valid_rows(labels, ignore_index)
-            rows = _row_losses(
+        def row_losses(labels: Tensor, valid: Tensor) -> Tensor:
+            return _row_losses(
                 logits,
                 soft_labels,
                 labels,
@@ -180,19 +196,48 @@ def reference_loss(
                 smoothing,
                 soft_label_temperature,
             )
-            return reduce_rows(weigh_rows(rows, weight, valid), valid, reduction)
 
-        if other_target is None or target_weight is None:
-            return loss(target, None)
-        w = target_weight
-        if isinstance(w, Tensor):
-            w = w.to(compute_dtype(logits))
-        return loss(target, w) + loss(other_target, 1.0 - w)
+        return reduced_loss(
+            row_losses,
+            compute_dtype(logits),
+            target,
+            other_target,
+            target_weight,
+            ignore_index,
+            reduction,
+        )
+
+
+def reduced_loss(
+    row_losses: Callable[[Tensor, Tensor], Tensor],
+    dtype: torch.dtype,
+    target: Tensor,
+    other_target: Tensor | None,
+    target_weight: Tensor | float | None,
+    ignore_index: int,
+    reduction: str,
+) -> Tensor:
+    """The reduced loss under one label or two, from the row losses (...) of hard labels (...).
+
+    ``row_losses`` takes the labels and which of them are valid; ``dtype`` is that of its result.
+    """
+
+    def loss(labels: Tensor, weight: Tensor | float | None) -> Tensor:
+        valid = valid_rows(labels, ignore_index)
+        rows = row_losses(labels, valid)
+        return reduce_rows(weigh_rows(rows, weight, valid), valid, reduction)
+
+    if other_target is None or target_weight is None:
+        return loss(target, None)
+    w = target_weight
+    if isinstance(w, Tensor):
+        w = w.to(dtype)
+    return loss(target, w) + loss(other_target, 1.0 - w)
 
 
 def _row_losses(
     logits: Tensor,
-    soft_labels: Tensor,
+    soft_labels: Tensor | TopKLabels,
     target: Tensor,
     valid: Tensor,
     gamma: float,
@@ -207,7 +252,12 @@ def _row_losses(
     row = valid.unsqueeze(-1)
     z = torch.where(row, widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT), 0.0)
     of_labels = soft_labels_factor(gamma, soft_label_temperature)
-    s = torch.where(row, widened(soft_labels, dtype, of_labels), 0.0)
+    if isinstance(soft_labels, TopKLabels):
+        top_k = widened_top_k(without_ignored(soft_labels, valid), dtype, of_labels)
+        wide = top_k.in_dtype(dtype, logits.shape[-1])
+    else:
+        wide = widened(soft_labels, dtype, of_labels)
+    s = torch.where(row, wide, 0.0)
     y = torch.where(valid, target, 0)
     t = refine(s, y, gamma, label_smoothing, smoothing, soft_label_temperature)
     dot = (z * t).sum(-1)

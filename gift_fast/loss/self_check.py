@@ -100,7 +100,7 @@ def reject(kernels: str, device: torch.device, *, named: bool) -> None:
             f"{failed}. The definition in plain PyTorch runs in their place, which is slower. "
             "Please report this, with the output of `gift-fast doctor`.",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -32,3 +32,7 @@ ZERO_ROW_GRADIENT = 2.0**15
 
 The bounds of the norms make it 1e8 and more, which is infinite in float16.
 """
+
+MASS_ROUNDING = 1e-5
+"""Probabilities may sum to 1 plus this and the epsilon of their dtype: those of a softmax over many
+classes in float32 do, and so do probabilities that are rounded to fewer bits."""

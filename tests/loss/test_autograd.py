@@ -342,7 +342,7 @@ def test_the_memory_kept_for_the_backward_pass_is_one_gradient():
     loss = gift_loss(z.requires_grad_(), s, y)
     saved = loss.grad_fn.saved_tensors
     assert {x.data_ptr() for x in saved} == {z.data_ptr(), s.data_ptr(), y.data_ptr()}
-    gradients = loss.grad_fn.state[0]
+    gradients = loss.grad_fn.gradients
     assert [x.numel() for x in gradients] == [64 * 1000]
 
 
@@ -350,12 +350,12 @@ def test_the_memory_kept_for_the_backward_pass_is_one_gradient():
 def test_the_backward_pass_hands_out_the_gradient_that_it_holds():
     z, s, y = batch(64, 1000)
     loss = gift_loss(z.requires_grad_(), s, y)
-    held = loss.grad_fn.state[0][0].data_ptr()
+    held = loss.grad_fn.gradients[0].data_ptr()
     loss.backward()
     assert z.grad.data_ptr() == held
     z.grad = None
     loss = gift_loss(z, s, y)
-    held = loss.grad_fn.state[0][0].data_ptr()
+    held = loss.grad_fn.gradients[0].data_ptr()
     (loss * 3).backward()  # in place
     assert z.grad.data_ptr() == held
 

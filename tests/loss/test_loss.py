@@ -26,7 +26,7 @@ OPTIONS = {
 
 
 def test_the_public_names_are_these():
-    names = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
+    names = ["GIFTLoss", "TopKLabels", "backends", "gift_loss", "refine_labels"]
     assert sorted(gift_fast.loss.__all__) == names
     assert set(names) <= set(gift_fast.__all__)
 
