@@ -113,9 +113,17 @@ struct LossOptions {
 // A problem to launch, and the tensors that its pointers point into.
 struct CheckedProblem {
   Problem problem = {};
-  Tensor logits, soft_labels, target;
+  Tensor logits, target;
+  std::optional<Tensor> soft_labels = std::nullopt;
   std::optional<Tensor> other_target = std::nullopt, target_weight = std::nullopt;
   std::vector<Tensor> outputs = {};  // a list, since a tensor that nobody asked for costs 2 us
+};
+
+struct CheckedTopKProblem {
+  TopKProblem problem = {};
+  CheckedProblem checked;
+  Tensor values, indices;
+  std::optional<Tensor> rest;
 };
 
 // The distances between the rows of a group and between groups of x, which has the leading
@@ -131,27 +139,35 @@ inline bool is_int64(const Tensor& target, const char* name) {
   return type == ScalarType::Long;
 }
 
-inline CheckedProblem check_problem(Tensor logits, Tensor soft_labels, Tensor target,
-                                    const LossOptions& options, Place place) {
+inline IndexType index_type_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Long: return IndexType::kInt64;
+    case ScalarType::Int: return IndexType::kInt32;
+    case ScalarType::Short: return IndexType::kInt16;
+    default: fail("indices must be int64, int32 or int16");
+  }
+}
+
+inline int64_t checked_leading(const Tensor& logits) {
   const int64_t leading = logits.dim() - 1;
   if ((leading != 1 && leading != 2) || logits.size(leading) < 1)
     fail("logits must have the shape (N, C) or (B, T, C) with C >= 1, got ", shape_of(logits));
-  const int64_t classes = logits.size(leading);
-  const Shape rows_shape(logits, leading), full_shape(logits, leading + 1);
-  if (!has_shape_of(soft_labels, logits, leading + 1))
-    fail("soft_labels must have the shape of logits ", shape_of(logits), ", got ",
-         shape_of(soft_labels));
-  if (!has_shape_of(target, logits, leading))
-    fail("target must have the shape of logits ", shape_of(logits),
+  return leading;
+}
+
+// All of a call but its soft labels and outputs.
+inline CheckedProblem check_call(const Tensor& given_logits, const Tensor& target,
+                                 const LossOptions& options) {
+  const int64_t leading = given_logits.dim() - 1;
+  const int64_t classes = given_logits.size(leading);
+  if (!has_shape_of(target, given_logits, leading))
+    fail("target must have the shape of logits ", shape_of(given_logits),
          " without its last dimension, got ", shape_of(target));
   if (options.smooth_others && classes == 1)
     fail("smoothing='others' needs at least 2 classes, got C = 1");
-  const bool target_is_int64 = is_int64(target, "target");
 
-  logits = with_contiguous_rows(logits);
-  soft_labels = with_contiguous_rows(soft_labels);
-
-  CheckedProblem checked = {{}, logits, soft_labels, target};
+  CheckedProblem checked = {{}, with_contiguous_rows(given_logits), target};
+  const Tensor& logits = checked.logits;
   Problem& problem = checked.problem;
   problem.rows = leading == 2 ? logits.size(0) * logits.size(1) : logits.size(0);
   problem.rows_per_group = std::max<int64_t>(logits.size(leading - 1), 1);
@@ -159,12 +175,9 @@ inline CheckedProblem check_problem(Tensor logits, Tensor soft_labels, Tensor ta
   problem.logits = logits.const_data_ptr();
   set_strides(logits, leading, problem.logits_stride, problem.logits_group_stride);
   problem.logits_type = dtype_of(logits, "logits");
-  problem.soft_labels = soft_labels.const_data_ptr();
-  set_strides(soft_labels, leading, problem.soft_labels_stride, problem.soft_labels_group_stride);
-  problem.soft_labels_type = dtype_of(soft_labels, "soft_labels");
   problem.target = target.const_data_ptr();
   set_strides(target, leading, problem.target_stride, problem.target_group_stride);
-  problem.target_is_int64 = target_is_int64;
+  problem.target_is_int64 = is_int64(target, "target");
   if (options.other_target.has_value() != options.target_weight.has_value())
     fail("other_target and target_weight must be given together");
   if (options.other_target.has_value()) {
@@ -195,7 +208,13 @@ inline CheckedProblem check_problem(Tensor logits, Tensor soft_labels, Tensor ta
   problem.soft_label_temperature = options.soft_label_temperature.value_or(0.0);
   problem.ignore_index = options.ignore_index;
   problem.mean = options.reduction == 1;
+  return checked;
+}
 
+inline void allocate_outputs(CheckedProblem& checked, const LossOptions& options, Place place) {
+  Problem& problem = checked.problem;
+  const Tensor& logits = checked.logits;
+  const Shape rows_shape(logits, logits.dim() - 1), full_shape(logits, logits.dim());
   const ScalarType loss_type =
       problem.logits_type == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
   checked.outputs.reserve(4);
@@ -210,11 +229,68 @@ inline CheckedProblem check_problem(Tensor logits, Tensor soft_labels, Tensor ta
   }
   if (options.logits_grad) problem.logits_grad = output(full_shape, logits.scalar_type());
   if (options.soft_labels_grad)
-    problem.soft_labels_grad = output(full_shape, soft_labels.scalar_type());
+    problem.soft_labels_grad = output(full_shape, checked.soft_labels->scalar_type());
   if (options.logits_grad && problem.logits_type == DType::kFloat16)
     problem.logits_grad_scale = static_cast<float*>(output(rows_shape, ScalarType::Float));
   if (options.soft_labels_grad && problem.soft_labels_type == DType::kFloat16)
     problem.soft_labels_grad_scale = static_cast<float*>(output(rows_shape, ScalarType::Float));
+}
+
+inline CheckedProblem check_problem(const Tensor& logits, const Tensor& soft_labels,
+                                    const Tensor& target, const LossOptions& options, Place place) {
+  const int64_t leading = checked_leading(logits);
+  if (!has_shape_of(soft_labels, logits, leading + 1))
+    fail("soft_labels must have the shape of logits ", shape_of(logits), ", got ",
+         shape_of(soft_labels));
+  CheckedProblem checked = check_call(logits, target, options);
+  const Tensor& s = checked.soft_labels.emplace(with_contiguous_rows(soft_labels));
+  Problem& problem = checked.problem;
+  problem.soft_labels = s.const_data_ptr();
+  set_strides(s, leading, problem.soft_labels_stride, problem.soft_labels_group_stride);
+  problem.soft_labels_type = dtype_of(s, "soft_labels");
+  allocate_outputs(checked, options, place);
+  return checked;
+}
+
+inline CheckedTopKProblem check_top_k_problem(const Tensor& logits, const Tensor& values,
+                                              const Tensor& indices,
+                                              const std::optional<Tensor>& rest,
+                                              const Tensor& target, const LossOptions& options,
+                                              Place place) {
+  const int64_t leading = checked_leading(logits);
+  const int64_t classes = logits.size(leading);
+  bool same_rows = values.dim() == leading + 1;
+  for (int64_t i = 0; same_rows && i < leading; ++i) same_rows = values.size(i) == logits.size(i);
+  if (!same_rows || values.size(leading) < 1 || values.size(leading) > classes)
+    fail("values must have the shape (..., k) with the leading dimensions of logits ",
+         shape_of(logits), " and 1 <= k <= C, got ", shape_of(values));
+  if (!has_shape_of(indices, values, leading + 1))
+    fail("indices must have the shape of values ", shape_of(values), ", got ", shape_of(indices));
+  if (rest.has_value() && !has_shape_of(*rest, values, leading))
+    fail("rest must have the shape of values ", shape_of(values),
+         " without its last dimension, got ", shape_of(*rest));
+  if (!rest.has_value() && options.soft_label_temperature.has_value())
+    fail("soft_label_temperature needs rest: without it the values are probabilities");
+  CheckedTopKProblem checked = {{},
+                                check_call(logits, target, options),
+                                with_contiguous_rows(values),
+                                with_contiguous_rows(indices),
+                                rest};
+  allocate_outputs(checked.checked, options, place);
+  checked.problem.call = checked.checked.problem;
+  TopKLabels& labels = checked.problem.labels;
+  labels.kept = values.size(leading);
+  labels.values = checked.values.const_data_ptr();
+  set_strides(checked.values, leading, labels.values_stride, labels.values_group_stride);
+  labels.values_type = dtype_of(values, "values");
+  labels.indices = checked.indices.const_data_ptr();
+  set_strides(checked.indices, leading, labels.indices_stride, labels.indices_group_stride);
+  labels.indices_type = index_type_of(indices);
+  if (rest.has_value()) {
+    labels.rest = rest->const_data_ptr();
+    set_strides(*rest, leading, labels.rest_stride, labels.rest_group_stride);
+    labels.rest_type = dtype_of(*rest, "rest");
+  }
   return checked;
 }
 

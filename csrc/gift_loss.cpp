@@ -4,6 +4,7 @@
 // Errors are std::invalid_argument (a ValueError in Python) and std::out_of_range (an IndexError).
 #include <dlfcn.h>
 
+#include <new>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -23,23 +24,44 @@
 namespace gift {
 namespace {
 
-// The error of a row with a target that is no class.
-[[noreturn]] void fail_at(const Problem& problem, int64_t row) {
+// Throws for a row with a target that is no class.
+void check_targets(const Problem& problem, int64_t row) {
   const RowIndex at = row_index(problem, row);
-  int64_t value = target_of(problem, at);
-  const char* name = "target";
-  const bool good = value == problem.ignore_index || (value >= 0 && value < problem.classes);
-  if (good) {
-    value = other_target_of(problem, at);
-    name = "other_target";
-  }
-  std::ostringstream message;
-  message << name << " must be a class in [0, " << problem.classes << ") or ignore_index ("
-          << problem.ignore_index << "), got " << value << " in row " << row;
-  throw std::out_of_range(message.str());
+  const auto check = [&](const char* name, int64_t value) {
+    if (value == problem.ignore_index || (value >= 0 && value < problem.classes)) return;
+    std::ostringstream message;
+    message << name << " must be a class in [0, " << problem.classes << ") or ignore_index ("
+            << problem.ignore_index << "), got " << value << " in row " << row;
+    throw std::out_of_range(message.str());
+  };
+  check("target", target_of(problem, at));
+  if (problem.other_target != nullptr) check("other_target", other_target_of(problem, at));
 }
 
-// See gift_fast/loss/operators.py for the schema.
+// Throws for a row that the kernels rejected.
+void check_row(const Problem& problem, const BadRow& bad) {
+  if (bad.row < 0) return;
+  std::ostringstream message;
+  switch (bad.reason) {
+    case BadRow::kTarget: check_targets(problem, bad.row); break;
+    case BadRow::kIndex:
+      message << "indices must be classes in [0, " << problem.classes << "), got "
+              << int64_t(bad.value) << " in row " << bad.row;
+      throw std::out_of_range(message.str());
+    case BadRow::kProbabilities:
+      fail("values must be probabilities for rest=None, got a smallest value of ", bad.value,
+           " and a sum of ", bad.sum, " in row ", bad.row, "; give rest for other values");
+    case BadRow::kRest:
+      fail("rest must be finite without soft_label_temperature, got -inf in row ", bad.row);
+    case BadRow::kMemory: throw std::bad_alloc();
+  }
+}
+
+void check_on_cpu(const std::optional<Tensor>& x, const char* names) {
+  if (x.has_value() && !x->is_cpu()) fail(names, " must be on the CPU");
+}
+
+// See gift_fast/loss/operators.py for the schemas.
 std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor target,
                                        double gamma, double label_smoothing, bool smooth_others,
                                        std::optional<double> soft_label_temperature,
@@ -48,17 +70,34 @@ std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor
                                        std::optional<Tensor> target_weight) {
   if (!logits.is_cpu() || !soft_labels.is_cpu() || !target.is_cpu())
     fail("logits, soft_labels and target must be on the CPU");
-  for (const std::optional<Tensor>* x : {&other_target, &target_weight})
-    if (x->has_value() && !(*x)->is_cpu())
-      fail("other_target and target_weight must be on the CPU");
+  check_on_cpu(other_target, "other_target and target_weight");
+  check_on_cpu(target_weight, "other_target and target_weight");
   CheckedProblem checked =
       check_problem(logits, soft_labels, target,
                     {gamma, label_smoothing, smooth_others, soft_label_temperature, ignore_index,
                      reduction, logits_grad, soft_labels_grad, other_target, target_weight},
                     {aoti_torch_device_type_cpu(), 0});
-  const int64_t bad_row = launch_cpu(checked.problem);
-  if (bad_row >= 0) fail_at(checked.problem, bad_row);
+  check_row(checked.problem, launch_cpu(checked.problem));
   return std::move(checked.outputs);
+}
+
+std::vector<Tensor> top_k_loss_and_gradients(
+    Tensor logits, Tensor values, Tensor indices, std::optional<Tensor> rest, Tensor target,
+    double gamma, double label_smoothing, bool smooth_others,
+    std::optional<double> soft_label_temperature, int64_t ignore_index, int64_t reduction,
+    bool logits_grad, std::optional<Tensor> other_target, std::optional<Tensor> target_weight) {
+  if (!logits.is_cpu() || !values.is_cpu() || !indices.is_cpu() || !target.is_cpu())
+    fail("logits, values, indices and target must be on the CPU");
+  check_on_cpu(rest, "rest");
+  check_on_cpu(other_target, "other_target and target_weight");
+  check_on_cpu(target_weight, "other_target and target_weight");
+  CheckedTopKProblem checked = check_top_k_problem(
+      logits, values, indices, rest, target,
+      {gamma, label_smoothing, smooth_others, soft_label_temperature, ignore_index, reduction,
+       logits_grad, false, other_target, target_weight},
+      {aoti_torch_device_type_cpu(), 0});
+  check_row(checked.problem.call, launch_cpu(checked.problem));
+  return std::move(checked.checked.outputs);
 }
 
 void scale_gradient_(Tensor grad, Tensor grad_output, std::optional<Tensor> scale) {
@@ -100,6 +139,16 @@ Tensor tensor_from_python(pybind11::handle object, const char* name) {
   return tensor;
 }
 
+pybind11::list list_to_python(const std::vector<Tensor>& outputs) {
+  pybind11::list result(outputs.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    void* object = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(to_python(outputs[i].get(), nullptr, &object));
+    result[i] = pybind11::reinterpret_steal<pybind11::object>(static_cast<PyObject*>(object));
+  }
+  return result;
+}
+
 pybind11::list loss_and_gradients_of_python(
     pybind11::handle logits, pybind11::handle soft_labels, pybind11::handle target, double gamma,
     double label_smoothing, bool smooth_others, std::optional<double> soft_label_temperature,
@@ -118,13 +167,31 @@ pybind11::list loss_and_gradients_of_python(
         loss_and_gradients(z, s, y, gamma, label_smoothing, smooth_others, soft_label_temperature,
                            ignore_index, reduction, logits_grad, soft_labels_grad, other, weight);
   }
-  pybind11::list result(outputs.size());
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    void* object = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(to_python(outputs[i].get(), nullptr, &object));
-    result[i] = pybind11::reinterpret_steal<pybind11::object>(static_cast<PyObject*>(object));
+  return list_to_python(outputs);
+}
+
+pybind11::list top_k_loss_and_gradients_of_python(pybind11::handle logits, pybind11::handle values,
+                                                  pybind11::handle indices, pybind11::handle rest,
+                                                  pybind11::handle target, double gamma,
+                                                  double label_smoothing, bool smooth_others,
+                                                  std::optional<double> soft_label_temperature,
+                                                  int64_t ignore_index, int64_t reduction,
+                                                  bool logits_grad, pybind11::handle other_target,
+                                                  pybind11::handle target_weight) {
+  std::optional<Tensor> u, other, weight;
+  if (!rest.is_none()) u = tensor_from_python(rest, "rest");
+  if (!other_target.is_none()) other = tensor_from_python(other_target, "other_target");
+  if (!target_weight.is_none()) weight = tensor_from_python(target_weight, "target_weight");
+  const Tensor z = tensor_from_python(logits, "logits"), v = tensor_from_python(values, "values"),
+               i = tensor_from_python(indices, "indices"), y = tensor_from_python(target, "target");
+  std::vector<Tensor> outputs;
+  {
+    pybind11::gil_scoped_release released;
+    outputs = top_k_loss_and_gradients(z, v, i, u, y, gamma, label_smoothing, smooth_others,
+                                       soft_label_temperature, ignore_index, reduction, logits_grad,
+                                       other, weight);
   }
-  return result;
+  return list_to_python(outputs);
 }
 
 }  // namespace
@@ -133,6 +200,8 @@ pybind11::list loss_and_gradients_of_python(
 STABLE_TORCH_LIBRARY_IMPL(gift_fast, CPU, m) {
   m.impl("loss_and_gradients", TORCH_BOX(&gift::loss_and_gradients));
   m.impl("gift_loss", TORCH_BOX(&gift::loss_and_gradients));
+  m.impl("top_k_loss_and_gradients", TORCH_BOX(&gift::top_k_loss_and_gradients));
+  m.impl("top_k_gift_loss", TORCH_BOX(&gift::top_k_loss_and_gradients));
   m.impl("scale_gradient_", TORCH_BOX(&gift::scale_gradient_));
 }
 
@@ -146,6 +215,12 @@ PYBIND11_MODULE(_C, m) {
           arg("reduction"), arg("logits_grad"), arg("soft_labels_grad"),
           arg("other_target") = pybind11::none(), arg("target_weight") = pybind11::none(),
           "torch.ops.gift_fast.loss_and_gradients for plain CPU tensors, without the dispatcher.");
+    m.def("top_k_loss_and_gradients", &gift::top_k_loss_and_gradients_of_python, arg("logits"),
+          arg("values"), arg("indices"), arg("rest"), arg("target"), arg("gamma"),
+          arg("label_smoothing"), arg("smooth_others"), arg("soft_label_temperature"),
+          arg("ignore_index"), arg("reduction"), arg("logits_grad"),
+          arg("other_target") = pybind11::none(), arg("target_weight") = pybind11::none(),
+          "The same for torch.ops.gift_fast.top_k_loss_and_gradients.");
   }
   m.def(
       "build_info",

@@ -61,6 +61,51 @@ struct Problem {
   bool stream;  // set by the CPU launcher: gradients are written past the cache
 };
 
+enum class IndexType : int8_t { kInt64, kInt32, kInt16 };
+
+// Soft labels with k stored values a row and one value for all other classes. Strides as above.
+struct TopKLabels {
+  int64_t kept;  // k, 1 <= k <= C
+
+  const void* values;  // [N, k] of values_type
+  int64_t values_stride, values_group_stride;
+  DType values_type;
+
+  const void* indices;  // [N, k] of indices_type: the classes of the values, in any order
+  int64_t indices_stride, indices_group_stride;
+  IndexType indices_type;
+
+  // Null: the values are probabilities, and the mass that is missing is spread evenly over the
+  // other classes. Not read where k = C. -inf is valid with a temperature only.
+  const void* rest;  // [N] of rest_type
+  int64_t rest_stride, rest_group_stride;
+  DType rest_type;
+};
+
+// One call of the loss with top-k labels. The soft labels of `call` are null, and so is their
+// gradient.
+struct TopKProblem {
+  Problem call;
+  TopKLabels labels;
+};
+
+// What the values of a row may sum to if they are probabilities.
+inline double largest_mass(DType type) {
+  constexpr double eps[kDTypes] = {0x1p-52, 0x1p-23, 0x1p-7, 0x1p-10};
+  return 1.0 + kMassRounding + eps[int(type)];
+}
+
+// The first row that the loss cannot be computed of, and why. Gradients and losses are unspecified
+// when there is one.
+struct BadRow {
+  enum Reason : int8_t { kTarget, kIndex, kProbabilities, kRest, kMemory };
+
+  int64_t row;  // -1: none
+  Reason reason;
+  double value;  // the index; or the smallest value
+  double sum;    // of the values
+};
+
 // A stored gradient times the upstream one, in place.
 struct ScaleProblem {
   int64_t rows;
@@ -73,9 +118,9 @@ struct ScaleProblem {
   const float* grad_scale;  // [N] or null
 };
 
-// The first row whose target is neither a class nor ignore_index, or -1. Gradients and losses are
-// unspecified when there is one.
-int64_t launch_cpu(const Problem& problem);
+// A row of which a target is neither a class nor ignore_index, or the top-k labels are no labels.
+BadRow launch_cpu(const Problem& problem);
+BadRow launch_cpu(const TopKProblem& problem);
 void launch_cpu(const ScaleProblem& problem);
 
 // The instruction set that launch_cpu runs on this machine, and all that this build holds.

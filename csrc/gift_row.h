@@ -61,6 +61,10 @@ constexpr double kHalfLargest = 1e300;  // a bound that is not smaller gets the 
 // its weight. No other float16 row is at the bounds: the smallest number is 6e-8.
 constexpr double kZeroRowGradient = 32768.0;
 
+// Probabilities may sum to 1 plus this and the epsilon of their type: those of a softmax over many
+// classes in float do, and so do probabilities that are rounded to fewer bits.
+constexpr double kMassRounding = 1e-5;
+
 // The smoothed one-hot label, scaled to unit norm.
 struct SmoothedLabel {
   double on_target;

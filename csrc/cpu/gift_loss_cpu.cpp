@@ -120,26 +120,26 @@ ByTarget count_valid(const Problem& problem) {
   return {double(valid), double(valid_others)};
 }
 
-}  // namespace
+bool streams(const Problem& problem) {
+  return problem.rows * problem.classes * int64_t(sizeof(float)) >= kStreamBytes;
+}
 
-int64_t launch_cpu(const Problem& given) {
-  Problem problem = given;
-  problem.stream = problem.rows * problem.classes * int64_t(sizeof(float)) >= kStreamBytes;
+// All rows, and the reduction. loss_of_rows(weight, begin, end) has the results of some of them.
+template <class LossOfRows>
+BadRow launch_rows(const Problem& problem, const LossOfRows& loss_of_rows) {
   const ByTarget divisor = problem.mean ? count_valid(problem) : ByTarget{1.0, 1.0};
   const ByTarget weight = {1.0 / divisor.target, 1.0 / divisor.other};
-  const RowsFunction loss_of_rows =
-      capability().kernels->loss[int(problem.logits_type)][int(problem.soft_labels_type)];
 
   // Workers never throw: a bad row is recorded, the caller raises.
   RowsResult results[kChunks];
   const int64_t chunks = std::min(problem.rows, kChunks);
   for_each_chunk(problem.rows, problem.classes, [&](int64_t chunk, int64_t begin, int64_t end) {
-    results[chunk] = loss_of_rows(problem, weight, begin, end);
+    results[chunk] = loss_of_rows(weight, begin, end);
   });
 
   ByTarget total = {0.0, 0.0};
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    if (results[chunk].bad_row >= 0) return results[chunk].bad_row;
+    if (results[chunk].bad.row >= 0) return results[chunk].bad;
     total.target += results[chunk].loss.target;
     total.other += results[chunk].loss.other;
   }
@@ -153,7 +153,28 @@ int64_t launch_cpu(const Problem& given) {
       *static_cast<float*>(problem.total) = float(loss);
     }
   }
-  return -1;
+  return {-1, BadRow::kTarget, 0.0, 0.0};
+}
+
+}  // namespace
+
+BadRow launch_cpu(const Problem& given) {
+  Problem problem = given;
+  problem.stream = streams(given);
+  const RowsFunction loss_of_rows =
+      capability().kernels->loss[int(problem.logits_type)][int(problem.soft_labels_type)];
+  return launch_rows(problem, [&](ByTarget weight, int64_t begin, int64_t end) {
+    return loss_of_rows(problem, weight, begin, end);
+  });
+}
+
+BadRow launch_cpu(const TopKProblem& given) {
+  TopKProblem problem = given;
+  problem.call.stream = streams(given.call);
+  const TopKFunction loss_of_rows = capability().kernels->top_k[int(given.call.logits_type)];
+  return launch_rows(problem.call, [&](ByTarget weight, int64_t begin, int64_t end) {
+    return loss_of_rows(problem, weight, begin, end);
+  });
 }
 
 void launch_cpu(const ScaleProblem& problem) {

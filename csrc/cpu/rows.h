@@ -50,16 +50,19 @@ struct ByTarget {
 };
 
 struct RowsResult {
-  ByTarget loss;    // sums over the rows, before the division for the mean
-  int64_t bad_row;  // the first row with a target out of range, or -1
+  ByTarget loss;  // sums over the rows, before the division for the mean
+  BadRow bad;
 };
 
 // Rows [begin, end) of a problem; `weight` is the factor of every row's gradient.
 using RowsFunction = RowsResult (*)(const Problem&, ByTarget weight, int64_t begin, int64_t end);
+using TopKFunction = RowsResult (*)(const TopKProblem&, ByTarget weight, int64_t begin,
+                                    int64_t end);
 using ScaleFunction = void (*)(const ScaleProblem&, int64_t begin, int64_t end);
 
 struct RowKernels {
   RowsFunction loss[kDTypes][kDTypes];  // [logits_type][soft_labels_type]
+  TopKFunction top_k[kDTypes];          // [logits_type]
   ScaleFunction scale[kDTypes];
 };
 

@@ -9,6 +9,8 @@ namespace {
 
 #include "vectors.h"
 
+#include "labeled_rows.h"
+
 // Partial sums stay in the accumulator's type over this many elements and are combined in double:
 // the constant row of 1,000,000 would otherwise be off by 5e-4 in float.
 constexpr int64_t kBlock = 4096;
@@ -171,39 +173,55 @@ void write_target(const Other& other, const Own& own, const Chain& chain, int64_
   gradient[target] = narrow<T>(chain(y, x));
 }
 
+// A row of a gradient: full(j) has the vector from element j on, part(count) fewer than a vector.
+template <class A, class T, class Full, class Part>
+void store_row(const Full& full, const Part& part, int64_t n, bool past_cache, T* gradient) {
+  constexpr int64_t lanes = kLanes<A>;
+  const auto write = [&](int64_t j) { store<A>(gradient + j, full(j)); };
+  int64_t j = 0;
+  if constexpr (kStreams<A, T>) {
+    if (past_cache && n >= 2 * lanes) {
+      write(0);
+      j = floats_to_alignment(gradient);
+      for (; j + lanes <= n; j += lanes) stream(gradient + j, full(j));
+    }
+  }
+  for (; j + 2 * lanes <= n; j += 2 * lanes) {
+    write(j);
+    write(j + lanes);
+  }
+  if (j + lanes <= n) {
+    write(j);
+    j += lanes;
+  }
+  if (j < n) {
+    if (n >= lanes) {
+      write(n - lanes);  // writes some elements again
+    } else {
+      store_part<A>(gradient, part(n), n);
+    }
+  }
+}
+
 // gradient_j = other_j p + own_j q + r, then the target's element. `chain` is the derivative of
 // what `own` reads to what is stored: 1, or the softmax weight over its temperature.
 template <class A, class T, class Other, class Own, class Chain>
 void write_gradient(const Other& other, const Own& own, const Chain& chain, int64_t n,
                     int64_t target, const GradientCoefficients& k, bool past_cache, T* gradient) {
-  constexpr int64_t lanes = kLanes<A>;
   const A p = A(k.other), q = A(k.own), r = A(k.all);
   const auto value = [&](Vector<A> y, Vector<A> x) { return chain(y * p + (x * q + r), x); };
-  const auto full = [&](int64_t j) { store<A>(gradient + j, value(other.full(j), own.full(j))); };
-  int64_t j = 0;
-  if constexpr (kStreams<A, T>) {
-    if (past_cache && n >= 2 * lanes) {
-      full(0);
-      j = floats_to_alignment(gradient);
-      for (; j + lanes <= n; j += lanes) stream(gradient + j, value(other.full(j), own.full(j)));
-    }
-  }
-  for (; j + 2 * lanes <= n; j += 2 * lanes) {
-    full(j);
-    full(j + lanes);
-  }
-  if (j + lanes <= n) {
-    full(j);
-    j += lanes;
-  }
-  if (j < n) {
-    if (n >= lanes) {
-      full(n - lanes);  // writes some elements again
-    } else {
-      store_part<A>(gradient, value(other.part(0, n), own.part(0, n)), n);
-    }
-  }
+  store_row<A>([&](int64_t j) { return value(other.full(j), own.full(j)); },
+               [&](int64_t count) { return value(other.part(0, count), own.part(0, count)); }, n,
+               past_cache, gradient);
   write_target(other, own, chain, target, k, gradient);
+}
+
+// A row without a label that counts.
+template <class T>
+void write_zeros(T* gradient, float* scale, int64_t row, int64_t n) {
+  if (gradient == nullptr) return;
+  memset(static_cast<void*>(gradient + row * n), 0, size_t(n) * sizeof(T));
+  if (std::is_same_v<T, Float16>) scale[row] = 1.0f;
 }
 
 // ---- one row -----------------------------------------------------------------------------------
@@ -237,7 +255,6 @@ template <DType logits_type, DType soft_labels_type, bool softmax>
 struct Rows {
   using Z = typename StorageOf<logits_type>::type;
   using S = typename StorageOf<soft_labels_type>::type;
-  using Loss = std::conditional_t<logits_type == DType::kFloat64, double, float>;
 
   const Problem& problem;
   ByTarget weight;
@@ -352,90 +369,30 @@ struct Rows {
   }
 
   template <int labels>
-  void row(const RowIndex& at, const int64_t (&targets)[labels], const double (&weights)[labels],
-           double (&losses)[labels]) const {
+  bool row(const RowIndex& at, const int64_t (&targets)[labels], const double (&weights)[labels],
+           double (&losses)[labels], BadRow&) const {
     if constexpr (logits_type != DType::kFloat64)
-      if (one<float>(at, targets, weights, losses)) return;
+      if (one<float>(at, targets, weights, losses)) return true;
     one<double>(at, targets, weights, losses);
-  }
-
-  // Whether a target is a class; `counts`, whether it is one and not ignored.
-  bool in_range(int64_t target, bool& counts) const {
-    counts = target != problem.ignore_index;
-    return !counts || (target >= 0 && target < problem.classes);
+    return true;
   }
 
   void ignored(int64_t row) const {
     const int64_t n = problem.classes;
-    if (problem.logits_grad != nullptr) {
-      memset(static_cast<Z*>(problem.logits_grad) + row * n, 0, size_t(n) * sizeof(Z));
-      if (std::is_same_v<Z, Float16>) problem.logits_grad_scale[row] = 1.0f;
-    }
-    if (problem.soft_labels_grad != nullptr) {
-      memset(static_cast<S*>(problem.soft_labels_grad) + row * n, 0, size_t(n) * sizeof(S));
-      if (std::is_same_v<S, Float16>) problem.soft_labels_grad_scale[row] = 1.0f;
-    }
-  }
-
-  // The losses of a row's labels times their shares of the row. False: a target is no class.
-  bool labeled(const RowIndex& at, ByTarget& loss) const {
-    const int64_t target = target_of(problem, at);
-    bool counts = false;
-    if (!in_range(target, counts)) return false;
-    if (problem.other_target == nullptr) {
-      double losses[1] = {0.0};
-      if (counts) {
-        row<1>(at, {target}, {weight.target}, losses);
-      } else {
-        ignored(at.row);
-      }
-      loss.target = losses[0];
-      return true;
-    }
-
-    const int64_t other = other_target_of(problem, at);
-    bool other_counts = false;
-    if (!in_range(other, other_counts)) return false;
-    const double share = target_weight_of(problem, at), rest = 1.0 - share;
-    if (counts && other_counts) {
-      double losses[2];
-      row<2>(at, {target, other}, {share * weight.target, rest * weight.other}, losses);
-      loss = {share * losses[0], rest * losses[1]};
-    } else if (counts || other_counts) {
-      double losses[1];
-      row<1>(at, {counts ? target : other}, {counts ? share * weight.target : rest * weight.other},
-             losses);
-      (counts ? loss.target : loss.other) = (counts ? share : rest) * losses[0];
-    } else {
-      ignored(at.row);
-    }
-    return true;
-  }
-
-  RowsResult run(int64_t begin, int64_t end) const {
-    RowsResult result = {{0.0, 0.0}, -1};
-    for (RowIndex at = row_index(problem, begin); at.row < end; at.advance(problem)) {
-      ByTarget loss = {0.0, 0.0};
-      if (!labeled(at, loss)) {
-        result.bad_row = at.row;
-        return result;
-      }
-      if (problem.row_losses != nullptr)
-        static_cast<Loss*>(problem.row_losses)[at.row] = Loss(loss.target + loss.other);
-      result.loss.target += loss.target;
-      result.loss.other += loss.other;
-    }
-    if (problem.stream) stream_fence();
-    return result;
+    write_zeros(static_cast<Z*>(problem.logits_grad), problem.logits_grad_scale, row, n);
+    write_zeros(static_cast<S*>(problem.soft_labels_grad), problem.soft_labels_grad_scale, row, n);
   }
 };
 
 template <DType logits_type, DType soft_labels_type>
 RowsResult loss_of_rows(const Problem& problem, ByTarget weight, int64_t begin, int64_t end) {
+  using Loss = std::conditional_t<logits_type == DType::kFloat64, double, float>;
   if (problem.soft_label_temperature > 0.0)
-    return Rows<logits_type, soft_labels_type, true>{problem, weight}.run(begin, end);
-  return Rows<logits_type, soft_labels_type, false>{problem, weight}.run(begin, end);
+    return run_rows<Loss>(Rows<logits_type, soft_labels_type, true>{problem, weight}, begin, end);
+  return run_rows<Loss>(Rows<logits_type, soft_labels_type, false>{problem, weight}, begin, end);
 }
+
+#include "top_k_kernel.h"
 
 template <DType type>
 void scale_rows(const ScaleProblem& problem, int64_t begin, int64_t end) {
@@ -466,6 +423,8 @@ extern const RowKernels GIFT_ROWS;
 const RowKernels GIFT_ROWS = {
     {GIFT_ROW(DType::kFloat64), GIFT_ROW(DType::kFloat32), GIFT_ROW(DType::kBFloat16),
      GIFT_ROW(DType::kFloat16)},
+    {top_k_loss_of_rows<DType::kFloat64>, top_k_loss_of_rows<DType::kFloat32>,
+     top_k_loss_of_rows<DType::kBFloat16>, top_k_loss_of_rows<DType::kFloat16>},
     {scale_rows<DType::kFloat64>, scale_rows<DType::kFloat32>, scale_rows<DType::kBFloat16>,
      scale_rows<DType::kFloat16>},
 };

@@ -13,7 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from gift_fast import gift_loss
+from gift_fast import TopKLabels, gift_loss
 
 PAGE = 4096
 PROT_NONE, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS = 0, 1 | 2, 0x02 | 0x20  # of Linux
@@ -59,6 +59,26 @@ def check(classes: int, dtypes: tuple[torch.dtype, torch.dtype], at_end: bool) -
             )
 
 
+def check_top_k(classes: int, dtype: torch.dtype, at_end: bool) -> None:
+    """Loss and gradient of three rows with top-k labels of a third of the classes."""
+    logits, dense = torch.randn(3, classes).to(dtype), torch.randn(3, classes).to(dtype)
+    labels = TopKLabels.from_dense(dense, -(-classes // 3), "min")
+    target = torch.randint(classes, (3,))
+    for temperature in (None, 3.0):
+        ours = guarded(logits, at_end=at_end).requires_grad_()
+        exact = logits.double().clone().requires_grad_()
+        options = {"soft_label_temperature": temperature}
+        fields = TopKLabels(*(guarded(x, at_end=at_end) for x in labels))
+        loss = gift_loss(ours, fields, target, **options, backend="cpu")
+        expected = gift_loss(exact, labels.dense(classes), target, **options, backend="reference")
+        loss.backward()
+        expected.backward()
+        sums = TOLERANCE[torch.float64 if dtype == torch.float64 else torch.float32]
+        assert abs(loss.item() - expected.item()) <= sums
+        tolerance = max(sums, TOLERANCE[dtype])
+        torch.testing.assert_close(ours.grad.double(), exact.grad, atol=tolerance, rtol=tolerance)
+
+
 def check_scaling(classes: int, dtype: torch.dtype, at_end: bool) -> None:
     """A gradient that is written in its place."""
     values = torch.randn(3, classes).to(dtype)
@@ -75,3 +95,4 @@ if __name__ == "__main__":
             check(classes, pair, at_end)
         for dtype, at_end in product(TOLERANCE, (False, True)):
             check_scaling(classes, dtype, at_end)
+            check_top_k(classes, dtype, at_end)
