@@ -2,7 +2,7 @@ r"""Times a whole study, labeling included: labels shared by its runs, and the t
 
     python -m benchmarks.label_reuse --dataset cifar10-jpeg --data-root data --teacher convnet3
     python -m benchmarks.label_reuse --dataset cifar10-jpeg --data-root data \
-        --teacher resnet18_modified --epochs 30
+        --teacher resnet18_modified
 
 A study of ten losses on one generated set and one seed has one label set for ten runs. It is run in
 turn in both ways, the set and the teacher are made before. The teacher has random weights: the time
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--student", default="convnet3")
     parser.add_argument("--teacher", default="convnet3")
     parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)

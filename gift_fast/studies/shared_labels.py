@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -115,10 +115,11 @@ class Lock:
         self.works = fcntl is not None
 
     def take(self, *, exclusive: bool, wait: bool = True) -> bool:
-        """Takes the lock, or turns it into one of this kind; gives whether it is held."""
+        """Takes the lock, or one of this kind in its place; gives whether it is held."""
         while self.works:
             kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
             try:
+                fcntl.flock(self.file, fcntl.LOCK_UN)
                 fcntl.flock(self.file, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not wait:
@@ -154,15 +155,24 @@ def labels_of(
     """
     lock = Lock(folder)
     try:
-        while True:
-            lock.take(exclusive=True)
-            labels = write(folder, config, inputs, context, title)
+        while True:  # others may remove it between the two locks
             lock.take(exclusive=False)
-            if is_label_set(folder):  # else removed between the two locks
+            if (labels := whole(folder)) is not None:
                 break
+            lock.take(exclusive=True)
+            if whole(folder) is None:  # else another has written it meanwhile
+                write(folder, config, inputs, context, title)
         yield labels
     finally:
         lock.close()
+
+
+def whole(folder: Path) -> LabelSet | None:
+    """A label set of which nothing is missing; None where there is none."""
+    try:
+        return LabelSet(folder)
+    except (OSError, ValueError):
+        return None
 
 
 def write(
@@ -171,12 +181,10 @@ def write(
     inputs: Inputs,
     context: RunContext,
     title: str,
-) -> LabelSet:
-    """Writes what is missing of a label set, and reads it."""
-    with suppress(OSError, ValueError):
-        return LabelSet(folder)
+) -> None:
+    """Writes what is missing of a label set."""
     read = inputs.narrowed(config.classes)
-    return label_run(
+    label_run(
         config,
         read.dataset,
         read.distilled,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from gift_fast.cli import main
 from gift_fast.evaluation import labeling, soft_labels
 from gift_fast.evaluation import run as evaluation_run
 from gift_fast.studies import shared_labels
-from gift_fast.studies.shared_labels import Lock, remove, shared
+from gift_fast.studies.shared_labels import Lock, labels_of, remove, shared
+
+GOLDEN = Path(__file__).parents[1] / "data" / "labels" / "golden"
 
 STUDY = """
 title: Losses on digits
@@ -148,9 +151,36 @@ def test_labels_that_another_study_reads_are_not_removed(tmp_path):
     assert not folder.exists()
 
 
+def test_runs_read_labels_at_the_same_time(tmp_path):
+    """As the workers of a cluster do: none waits for another."""
+    folder = Path(shutil.copytree(GOLDEN, tmp_path / "labels" / "seed0-0"))
+    unused = {"config": None, "inputs": None, "context": None, "title": ""}
+    with labels_of(folder, **unused) as one, labels_of(folder, **unused) as other:
+        assert one.fingerprint() == other.fingerprint()
+        remove(folder)
+        assert folder.exists()
+    remove(folder)
+    assert not folder.exists()
+
+
+def test_labels_that_are_being_written_are_waited_for(tmp_path, monkeypatch):
+    folder = tmp_path / "labels" / "seed0-0"
+    writer = Lock(folder)
+    assert writer.take(exclusive=True)
+
+    def waited(seconds: float) -> None:
+        shutil.copytree(GOLDEN, folder)
+        writer.close()
+
+    monkeypatch.setattr(shared_labels.time, "sleep", waited)
+    unused = {"config": None, "inputs": None, "context": None, "title": ""}
+    with labels_of(folder, **unused) as labels:
+        assert labels.manifest.seed == 7
+
+
 def test_without_locks_on_a_file_system_nothing_is_removed(tmp_path, monkeypatch):
     class NoLocks:
-        LOCK_EX = LOCK_SH = LOCK_NB = 0
+        LOCK_EX = LOCK_SH = LOCK_NB = LOCK_UN = 0
 
         @staticmethod
         def flock(file, kind):
