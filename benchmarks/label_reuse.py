@@ -45,7 +45,7 @@ settings: {epochs: %d, eval_every: %d}
 sets: [{dataset: "%s", method: selected, ipc: %d, network: "%s", students: ["%s"]}]
 losses: [%s]
 seeds: [0]
-set_seeds: [0]
+dataset_seeds: [0]
 """
 
 

@@ -13,7 +13,7 @@ from gift_fast.process.signals import as_interrupted
 ARGUMENTS = {"root": "data_root", "path": "data", "distilled": "data"}
 """Arguments of Python functions whose option has another name: the argument, the option."""
 
-OPTIONS = {"heldout": "validation", "set_seeds": "dataset-seeds", "teachers": "teacher"}
+OPTIONS = {"teachers": "teacher"}
 """Attributes of the parsed options whose option has another name: the attribute, the option."""
 
 POSITIONAL = ("study", "folder", "run", "reproduction", "method")

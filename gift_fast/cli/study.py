@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from gift_fast.studies.cluster import ClusterOptions
 
 CHANGES = (
-    *("dataset", "ipc", "student", "epochs", "seeds", "set_seeds"),
-    *("heldout", "tuning_seeds", "tuned", "baselines", "data_root"),
+    *("dataset", "ipc", "student", "epochs", "seeds", "dataset_seeds"),
+    *("validation", "tuning_seeds", "tuned", "baselines", "data_root"),
 )
 """The options that replace what the study says."""
 
@@ -68,7 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts.add_argument("--seeds", nargs="+", type=int, metavar="N", help="one student per seed")
     parts.add_argument(
         "--dataset-seeds",
-        dest="set_seeds",
         nargs="+",
         type=int,
         metavar="N",
@@ -76,21 +75,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parts.add_argument(
         "--validation",
-        dest="heldout",
         type=int,
         metavar="N",
         help="size of the validation split for generated sets",
     )
     parts.add_argument(
         "--set-seeds",
-        dest="set_seeds",
+        dest="dataset_seeds",
         nargs="+",
         type=int,
         action=FormerName,
         present="--dataset-seeds",
     )
     parts.add_argument(
-        "--heldout", dest="heldout", type=int, action=FormerName, present="--validation"
+        "--heldout", dest="validation", type=int, action=FormerName, present="--validation"
     )
     parts.add_argument(
         "--tuning-seeds",
@@ -162,10 +160,10 @@ def run(options: argparse.Namespace) -> int:
     asked = cluster_options(options)
     loaded = load_study(options.study)
     plan = narrowed(loaded, **given(options, CHANGES))
-    if options.heldout is None and plan.heldout != loaded.heldout:
+    if options.validation is None and plan.validation != loaded.validation:
         teller(options)(
-            f"validation split: {plan.heldout} training images, as suits {options.dataset}; the "
-            f"study's own number is {loaded.heldout}, and --validation gives another"
+            f"validation split: {plan.validation} training images, as suits {options.dataset}; the "
+            f"study's own number is {loaded.validation}, and --validation gives another"
         )
     planned = plan.experiments(published=options.sets is not None)
     experiments, missing = split_by_presence(planned, options.sets)

@@ -201,7 +201,7 @@ def narrow(
     target = new_of_old[dataset.test.labels.cpu()]
     index = (target >= 0).nonzero().squeeze(1)
     test = dataset.test.subset(index).with_labels(target[index])
-    dataset = replace(dataset, train=None, heldout=None, test=test, classes=classes)
+    dataset = replace(dataset, train=None, validation=None, test=test, classes=classes)
 
     target = new_of_old.to(distilled.labels.device)[distilled.labels]
     index = (target >= 0).nonzero().squeeze(1)

@@ -15,7 +15,7 @@ from typing import Any
 
 from gift_fast.data.classes import ALL, CLASSES, canonical_classes
 from gift_fast.data.datasets import check_dataset
-from gift_fast.data.datasets.heldout import HELDOUT, split_heldout
+from gift_fast.data.datasets.validation import VALIDATION, split_validation
 from gift_fast.evaluation.rules import (
     BATCH_RULES,
     paper_batch_size,
@@ -31,7 +31,7 @@ from gift_fast.training.models import MODELS
 from gift_fast.training.objectives import OBJECTIVES
 from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES
 
-TESTED_ON = ("test", HELDOUT)
+TESTED_ON = ("test", VALIDATION)
 """What accuracy may be measured on, as records spell it: test split or validation split."""
 
 
@@ -152,7 +152,7 @@ class EvaluationConfig(TrainingConfig):
         check_dataset(self.dataset)
         if self.tested_on not in TESTED_ON:
             raise ValueError(f"tested_on must be test or validation, got {self.tested_on!r}")
-        if self.tested_on == HELDOUT and not split_heldout(self.dataset)[1]:
+        if self.tested_on == VALIDATION and not split_validation(self.dataset)[1]:
             raise ValueError(
                 "dataset must have a validation split for tested_on='validation', as in "
                 f"{self.dataset}:validation=5000; got {self.dataset!r}"

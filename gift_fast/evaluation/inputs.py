@@ -188,8 +188,8 @@ def load_tested(config: EvaluationConfig, data_root: Path | None) -> ImageDatase
     if config.tested_on == "test":
         return load_dataset(config.dataset, data_root, train=False)
     dataset = load_dataset(config.dataset, data_root)
-    assert dataset.heldout is not None
-    return replace(dataset, train=None, test=dataset.heldout, heldout=None)
+    assert dataset.validation is not None
+    return replace(dataset, train=None, test=dataset.validation, validation=None)
 
 
 def resolve_on(config: EvaluationConfig, distilled: DistilledSet) -> ResolvedEvaluationConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gift_fast.data.classes import ALL
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.datasets.heldout import split_heldout
+from gift_fast.data.datasets.validation import split_validation
 from gift_fast.data.labels.label_set import LabelSet, Manifest, is_label_set
 from gift_fast.evaluation.config import ResolvedEvaluationConfig
 from gift_fast.evaluation.teacher_weights import load_teacher
@@ -110,7 +110,7 @@ def of_run(
 ) -> dict[str, object]:
     """The fields of a manifest that a run shares with its label set; epochs may be fewer."""
     return {
-        "dataset": split_heldout(config.dataset)[0],
+        "dataset": split_validation(config.dataset)[0],
         "classes": config.classes,
         "num_classes": classes,
         "set_digest": set_digest,

@@ -99,7 +99,7 @@ def teacher_augmentation(dataset: str) -> str:
     is another shape or none.
 
     Example:
-        >>> teacher_augmentation("cifar10"), teacher_augmentation("digits:heldout=300")
+        >>> teacher_augmentation("cifar10"), teacher_augmentation("digits:validation=300")
         ('crop-flip', 'none')
     """
     return TEACHER_AUGMENTATIONS.get(spec.split_spec(dataset)[0], TEACHER_AUGMENTATION)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gift_fast.data.datasets import ImageDataset, load_dataset
-from gift_fast.data.datasets.sizes import check_heldout_fits
+from gift_fast.data.datasets.sizes import check_validation_fits
 from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.context import RunContext, check_writable, tracked
 from gift_fast.evaluation.description import settings_in_words
@@ -91,7 +91,7 @@ def train_teacher(
 def run_teacher(config: TeacherConfig, context: RunContext) -> tuple[Path, EvalResult]:
     """Trains a teacher, or reads the one that was finished; gives its file and its last test."""
     accelerator = context.accelerator(config)
-    check_heldout_fits(config.dataset, context.data_root)
+    check_validation_fits(config.dataset, context.data_root)
     check_writable(context.teacher_dir, accelerator)
     if accelerator.is_main_process and not context.quiet:  # before anything that takes its time
         print(f"settings:\n{settings_in_words(config)}", file=sys.stderr, flush=True)

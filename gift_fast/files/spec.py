@@ -42,7 +42,7 @@ def take_option(spec: str, key: str) -> tuple[str, str | None]:
     """A specification without one of its options, and the text of the option, None if absent.
 
     Example:
-        >>> take_option("digits:heldout=300,resize=16", "heldout")
+        >>> take_option("digits:validation=300,resize=16", "validation")
         ('digits:resize=16', '300')
     """
     name, options = split_spec(spec)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gift_fast.data.datasets import dataset_title
-from gift_fast.data.datasets.heldout import split_heldout
+from gift_fast.data.datasets.validation import VALIDATION, split_validation
 from gift_fast.evaluation.summary import spread
 from gift_fast.report.reading import Run, StudyRecord
 from gift_fast.report.table import EMPTY, Column, Item, Table
@@ -23,7 +23,7 @@ from gift_fast.training.optimizers import optimizer_name
 from gift_fast.training.weights import checkpoint_name
 
 SELECTIONS = {
-    "heldout": "lr selected on the validation split",
+    VALIDATION: "lr selected on the validation split",
     "test": "lr selected on test images",
 }
 """What selects a learning rate, and how the table calls it."""
@@ -115,7 +115,7 @@ def baselines_table(study: StudyRecord) -> Table | None:
         teacher = checkpoint_name(question.dataset, question.student)
         full = study.teachers.get(teacher, math.nan)
         items = [
-            Item(dataset_title(split_heldout(question.dataset)[0])),
+            Item(dataset_title(split_validation(question.dataset)[0])),
             Item(arm.method),
             Item(question.student),
             Item(f"{display_name(arm.loss)}, {optimizer_name(question.optimizer)}"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from gift_fast.data.classes import ALL
 from gift_fast.data.datasets import dataset_title
-from gift_fast.data.datasets.heldout import split_heldout
+from gift_fast.data.datasets.validation import split_validation
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult
 from gift_fast.evaluation.summary import Spread, spread
@@ -53,10 +53,10 @@ class Condition:
         if self["optimizer"].startswith("sgd"):
             optimizer += f", momentum {self['momentum']:g}"
         epochs = "the protocol's epochs" if self["epochs"] is None else f"{self['epochs']} epochs"
-        dataset, heldout = split_heldout(self.source.dataset)
+        dataset, validation = split_validation(self.source.dataset)
         words = {
             "dataset": dataset_title(dataset)
-            + (f", validation split of {heldout} training images" if heldout else ""),
+            + (f", validation split of {validation} training images" if validation else ""),
             "method": f"{self.source.method} sets",
             "ipc": f"IPC {self.source.ipc}",
             "network": f"distilled on {self.source.network}",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from gift_fast.data.classes import ALL
 from gift_fast.evaluation.results import RunResult, read_run, run_path
 from gift_fast.evaluation.summary import Spread, divergence, marked, spread
+from gift_fast.files.record_names import present
 from gift_fast.report.table import Column, Item, Table, score
 from gift_fast.report.terminal import print_table
 from gift_fast.studies.manifest import read_manifest
@@ -202,7 +203,7 @@ def text_of(value: object) -> str:
         return " ".join(map(str, value)) or "none"
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
-    return str(value)
+    return present(str(value))
 
 
 def input_columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
@@ -251,7 +252,7 @@ def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
         and shared[name] is not None
         and shared[name] != TOLD_OTHERWISE.get(name)
     ]
-    images = "the test images" if shared["tested_on"] == "test" else "held-out images"
+    images = "the test images" if shared["tested_on"] == "test" else "the validation split"
     if "tested_on" in names:
         images = "what was tested on"
     return Table(

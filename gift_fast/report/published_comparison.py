@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from gift_fast.data.classes import ALL
-from gift_fast.data.datasets.heldout import split_heldout
+from gift_fast.data.datasets.validation import split_validation
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.protocols import load_preset
 from gift_fast.evaluation.summary import spread
@@ -240,8 +240,8 @@ def differences_of(
 
 def dataset_differences(dataset: str, published: Published) -> list[str]:
     """Validation split, lossy copies and options of the dataset."""
-    name, heldout = split_heldout(dataset)
-    found = [f"validation split of {heldout} training images"] if heldout else []
+    name, validation = split_validation(dataset)
+    found = [f"validation split of {validation} training images"] if validation else []
     base, options = spec.split_spec(name)[0], name.partition(":")[2]
     if base in COPIES:
         found.append(f"JPEG copies of {COPIES[base]}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, read_run, run_path
+from gift_fast.files.record_names import recorded
 from gift_fast.studies.manifest import (
     Finished,
     manifest_path,
@@ -20,7 +21,7 @@ from gift_fast.studies.manifest import (
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study, Tuning
 
-TUNING = {field.name for field in fields(Tuning)}
+TUNING = {recorded(field.name) for field in fields(Tuning)}
 
 PURPOSES = ("protocol", "trial", "tuned", "baseline")
 

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 
+from gift_fast.data.datasets.validation import VALIDATION
 from gift_fast.report.cells import Cell
 from gift_fast.report.panels import Panel
 from gift_fast.report.published_comparison import PublishedComparison
@@ -95,7 +96,7 @@ def csv_rows(
             n=len(trial.runs),
             over="trials",
             share=1.0,
-            scored_on="held-out" if config.tested_on == "heldout" else "first half",
+            scored_on="validation" if config.tested_on == VALIDATION else "first half",
             diverged=sum(result.diverged is not None for result in trial.results),
         )
     return rows

@@ -86,7 +86,7 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    images = "test" if runs[0].config.tested_on == "test" else "held-out"
+    images = "test" if runs[0].config.tested_on == "test" else "validation"
     title = f"Accuracy on the {images} images, percent"
     table = Table(title=title, title_justify="left", box=box.ASCII2)
     for heading in ("seed", "top-1", "top-5", "best top-1", "images/s", "seconds"):

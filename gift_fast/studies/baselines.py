@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gift_fast.data.classes import ALL
-from gift_fast.data.datasets.heldout import HELDOUT, split_heldout
+from gift_fast.data.datasets.validation import VALIDATION, split_validation
 from gift_fast.evaluation.rules import paper_epochs
 from gift_fast.studies.sets import RANDOM, SetSource
 from gift_fast.studies.study import Experiment
@@ -140,7 +140,7 @@ def baseline_experiments(experiments: Iterable[Experiment]) -> list[Experiment]:
         hard = replace(config, loss=HARD_LABELS)
         other = random_source(source)
         arms = [(source, config), (source, plain), (other, config), (other, plain), (source, hard)]
-        splits = ["test", *([HELDOUT] if split_heldout(config.dataset)[1] else [])]
+        splits = ["test", *([VALIDATION] if split_validation(config.dataset)[1] else [])]
         found += [
             Experiment(
                 of,

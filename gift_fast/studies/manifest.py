@@ -19,6 +19,7 @@ from gift_fast.data.datasets import dataset_title
 from gift_fast.evaluation.results import RunResult, read_run
 from gift_fast.evaluation.summary import outcome, spread
 from gift_fast.files.atomic import replacing
+from gift_fast.files.record_names import recorded
 from gift_fast.files.texts import is_file_name, read_json
 from gift_fast.studies.study import Experiment, Study, Tuning
 from gift_fast.training.objectives import display_name
@@ -134,7 +135,7 @@ def is_trial_of(run: dict[str, Any], tuning: Tuning | None) -> bool:
     return (
         config["weight_decay"] in tuning.weight_decays
         and config["seed"] in tuning.seeds
-        and (source["seed"] is None or source["seed"] in tuning.set_seeds)
+        and (source["seed"] is None or source["seed"] in tuning.dataset_seeds)
     )
 
 
@@ -204,6 +205,9 @@ class Record:
         for experiment, file in files.items():
             self.runs[key_of(experiment.to_dict())]["file"] = file.name
         study = self.study
+        tuning = None
+        if study.tuning is not None:
+            tuning = {recorded(name): value for name, value in asdict(study.tuning).items()}
         contents = {
             "format": FORMAT,
             "name": study.name,
@@ -211,7 +215,7 @@ class Record:
             "answers": study.answers,
             "notes": study.notes,
             "preset": study.preset,
-            "tuning": None if study.tuning is None else asdict(study.tuning),
+            "tuning": tuning,
             "teachers": self.teachers,
             "runs": list(self.runs.values()),
         }

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gift_fast.data.datasets import check_dataset
-from gift_fast.data.datasets.heldout import split_heldout
-from gift_fast.data.datasets.sizes import default_heldout
+from gift_fast.data.datasets.sizes import default_validation_size
+from gift_fast.data.datasets.validation import split_validation
 from gift_fast.files import spec
 from gift_fast.files.checks import check_integer
 from gift_fast.studies.study import Study
@@ -25,8 +25,8 @@ def narrowed(
     student: str | None = None,
     epochs: int | None = None,
     seeds: Sequence[int] | None = None,
-    set_seeds: Sequence[int] | None = None,
-    heldout: int | None = None,
+    dataset_seeds: Sequence[int] | None = None,
+    validation: int | None = None,
     tuning_seeds: Sequence[int] | None = None,
     tuned: bool = True,
     baselines: bool | None = None,
@@ -42,10 +42,10 @@ def narrowed(
         student: the network of every teacher and student.
         epochs: of every student.
         seeds: of the students.
-        set_seeds: of the generated sets.
-        heldout: size of the validation split. None is the
+        dataset_seeds: of the generated sets.
+        validation: size of the validation split. None is the
             study's number; on a dataset that is not among the study's, at most a tenth of the
-            images, see :func:`~gift_fast.data.datasets.sizes.default_heldout`.
+            images, see :func:`~gift_fast.data.datasets.sizes.default_validation_size`.
         tuning_seeds: of the students of the trials, where the study has any.
         tuned: whether to keep the study's tuning, if it has any.
         baselines: whether to run baselines.
@@ -61,9 +61,9 @@ def narrowed(
         check_dataset(dataset)
         known = [source.dataset for source, _ in sets]
         kept = dataset if dataset in known else known[0]
-        own = split_heldout(dataset)[1]
-        if dataset not in known and heldout is None and study.heldout and not own:
-            heldout = default_heldout(dataset, study.heldout, data_root)
+        own = split_validation(dataset)[1]
+        if dataset not in known and validation is None and study.validation and not own:
+            validation = default_validation_size(dataset, study.validation, data_root)
         sets = [
             (replace(source, dataset=dataset), students)
             for source, students in sets
@@ -78,13 +78,13 @@ def narrowed(
     changes: dict[str, Any] = {"sets": tuple(dict.fromkeys(sets))}
     if epochs is not None:
         changes["settings"] = {**study.settings, "epochs": epochs}
-    for name, values in (("seeds", seeds), ("set_seeds", set_seeds)):
+    for name, values in (("seeds", seeds), ("dataset_seeds", dataset_seeds)):
         if values is not None:
             check_counts(name, values, 0)
             changes[name] = tuple(values)
-    if heldout is not None:
-        check_integer("heldout", heldout, 0)
-        changes["heldout"] = heldout
+    if validation is not None:
+        check_integer("validation", validation, 0)
+        changes["validation"] = validation
     if baselines is not None:
         changes["baselines"] = baselines
     tuning = study.tuning if tuned else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gift_fast.data.classes import build_classes
 from gift_fast.data.datasets import ImageDataset, load_dataset
-from gift_fast.data.datasets.sizes import check_heldout_fits
+from gift_fast.data.datasets.sizes import check_validation_fits
 from gift_fast.data.distilled.formats import recognize
 from gift_fast.distillation.selection import check_ipc
 from gift_fast.evaluation.config import TeacherConfig
@@ -45,7 +45,7 @@ def check_study(
     sources = list(dict.fromkeys(experiment.source for experiment in experiments))
     for source in sources:
         if source.generated:
-            check_heldout_fits(source.sized_dataset, context.data_root)
+            check_validation_fits(source.sized_dataset, context.data_root)
         else:
             assert sets is not None
             recognize(sets / source.name)

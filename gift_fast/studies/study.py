@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any
 
 from gift_fast.data.classes import ALL
-from gift_fast.data.datasets.heldout import split_heldout, with_heldout
+from gift_fast.data.datasets.validation import split_validation, with_validation
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.protocols import load_preset
 from gift_fast.files import spec
@@ -52,16 +52,16 @@ class Tuning:
     Attributes:
         weight_decays: that are tried with every learning rate.
         seeds: one student each, none of them a reported one's.
-        set_seeds: of generated sets for the trials; none of them is a reported set's.
+        dataset_seeds: of generated sets for the trials; none of them is a reported set's.
     """
 
     weight_decays: tuple[float, ...] = (0.0, 5e-4)
     seeds: tuple[int, ...] = (1000, 1001)
-    set_seeds: tuple[int, ...] = (1000,)
+    dataset_seeds: tuple[int, ...] = (1000,)
 
     def check_against(self, study: Study) -> None:
         """Raises ValueError if a seed is also a reported run's, or there is no validation split."""
-        for name in ("seeds", "set_seeds"):
+        for name in ("seeds", "dataset_seeds"):
             both = sorted(set(getattr(self, name)) & set(getattr(study, name)))
             if both:
                 raise ValueError(f"tuning: {name} must not be the study's own, got {both} in both")
@@ -71,8 +71,8 @@ class Tuning:
                 "optimizers must differ in more than what is tuned, rate and weight decay; "
                 f"got {list(map(dict, study.optimizers))}"
             )
-        if not study.heldout:
-            raise ValueError("heldout must be a number of images for tuning, got 0")
+        if not study.validation:
+            raise ValueError("validation must be a number of images for tuning, got 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ class Study:
     optimizers: tuple[Mapping[str, Any], ...] = ({},)
     seeds: tuple[int, ...] = (0, 1, 2)
     made_by: str = SELECTED
-    set_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    heldout: int = 0
+    dataset_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    validation: int = 0
     tuning: Tuning | None = None
     baselines: bool = False
 
@@ -116,8 +116,8 @@ class Study:
 
         Args:
             published: whether the methods' own sets are there. If not, one set for each of
-                ``set_seeds`` is made in their place; what teaches by labels of its own has no such
-                stand-in and is left out.
+                ``dataset_seeds`` is generated in their place; methods with soft labels of their own
+                are left out.
 
         Raises:
             TypeError, ValueError: a name that is not registered, or a value out of range.
@@ -179,11 +179,13 @@ class Study:
             if source.generated or not published:
                 if source.method in LEARNED_LABELS:
                     continue
-                own = split_heldout(source.dataset)[1]
-                dataset = source.dataset if own else with_heldout(source.dataset, self.heldout)
+                own = split_validation(source.dataset)[1]
+                dataset = (
+                    source.dataset if own else with_validation(source.dataset, self.validation)
+                )
                 method = source.method if source.generated else self.made_by
                 made = replace(source, dataset=dataset, method=method)
-                sources = [replace(made, seed=seed) for seed in self.set_seeds]
+                sources = [replace(made, seed=seed) for seed in self.dataset_seeds]
             for each in sources:
                 before = students_of.get(each, ())
                 students_of[each] = tuple(dict.fromkeys(before + students))

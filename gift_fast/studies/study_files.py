@@ -46,7 +46,7 @@ from gift_fast.evaluation.protocols import FIELDS, check_keys, hinted, load_pres
 from gift_fast.files import spec
 from gift_fast.files.checks import check_integer, check_number
 from gift_fast.files.packaged import load_yaml, packaged_names
-from gift_fast.files.record_names import present, recorded
+from gift_fast.files.record_names import present
 from gift_fast.files.texts import parse_yaml
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Study, Tuning
@@ -98,7 +98,7 @@ def parse_study(name: str, text: str) -> Study:
     contents = parse_yaml(text)
     if not isinstance(contents, dict):
         raise ValueError(f"a study must be a mapping, got {contents!r}")
-    contents = with_record_names("a study", contents)
+    contents = with_present_names("a study", contents)
     check_keys("a study", contents, READERS.keys())
     missing = [key for key in ("title", "sets", "losses") if key not in contents]
     if missing:
@@ -117,13 +117,13 @@ def parse_study(name: str, text: str) -> Study:
     return study
 
 
-def with_record_names(place: str, contents: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A mapping with its keys as records spell them; raises ValueError where a key comes twice."""
+def with_present_names(place: str, contents: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A mapping with its present keys; raises ValueError where a key comes twice."""
     found: dict[Any, Any] = {}
     for key, value in contents.items():
-        name = recorded(key) if isinstance(key, str) else key
+        name = present(key) if isinstance(key, str) else key
         if name in found:
-            raise ValueError(f"{place} may hold {present(name)} once, got it as {key} too")
+            raise ValueError(f"{place} may hold {name} once, got it as {key} too")
         found[name] = value
     return found
 
@@ -235,7 +235,7 @@ def read_sets(key: str, value: Any) -> tuple[tuple[SetSource, tuple[str, ...]], 
     return tuple(sets)
 
 
-def read_heldout(key: str, value: Any) -> int:
+def read_validation(key: str, value: Any) -> int:
     """A number of images."""
     check_integer(key, value, 0)
     return int(value)
@@ -251,11 +251,11 @@ def read_flag(key: str, value: Any) -> bool:
 def read_tuning(key: str, value: Any) -> Tuning:
     """What is tried; an empty mapping takes all defaults."""
     if isinstance(value, dict):
-        value = with_record_names(key, value)
+        value = with_present_names(key, value)
     read_mapping(key, value, {field.name for field in dataclasses.fields(Tuning)})
     settings: dict[str, Any] = {
         name: read_seeds(f"{key}: {name}", value[name])
-        for name in ("seeds", "set_seeds")
+        for name in ("seeds", "dataset_seeds")
         if name in value
     }
     if "weight_decays" in value:
@@ -283,8 +283,8 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "optimizers": read_optimizers,
     "seeds": read_seeds,
     "made_by": read_made_by,
-    "set_seeds": read_seeds,
-    "heldout": read_heldout,
+    "dataset_seeds": read_seeds,
+    "validation": read_validation,
     "tuning": read_tuning,
     "baselines": read_flag,
 }

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gift_fast.data.datasets.heldout import HELDOUT
+from gift_fast.data.datasets.validation import VALIDATION
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult
 from gift_fast.evaluation.rules import paper_epochs, paper_learning_rate
@@ -106,7 +106,10 @@ def trials_of(arm: Arm, tuning: Tuning, steps: Iterable[int]) -> list[Experiment
     source, config = arm.source, arm.config
     sources, tested_on = [source], "test"
     if arm.generated:
-        sources, tested_on = [replace(source, seed=seed) for seed in tuning.set_seeds], HELDOUT
+        sources, tested_on = (
+            [replace(source, seed=seed) for seed in tuning.dataset_seeds],
+            VALIDATION,
+        )
     return [
         Experiment(
             each,
@@ -130,7 +133,7 @@ def trials_of(arm: Arm, tuning: Tuning, steps: Iterable[int]) -> list[Experiment
 def trial_score(result: RunResult) -> float:
     """The images of a trial's accuracy: validation split or first half of the test images."""
     last = result.last
-    return last.top1 if result.config.tested_on == HELDOUT else last.halves[0]
+    return last.top1 if result.config.tested_on == VALIDATION else last.halves[0]
 
 
 def means_of(trials: Sequence[Finished]) -> dict[tuple[float, float], float]:

@@ -32,7 +32,9 @@ def test_a_validation_split_has_one_record_under_both_names():
 
 def test_a_dataset_is_split_under_both_names():
     former, present = (load_dataset(f"digits:{name}=300") for name in ("heldout", "validation"))
-    assert present.heldout.labels.equal(former.heldout.labels)
+    assert present.validation.labels.equal(former.validation.labels)
+    with pytest.warns(DeprecationWarning, match="ImageDataset.validation"):
+        assert former.heldout is former.validation
     assert len(present.heldout) == 300
 
 

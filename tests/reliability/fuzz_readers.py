@@ -281,7 +281,7 @@ preset: paper
 losses: [ce, gift]
 sets:
   - {dataset: digits, method: selected, ipc: 1, network: "convnet3:width=8"}
-set_seeds: [0]
+dataset_seeds: [0]
 seeds: [0]
 settings: {epochs: 2}
 optimizers: [{optimizer: adamw}]

@@ -50,7 +50,7 @@ settings: {epochs: 60, eval_every: 20, batch_size: 8}
 sets: [{dataset: digits, method: selected, ipc: 2, network: "convnet3:width=8"}]
 losses: [ce, gift]
 seeds: [0, 1]
-set_seeds: [0]
+dataset_seeds: [0]
 """
 
 TRIES = {"train-teacher": 3, "study": 8, "report": 3}

@@ -167,8 +167,8 @@ def test_classes_and_images_are_told_where_they_are_not_all_and_the_test_images(
     write(tmp_path, 90.0, dataset="fashion-mnist:heldout=5000", **seen)
     assert main(["table", str(tmp_path), "--markdown"]) == 0
     printed = capsys.readouterr().out
-    assert "**Accuracy on held-out images after the last epoch, percent**" in printed
-    assert "classes seen:steps=5,step=1, tested on heldout." in printed
+    assert "**Accuracy on the validation split after the last epoch, percent**" in printed
+    assert "classes seen:steps=5,step=1, tested on validation." in printed
 
 
 def test_numbers_that_are_written_in_two_ways_are_the_same(tmp_path: Path) -> None:

@@ -144,7 +144,13 @@ def test_the_runs_behind_a_number_open_and_close_by_click_and_by_key(opened):
     number.click()
     assert dialog.is_visible()
     text = dialog.inner_text()
-    for shown in ("CE on digits:heldout=100, IPC 10", "learning rate", "0.001", "torch", "2.14.1"):
+    for shown in (
+        "CE on digits:validation=100, IPC 10",
+        "learning rate",
+        "0.001",
+        "torch",
+        "2.14.1",
+    ):
         assert shown in text
     assert dialog.locator("tbody tr").count() == 10
     assert "ce-adamw-seed0-" in dialog.locator("tbody tr").first.inner_text()

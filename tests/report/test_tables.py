@@ -134,7 +134,7 @@ def test_a_tuned_loss_stands_beside_the_protocols_with_its_learning_rate(tmp_pat
     assert "The learning rate of KL lies at an end of the grid" in text
     assert "| KL | 0 | 40.2 | 40.6 | 42.0 | 46.3 | **60.0** |" in text
     trials = [row for row in csv_of(tmp_path / "runs") if row["purpose"] == "trial"]
-    assert {row["scored_on"] for row in trials} == {"held-out"}
+    assert {row["scored_on"] for row in trials} == {"validation"}
 
 
 def test_what_tuning_has_made_worse_is_said(tmp_path):

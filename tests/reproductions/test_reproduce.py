@@ -41,7 +41,7 @@ sets: [{dataset: digits, method: rded, ipc: 1, network: "convnet3:width=8"}]
 made_by: "rded:images_per_class=20"
 losses: [%s]
 seeds: 0
-set_seeds: [0, 1]
+dataset_seeds: [0, 1]
 """
 
 
@@ -174,8 +174,8 @@ def test_the_trials_of_a_tuned_study_are_estimated(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "measure_set", lambda *arguments: 7.0)
     folder = write_plan(tmp_path, "parts: [{study: third, teachers: weak}]")
     path = folder / "third.yaml"
-    tuning = "{weight_decays: [0.0], seeds: [1000], set_seeds: [1000, 1001]}"
-    path.write_text(path.read_text() + f"heldout: 100\ntuning: {tuning}\n")
+    tuning = "{weight_decays: [0.0], seeds: [1000], dataset_seeds: [1000, 1001]}"
+    path.write_text(path.read_text() + f"validation: 100\ntuning: {tuning}\n")
     plan = load_reproduction(str(folder))
     (left,) = estimates_of(plan, RunContext(out=tmp_path / "out"), lambda text: None)
     # KL on two sets, five learning rates on two other sets, and KL on two sets as tuned.

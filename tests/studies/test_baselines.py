@@ -28,8 +28,8 @@ settings: {epochs: 1, eval_every: 1}
 sets: [{dataset: digits, method: selected, ipc: 1, network: "convnet3:width=8"}]
 losses: [kl, ce]
 seeds: [0]
-set_seeds: [0]
-heldout: 100
+dataset_seeds: [0]
+validation: 100
 baselines: true
 """
 

@@ -41,7 +41,7 @@ settings: {epochs: %d, augmentation: none}
 sets: [{dataset: digits, method: selected, ipc: 1, network: "convnet3:width=8"}]
 losses: [%s]
 seeds: [0]
-set_seeds: [0]
+dataset_seeds: [0]
 """
 
 TITLE = "digits selected IPC 1 set 0, convnet3:width=8, %s, AdamW, seed 0"
@@ -360,7 +360,7 @@ def runner_of(ray: Imitation, study: Study, root: Path, **options) -> RayRunner:
 
 def test_what_runs_share_is_made_once_whatever_the_number_of_calls(ray, tmp_path):
     study = parse_study(
-        "mine", STUDY.replace("set_seeds: [0]", "set_seeds: [0, 1]") % (1, "ce, kl")
+        "mine", STUDY.replace("dataset_seeds: [0]", "dataset_seeds: [0, 1]") % (1, "ce, kl")
     )
     experiments = study.experiments(published=False)
     run = runner_of(ray, study, tmp_path)

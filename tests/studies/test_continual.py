@@ -23,7 +23,7 @@ sets: [{dataset: digits, method: selected, ipc: 1, network: "convnet3:width=8"}]
 losses: [ce, gift]
 classes: CLASSES
 seeds: [0]
-set_seeds: [0, 1]
+dataset_seeds: [0, 1]
 """
 
 
@@ -127,7 +127,7 @@ def test_the_papers_figure_is_ten_steps_of_each_set_and_loss():
     }
     assert len(experiments) == 2 * 2 * 10 * 3
     assert {e.config.loss for e in experiments} == {"kl", "gift"}
-    here = narrowed(plan, dataset="fashion-mnist", student="convnet3", seeds=[0], set_seeds=[0])
+    here = narrowed(plan, dataset="fashion-mnist", student="convnet3", seeds=[0], dataset_seeds=[0])
     assert len(here.experiments(published=False)) == 10 * 2
 
 

@@ -125,7 +125,7 @@ def test_a_study_is_moved_to_other_data_and_made_smaller():
         student="convnet3:width=32",
         epochs=100,
         seeds=[0, 1],
-        set_seeds=[0],
+        dataset_seeds=[0],
     )
     found = study.experiments(published=False)
     source = SetSource(
@@ -158,7 +158,7 @@ def test_a_dataset_of_the_study_is_kept_alone():
         ({"student": "convnet"}, "student must be one of .*; got 'convnet'"),
         ({"ipc": [0]}, "ipc must be at least 1, got 0"),
         ({"seeds": [1, 1]}, r"seeds must be one or more that differ, got \[1, 1\]"),
-        ({"set_seeds": []}, r"set_seeds must be one or more that differ, got \[\]"),
+        ({"dataset_seeds": []}, r"dataset_seeds must be one or more that differ, got \[\]"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(change, message):
@@ -253,7 +253,7 @@ def test_labels_of_the_set_itself_stay_whoever_labels_others():
 
 
 def test_all_losses_have_the_same_students_on_a_set_and_other_sets_have_others():
-    study = replace(load_study("losses"), seeds=(0, 1), set_seeds=(0, 1))
+    study = replace(load_study("losses"), seeds=(0, 1), dataset_seeds=(0, 1))
     students: dict[tuple[int, str], set[int]] = {}
     for experiment in study.experiments(published=False):
         place = (experiment.source.seed, experiment.config.loss)

@@ -12,7 +12,7 @@ from PIL import Image
 from gift_fast.cli import main
 from gift_fast.cli.parser import build_parser
 from gift_fast.data.datasets import load_dataset
-from gift_fast.data.datasets.sizes import PUBLISHED, default_heldout, training_size
+from gift_fast.data.datasets.sizes import PUBLISHED, default_validation_size, training_size
 from gift_fast.evaluation.context import RunContext
 from gift_fast.files import disk
 from gift_fast.studies import cluster, run
@@ -59,16 +59,16 @@ def folder_dataset(root: Path, images: int = 40) -> str:
 )
 def test_a_studys_validation_split_fits_another_dataset(dataset, expected):
     plan = narrowed(load_study("gamma"), dataset=dataset)
-    assert plan.heldout == expected
+    assert plan.validation == expected
     source = plan.experiments(published=False)[0].source
     assert f"heldout={expected}" in source.dataset
 
 
 def test_a_number_that_is_given_is_taken_and_a_studys_own_datasets_keep_its_number():
     study = load_study("gamma")
-    assert narrowed(study, dataset="digits", heldout=300).heldout == 300
-    assert narrowed(study, dataset="tinyimagenet").heldout == 5000
-    assert narrowed(study, dataset="digits:heldout=50").heldout == 5000  # and is not applied
+    assert narrowed(study, dataset="digits", validation=300).validation == 300
+    assert narrowed(study, dataset="tinyimagenet").validation == 5000
+    assert narrowed(study, dataset="digits:heldout=50").validation == 5000  # and is not applied
     own = narrowed(study, dataset="digits:heldout=50").experiments(published=False)[0].source
     assert own.dataset == "digits:heldout=50"
 
@@ -78,13 +78,13 @@ def test_the_files_of_other_datasets_are_counted_and_none_is_decoded(tmp_path, m
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded"))
     assert training_size(dataset, tmp_path) == (80, 2)
     assert training_size(f"{dataset},in_memory=true,heldout=9", tmp_path) == (80, 2)
-    assert default_heldout(dataset, 5000, tmp_path) == 8
-    assert narrowed(load_study("gamma"), dataset=dataset, data_root=tmp_path).heldout == 8
+    assert default_validation_size(dataset, 5000, tmp_path) == 8
+    assert narrowed(load_study("gamma"), dataset=dataset, data_root=tmp_path).validation == 8
 
 
 def test_there_is_an_image_for_every_class_in_it(tmp_path):
     dataset = folder_dataset(tmp_path, images=5)
-    assert default_heldout(dataset, 5000, tmp_path) == 2
+    assert default_validation_size(dataset, 5000, tmp_path) == 2
 
 
 def test_the_published_size_of_the_digits_is_theirs():
@@ -99,7 +99,7 @@ def test_the_published_size_of_the_digits_is_theirs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "digits", "--validation", "5000"], "heldout must be 10 to 648"),
+        (["--dataset", "digits", "--validation", "5000"], "validation must be 10 to 648"),
         (["--dataset", "cifar10"], "--data-root must be the folder that holds cifar10"),
         (["--dataset", "digits", "--student", "convnet6"], "at least 64 pixels for ConvNet-6"),
         (["--dataset", "digits", "--ipc", "500"], "--ipc must be from 1 to 1"),

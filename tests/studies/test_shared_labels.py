@@ -24,7 +24,7 @@ settings: {epochs: 3, eval_every: 3, augmentation: dsa}
 sets: [{dataset: digits, method: selected, ipc: 1, network: "convnet3:width=4"}]
 losses: [%s]
 seeds: [%s]
-set_seeds: [0]
+dataset_seeds: [0]
 """
 
 

@@ -29,7 +29,7 @@ settings: {epochs: 1, eval_every: 1, augmentation: none}
 sets: [{dataset: digits, method: selected, ipc: 1, network: "convnet3:width=8"}]
 losses: [%s]
 seeds: [0, 1]
-set_seeds: [0, 1]
+dataset_seeds: [0, 1]
 """
 
 
@@ -308,7 +308,7 @@ def test_a_set_that_cannot_be_read_stops_no_run_on_another(finished, tmp_path, c
     assert len(list((tmp_path / "runs").glob("kl-*.json"))) == 1
 
 
-TUNED = "heldout: 300\ntuning: {weight_decays: 0.0, seeds: 100, set_seeds: 100}\n"
+TUNED = "validation: 300\ntuning: {weight_decays: 0.0, seeds: 100, dataset_seeds: 100}\n"
 
 
 def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
@@ -333,7 +333,7 @@ def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
     printed = capsys.readouterr().out
     assert "2 of at least 10 runs done" in printed  # those tuned are no runs yet
     assert (
-        "to do  digits:heldout=300 selected IPC 1 set 0, convnet3:width=8, GIFT, AdamW, seed 0, "
+        "to do  digits:validation=300 selected IPC 1 set 0, convnet3:width=8, GIFT, AdamW, seed 0, "
         "tuned as trials will choose" in printed
     )
     assert call() == 0

@@ -18,9 +18,9 @@ sets: [{dataset: digits, method: METHOD, ipc: 1, network: convnet3}]
 losses: [kl, gift]
 optimizers: [{optimizer: sgd, learning_rate: 0.01, weight_decay: 1.0e-4}]
 seeds: [0, 1]
-set_seeds: [0, 1]
-heldout: 300
-tuning: {weight_decays: [0.0, 5.0e-4], seeds: [100, 101], set_seeds: [100]}
+dataset_seeds: [0, 1]
+validation: 300
+tuning: {weight_decays: [0.0, 5.0e-4], seeds: [100, 101], dataset_seeds: [100]}
 """
 
 
@@ -165,10 +165,14 @@ def test_the_grid_holds_half_decades_to_three_digits():
     ("old", "new", "message"),
     [
         ("[100, 101]", "[1, 2]", r"tuning: seeds must not be the study's own, got \[1\] in both"),
-        ("[100]}", "[0]}", r"tuning: set_seeds must not be the study's own, got \[0\]"),
-        ("heldout: 300", "heldout: 0", "heldout must be a number of images for tuning, got 0"),
+        ("[100]}", "[0]}", r"tuning: dataset_seeds must not be the study's own, got \[0\]"),
+        (
+            "validation: 300",
+            "validation: 0",
+            "validation must be a number of images for tuning, got 0",
+        ),
         ("[0.0, 5.0e-4]", "[-1.0]", "tuning: weight_decays must be 0 or more, got -1.0"),
-        ("set_seeds: [100]", "rates: 3", "got 'rates'"),
+        ("dataset_seeds: [100]", "rates: 3", "got 'rates'"),
     ],
 )
 def test_tuning_that_cannot_be_is_refused(old, new, message):

@@ -3,8 +3,8 @@
 A new dataset is one file with a function that returns an :class:`ImageDataset`, and one line in
 ``DATASETS``. The function takes the folder that holds the data (or None) and whether to load the
 training split, ``function(root, train)``; its keyword-only parameters are the options that a
-specification sets: ``imagenet-1k:side=64``. Every dataset has the options ``heldout``, see
-:mod:`gift_fast.data.datasets.heldout`, ``resize``, see
+specification sets: ``imagenet-1k:side=64``. Every dataset has the options ``validation``, see
+:mod:`gift_fast.data.datasets.validation`, ``resize``, see
 :mod:`gift_fast.data.datasets.resize`, and ``normalization``, see
 :mod:`gift_fast.data.datasets.normalization`.
 """
@@ -19,7 +19,6 @@ from gift_fast.data.datasets.cifar_jpeg import cifar10_jpeg
 from gift_fast.data.datasets.digits import digits
 from gift_fast.data.datasets.fashion_mnist import fashion_mnist
 from gift_fast.data.datasets.folder import folder
-from gift_fast.data.datasets.heldout import hold_out, split_heldout
 from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.data.datasets.imagenet import (
     imagenet_1k,
@@ -32,10 +31,12 @@ from gift_fast.data.datasets.imagenet import (
 from gift_fast.data.datasets.normalization import normalized_like, split_normalization
 from gift_fast.data.datasets.resize import resize, split_resize
 from gift_fast.data.datasets.tinyimagenet import tinyimagenet
+from gift_fast.data.datasets.validation import split_validation, with_validation_split
 from gift_fast.data.images.file_split import FileSplit
 from gift_fast.data.images.splits import Split, TensorSplit
 from gift_fast.data.images.unreadable_files import check_readable
 from gift_fast.files import spec
+from gift_fast.files.record_names import present
 
 __all__ = [
     "COPY_OF",
@@ -76,16 +77,16 @@ def dataset_title(dataset: str) -> str:
     """A dataset's specification as reports show it.
 
     Example:
-        >>> dataset_title("cifar10-jpeg:normalization=imagenet"), dataset_title("cifar100")
-        ('CIFAR-10 (JPEG copies), normalization=imagenet', 'cifar100')
+        >>> dataset_title("cifar10-jpeg:normalization=imagenet"), dataset_title("digits:heldout=9")
+        ('CIFAR-10 (JPEG copies), normalization=imagenet', 'digits:validation=9')
     """
-    name, colon, options = dataset.partition(":")
-    return f"{TITLES[name]}{', ' if colon else ''}{options}" if name in TITLES else dataset
+    name, colon, options = present(dataset).partition(":")
+    return f"{TITLES[name]}{', ' if colon else ''}{options}" if name in TITLES else present(dataset)
 
 
 def check_dataset(dataset: str) -> None:
     """Raises ValueError unless a specification names a dataset and options that it has."""
-    rest = split_resize(split_heldout(dataset)[0])[0]
+    rest = split_resize(split_validation(dataset)[0])[0]
     spec.resolve("dataset", split_normalization(rest)[0], DATASETS)
 
 
@@ -115,7 +116,7 @@ def load_dataset(
         (10, 500, None)
     """
     data_root = None if root is None else Path(root).expanduser()
-    rest, heldout = split_heldout(dataset)
+    rest, validation = split_validation(dataset)
     rest, side = split_resize(rest)
     name, normalization = split_normalization(rest)
     loaded = spec.build("dataset", name, DATASETS, data_root, train)
@@ -125,6 +126,6 @@ def load_dataset(
                 check_readable(split)
     if normalization is not None:
         loaded = normalized_like(loaded, normalization)
-    if train and heldout:
-        loaded = hold_out(loaded, heldout)
+    if train and validation:
+        loaded = with_validation_split(loaded, validation)
     return resize(loaded, side) if side else loaded

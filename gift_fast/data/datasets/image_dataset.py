@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,7 +28,7 @@ class ImageDataset:
         name: its name in the registry.
         train: the training split; None if only the test split was loaded.
         test: the test split.
-        heldout: the validation split, taken from the training images, or None.
+        validation: the validation split, taken from the training images, or None.
         mean: one value per channel, on the scale of [0, 1].
         std: one value per channel.
         class_names: one name per class, in the order of the labels.
@@ -42,9 +43,16 @@ class ImageDataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
-    heldout: Split | None = None
+    validation: Split | None = None
     classes: str = "all"
     class_folders: tuple[str, ...] = ()
+
+    @property
+    def heldout(self) -> Split | None:
+        """The former name of ``validation``, kept until version 0.3."""
+        message = "ImageDataset.heldout is now ImageDataset.validation"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.validation
 
     @property
     def num_classes(self) -> int:

@@ -38,11 +38,13 @@ def split_resize(dataset: str) -> tuple[str, int]:
 
 def resize(dataset: ImageDataset, side: int) -> ImageDataset:
     """The dataset with all its images resized to ``side`` x ``side`` pixels."""
-    train, heldout = (
+    train, validation = (
         None if split is None else ResizedSplit(split, side)
-        for split in (dataset.train, dataset.heldout)
+        for split in (dataset.train, dataset.validation)
     )
-    return replace(dataset, train=train, test=ResizedSplit(dataset.test, side), heldout=heldout)
+    return replace(
+        dataset, train=train, test=ResizedSplit(dataset.test, side), validation=validation
+    )
 
 
 @dataclass(frozen=True)

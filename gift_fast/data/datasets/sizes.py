@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gift_fast.data.datasets import DATASETS
-from gift_fast.data.datasets.heldout import check_heldout, split_heldout
 from gift_fast.data.datasets.normalization import split_normalization
 from gift_fast.data.datasets.resize import split_resize
+from gift_fast.data.datasets.validation import check_validation_size, split_validation
 from gift_fast.files import spec
 
 
@@ -46,10 +46,10 @@ def training_size(dataset: str, root: Path | None) -> Size:
         ValueError: no such dataset or option.
 
     Example:
-        >>> training_size("cifar100:heldout=5000", None)
+        >>> training_size("cifar100:validation=5000", None)
         Size(images=50000, classes=100)
     """
-    rest = split_resize(split_heldout(dataset)[0])[0]
+    rest = split_resize(split_validation(dataset)[0])[0]
     name, _ = spec.split_spec(rest)
     if name in PUBLISHED:
         return PUBLISHED[name]
@@ -61,14 +61,14 @@ def training_size(dataset: str, root: Path | None) -> Size:
     return Size(len(loaded.training_split), loaded.num_classes)
 
 
-def check_heldout_fits(dataset: str, root: Path | None) -> None:
+def check_validation_fits(dataset: str, root: Path | None) -> None:
     """Raises ValueError if the validation split of a specification is too small or too large."""
-    rest, heldout = split_heldout(dataset)
-    if heldout:
-        check_heldout(spec.split_spec(rest)[0], heldout, *training_size(dataset, root))
+    rest, validation = split_validation(dataset)
+    if validation:
+        check_validation_size(spec.split_spec(rest)[0], validation, *training_size(dataset, root))
 
 
-def default_heldout(dataset: str, most: int, root: Path | None = None) -> int:
+def default_validation_size(dataset: str, most: int, root: Path | None = None) -> int:
     """The default size of a dataset's validation split.
 
     A tenth of the images, at least one for each class, and at most ``most``.
@@ -79,7 +79,7 @@ def default_heldout(dataset: str, most: int, root: Path | None = None) -> int:
         root: see :func:`training_size`.
 
     Example:
-        >>> default_heldout("cifar100", 5000), default_heldout("digits", 5000)
+        >>> default_validation_size("cifar100", 5000), default_validation_size("digits", 5000)
         (5000, 129)
     """
     size = training_size(dataset, root)

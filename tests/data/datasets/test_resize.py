@@ -52,8 +52,8 @@ def test_a_subset_and_other_labels_keep_the_size(digits):
 def test_held_out_images_are_the_same_and_resized_too(digits):
     resized = load_dataset("digits:resize=16,heldout=300")
     own = load_dataset("digits:heldout=300")
-    assert (len(resized.heldout), resized.heldout.shape) == (300, (1, 16, 16))
-    assert torch.equal(resized.heldout.labels, own.heldout.labels)
+    assert (len(resized.validation), resized.validation.shape) == (300, (1, 16, 16))
+    assert torch.equal(resized.validation.labels, own.validation.labels)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "big", "1.5"])

@@ -11,64 +11,64 @@ from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.files import spec
 from gift_fast.files.record_names import recorded
 
-HELDOUT = "heldout"
-"""The option ``validation`` of every dataset, ``digits:validation=300``, as records spell it."""
+VALIDATION = recorded("validation")
+"""The split, and the option of every dataset: ``digits:validation=300``, as records spell it."""
 
 SPLIT_SEED = 0
 
 
-def split_heldout(dataset: str) -> tuple[str, int]:
+def split_validation(dataset: str) -> tuple[str, int]:
     """A dataset's specification without the option, and the size of its validation split.
 
     Raises:
         ValueError: not a number of images.
 
     Example:
-        >>> split_heldout("imagenet-1k:side=64,heldout=5000")
+        >>> split_validation("imagenet-1k:side=64,validation=5000")
         ('imagenet-1k:side=64', 5000)
-        >>> split_heldout("digits:validation=300")
+        >>> split_validation("digits:validation=300")
         ('digits', 300)
-        >>> split_heldout("digits")
+        >>> split_validation("digits")
         ('digits', 0)
     """
-    rest, text = spec.take_option(recorded(dataset), HELDOUT)
+    rest, text = spec.take_option(recorded(dataset), VALIDATION)
     if text is None:
         return dataset, 0
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"dataset {rest!r}: {HELDOUT} must be a number of images, got {text!r}")
+        raise ValueError(f"dataset {rest!r}: validation must be a number of images, got {text!r}")
     return rest, int(text)
 
 
-def with_heldout(dataset: str, images: int) -> str:
-    """The specification of a dataset with a validation split of so many training images.
+def with_validation(dataset: str, images: int) -> str:
+    """A dataset's specification, as records spell it, with a validation split of this size.
 
     Example:
-        >>> with_heldout("imagenet-1k:side=64", 5000), with_heldout("digits", 0)
+        >>> with_validation("imagenet-1k:side=64", 5000), with_validation("digits", 0)
         ('imagenet-1k:side=64,heldout=5000', 'digits')
     """
     if images == 0:
         return dataset
-    return f"{dataset}{',' if ':' in dataset else ':'}{HELDOUT}={images}"
+    return f"{dataset}{',' if ':' in dataset else ':'}{VALIDATION}={images}"
 
 
-def check_heldout(dataset: str, heldout: int, images: int, classes: int) -> None:
+def check_validation_size(dataset: str, validation: int, images: int, classes: int) -> None:
     """Raises ValueError unless a validation split of this size is possible.
 
     Args:
         dataset: name of the dataset.
-        heldout: size of the validation split.
+        validation: size of the validation split.
         images: number of training images.
         classes: number of classes.
     """
     most = (images - 1) // 2
-    if not classes <= heldout <= most:
+    if not classes <= validation <= most:
         raise ValueError(
-            f"dataset {dataset!r}: {HELDOUT} must be {classes} to {most} of the {images} training "
-            f"images, got {heldout} (from the study, unless --validation gives another number)"
+            f"dataset {dataset!r}: validation must be {classes} to {most} of the {images} training "
+            f"images, got {validation} (from the study, unless --validation gives another number)"
         )
 
 
-def hold_out(dataset: ImageDataset, images: int) -> ImageDataset:
+def with_validation_split(dataset: ImageDataset, images: int) -> ImageDataset:
     """The dataset with some of its training images as validation split.
 
     They are always the same, and stratified by class.
@@ -83,7 +83,7 @@ def hold_out(dataset: ImageDataset, images: int) -> ImageDataset:
     from sklearn.model_selection import train_test_split
 
     split = dataset.training_split
-    check_heldout(dataset.name, images, len(split), dataset.num_classes)
+    check_validation_size(dataset.name, images, len(split), dataset.num_classes)
     kept, taken = train_test_split(
         torch.arange(len(split)).numpy(),
         test_size=images,
@@ -91,7 +91,9 @@ def hold_out(dataset: ImageDataset, images: int) -> ImageDataset:
         random_state=SPLIT_SEED,
     )
     return replace(
-        dataset, train=split.subset(sorted_index(kept)), heldout=split.subset(sorted_index(taken))
+        dataset,
+        train=split.subset(sorted_index(kept)),
+        validation=split.subset(sorted_index(taken)),
     )
 
 
