@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,6 @@ SEVERITIES = ("ok", "note", "warning", "error")
 """In rising order: correct; worth knowing; probably wrong; certainly wrong."""
 
 COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
-
-LISTED = 5
-"""Entries of a list that a sentence names before it gives the number of the others."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +110,6 @@ def summary(report: AuditReport) -> str:
         if counts[severity]
     ]
     return ", ".join(parts) or "no problems found"
-
-
-def listed(entries: Sequence[object]) -> str:
-    """The first few entries, and the number of the others.
-
-    Example:
-        >>> listed([1, 2, 3, 4, 5, 6, 7])
-        '1, 2, 3, 4, 5 and 2 more'
-    """
-    text = ", ".join(map(str, entries[:LISTED]))
-    return text if len(entries) <= LISTED else f"{text} and {len(entries) - LISTED} more"
 
 
 def in_bytes(count: int) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gift_fast.auditing.audit_report import Finding, listed
+from gift_fast.auditing.audit_report import Finding
 from gift_fast.auditing.class_order import ClassOrder
+from gift_fast.files.texts import first_few
 
 TOPIC = "class order"
 
@@ -137,7 +138,7 @@ def called(strays: Mapping[int, int], names: Sequence[str]) -> str:
     """A sentence on the strays and what to do."""
     clauses = [f"label {old} are called {new} ({names[new]})" for old, new in strays.items()]
     return (
-        f"But most distilled images of {listed(clauses)}: either these classes have another "
+        f"But most distilled images of {first_few(clauses)}: either these classes have another "
         "order, or these are mistakes. There are too few images to decide; look at them."
     )
 
@@ -214,7 +215,7 @@ def test_differs(
             "the distilled set to the test set's order."
         )
         return Diagnosis((finding(text, test),), onward)
-    arrows = listed([f"{old} -> {new}" for old, new in enumerate(onward) if old != new])
+    arrows = first_few([f"{old} -> {new}" for old, new in enumerate(onward) if old != new])
     text = (
         f"{capital(teacher)}, the test set and the distilled set have three orders: {moved} "
         f"--class-map moves the distilled set to the test set's order ({arrows}), but {teacher} "
@@ -268,7 +269,7 @@ def finding(text: str, order: ClassOrder) -> Finding:
 
 def moves(order: ClassOrder, clause: Callable[[int, int], str]) -> str:
     """The number of moved classes, and a clause from old to new for each of the first."""
-    clauses = listed([clause(label, order.class_map[label]) for label in order.moved])
+    clauses = first_few([clause(label, order.class_map[label]) for label in order.moved])
     return f"{len(order.moved)} of {len(order.class_map)} classes are moved, {clauses}."
 
 
@@ -295,7 +296,7 @@ def confidence(order: ClassOrder) -> str:
             f"look alike would do so {odds}."
         )
     if order.guessed:
-        text += f" Found by elimination, so check them: {listed(order.guessed)}."
+        text += f" Found by elimination, so check them: {first_few(order.guessed)}."
     return text
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gift_fast.auditing.audit_report import Finding, listed
+from gift_fast.auditing.audit_report import Finding
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled.distilled_set import ROUNDING, DistilledSet
 from gift_fast.data.images.splits import LARGEST_BYTE
+from gift_fast.files.texts import first_few
 
 TOPIC = "images"
 
@@ -219,10 +220,10 @@ def copy_findings(
                 )
     measures["copies"], measures["copies_of_another_class"] = len(copies), len(conflicts)
     if conflicts:
-        text = f"{len(conflicts)} images equal one of another class: {listed(conflicts)}."
+        text = f"{len(conflicts)} images equal one of another class: {first_few(conflicts)}."
         return [Finding("error", TOPIC, text)]
     if copies:
-        text = f"{len(copies)} of {len(index)} images equal an earlier one: {listed(copies)}."
+        text = f"{len(copies)} of {len(index)} images equal an earlier one: {first_few(copies)}."
         return [Finding("warning", TOPIC, text)]
     return []
 

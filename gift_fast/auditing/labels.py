@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gift_fast.auditing.audit_report import Finding, in_bytes, listed
+from gift_fast.auditing.audit_report import Finding, in_bytes
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels.fkd import FkdLabels
+from gift_fast.files.texts import first_few
 
 TOPIC, SOFT = "labels", "soft labels"
 
@@ -51,7 +52,7 @@ def examine_labels(
     }
     if missing:
         names = [f"{label} ({dataset.class_names[label]})" for label in missing]
-        text = f"{len(missing)} of {classes} classes have no image: {listed(names)}."
+        text = f"{len(missing)} of {classes} classes have no image: {first_few(names)}."
         return [Finding("warning", TOPIC, text)], measures
     images = "1 image" if most == 1 else f"{most} images"
     if fewest == most:

@@ -43,7 +43,7 @@ def values_in_words(config: TrainingConfig) -> dict[str, str]:
     return {name: value_in_words(value) for name, value in values.items()}
 
 
-def listed(values: Mapping[str, str], width: int) -> str:
+def setting_lines(values: Mapping[str, str], width: int) -> str:
     """Settings, one per line."""
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in values.items())
 
@@ -51,7 +51,7 @@ def listed(values: Mapping[str, str], width: int) -> str:
 def settings_in_words(config: TrainingConfig) -> str:
     """Every setting of a run as given by the user, one per line."""
     values = values_in_words(config)
-    return listed(values, max(map(len, values)))
+    return setting_lines(values, max(map(len, values)))
 
 
 def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: Inputs) -> str:
@@ -72,7 +72,7 @@ def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: I
         f"soft labels: {labels_in_words(config, inputs)}",
         f"test set: {len(inputs.dataset.test)} {tested} images of {inputs.dataset.name}",
         *(["settings that follow:"] if changed else []),
-        *([listed(changed, max(map(len, values)))] if changed else []),
+        *([setting_lines(changed, max(map(len, values)))] if changed else []),
     ]
     return "\n".join(lines)
 

@@ -7,11 +7,28 @@ deeply nested JSON exhausts Python's stack. Both are refused.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 LARGEST_YAML = 1_000_000
 """Limit of the values and characters of a YAML text after its aliases are expanded."""
+
+
+ENTRIES_SHOWN = 5
+"""Entries that a message names before it counts the others."""
+
+
+def first_few(entries: Sequence[object]) -> str:
+    """The first entries, and the number of the others, for messages.
+
+    Example:
+        >>> first_few(["a", "b", "c", "d", "e", "f", "g"]), first_few([1, 2])
+        ('a, b, c, d, e and 2 more', '1, 2')
+    """
+    more = len(entries) - ENTRIES_SHOWN
+    shown = ", ".join(map(str, entries[:ENTRIES_SHOWN]))
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def read_text(path: Path) -> str:

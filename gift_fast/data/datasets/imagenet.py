@@ -18,11 +18,10 @@ from gift_fast.data.datasets.locate import locate
 from gift_fast.data.images.class_folders import (
     check_same_classes,
     class_folders,
-    listed,
     numbers_of,
     visible,
 )
-from gift_fast.files.texts import read_text
+from gift_fast.files.texts import first_few, read_text
 
 CLASSES = 1000
 
@@ -219,8 +218,8 @@ def imagenet_subset(
     """
     if not classes:
         raise ValueError("classes must be the path of a file with one wnid per line, got none")
-    listed = read_class_list(Path(classes))
-    return subset("imagenet-subset", root, listed, train=train, side=side, in_memory=in_memory)
+    wnids = read_class_list(Path(classes))
+    return subset("imagenet-subset", root, wnids, train=train, side=side, in_memory=in_memory)
 
 
 def subset(
@@ -265,7 +264,7 @@ def check_labels_or_wnids(names: Sequence[str], root: Path) -> None:
         others = [name for name in names if not WNID.fullmatch(name)]
         raise ValueError(
             f"{root} must hold folders named by wnids (n01440764) or by the labels 0 to "
-            f"{CLASSES - 1}, got {listed(sorted(others))}"
+            f"{CLASSES - 1}, got {first_few(sorted(others))}"
         )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.images.class_folders import in_class_order, listed, simplified
+from gift_fast.data.images.class_folders import in_class_order, simplified
+from gift_fast.files.texts import first_few
 
 
 def labels_of_folders(
@@ -38,8 +39,8 @@ def labels_of_folders(
         if numbered:
             extra = [str(number) for number in sorted(numbers) if number not in expected]
             message += f" with numbers, which must be {expected[0]} to {expected[-1]}"
-            message += f"; missing: {listed(missing)}" if missing else ""
-            message += f"; not among them: {listed(extra)}" if extra else ""
+            message += f"; missing: {first_few(missing)}" if missing else ""
+            message += f"; not among them: {first_few(extra)}" if extra else ""
         raise ValueError(message)
     ordered = in_class_order(folders, root, order)
     if numbered:
@@ -68,7 +69,7 @@ def labels_by_name(folders: Sequence[str], names: Sequence[str], root: Path) -> 
     strange = [folder for k, folder in sorted(keys.items()) if k not in label_of]
     missing = [name for name in names if key(name) not in keys]
     faults = [
-        f"{words} {listed(items)}"
+        f"{words} {first_few(items)}"
         for words, items in (("there is no folder of", missing), ("no class is called", strange))
         if items
     ]

@@ -150,10 +150,10 @@ def read_distilled(
                 "%s was made for %s, and is read for %s", path, distilled.dataset, dataset.name
             )
         if labels_class_map is not None and distilled.replay is not None:
-            replay = with_columns(distilled.replay, listed(labels_class_map))
+            replay = with_columns(distilled.replay, class_map_of(labels_class_map))
             distilled = replace(distilled, replay=replay)
         if class_map is not None:
-            new_of_old = listed(class_map)
+            new_of_old = class_map_of(class_map)
             if len(new_of_old) != dataset.num_classes:
                 raise ValueError(
                     f"class_map must have the {dataset.num_classes} classes of {dataset.name}, "
@@ -169,7 +169,7 @@ def read_distilled(
         raise ValueError(f"{path} must be readable as {name}: {error}") from error
 
 
-def listed(class_map: Path | str | Sequence[int]) -> Sequence[int]:
+def class_map_of(class_map: Path | str | Sequence[int]) -> Sequence[int]:
     """A class map, read from its file if it is a path."""
     return read_class_map(class_map) if isinstance(class_map, Path | str) else class_map
 

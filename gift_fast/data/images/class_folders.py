@@ -20,10 +20,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from gift_fast.files.texts import first_few
 
-NAMES_SHOWN = 5
-"""Names that an error lists before it gives the number of the others."""
+logger = logging.getLogger(__name__)
 
 LEFT_BEHIND = frozenset(
     {
@@ -141,7 +140,8 @@ def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> lis
     if numbers is None:
         if order == "number":
             raise ValueError(
-                f"{root} must hold folders named by numbers for order=number, got {listed(as_text)}"
+                f"{root} must hold folders named by numbers for order=number, "
+                f"got {first_few(as_text)}"
             )
         return as_text
     by_number = [name for _, name in sorted(zip(numbers, names, strict=True))]
@@ -150,14 +150,15 @@ def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> lis
         twice = next(a for a, b in pairwise(ordered) if a == b)
         same = [name for number, name in zip(numbers, names, strict=True) if number == twice]
         raise ValueError(
-            f"{root} must hold one folder for each number, got {listed(sorted(same))} for {twice}"
+            f"{root} must hold one folder for each number, "
+            f"got {first_few(sorted(same))} for {twice}"
         )
     if by_number == as_text or order == "number":
         return by_number
     if numbers == starts:
         raise ValueError(
             f"{root} must hold class folders in one order, but their numbers and their names give "
-            f"different ones: {listed(by_number)} by number, {listed(as_text)} by name as "
+            f"different ones: {first_few(by_number)} by number, {first_few(as_text)} by name as "
             "torchvision's ImageFolder sorts them. Choose with the option order=number or "
             "order=name, or pad the numbers with zeros"
         )
@@ -165,8 +166,8 @@ def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> lis
         "%s: classes are in the order of the folders' numbers (%s); torchvision's ImageFolder "
         "would sort them as text (%s). The option order=name does so too",
         root,
-        listed(by_number),
-        listed(as_text),
+        first_few(by_number),
+        first_few(as_text),
     )
     return by_number
 
@@ -182,7 +183,7 @@ def warn_of_case(names: Sequence[str], root: Path) -> None:
             "%s: class folders differ only in case (%s). They are read as different classes here; "
             "on a file system that ignores case, as on macOS and Windows, a copy merges them",
             root,
-            listed(alike),
+            first_few(alike),
         )
 
 
@@ -223,7 +224,7 @@ def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], li
     if absent:
         raise FileNotFoundError(
             f"{root} must hold a folder for each of {len(classes)} classes, "
-            f"missing are {listed(absent)}"
+            f"missing are {first_few(absent)}"
         )
     start = len(os.path.join(root, ""))
     unread: list[str] = []
@@ -245,18 +246,18 @@ def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], li
     if others:
         raise ValueError(
             f"{root} must hold images of the types {', '.join(IMG_EXTENSIONS)}; "
-            f"{len(others)} {'has' if len(others) == 1 else 'have'} another: {listed(others)}. "
+            f"{len(others)} {'has' if len(others) == 1 else 'have'} another: {first_few(others)}. "
             "Convert them or move them elsewhere"
         )
     empty = sorted(set(classes).difference(classes[label] for _, label in samples))
     if empty:
         got = (
-            f"; it holds {listed(unread)}, which do not have the suffix of an image"
+            f"; it holds {first_few(unread)}, which do not have the suffix of an image"
             if unread
             else ""
         )
         raise FileNotFoundError(
-            f"{root} must hold images of every class: none of {listed(empty)}{got}. Images are "
+            f"{root} must hold images of every class: none of {first_few(empty)}{got}. Images are "
             f"files named {', '.join(IMG_EXTENSIONS)}"
         )
     if unread:
@@ -264,7 +265,7 @@ def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], li
             "%s: %d files do not have the suffix of an image and are not read: %s",
             root,
             len(unread),
-            listed(unread),
+            first_few(unread),
         )
     names = [path[start:].replace(os.sep, "/") for path, _ in samples]
     return names, [label for _, label in samples]
@@ -286,11 +287,11 @@ def check_same_classes(train: Sequence[str], test: Sequence[str], root: Path) ->
                 for twin in rest
                 if simplified(name) == simplified(twin)
             ]
-            hint = f"; {listed(alike)} may be the same: rename one of them" if alike else ""
+            hint = f"; {first_few(alike)} may be the same: rename one of them" if alike else ""
             raise ValueError(
                 f"{root} must have the same classes in both splits, "
-                f"but the {split} split alone has {listed(sorted(odd))}, which the {other} split "
-                f"lacks{hint}"
+                f"but the {split} split alone has {first_few(sorted(odd))}, "
+                f"which the {other} split lacks{hint}"
             )
 
 
@@ -303,14 +304,3 @@ def simplified(name: str) -> str:
     """
     composed = unicodedata.normalize("NFC", name).casefold()
     return re.sub(r"[\W_]+", "", composed)
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few names, and the number of the others.
-
-    Example:
-        >>> listed(["a", "b", "c", "d", "e", "f", "g"])
-        'a, b, c, d, e and 2 more'
-    """
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
