@@ -15,13 +15,12 @@ from torch import Tensor
 import gift_fast
 from gift_fast import gift_loss
 from gift_fast.loss.reference import (
-    COSINE_EPS,
-    NORMALIZE_EPS,
     bounded_norm,
     compute_dtype,
     reference_loss,
     refine,
 )
+from gift_fast.loss.thresholds import COSINE_EPS, NORMALIZE_EPS
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HALVES = (torch.bfloat16, torch.float16)

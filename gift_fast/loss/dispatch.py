@@ -29,8 +29,6 @@ from gift_fast.loss.operators import (
     backends,
 )
 from gift_fast.loss.reference import (
-    COSINE_EPS,
-    ZERO_ROW_GRADIENT,
     compute_dtype,
     reduce_rows,
     soft_labels_factor,
@@ -38,6 +36,7 @@ from gift_fast.loss.reference import (
     weigh_rows,
     widened,
 )
+from gift_fast.loss.thresholds import COSINE_EPS, ZERO_ROW_GRADIENT
 from gift_fast.loss.torch_internals import (
     forward_mode,
     is_tracked,

@@ -14,9 +14,6 @@ from torch import Tensor
 
 from gift_fast.loss.arguments import OperatorArguments, TopKOperatorArguments
 from gift_fast.loss.reference import (
-    COSINE_EPS,
-    NORMALIZE_EPS,
-    ZERO_ROW_GRADIENT,
     bounded_norm,
     compute_dtype,
     reduce_rows,
@@ -25,6 +22,7 @@ from gift_fast.loss.reference import (
     valid_rows,
     weigh_rows,
 )
+from gift_fast.loss.thresholds import COSINE_EPS, NORMALIZE_EPS, ZERO_ROW_GRADIENT
 from gift_fast.loss.top_k_labels import TopKLabels, without_ignored
 
 

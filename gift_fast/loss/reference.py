@@ -21,9 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gift_fast.loss.thresholds import COSINE_EPS as COSINE_EPS
-from gift_fast.loss.thresholds import NORMALIZE_EPS as NORMALIZE_EPS
-from gift_fast.loss.thresholds import ZERO_ROW_GRADIENT as ZERO_ROW_GRADIENT
+from gift_fast.loss.thresholds import COSINE_EPS, NORMALIZE_EPS, ZERO_ROW_GRADIENT
 from gift_fast.loss.top_k_labels import TopKLabels, without_ignored
 
 

@@ -13,9 +13,6 @@ from torch import Tensor
 
 from gift_fast.loss.arguments import Options
 from gift_fast.loss.reference import (
-    COSINE_EPS,
-    NORMALIZE_EPS,
-    ZERO_ROW_GRADIENT,
     autocast_off,
     compute_dtype,
     reduced_loss,
@@ -24,6 +21,7 @@ from gift_fast.loss.reference import (
     widened,
     widened_top_k,
 )
+from gift_fast.loss.thresholds import COSINE_EPS, NORMALIZE_EPS, ZERO_ROW_GRADIENT
 from gift_fast.loss.top_k_labels import TopKLabels, without_ignored
 
 
