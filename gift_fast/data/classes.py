@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.data.distilled.distilled_set import DistilledSet
 from gift_fast.files import spec
+from gift_fast.files.checks import check_choice
 
 ALL = "all"
 
@@ -76,8 +77,7 @@ class Seen:
             raise ValueError(f"classes: step must be from 1 to {self.steps}, got {self.step}")
         if self.order != IN_ORDER and not self.order.isdecimal():
             raise ValueError(f"classes: order must be {IN_ORDER} or a seed, got {self.order!r}")
-        if self.head not in HEADS:
-            raise ValueError(f"classes: head must be one of {', '.join(HEADS)}, got {self.head!r}")
+        check_choice("classes: head", self.head, HEADS)
 
     @property
     def share(self) -> float:

@@ -23,7 +23,7 @@ from gift_fast.evaluation.rules import (
     paper_learning_rate,
 )
 from gift_fast.files import spec
-from gift_fast.files.checks import check_bool, check_integer, check_number
+from gift_fast.files.checks import check_bool, check_choice, check_integer, check_number
 from gift_fast.files.record_names import recorded
 from gift_fast.training.augment import AUGMENTATIONS
 from gift_fast.training.config import ResolvedTrainingConfig, TrainingConfig, check_given, option
@@ -170,10 +170,7 @@ class EvaluationConfig(TrainingConfig):
         # One way to write a loss, so that a run is found again however it was asked for.
         object.__setattr__(self, "loss", spec.canonical("loss", self.loss, OBJECTIVES))
         check_bool("mixed_targets", self.mixed_targets)
-        if self.batch_rule not in BATCH_RULES:
-            raise ValueError(
-                f"batch_rule must be one of {', '.join(BATCH_RULES)}, got {self.batch_rule!r}"
-            )
+        check_choice("batch_rule", self.batch_rule, BATCH_RULES)
         check_bool("forward_twice", self.forward_twice)
         if self.eval_every is not None:
             check_integer("eval_every", self.eval_every, 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, read_run, run_path
+from gift_fast.files.checks import check_choice
 from gift_fast.files.record_names import recorded
 from gift_fast.studies.manifest import (
     Finished,
@@ -212,8 +213,7 @@ def file_of(result: RunResult, folder: Path) -> str:
 
 def experiment_of(entry: dict[str, Any]) -> Experiment:
     """The experiment of a manifest's entry."""
-    if entry["purpose"] not in PURPOSES:
-        raise ValueError(f"purpose must be one of {', '.join(PURPOSES)}, got {entry['purpose']!r}")
+    check_choice("purpose", entry["purpose"], PURPOSES)
     source = SetSource(**entry["set"])
     return Experiment(source, EvaluationConfig.from_dict(entry["config"]), entry["purpose"])
 

@@ -44,7 +44,7 @@ from gift_fast.distillation import METHODS
 from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.protocols import FIELDS, check_keys, hinted, load_preset
 from gift_fast.files import spec
-from gift_fast.files.checks import check_integer, check_number
+from gift_fast.files.checks import check_choice, check_integer, check_number
 from gift_fast.files.packaged import load_yaml, packaged_names
 from gift_fast.files.record_names import present
 from gift_fast.files.texts import parse_yaml
@@ -183,8 +183,7 @@ def read_optimizers(key: str, value: Any) -> tuple[Mapping[str, Any], ...]:
 
 def read_labelled_by(key: str, value: Any) -> str:
     """One of ``LABELLED_BY``."""
-    if value not in LABELLED_BY:
-        raise ValueError(f"{key} must be one of {', '.join(LABELLED_BY)}, got {value!r}")
+    check_choice(key, value, LABELLED_BY)
     return str(value)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from gift_fast.files import spec
-from gift_fast.files.checks import check_bool, check_integer, check_number
+from gift_fast.files.checks import check_bool, check_choice, check_integer, check_number
 from gift_fast.training.augment import AUGMENTATIONS
 from gift_fast.training.augment.mixing import MIXINGS
 from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -106,11 +106,7 @@ class TrainingConfig:
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
         check_number("ema_decay", self.ema_decay, 0.0, 1.0, "in [0, 1)")
-        if self.mixed_precision not in PRECISIONS:
-            raise ValueError(
-                f"mixed_precision must be one of {', '.join(PRECISIONS)}, "
-                f"got {self.mixed_precision!r}"
-            )
+        check_choice("mixed_precision", self.mixed_precision, PRECISIONS)
         check_bool("channels_last", self.channels_last)
         check_bool("compile", self.compile)
         check_integer("seed", self.seed, 0)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.files import spec
+from gift_fast.files.checks import check_choice
 from gift_fast.training.seeds import seed_for
 
 GROUPS = 4
@@ -68,8 +69,7 @@ class ConvNet(nn.Module):
         norm: str = "batch",
     ) -> None:
         super().__init__()
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        check_choice("norm", norm, NORMS)
         if width < 1 or (norm == "group" and width % GROUPS):
             expected = f"a multiple of {GROUPS}" if norm == "group" else "at least 1"
             raise ValueError(f"width must be {expected}, got {width}")
