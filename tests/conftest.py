@@ -49,6 +49,15 @@ def same_state_for_every_test():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread for all tests of a module: networks as small as theirs only wait for a second."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def dataset() -> ImageDataset:
     from gift_fast.data import load_dataset

@@ -25,6 +25,8 @@ from gift_fast.reproductions.measure import (
 from gift_fast.reproductions.reproduce import estimates_of, load_reproduction, reproduction_names
 from gift_fast.training.eval_result import EvalResult
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLAN = """
 title: Digits
 parts:
@@ -43,15 +45,6 @@ losses: [%s]
 seeds: 0
 dataset_seeds: [0, 1]
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks as small as these only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_plan(root: Path, plan: str = PLAN) -> Path:

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from recorded import HERE, RecordedStudy
 
 from gift_fast.cli import main
@@ -21,6 +20,8 @@ from gift_fast.studies.baselines import (
 )
 from gift_fast.studies.study_files import parse_study
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STUDY = """
 title: Baselines on digits
 teacher: {epochs: 1, batch_size: 500}
@@ -32,15 +33,6 @@ dataset_seeds: [0]
 validation: 100
 baselines: true
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks as small as these only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # With e = 2.718282 and 1/e = 0.367879, the denominator e - 1/e is 2.350402.

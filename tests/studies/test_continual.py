@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from gift_fast.cli import main
 from gift_fast.evaluation import run as evaluation_run
 from gift_fast.evaluation.results import read_run
 from gift_fast.studies.overrides import narrowed
 from gift_fast.studies.study_files import load_study, parse_study
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 STUDY = """
 title: Continual learning on digits
@@ -25,15 +26,6 @@ classes: CLASSES
 seeds: [0]
 dataset_seeds: [0, 1]
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks as small as these only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def study(root: Path, classes: str, *arguments: str, name: str = "steps") -> int:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from commands import ENDLESS, running
 
 from gift_fast.cli import main
@@ -20,6 +19,8 @@ from gift_fast.evaluation import run as evaluation_run
 from gift_fast.evaluation.results import read_run
 from gift_fast.studies import manifest, tuning
 from gift_fast.studies.study_files import parse_study
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 STUDY = """
 title: Losses on digits
@@ -31,15 +32,6 @@ losses: [%s]
 seeds: [0, 1]
 dataset_seeds: [0, 1]
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks as small as these only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
