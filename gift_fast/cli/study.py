@@ -60,6 +60,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs and estimate their time"
     )
+    add_overrides(parser)
+    add_cluster(parser)
+    inputs = group_of(parser, "input files")
+    add_data_root(inputs)
+    add_teacher_dir(inputs)
+    add_output(
+        parser,
+        out="folder for results, checkpoints and tables (default: runs)",
+        force="repeat finished runs",
+    ).add_argument(
+        "--label-limit",
+        type=float,
+        metavar="GB",
+        help=(
+            "largest soft labels that runs share through a file, which is removed after them; "
+            "teachers of runs with more label online, with 0 always (default: 10)"
+        ),
+    )
+    add_execution(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add the options in ``CHANGES``."""
     parts = parser.add_argument_group("options that override the study")
     add_dataset(parts, required=False)
     parts.add_argument("--ipc", nargs="+", type=int, metavar="N", help="images per class")
@@ -113,6 +136,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "DD-Ranking's scores"
         ),
     )
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a Ray cluster."""
     cluster = parser.add_argument_group("several runs at a time (requires gift-fast[cluster])")
     cluster.add_argument(
         "--ray",
@@ -133,23 +160,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="1 or a fraction, for small students (default: 1 where the cluster has GPUs)",
     )
-    inputs = group_of(parser, "input files")
-    add_data_root(inputs)
-    add_teacher_dir(inputs)
-    add_output(
-        parser,
-        out="folder for results, checkpoints and tables (default: runs)",
-        force="repeat finished runs",
-    ).add_argument(
-        "--label-limit",
-        type=float,
-        metavar="GB",
-        help=(
-            "largest soft labels that runs share through a file, which is removed after them; "
-            "teachers of runs with more label online, with 0 always (default: 10)"
-        ),
-    )
-    add_execution(parser)
 
 
 def run(options: argparse.Namespace) -> int:
