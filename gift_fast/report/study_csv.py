@@ -7,9 +7,10 @@ import io
 from collections.abc import Iterable, Mapping
 
 from gift_fast.data.datasets.validation import VALIDATION
-from gift_fast.report.cells import Cell
+from gift_fast.report.cells import Cell, Trial
 from gift_fast.report.panels import Panel
 from gift_fast.report.published_comparison import PublishedComparison
+from gift_fast.studies.statistics import Comparison
 
 CSV_COLUMNS = (
     *("study", "dataset", "method", "ipc", "network", "student", "loss"),
@@ -37,66 +38,82 @@ def csv_rows(
 ) -> list[dict[str, object]]:
     """A line for every cell of a condition, and for the mean of every trial."""
     source = panel.condition.source
+    of_source = {name: getattr(source, name) for name in ("dataset", "method", "ipc", "network")}
     rows: list[dict[str, object]] = []
-
-    def line(cell_config: object, **values: object) -> None:
-        of_config = ("student", "optimizer", "momentum", "epochs", "classes")
-        of_source = ("dataset", "method", "ipc", "network")
-        row: dict[str, object] = {"study": study}
-        row |= {name: getattr(source, name) for name in of_source}
-        row |= {name: getattr(cell_config, name) for name in of_config}
-        rows.append({**row, **values})
-
     for (setting, loss), cell in panel.cells.items():
         for each in panel.shares.get((setting, loss), (cell,)):
-            values: dict[str, object] = {
-                "loss": loss,
-                "purpose": setting.purpose,
-                "learning_rate": each.config.learning_rate,
-                "weight_decay": each.config.weight_decay,
-                "share": round(each.share, 4),
-                "mean": round(each.top1.mean, 4),
-                "sample_std": round(each.top1.sample_std, 4) if each.top1.n > 1 else None,
-                "n": each.top1.n,
-                "over": each.over,
-                "scored_on": "second half" if each.halved else "test",
-                "best_mean": round(each.best_mean, 4),
-                "diverged": sum(result.diverged is not None for result in each.results),
-            }
             comparison = panel.comparisons.get((setting, loss)) if each is cell else None
+            row = cell_row(each, loss, setting.purpose)
             if comparison is not None:
-                values |= {
-                    "reference": panel.reference,
-                    "difference": round(comparison.difference, 4),
-                    "low": round(comparison.low, 4),
-                    "high": round(comparison.high, 4),
-                    "p_holm": float(f"{comparison.p_holm:.4g}"),
-                    "outcome": comparison.outcome,
-                }
+                row |= {"reference": panel.reference, **comparison_columns(comparison)}
             if each in found:
-                published = found[each].published
-                values |= {
-                    "published_mean": published.mean,
-                    "published_std": published.std,
-                    "published_in": published.source.name,
-                    "verdict": found[each].verdict_in_words,
-                    "same_configuration": "yes" if found[each].same_configuration else "no",
-                    "differences": "; ".join(found[each].differences),
-                }
-            line(each.config, **values)
-    for trial in panel.trials:
-        config = trial.runs[0].result.config
-        line(
-            config,
-            loss=trial.loss,
-            purpose="trial",
-            learning_rate=trial.learning_rate,
-            weight_decay=trial.weight_decay,
-            mean=round(trial.top1, 4),
-            n=len(trial.runs),
-            over="trials",
-            share=1.0,
-            scored_on="validation" if config.tested_on == VALIDATION else "first half",
-            diverged=sum(result.diverged is not None for result in trial.results),
-        )
-    return rows
+                row |= published_columns(found[each])
+            rows.append(row)
+    rows += map(trial_row, panel.trials)
+    return [{"study": study, **of_source, **row} for row in rows]
+
+
+def config_columns(config: object) -> dict[str, object]:
+    """The columns of a run's configuration that every line has."""
+    names = ("student", "optimizer", "momentum", "epochs", "classes")
+    return {name: getattr(config, name) for name in names}
+
+
+def cell_row(cell: Cell, loss: str, purpose: str) -> dict[str, object]:
+    """The accuracy of a cell."""
+    return {
+        **config_columns(cell.config),
+        "loss": loss,
+        "purpose": purpose,
+        "learning_rate": cell.config.learning_rate,
+        "weight_decay": cell.config.weight_decay,
+        "share": round(cell.share, 4),
+        "mean": round(cell.top1.mean, 4),
+        "sample_std": round(cell.top1.sample_std, 4) if cell.top1.n > 1 else None,
+        "n": cell.top1.n,
+        "over": cell.over,
+        "scored_on": "second half" if cell.halved else "test",
+        "best_mean": round(cell.best_mean, 4),
+        "diverged": sum(result.diverged is not None for result in cell.results),
+    }
+
+
+def comparison_columns(comparison: Comparison) -> dict[str, object]:
+    """A cell's difference from the reference loss."""
+    return {
+        "difference": round(comparison.difference, 4),
+        "low": round(comparison.low, 4),
+        "high": round(comparison.high, 4),
+        "p_holm": float(f"{comparison.p_holm:.4g}"),
+        "outcome": comparison.outcome,
+    }
+
+
+def published_columns(found: PublishedComparison) -> dict[str, object]:
+    """A cell beside a published number."""
+    return {
+        "published_mean": found.published.mean,
+        "published_std": found.published.std,
+        "published_in": found.published.source.name,
+        "verdict": found.verdict_in_words,
+        "same_configuration": "yes" if found.same_configuration else "no",
+        "differences": "; ".join(found.differences),
+    }
+
+
+def trial_row(trial: Trial) -> dict[str, object]:
+    """The mean accuracy of a trial."""
+    config = trial.runs[0].result.config
+    return {
+        **config_columns(config),
+        "loss": trial.loss,
+        "purpose": "trial",
+        "learning_rate": trial.learning_rate,
+        "weight_decay": trial.weight_decay,
+        "mean": round(trial.top1, 4),
+        "n": len(trial.runs),
+        "over": "trials",
+        "share": 1.0,
+        "scored_on": "validation" if config.tested_on == VALIDATION else "first half",
+        "diverged": sum(result.diverged is not None for result in trial.results),
+    }
