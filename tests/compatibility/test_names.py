@@ -35,7 +35,7 @@ def test_a_dataset_is_split_under_both_names():
     assert present.validation.labels.equal(former.validation.labels)
     with pytest.warns(DeprecationWarning, match="ImageDataset.validation"):
         assert former.heldout is former.validation
-    assert len(present.heldout) == 300
+    assert len(present.validation) == 300
 
 
 def test_settings_are_shown_under_the_present_names():

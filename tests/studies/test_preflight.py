@@ -184,7 +184,7 @@ def test_a_study_that_fits_passes_and_writes_nothing(tmp_path):
 
 def test_a_dry_run_needs_no_data(tmp_path, capsys):
     assert study(tmp_path, "--dataset", "cifar10", "--dry-run") == 0
-    assert "cifar10:heldout=5000" in capsys.readouterr().out
+    assert "cifar10:validation=5000" in capsys.readouterr().out
 
 
 def test_the_validation_split_that_is_taken_is_said(tmp_path, capsys):
