@@ -203,13 +203,23 @@ class RowsCall:
     asked: tuple[bool, bool]
     operators: Operators
 
+    def run(self, logits: Tensor, soft_labels: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """The losses and gradients, without a derivative."""
+        tensors = (logits, soft_labels, target)
+        if target.dim() > 0:
+            outputs = self.operators.loss_and_gradients(*tensors, *self.options, *self.asked)
+            return tuple(outputs)
+        matrix = (x.unsqueeze(0) for x in tensors)
+        outputs = self.operators.loss_and_gradients(*matrix, *self.options, *self.asked)
+        return tuple(x.squeeze(0) for x in outputs)
+
 
 class GiftRowsFunction(torch.autograd.Function):
     """Row losses and their gradients under ``torch.func``: composable, without the reduction.
 
     Takes float32 or float64 logits and soft labels (N, C), target (N,), and a :class:`RowsCall`.
     Returns the rows' losses (N,) and the gradients (N, C): outputs, so that a transform can
-    differentiate through them.
+    differentiate through them. One row may come as (C) and (): what vmap makes of them is a matrix.
     """
 
     @staticmethod
@@ -219,11 +229,7 @@ class GiftRowsFunction(torch.autograd.Function):
         target: Tensor,
         call: RowsCall,
     ) -> tuple[Tensor, ...]:
-        return tuple(
-            call.operators.loss_and_gradients(
-                logits, soft_labels, target, *call.options, *call.asked
-            )
-        )
+        return call.run(logits, soft_labels, target)
 
     @staticmethod
     def setup_context(  # noqa: D102
@@ -276,12 +282,23 @@ class GiftRowsFunction(torch.autograd.Function):
         target: Tensor,
         call: RowsCall,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        # A batch of matrices is a longer matrix: the rows know nothing of each other.
-        def merged(x: Tensor, dim: int | None) -> Tensor:
-            batched = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            return batched.flatten(0, 1)
+        # A batch of matrices is a longer matrix: the rows know nothing of each other. A batch of
+        # single rows is one already.
+        def batched(x: Tensor, dim: int | None) -> Tensor:
+            if dim is None:
+                return x.expand(info.batch_size, *x.shape)
+            return x if dim == 0 else x.movedim(dim, 0)
 
-        tensors = map(merged, (logits, soft_labels, target), in_dims[:3])
-        outputs: tuple[Tensor, ...] = GiftRowsFunction.apply(*tensors, call)
-        split = tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs)
-        return split, (0,) * len(split)
+        tensors = [*map(batched, (logits, soft_labels, target), in_dims[:3])]
+        matrices = tensors[2].dim() > 1
+        if matrices:
+            tensors = [x.flatten(0, 1) for x in tensors]
+        # At the last level plain tensors have come, and mostly nothing differentiates them.
+        plain = not transforms_active()
+        if plain and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+            outputs = call.run(*tensors)
+        else:
+            outputs = GiftRowsFunction.apply(*tensors, call)
+        if matrices:
+            outputs = tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs)
+        return outputs, (0,) * len(outputs)

@@ -101,7 +101,10 @@ def _transformed(
 
     call = RowsCall(options._replace(reduction=REDUCTIONS["none"]), asked, operators)
     rows: Tensor = GiftRowsFunction.apply(z, s, target, call)[0]
-    return reduce_rows(rows, valid_rows(target, options.ignore_index), options.reduction_name)
+    valid = valid_rows(target, options.ignore_index)
+    if target.dim() == 0 and options.reduction_name == "mean":
+        return rows / valid  # the sums of reduce_rows are of one number each
+    return reduce_rows(rows, valid, options.reduction_name)
 
 
 def _in_two_calls(
@@ -216,8 +219,9 @@ def dispatch(
 
     leading = target.shape
     groups = chosen in ONE_SWEEP and not transformed and len(leading) > 1
-    logits, soft_labels = (matrix_of(x, groups, 1) for x in (logits, soft_labels))
-    target = matrix_of(target, groups, 0)
+    if leading or not transformed:  # a single row under vmap is a row of a matrix already
+        logits, soft_labels = (matrix_of(x, groups, 1) for x in (logits, soft_labels))
+        target = matrix_of(target, groups, 0)
     if mixed:
         mixed = tuple(matrix_of(x, groups, 0) if x.dim() > 0 or not leading else x for x in mixed)
     if compiling:
