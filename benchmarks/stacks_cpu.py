@@ -39,6 +39,7 @@ from benchmarks.tables import (
     write_text,
 )
 from gift_fast import gift_loss
+from gift_fast.loss.reference import reference_loss
 
 MARKERS = "<!-- stacks_cpu: begin -->", "<!-- stacks_cpu: end -->"
 COMPILED_SHAPES = [(16, 100), (256, 1000), (1024, 1000)]
@@ -84,7 +85,11 @@ def per_sample_steps(shape: tuple[int, int]) -> Steps:
     def step(gradients: Callable[..., Tensor]) -> None:
         gradients(*batch)
 
-    losses: dict[str, Loss] = {"ours": gift_loss, "definition": row_definition}
+    losses: dict[str, Loss] = {
+        "ours": gift_loss,
+        "definition": row_definition,
+        "reference": reference_loss,
+    }
     return {name: partial(step, vmap(grad(loss))) for name, loss in losses.items()}
 
 
@@ -112,6 +117,7 @@ def measure_case(
                 ("cross-entropy, compiled", "cross-entropy"),
                 ("definition, compiled", "ours, compiled"),
                 ("definition", "ours"),
+                ("reference", "ours"),
             )
             if one in seconds and other in seconds
         },
