@@ -4,7 +4,7 @@ With a large vocabulary, the logits are the largest tensors of a step. They are 
 discarded chunk by chunk: checkpoint() computes a chunk again in the backward pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import tiny
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from gift_fast import gift_loss
+from gift_fast import TopKLabels, gift_loss
 
 gift = partial(gift_loss, reduction="sum")
 
@@ -28,11 +28,11 @@ def kl(logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
 def distillation_loss(
     hidden: Tensor,
     lm_head: nn.Module,
-    teacher_hidden: Tensor,
-    teacher_head: nn.Module,
+    teacher: Sequence[Tensor | None],
+    soft_labels_of: Callable[..., Tensor | TopKLabels],
     labels: Tensor,
     chunks: int = 4,
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor] = gift,
+    loss: Callable[..., Tensor] = gift,
     num_items_in_batch: Tensor | int | None = None,
 ) -> Tensor:
     """The mean loss over the tokens that have a next token.
@@ -40,8 +40,9 @@ def distillation_loss(
     Args:
         hidden: (B, T, D), the student's last hidden states.
         lm_head: maps them to logits (..., V).
-        teacher_hidden: (B, T, E), the teacher's.
-        teacher_head: maps them to logits (..., V).
+        teacher: tensors (B, T, ...), such as the teacher's last hidden states, or TopKLabels.
+        soft_labels_of: maps a chunk of them to soft labels, such as the teacher's lm_head, or
+            TopKLabels itself.
         labels: (B, T) int64, the tokens themselves; -100 for padding and prompts.
         chunks: into how many parts the B * T tokens are divided.
         loss: the sum over the rows of a chunk.
@@ -52,17 +53,13 @@ def distillation_loss(
     # would copy B x T x V.
     target = F.pad(labels[:, 1:], (0, 1), value=-100)
 
-    def chunk_loss(student_part: Tensor, teacher_part: Tensor, target_part: Tensor) -> Tensor:
+    def chunk_loss(student_part: Tensor, target_part: Tensor, *teacher_parts: Tensor) -> Tensor:
         with torch.no_grad():
-            soft_labels = teacher_head(teacher_part)
+            soft_labels = soft_labels_of(*teacher_parts)
         return loss(lm_head(student_part), soft_labels, target_part)
 
-    parts = zip(
-        hidden.flatten(0, 1).chunk(chunks),
-        teacher_hidden.flatten(0, 1).chunk(chunks),
-        target.flatten().chunk(chunks),
-        strict=True,
-    )
+    tensors = [hidden, target, *(x for x in teacher if x is not None)]
+    parts = zip(*(x.flatten(0, 1).chunk(chunks) for x in tensors), strict=True)
     total = sum(checkpoint(chunk_loss, *part, use_reentrant=False) for part in parts)
     if num_items_in_batch is None:
         num_items_in_batch = (target != -100).sum()
@@ -75,5 +72,11 @@ if __name__ == "__main__":
     heads = nn.Linear(16, tiny.CLASSES), nn.Linear(24, tiny.CLASSES)
     labels = torch.randint(tiny.CLASSES, (2, 8))
     labels[0, :3] = -100  # the prompt
+    student, teacher = (hidden, heads[0]), ([teacher_hidden], heads[1])
     for loss in (gift, kl):
-        distillation_loss(hidden, heads[0], teacher_hidden, heads[1], labels, loss=loss).backward()
+        distillation_loss(*student, *teacher, labels, loss=loss).backward()
+
+    # Stored once: no teacher is needed any more, and 8 values per token instead of V.
+    with torch.no_grad():
+        stored = TopKLabels.from_dense(heads[1](teacher_hidden).softmax(-1), k=8)
+    distillation_loss(*student, stored, TopKLabels, labels).backward()

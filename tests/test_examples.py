@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from gift_fast import TopKLabels
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # What other projects warn of is theirs.
@@ -259,8 +261,8 @@ def kl(logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("num_items", [None, 29])
-@pytest.mark.parametrize(("name", "rows_of"), [("gift", definition), ("kl", kl)])
-def test_language_model_shifts_ignores_and_chunks(name, rows_of, num_items):
+@pytest.mark.parametrize("name", ["gift", "kl", "top-k labels"])
+def test_language_model_shifts_ignores_and_chunks(name, num_items):
     import language_model as example
 
     torch.manual_seed(0)
@@ -269,24 +271,30 @@ def test_language_model_shifts_ignores_and_chunks(name, rows_of, num_items):
     labels = torch.randint(50, (2, 8))
     labels[0, :3] = labels[1, 6:] = -100
 
-    def gradient(dtype: torch.dtype, total: Callable[..., Tensor], **options):
-        x = hidden.to(dtype).requires_grad_()
-        heads = head.to(dtype), teacher_head.to(dtype)
-        value = total(x, heads[0], teacher_hidden.to(dtype), heads[1], labels, **options)
-        return value, *torch.autograd.grad(value, [x, heads[0].weight])
+    soft_labels = teacher_head(teacher_hidden).detach().double()
+    teacher, soft_labels_of = [teacher_hidden], teacher_head
+    if name == "top-k labels":
+        teacher = TopKLabels.from_dense(soft_labels.softmax(-1).float(), k=5)
+        soft_labels_of, soft_labels = TopKLabels, teacher.dense(50).double()
+    x = hidden.clone().requires_grad_()
+    actual = example.distillation_loss(
+        *(x, head, teacher, soft_labels_of, labels),
+        loss=example.kl if name == "kl" else example.gift,
+        num_items_in_batch=num_items,
+    )
+    gradients = torch.autograd.grad(actual, [x, head.weight])
 
-    def defined(x, head, teacher_x, teacher_head, labels):
-        rows = [
-            rows_of(head(x[b, t]), teacher_head(teacher_x[b, t]).detach(), labels[b, t + 1])
-            for b in range(2)
-            for t in range(7)
-            if labels[b, t + 1] != -100
-        ]
-        return torch.stack(rows).sum() / (num_items or len(rows))
-
-    options = {"loss": getattr(example, name), "num_items_in_batch": num_items}
-    actual = gradient(torch.float32, example.distillation_loss, **options)
-    for one, other in zip(actual, gradient(torch.float64, defined), strict=True):
+    head, x = head.double(), hidden.double().requires_grad_()
+    rows_of = kl if name == "kl" else definition
+    rows = [
+        rows_of(head(x[b, t]), soft_labels[b, t], labels[b, t + 1])
+        for b in range(2)
+        for t in range(7)
+        if labels[b, t + 1] != -100
+    ]
+    expected = torch.stack(rows).sum() / (num_items or len(rows))
+    wanted = expected, *torch.autograd.grad(expected, [x, head.weight])
+    for one, other in zip((actual, *gradients), wanted, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-6)
 
 

@@ -317,7 +317,7 @@ def _scaled_in_graph(grad_output: Tensor, grad: Tensor, scale: Tensor | None) ->
     if not grad.is_cpu:
         return scaled_gradient(grad, grad_output, scale)
     # Inductor lets the copy take the place of a saved gradient that nothing else reads. It is then
-    # a loop that stores what it has loaded, which gcc and clang drop: with an upstream gradient of
+    # a loop that stores what it has loaded, which gcc 12 drops: with an upstream gradient of
     # one nothing is left to do.
     copy = grad.clone()
     BEST_OPERATORS.scale_gradient_(copy, grad_output, scale)
