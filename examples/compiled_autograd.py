@@ -16,12 +16,12 @@ def train(student: nn.Module, teacher: nn.Module, loader: DataLoader, epochs: in
         gift_loss(student(images), soft_labels, labels).backward()
 
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-    with torch._dynamo.config.patch(compiled_autograd=True):
-        for _ in range(epochs):
-            for images, labels in loader:
-                optimizer.zero_grad()
+    for _ in range(epochs):
+        for images, labels in loader:
+            optimizer.zero_grad()
+            with torch._dynamo.config.patch(compiled_autograd=True):
                 step(images, labels)
-                optimizer.step()
+            optimizer.step()
 
 
 if __name__ == "__main__":

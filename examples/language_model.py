@@ -69,14 +69,14 @@ def distillation_loss(
 if __name__ == "__main__":
     torch.manual_seed(0)
     hidden, teacher_hidden = torch.randn(2, 8, 16, requires_grad=True), torch.randn(2, 8, 24)
-    heads = nn.Linear(16, tiny.CLASSES), nn.Linear(24, tiny.CLASSES)
+    lm_head, teacher_head = nn.Linear(16, tiny.CLASSES), nn.Linear(24, tiny.CLASSES)
     labels = torch.randint(tiny.CLASSES, (2, 8))
     labels[0, :3] = -100  # the prompt
-    student, teacher = (hidden, heads[0]), ([teacher_hidden], heads[1])
+    student, teacher = (hidden, lm_head), ([teacher_hidden], teacher_head)
     for loss in (gift, kl):
         distillation_loss(*student, *teacher, labels, loss=loss).backward()
 
     # Stored once: no teacher is needed any more, and 8 values per token instead of V.
     with torch.no_grad():
-        stored = TopKLabels.from_dense(heads[1](teacher_hidden).softmax(-1), k=8)
+        stored = TopKLabels.from_dense(teacher_head(teacher_hidden).softmax(-1), k=8)
     distillation_loss(*student, stored, TopKLabels, labels).backward()
