@@ -14,7 +14,10 @@ def per_sample_gradients(
     """For each parameter, its gradients (N, ...) of the losses of the N images."""
 
     def loss_of(
-        weights: dict[str, Tensor], image: Tensor, soft_label: Tensor, label: Tensor
+        weights: dict[str, Tensor],
+        image: Tensor,
+        soft_label: Tensor,
+        label: Tensor,
     ) -> Tensor:
         logits = functional_call(student, weights, image.unsqueeze(0)).squeeze(0)
         return gift_loss(logits, soft_label, label)
