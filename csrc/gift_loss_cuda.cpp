@@ -3,6 +3,8 @@
 //
 // The schemas are in gift_fast/loss/operators.py. Nothing here waits for the device: a target out
 // of range trips an assert there, as in torch.nn.functional.cross_entropy.
+#include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -26,6 +28,42 @@ cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
+void check_devices(int32_t device, std::initializer_list<const Tensor*> tensors,
+                   std::initializer_list<const std::optional<Tensor>*> given) {
+  const auto check = [&](const Tensor& x) {
+    if (!x.is_cuda() || x.get_device_index() != device)
+      fail("logits, soft labels and targets must be on the same CUDA device");
+  };
+  for (const Tensor* x : tensors) check(*x);
+  for (const std::optional<Tensor>* x : given)
+    if (x->has_value()) check(**x);
+}
+
+void check_mixed(const Tensor& logits, const std::optional<Tensor>& other_target) {
+  if (other_target.has_value() && logits.dim() > 0 && logits.size(logits.dim() - 1) > INT32_MAX)
+    fail("the CUDA kernels take mixed labels of fewer than 2^31 classes, got logits ",
+         shape_of(logits));
+}
+
+void make_contiguous(std::initializer_list<Tensor*> tensors,
+                     std::initializer_list<std::optional<Tensor>*> given) {
+  for (Tensor* x : tensors) *x = torch::stable::contiguous(*x);
+  for (std::optional<Tensor>* x : given)
+    if (x->has_value()) *x = torch::stable::contiguous(**x);
+}
+
+// `call`: the problem, or the part of it that all problems have.
+template <class AnyProblem>
+void launch(const AnyProblem& problem, const Problem& call, Place place) {
+  std::optional<Tensor> workspace;
+  if (call.total != nullptr)
+    workspace = empty({int64_t(sizeof(Workspace))}, ScalarType::Byte, place);
+  STD_CUDA_CHECK(launch_cuda(
+      problem,
+      workspace.has_value() ? static_cast<Workspace*>(workspace->mutable_data_ptr()) : nullptr,
+      current_stream(place.index)));
+}
+
 std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor target,
                                        double gamma, double label_smoothing, bool smooth_others,
                                        std::optional<double> soft_label_temperature,
@@ -33,38 +71,44 @@ std::vector<Tensor> loss_and_gradients(Tensor logits, Tensor soft_labels, Tensor
                                        bool soft_labels_grad, std::optional<Tensor> other_target,
                                        std::optional<Tensor> target_weight) {
   const int32_t device = logits.get_device_index();
-  const auto check_device = [&](const Tensor& x) {
-    if (!x.is_cuda() || x.get_device_index() != device)
-      fail("logits, soft_labels and targets must be on the same CUDA device");
-  };
-  for (const Tensor* x : {&logits, &soft_labels, &target}) check_device(*x);
-  if (other_target.has_value()) check_device(*other_target);
-  if (target_weight.has_value()) check_device(*target_weight);
-  if (other_target.has_value() && logits.dim() > 0 && logits.size(logits.dim() - 1) > INT32_MAX)
-    fail("the CUDA kernels take mixed labels of fewer than 2^31 classes, got logits ",
-         shape_of(logits));
+  check_devices(device, {&logits, &soft_labels, &target}, {&other_target, &target_weight});
+  check_mixed(logits, other_target);
   const torch::stable::accelerator::DeviceGuard guard(device);
   const Place place = {aoti_torch_device_type_cuda(), device};
   if (logits.dim() == 3 && logits.size(2) > 0 &&
       copies_groups(logits.size(0) * logits.size(1),
                     logits.size(2) * (logits.element_size() + soft_labels.element_size()))) {
-    for (Tensor* x : {&logits, &soft_labels, &target}) *x = torch::stable::contiguous(*x);
-    for (std::optional<Tensor>* x : {&other_target, &target_weight})
-      if (x->has_value()) *x = torch::stable::contiguous(**x);
+    make_contiguous({&logits, &soft_labels, &target}, {&other_target, &target_weight});
   }
   CheckedProblem checked =
       check_problem(logits, soft_labels, target,
                     {gamma, label_smoothing, smooth_others, soft_label_temperature, ignore_index,
                      reduction, logits_grad, soft_labels_grad, other_target, target_weight},
                     place);
-  std::optional<Tensor> workspace;
-  if (checked.problem.total != nullptr)
-    workspace = empty({int64_t(sizeof(Workspace))}, ScalarType::Byte, place);
-  STD_CUDA_CHECK(launch_cuda(
-      checked.problem,
-      workspace.has_value() ? static_cast<Workspace*>(workspace->mutable_data_ptr()) : nullptr,
-      current_stream(device)));
+  launch(checked.problem, checked.problem, place);
   return std::move(checked.outputs);
+}
+
+std::vector<Tensor> top_k_loss_and_gradients(
+    Tensor logits, Tensor values, Tensor indices, std::optional<Tensor> rest, Tensor target,
+    double gamma, double label_smoothing, bool smooth_others,
+    std::optional<double> soft_label_temperature, int64_t ignore_index, int64_t reduction,
+    bool logits_grad, std::optional<Tensor> other_target, std::optional<Tensor> target_weight) {
+  const int32_t device = logits.get_device_index();
+  check_devices(device, {&logits, &values, &indices, &target},
+                {&rest, &other_target, &target_weight});
+  check_mixed(logits, other_target);
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  const Place place = {aoti_torch_device_type_cuda(), device};
+  if (logits.dim() == 3 && logits.size(0) * logits.size(1) > int64_t(UINT32_MAX))
+    make_contiguous({&logits, &values, &indices, &target}, {&rest, &other_target, &target_weight});
+  CheckedTopKProblem checked = check_top_k_problem(
+      logits, values, indices, rest, target,
+      {gamma, label_smoothing, smooth_others, soft_label_temperature, ignore_index, reduction,
+       logits_grad, false, other_target, target_weight},
+      place);
+  launch(checked.problem, checked.problem.call, place);
+  return std::move(checked.checked.outputs);
 }
 
 void scale_gradient_(Tensor grad, Tensor grad_output, std::optional<Tensor> scale) {
@@ -82,10 +126,11 @@ void scale_gradient_(Tensor grad, Tensor grad_output, std::optional<Tensor> scal
 }  // namespace
 }  // namespace gift
 
-// `gift_loss`, the operator of graphs, is implemented in gift_fast/loss/operators.py: it checks
-// these kernels once, then calls them.
+// `gift_loss` and `top_k_gift_loss`, the operators of graphs, are implemented in
+// gift_fast/loss/operators.py: they check these kernels once, then call them.
 STABLE_TORCH_LIBRARY_IMPL(gift_fast, CUDA, m) {
   m.impl("loss_and_gradients", TORCH_BOX(&gift::loss_and_gradients));
+  m.impl("top_k_loss_and_gradients", TORCH_BOX(&gift::top_k_loss_and_gradients));
   m.impl("scale_gradient_", TORCH_BOX(&gift::scale_gradient_));
 }
 

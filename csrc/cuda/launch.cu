@@ -3,6 +3,7 @@
 //   count_kernel.cuh   the valid rows, before a mean or a sum
 //   tiles_kernel.cuh   rows of few classes, which share 32-byte sectors: several to a warp
 //   rows_kernel.cuh    other rows, a warp or a block each: in registers, shared memory or streamed
+//   top_k_kernel.cuh   rows with top-k labels, a warp or a block each
 //   scale_kernel.cuh   a stored gradient times the upstream one
 //
 // They share packing.cuh (how threads divide and move a row), reductions.cuh (sums over threads and
@@ -22,6 +23,7 @@
 #include "rows_kernel.cuh"
 #include "scale_kernel.cuh"
 #include "tiles_kernel.cuh"
+#include "top_k_kernel.cuh"
 
 namespace gift {
 namespace {
@@ -124,6 +126,46 @@ Choice choose_labels(const Problem& problem) {
   }
 }
 
+// The kernel for top-k labels, and its launch.
+using TopKKernel = decltype(&top_k_kernel<float, false, 1>);
+
+struct TopKChoice {
+  int threads, warps;
+  TopKKernel kernel;
+  int64_t row_bytes;  // as in Choice
+};
+
+// The boundaries, in classes:          16-bit  float32  float64
+//                one warp a row          2055     1027      513
+//                registers of a block   16391     8195     4097
+//                shared memory          49927    24963    12481
+//                streamed              beyond
+template <class Z, int labels>
+TopKChoice choose_top_k_of_labels(int64_t classes) {
+  using P = TopKPacking<Z>;
+  const int64_t packs = classes / P::kElements;
+  const int threads = threads_for(packs, P::kHeld, P::kMostThreads);
+  if (threads == 0)
+    return {P::kMostThreads, 1, top_k_kernel<Z, true, labels>,
+            (packs + kWarp - 1) / kWarp * kWarp * 16};
+  return {threads, threads == kWarp ? kOwnWarps : 1, top_k_kernel<Z, false, labels>, 0};
+}
+
+template <class Z>
+TopKChoice choose_top_k(const Problem& call) {
+  return call.other_target == nullptr ? choose_top_k_of_labels<Z, 1>(call.classes)
+                                      : choose_top_k_of_labels<Z, 2>(call.classes);
+}
+
+TopKChoice choose_kernel(const TopKProblem& problem) {
+  switch (problem.call.logits_type) {
+    case DType::kFloat64: return choose_top_k<double>(problem.call);
+    case DType::kFloat32: return choose_top_k<float>(problem.call);
+    case DType::kBFloat16: return choose_top_k<__nv_bfloat16>(problem.call);
+    default: return choose_top_k<__half>(problem.call);
+  }
+}
+
 Choice choose_kernel(const Problem& problem) {
   switch (problem.logits_type) {
     case DType::kFloat64: return choose_labels<double>(problem);
@@ -148,29 +190,31 @@ int64_t blocks_for(int64_t items, int64_t per_block, int64_t most) {
 }
 
 // Groups that follow each other without gaps are one, and so are the rows of groups of one row.
-Problem with_fewest_groups(Problem problem) {
+void merge_groups(Problem& problem, TopKLabels& labels) {
   const int64_t rows = problem.rows_per_group;
-  if (rows >= problem.rows) return problem;
+  if (rows >= problem.rows) return;
   const std::pair<int64_t*, int64_t> strides[] = {
       {&problem.logits_stride, problem.logits_group_stride},
       {&problem.soft_labels_stride, problem.soft_labels_group_stride},
       {&problem.target_stride, problem.target_group_stride},
       {&problem.other_target_stride, problem.other_target_group_stride},
-      {&problem.target_weight_stride, problem.target_weight_group_stride}};
+      {&problem.target_weight_stride, problem.target_weight_group_stride},
+      {&labels.values_stride, labels.values_group_stride},
+      {&labels.indices_stride, labels.indices_group_stride},
+      {&labels.rest_stride, labels.rest_group_stride}};
   for (const auto& [stride, group_stride] : strides)
-    if (rows > 1 && group_stride != rows * *stride) return problem;
+    if (rows > 1 && group_stride != rows * *stride) return;
   for (const auto& [stride, group_stride] : strides)
     if (rows == 1) *stride = group_stride;
   problem.rows_per_group = problem.rows;
-  return problem;
 }
 
 // The most dynamic shared memory that a kernel can have on the current device, beside its own. A
 // kernel has to ask for more than 48 KiB: once for each device, for all that there is, and under a
 // lock, since several threads may launch it.
-cudaError_t dynamic_shared_memory(RowsKernel kernel, int64_t own_bytes, int64_t& bytes) {
+cudaError_t dynamic_shared_memory(const void* kernel, int64_t own_bytes, int64_t& bytes) {
   static std::mutex mutex;
-  static std::map<std::pair<int, RowsKernel>, int64_t> known;
+  static std::map<std::pair<int, const void*>, int64_t> known;
   int device = 0, most = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
@@ -183,9 +227,31 @@ cudaError_t dynamic_shared_memory(RowsKernel kernel, int64_t own_bytes, int64_t&
   error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (error != cudaSuccess) return error;
   bytes = std::max<int64_t>(most - own_bytes, 0) / 16 * 16;  // it begins at a multiple of 16
-  error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
   if (error == cudaSuccess) known[{device, kernel}] = bytes;
+  return error;
+}
+
+// Counts the valid rows for a mean or a sum; `parts`: of the workspace that a mean has to add up.
+cudaError_t count_valid(const Problem& problem, Workspace* workspace, cudaStream_t stream,
+                        int& parts) {
+  parts = 0;
+  if (problem.total == nullptr) return cudaSuccess;
+  // Several blocks for millions of rows; for a usual batch the first is enough.
+  const int64_t blocks = blocks_for(problem.rows, 4096, kCountBlocks);
+  if (problem.mean) parts = int(blocks);
+  const auto config = configuration(blocks, dim3(kCountThreads), 0, stream);
+  return cudaLaunchKernelEx(&config, count_kernel, problem, workspace);
+}
+
+// Whether a row of so many bytes (0: not to be kept) fits into what the kernel may have of shared
+// memory.
+cudaError_t fits(const void* kernel, int64_t row_bytes, int64_t own_bytes, bool& keep) {
+  keep = false;
+  if (row_bytes == 0) return cudaSuccess;
+  int64_t most = 0;
+  const cudaError_t error = dynamic_shared_memory(kernel, own_bytes, most);
+  keep = row_bytes <= most;
   return error;
 }
 
@@ -198,18 +264,13 @@ bool copies_groups(int64_t rows, int64_t row_bytes) {
 }
 
 cudaError_t launch_cuda(const Problem& given, Workspace* workspace, cudaStream_t stream) {
-  const Problem problem = with_fewest_groups(given);
+  Problem problem = given;
+  if (problem.total == nullptr && problem.rows == 0) return cudaSuccess;
+  TopKLabels none = {};
+  merge_groups(problem, none);
   int parts = 0;
-  if (problem.total != nullptr) {
-    // Several blocks for millions of rows; for a usual batch the first is enough.
-    parts = int(blocks_for(problem.rows, 4096, kCountBlocks));
-    const auto config = configuration(parts, dim3(kCountThreads), 0, stream);
-    const cudaError_t error = cudaLaunchKernelEx(&config, count_kernel, problem, workspace);
-    if (error != cudaSuccess) return error;
-  } else if (problem.rows == 0) {
-    return cudaSuccess;
-  }
-  if (!problem.mean) parts = 0;
+  cudaError_t error = count_valid(problem, workspace, stream, parts);
+  if (error != cudaSuccess) return error;
 
   const Choice choice = choose_kernel(problem);
   const int64_t blocks = blocks_for(problem.rows, choice.rows_per_block, kLossBlocks);
@@ -219,14 +280,32 @@ cudaError_t launch_cuda(const Problem& given, Workspace* workspace, cudaStream_t
     return cudaLaunchKernelEx(&config, choice.tiles, problem, workspace, parts, choice.lanes);
   }
   bool keep = false;
-  if (choice.row_bytes > 0) {
-    int64_t most = 0;
-    const cudaError_t error = dynamic_shared_memory(choice.rows, choice.own_bytes, most);
-    if (error != cudaSuccess) return error;
-    keep = choice.row_bytes <= most;
-  }
+  error =
+      fits(reinterpret_cast<const void*>(choice.rows), choice.row_bytes, choice.own_bytes, keep);
+  if (error != cudaSuccess) return error;
   const auto config = configuration(blocks, block, keep ? choice.row_bytes : 0, stream);
   return cudaLaunchKernelEx(&config, choice.rows, problem, workspace, parts, keep);
+}
+
+cudaError_t launch_cuda(const TopKProblem& given, Workspace* workspace, cudaStream_t stream) {
+  TopKProblem problem = given;
+  Problem& call = problem.call;
+  if (call.total == nullptr && call.rows == 0) return cudaSuccess;
+  merge_groups(call, problem.labels);
+  int parts = 0;
+  cudaError_t error = count_valid(call, workspace, stream, parts);
+  if (error != cudaSuccess) return error;
+
+  const TopKChoice choice = choose_kernel(problem);
+  bool keep = false;
+  error = fits(reinterpret_cast<const void*>(choice.kernel), choice.row_bytes,
+               sizeof(TopKShared<2>), keep);
+  if (error != cudaSuccess) return error;
+  const auto config = configuration(blocks_for(call.rows, choice.warps, kLossBlocks),
+                                    dim3(unsigned(choice.threads), unsigned(choice.warps)),
+                                    keep ? choice.row_bytes : 0, stream);
+  return cudaLaunchKernelEx(&config, choice.kernel, problem,
+                            largest_mass(problem.labels.values_type), workspace, parts, keep);
 }
 
 cudaError_t launch_cuda(const ScaleProblem& problem, cudaStream_t stream) {

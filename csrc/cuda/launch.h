@@ -30,6 +30,7 @@ bool copies_groups(int64_t rows, int64_t row_bytes);
 
 // `workspace` may be null for reduction "none". Nothing here waits for the device.
 cudaError_t launch_cuda(const Problem& problem, Workspace* workspace, cudaStream_t stream);
+cudaError_t launch_cuda(const TopKProblem& problem, Workspace* workspace, cudaStream_t stream);
 cudaError_t launch_cuda(const ScaleProblem& problem, cudaStream_t stream);
 
 }  // namespace gift

@@ -116,7 +116,7 @@ ONE_SWEEP = ("cpu", "cuda")
 """The backends that read mixed labels in one sweep, and slices of (B, T, C) where they are; the
 others take matrices with one label a row."""
 
-TOP_K_KERNELS: set[str] = {"cpu"}
+TOP_K_KERNELS: set[str] = {"cpu", "cuda"}
 """The backends whose kernels read top-k labels; the definition serves the others."""
 
 GPU_DEVICES = ("cuda", "xpu")  # AMD's devices are "cuda" to torch
@@ -146,6 +146,22 @@ def _checked(
         return plain_operator.loss_and_gradients(*inputs, *arguments)
 
     return gift_loss
+
+
+def _checked_top_k(
+    kernels: str, named: bool, top_k_loss_and_gradients: Callable[..., list[Tensor]]
+) -> Callable[..., list[Tensor]]:
+    """The same for top-k labels."""
+
+    def top_k_gift_loss(logits: Tensor, *arguments: Any) -> list[Tensor]:
+        from gift_fast.loss import self_check  # which imports this module
+
+        if (kernels, logits.device) in self_check.TRUSTED or self_check.trusts(kernels, logits):
+            return top_k_loss_and_gradients(logits, *arguments)
+        self_check.reject(kernels, logits.device, named=named)
+        return plain_operator.top_k_loss_and_gradients(logits, *arguments)
+
+    return top_k_gift_loss
 
 
 def _register_triton() -> str | None:
@@ -179,6 +195,11 @@ def _register_triton() -> str | None:
 if _why_not_cuda is None:
     # In a graph "auto" and "cuda" are one operator: it falls back under both names.
     _LIBRARY.impl("gift_loss", _checked("cuda", False, BEST_OPERATORS.loss_and_gradients), "CUDA")
+    _LIBRARY.impl(
+        "top_k_gift_loss",
+        _checked_top_k("cuda", False, BEST_OPERATORS.top_k_loss_and_gradients),
+        "CUDA",
+    )
 
 for _prefix in _PREFIXES:
     for _name in ("top_k_loss_and_gradients", "top_k_gift_loss"):

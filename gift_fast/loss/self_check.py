@@ -32,6 +32,7 @@ from torch import Tensor
 
 from gift_fast.loss import operators as ops
 from gift_fast.loss.reference import reference_loss
+from gift_fast.loss.top_k_labels import TopKLabels
 
 CHECKED = ("cuda", "triton")
 """The kernels that are checked where they first run. The CPU's are tested on CPUs."""
@@ -176,6 +177,8 @@ class Case(NamedTuple):
     """Two labels a row."""
     sliced: bool = False
     """The rows are a slice of (B, T, C)."""
+    kept: int = 0
+    """Of top-k labels; 0: dense ones."""
 
     def __str__(self) -> str:
         """For messages."""
@@ -185,6 +188,7 @@ class Case(NamedTuple):
             f"{self.reduction}, soft_label_temperature {self.soft_label_temperature}"
             + ", mixed labels" * self.mixed
             + ", a slice of (B, T, C)" * self.sliced
+            + (f", top-{self.kept} labels" if self.kept else "")
         )
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,6 +203,14 @@ class Case(NamedTuple):
             (2 * torch.cos(0.7 * numbers)).view(shape).to(self.soft_labels),
             target,
         )
+
+    def top_k(self, soft_labels: Tensor) -> tuple[TopKLabels, Tensor]:
+        """Some of the soft labels with the last for all others, and the same as dense labels."""
+        rows, classes = (torch.arange(n, device="cpu") for n in (self.rows, self.kept))
+        indices = rows.unsqueeze(-1) % 3 + classes * 3
+        values, rest = soft_labels.gather(-1, indices), soft_labels[:, -1]
+        labels = TopKLabels(values, indices, rest)
+        return labels, labels.dense(self.classes)
 
     def mixed_labels(self) -> tuple[Tensor, ...]:
         """Other targets and weights, on the CPU; or nothing."""
@@ -225,9 +237,10 @@ QUICK = (
     Case(3, 1000, _F16, _F32, "none"),
     Case(70, 10, _F32, _F32, mixed=True),
     Case(6, 300, _F32, _BF16, mixed=True, sliced=True),
+    Case(6, 300, _F16, _F32, kept=5),
 )
 """Several rows a warp, one row a warp or block; both reductions' code; float16's scales; two labels
-a row; groups of rows."""
+a row; groups of rows; top-k labels."""
 
 FULL = (
     *QUICK,
@@ -245,8 +258,12 @@ FULL = (
 
 def cases_of(kernels: str, cases: Iterable[Case]) -> list[Case]:
     """The cases that these kernels take by themselves."""
-    one_sweep = kernels in ops.ONE_SWEEP
-    return [case for case in cases if one_sweep or not (case.mixed or case.sliced)]
+    return [
+        case
+        for case in cases
+        if (kernels in ops.ONE_SWEEP or not (case.mixed or case.sliced))
+        and (kernels in ops.TOP_K_KERNELS or not case.kept)
+    ]
 
 
 # Of the largest element: several roundings of the sums, and one or two of what is stored.
@@ -263,26 +280,33 @@ def _difference(place: Place, case: Case) -> str | None:
     reduction = ("none", "mean", "sum").index(case.reduction)
     temperature = case.soft_label_temperature
 
+    # Dense labels have a gradient of their own.
+    fields: tuple[Tensor, ...] = (soft_labels,)
+    if case.kept:
+        fields, soft_labels = case.top_k(soft_labels)
+    asked = (True, not case.kept)
     z, s = logits.double().requires_grad_(), soft_labels.double().requires_grad_()
     loss = reference_loss(
         z, s, target, *mixed, reduction=case.reduction, soft_label_temperature=temperature
     )
     wanted = torch.autograd.grad(loss, (z, s), torch.full_like(loss, _UPSTREAM))
 
-    outputs = operators.loss_and_gradients(
-        *(case.placed(x.to(device)) for x in (logits, soft_labels, target)),
-        *(0.1, 0.1, False, temperature, -100, reduction, True, True),
+    kernel = operators.top_k_loss_and_gradients if case.kept else operators.loss_and_gradients
+    outputs = kernel(
+        *(case.placed(x.to(device)) for x in (logits, *fields, target)),
+        *(0.1, 0.1, False, temperature, -100, reduction, True, *((True,) if asked[1] else ())),
         *(case.placed(x.to(device)) for x in mixed),
     )
     upstream = torch.full_like(outputs[0], _UPSTREAM)
     answers = [("loss", outputs[0], loss.detach(), 1e-5)]
     for name, pair, expected in zip(
         ("gradient of the logits", "gradient of the soft labels"),
-        ops.unpack_gradients(outputs, True, True),
+        ops.unpack_gradients(outputs, *asked),
         wanted,
         strict=True,
     ):
-        assert pair is not None
+        if pair is None:
+            continue
         operators.scale_gradient_(pair[0], upstream, pair[1])
         # One class has a gradient of zero, up to rounding: 1 is the size of the terms that cancel.
         size = max(expected.abs().max().item(), 1.0 if case.classes == 1 else 0.0)

@@ -8,6 +8,9 @@ import pytest
 import torch
 from expected import Options, answer, assert_exact, batch, exact
 
+from gift_fast import TopKLabels, gift_loss
+from gift_fast.loss.operators import TOP_K_KERNELS
+
 pytestmark = pytest.mark.gpu
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -50,6 +53,48 @@ def test_every_pair_of_types_is_exact(loss, classes, dtypes):
 def test_every_option_is_exact(loss, classes, gamma, label_smoothing, smoothing, temperature):
     options = Options(gamma, label_smoothing, smoothing, temperature)
     assert_exact(*on_gpu(batch(5, classes)), options, function=loss)
+
+
+def loss_and_gradient(function, logits, *arguments, **options):
+    logits = logits.detach().requires_grad_()
+    loss = function(logits, *arguments, reduction="none", **options)
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    return loss.detach().double(), grad.double()
+
+
+def assert_as_defined(loss, logits, labels, *arguments):
+    got = loss_and_gradient(loss, logits, labels, *arguments)
+    if isinstance(labels, TopKLabels):
+        labels = labels.dense(logits.shape[-1])
+    want = loss_and_gradient(
+        gift_loss, logits.double(), labels.double(), *arguments, backend="reference"
+    )
+    eps = {F64: 1e-12, F32: 1e-5, BF16: 1e-2, F16: 2e-3}[logits.dtype]
+    torch.testing.assert_close(got[0], want[0], rtol=0, atol=min(eps, 1e-5))
+    torch.testing.assert_close(got[1], want[1], rtol=eps, atol=eps * want[1].abs().max().item())
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+@pytest.mark.parametrize("classes", [10, 100, 1000, 1001, 4096, 21841, 50257])
+def test_mixed_labels_of_a_slice_are_exact(loss, classes, dtypes):
+    logits, soft_labels, target = on_gpu(batch(10, classes, *dtypes))
+    logits, soft_labels = (x.unflatten(0, (2, 5))[:, :-1] for x in (logits, soft_labels))
+    target = target.unflatten(0, (2, 5))[:, 1:]
+    weight = torch.linspace(0.1, 0.9, 8, device="cuda").view(2, 4)
+    assert_as_defined(loss, logits, soft_labels, target, target.flip(0), weight)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["one label", "mixed"])
+@pytest.mark.parametrize("dtype", [F64, F32, BF16, F16], ids=str)
+@pytest.mark.parametrize("classes", [10, 100, 1000, 1027, 4096, 8195, 21841, 50257, 128256])
+@pytest.mark.parametrize("k", [1, 10, 64])
+def test_top_k_labels_are_exact(backend, loss, k, classes, dtype, mixed):
+    if backend not in TOP_K_KERNELS:
+        pytest.skip(f"backend {backend!r} has no kernels for top-k labels")
+    logits, soft_labels, target = on_gpu(batch(5, classes, dtype, F32))
+    labels = TopKLabels.from_dense(soft_labels, min(k, classes), rest="min")
+    others = (target.flip(0), torch.linspace(0.1, 0.9, 5, device="cuda")) if mixed else ()
+    assert_as_defined(loss, logits, labels, target, *others)
 
 
 @pytest.mark.parametrize("offset", [0, 1, 3, 8])

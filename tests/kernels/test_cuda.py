@@ -21,32 +21,37 @@ needs_host_compiler = pytest.mark.skipif(
 )
 
 
-def build(out: Path, *flags: str) -> Path:
-    program = out / "check_cuda"
+PROGRAMS = ("check_cuda", "check_top_k_cuda")
+
+
+def build(name: str, out: Path, *flags: str) -> Path:
+    program = out / name
     # Not optimised: compiling takes most of the time.
     command = ["g++", "-std=c++17", "-O0", "-Wno-unknown-pragmas", *flags]
-    command += [f"-I{HERE / 'host_cuda'}", "-x", "c++", str(HERE / "check_cuda.cpp")]
+    command += [f"-I{HERE / 'host_cuda'}", "-x", "c++", str(HERE / f"{name}.cpp")]
     built = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return program
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("host"))
+def programs(tmp_path_factory):
+    return {name: build(name, tmp_path_factory.mktemp("host")) for name in PROGRAMS}
 
 
 @needs_host_compiler
+@pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("seed", [None, "1"], ids=["in order", "shuffled"])
-def test_the_kernels_are_right_in_whatever_order_threads_and_blocks_run(program, seed):
+def test_the_kernels_are_right_in_whatever_order_threads_and_blocks_run(programs, name, seed):
     env = os.environ | ({"GIFT_FIBER_SEED": seed} if seed else {})
-    run = subprocess.run([program], capture_output=True, text=True, env=env)
+    run = subprocess.run([programs[name]], capture_output=True, text=True, env=env)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 @needs_host_compiler
-def test_the_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers(tmp_path):
-    program = build(tmp_path, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers(tmp_path, name):
+    program = build(name, tmp_path, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     env = os.environ | {"ASAN_OPTIONS": "detect_stack_use_after_return=0"}
     run = subprocess.run([program], capture_output=True, text=True, env=env)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -55,11 +60,35 @@ def test_the_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers(
 @needs_host_compiler
 @pytest.mark.parametrize("stride", ["2", "3"], ids=["in a tile", "in a row of its own"])
 @pytest.mark.parametrize("name", ["target", "other_target"])
-def test_a_target_out_of_range_trips_the_assert(program, stride, name):
+def test_a_target_out_of_range_trips_the_assert(programs, stride, name):
     other = ["other"] * (name == "other_target")
-    run = subprocess.run([program, stride, *other], capture_output=True, text=True)
+    run = subprocess.run([programs["check_cuda"], stride, *other], capture_output=True, text=True)
     assert run.returncode < 0
     assert f"Assertion `{name} >= 0 && {name} < classes' failed" in run.stderr
+
+
+@needs_host_compiler
+@pytest.mark.parametrize(
+    ("fault", "assertion"),
+    [
+        ("target", "target >= 0 && target < classes"),
+        ("index", "index >= 0 && index < classes"),
+        ("negative index", "index >= 0 && index < classes"),
+        ("negative value", "are_probabilities"),
+        ("sum", "are_probabilities"),
+        ("rest", "rest_is_finite"),
+    ],
+)
+def test_top_k_labels_that_are_no_labels_trip_an_assert(programs, fault, assertion):
+    run = subprocess.run([programs["check_top_k_cuda"], fault], capture_output=True, text=True)
+    assert run.returncode < 0
+    assert f"Assertion `{assertion}' failed" in run.stderr
+
+
+@needs_host_compiler
+def test_top_k_labels_trip_no_assert(programs):
+    run = subprocess.run([programs["check_top_k_cuda"], "none"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 # ---- compiled --------------------------------------------------------------------------------
@@ -163,16 +192,30 @@ for_every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, 
 @takes_long
 @for_every_architecture
 def test_no_kernel_spills(kernels, architecture):
-    # 36 of rows in float, 14 in double and 16 of tiles, each for one label a row and for two; 4
-    # scales, 1 count
-    assert len(kernels[architecture]) == 137
+    # 36 of rows in float, 14 in double, 16 of tiles and 8 of top-k labels, each for one label a row
+    # and for two; 4 scales, 1 count
+    assert len(kernels[architecture]) == 153
     for kernel in kernels[architecture]:
         assert kernel.local_bytes == 0, kernel
         assert not any(name.startswith(("LDL", "STL")) for name in kernel.instructions), kernel
-        # 65,536 are for 512 threads, or for 256 of those that compute in double.
+        # 65,536 are for 512 threads, or for 256 of those with top-k labels or in double.
         sizes = sizes_and_sweep(kernel)
-        most = 255 if sizes and sizes[2] != "tiles" and 8 in sizes[:2] else 128
+        is_double = sizes and sizes[2] != "tiles" and 8 in sizes[:2]
+        most = 255 if is_double or "top_k_kernel" in kernel.name else 128
         assert kernel.registers <= most, kernel
+
+
+@needs_nvcc
+@needs_disassembler
+@takes_long
+@for_every_architecture
+def test_every_pack_of_logits_with_top_k_labels_moves_in_16_byte_accesses(kernels, architecture):
+    rows = [kernel for kernel in kernels[architecture] if "top_k_kernel" in kernel.name]
+    assert len(rows) == 16
+    for kernel in rows:
+        packs = 4 if re.search(r"Lb1ELi[12]E", kernel.name) else 8  # streamed, or held
+        assert accesses(kernel, "LDG", wide=True) >= packs, kernel
+        assert accesses(kernel, "STG", wide=True) >= packs, kernel
 
 
 @needs_nvcc

@@ -6,7 +6,7 @@ from expected import answer, batch, needs_cpu_kernel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gift_fast import GIFTLoss, backends, gift_loss
+from gift_fast import GIFTLoss, TopKLabels, backends, gift_loss
 from gift_fast.loss import dispatch
 from gift_fast.loss.operators import UNAVAILABLE
 
@@ -118,6 +118,19 @@ def test_a_slice_goes_to_the_cuda_kernels_as_it_is(backend, shape):
         )
     assert log.shapes == [shape]
     assert loss.shape == (2, 3)
+
+
+@pytest.mark.usefixtures("both_are_built")
+def test_top_k_labels_go_to_the_cuda_kernels_as_they_are():
+    with FakeTensorMode(), Log() as log:
+        logits, soft_labels, target = (x.unflatten(0, (2, 4)) for x in fake_batch())
+        indices = torch.zeros(2, 4, 3, device="cuda", dtype=torch.int16)
+        labels = TopKLabels(soft_labels[..., :3], indices, soft_labels[..., 9])
+        weight = torch.empty(2, 4, device="cuda")
+        loss = gift_loss(logits, labels, target, target, weight, reduction="none")
+    assert log.names == ["top_k_loss_and_gradients"]
+    assert log.shapes == [(2, 4, 10)]
+    assert loss.shape == (2, 4)
 
 
 @pytest.fixture
