@@ -167,7 +167,8 @@ def watched_study(root: Path, names: str, address: str) -> list[str]:
     """
     (root / "watched_losses.py").write_text(WATCHED)
     losses = ", ".join(f"watched_losses.watched:name={name}" for name in names)
-    return [*command(root, losses, epochs=ENDLESS), "--ray", address]
+    limit = ["--label-limit", "0"]  # the labels of such runs would never end either
+    return [*command(root, losses, epochs=ENDLESS), "--ray", address, *limit]
 
 
 def epochs_of(root: Path, name: str) -> dict[int, list[int]]:
