@@ -108,9 +108,9 @@ inline Classes load_classes(const int64_t* from) {
   return x;
 }
 
-// The kept part of z.t and |t|^2 for one target, and whether it is a kept class.
+// The kept part of z.t and |t|^2 for one target, and the target's value where it is a kept class.
 struct KeptProducts {
-  double zt, tt;
+  double zt, tt, s_target;
   bool has_target;
 };
 
@@ -118,19 +118,33 @@ inline KeptProducts kept_products(const TopKRow& s, const double* logits, int64_
                                   const RefinedLabel& t) {
   constexpr int64_t lanes = kLanes<double>;
   const Vector<double> zero = {}, on_target = zero + t.on_target;
-  Vector<double> zt = {}, tt = {};
+  Vector<double> zt = {}, tt = {}, at = {};
   Classes found = {};
   for (int64_t i = 0; i < s.kept; i += lanes) {
     const Classes is_target = load_classes(s.classes + i) == target;
-    Vector<double> refined = load<double>(s.values + i) * t.scale + t.base;
+    const Vector<double> value = load<double>(s.values + i);
+    Vector<double> refined = value * t.scale + t.base;
     refined = keep_lanes<double>(refined + (is_target ? on_target : zero), 0, s.kept - i);
+    at += is_target ? value : zero;
     found |= is_target;
     zt += refined * load<double>(logits + i);
     tt += refined * refined;
   }
   int64_t any = 0;
   for (int i = 0; i < lanes; ++i) any |= found[i];
-  return {sum_of_lanes<double>(zt), sum_of_lanes<double>(tt), any != 0};
+  return {sum_of_lanes<double>(zt), sum_of_lanes<double>(tt), sum_of_lanes<double>(at), any != 0};
+}
+
+// Whether the values can be probabilities, and their sum. A NaN passes: it stays in its row.
+inline bool are_probabilities(const double* values, int64_t k, double most, double& sum) {
+  Vector<double> total = {}, lowest = {};
+  for (int64_t i = 0; i < k; i += kLanes<double>) {
+    const Vector<double> value = load<double>(values + i);
+    total += value;
+    lowest = value < lowest ? value : lowest;
+  }
+  sum = sum_of_lanes<double>(total);
+  return !(sum_of_lanes<double>(lowest) < 0.0 || sum > most);
 }
 
 // sum z and |z|^2. Four vectors of each: eight independent chains of additions.
@@ -186,13 +200,11 @@ struct TopKRows {
     }
     const bool softmax = problem.soft_label_temperature > 0.0;
     if (labels.rest == nullptr) {
-      double sum = 0.0, smallest = values[0];
-      for (int64_t i = 0; i < k; ++i) {
-        sum += values[i];
-        smallest = values[i] < smallest ? values[i] : smallest;
-      }
-      // A NaN passes: it stays in its row.
-      if (smallest < 0.0 || sum > largest_mass(labels.values_type)) {
+      double sum = 0.0;
+      pad(values, k, 0.0);
+      if (!are_probabilities(values, k, largest_mass(labels.values_type), sum)) {
+        double smallest = values[0];
+        for (int64_t i = 1; i < k; ++i) smallest = values[i] < smallest ? values[i] : smallest;
         bad = {at.row, BadRow::kProbabilities, smallest, sum};
         return false;
       }
@@ -249,18 +261,19 @@ struct TopKRows {
     const RefinedLabel t = refined_label(s_norm, h, gamma);
     const double t_rest = t.base + t.scale * s.rest, t_alone = t_rest + t.on_target;
 
-    bool alone[hard];        // the target is not a kept class
+    double s_target[hard];   // the soft label at the target
     double towards_t[hard];  // the gradient along t
     double own = 0.0, all_towards_t = 0.0, steepest = 0.0, bound = 1.0;
     for (int l = 0; l < hard; ++l) {
       const double z_target = z.at(targets[l]);
       const KeptProducts kept = kept_products(s, logits, targets[l], t);
       double zt = kept.zt, tt = kept.tt;
-      alone[l] = !kept.has_target;
+      const bool alone = !kept.has_target;
+      s_target[l] = alone ? s.rest : kept.s_target;
       if (s.others > 0) {
         double rest_logits = sums.z - kept_logits;
         double rest_classes = double(s.others);
-        if (alone[l]) {
+        if (alone) {
           zt += t_alone * z_target;
           tt += t_alone * t_alone;
           rest_logits -= z_target;
@@ -288,28 +301,24 @@ struct TopKRows {
       problem.logits_grad_scale[at.row] = float(bound) * float(inverse_of_power_of_two(scale));
     }
     Z* gradient = static_cast<Z*>(problem.logits_grad) + at.row * n;
-    if (s.others > 0) {
-      const A q = A(own), r = A(all_towards_t * t_rest);
-      store_row<A>([&](int64_t j) { return z.full(j) * q + r; },
-                   [&](int64_t count) { return z.part(0, count) * q + r; }, n, problem.stream,
-                   gradient);
-    }
+    const A q = A(own), r = A(all_towards_t * t_rest);
+    store_row<A>([&](int64_t j) { return z.full(j) * q + r; },
+                 [&](int64_t count) { return z.part(0, count) * q + r; }, n, problem.stream,
+                 gradient);
     // Both labels have the same t but at their targets.
-    const auto write = [&](int64_t j, double logit, double along_t) {
-      gradient[j] = narrow<Z>(own * logit + along_t);
-    };
-    for (int64_t i = 0; i < s.kept; ++i) {
-      double along_t = all_towards_t * (t.base + t.scale * s.values[i]);
-      for (int l = 0; l < hard; ++l)
-        if (s.classes[i] == targets[l]) along_t += towards_t[l] * t.on_target;
-      write(s.classes[i], logits[i], along_t);
+    for (int64_t i = 0; i < s.kept; i += kLanes<double>) {
+      const Vector<double> along_t =
+          (load<double>(s.values + i) * t.scale + t.base) * all_towards_t;
+      store<double>(logits + i, load<double>(logits + i) * own + along_t);
     }
+    for (int64_t i = 0; i < s.kept; ++i) gradient[s.classes[i]] = narrow<Z>(logits[i]);
     for (int l = 0; l < hard; ++l) {
-      if (!alone[l]) continue;
-      double along_t = all_towards_t * t_rest;
-      for (int m = 0; m < hard; ++m)
-        if (targets[m] == targets[l]) along_t += towards_t[m] * t.on_target;
-      write(targets[l], z.at(targets[l]), along_t);
+      double along_t = 0.0;
+      for (int m = 0; m < hard; ++m) {
+        const double on_target = targets[m] == targets[l] ? t.on_target : 0.0;
+        along_t += towards_t[m] * (t.base + t.scale * s_target[l] + on_target);
+      }
+      gradient[targets[l]] = narrow<Z>(own * z.at(targets[l]) + along_t);
     }
     return true;
   }
