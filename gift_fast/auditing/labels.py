@@ -11,7 +11,7 @@ from torch import Tensor
 from gift_fast.auditing.audit_report import Finding, in_bytes
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import DistilledSet
-from gift_fast.data.labels.fkd import FkdLabels
+from gift_fast.data.labels import StoredLabels
 from gift_fast.files.texts import first_few
 
 TOPIC, SOFT = "labels", "soft labels"
@@ -77,7 +77,10 @@ def examine_soft_labels(
     """
     if distilled.replay is not None:
         size = distilled.replay.nbytes
-        text = f"Stored in batches of {in_bytes(size)} in total, {against(size, image_bytes)}."
+        text = (
+            f"Stored with their crops, {in_bytes(size)} in total, {against(size, image_bytes)}: "
+            f"{distilled.replay.form}."
+        )
         return [Finding("ok", SOFT, text)], {"form": "batches", "bytes": size}
     soft_labels = distilled.soft_labels
     if soft_labels is None:
@@ -138,7 +141,7 @@ def stored_predictions(
 
 
 def replayed_predictions(
-    replay: FkdLabels, labels: Tensor, num_classes: int, side: int, *, quick: bool
+    replay: StoredLabels, labels: Tensor, num_classes: int, side: int, *, quick: bool
 ) -> tuple[Tensor, Tensor]:
     """The same for stored batches."""
     most = FEWEST_BATCHES if quick else MOST_BATCHES
@@ -148,7 +151,7 @@ def replayed_predictions(
         if batch.mix_index is not None and batch.mix_weight(side) < 0.5:
             target = target[batch.mix_index]
         hard.append(target)
-        named.append(batch.logits.argmax(1))
+        named.append(batch.named())
         rows += len(target)
         if rows >= ROWS_A_CLASS * num_classes and len(hard) >= FEWEST_BATCHES:
             break

@@ -76,7 +76,7 @@ def evaluate(
         preset: named settings that the arguments override: ``paper``, ``official``, ..., or a YAML
             file.
         format: how the set is stored; ``auto`` recognizes the formats.
-        labels: folder of stored soft labels: FKD's, or the label sets of :func:`label`.
+        labels: folder of stored soft labels: published ones, or the label sets of :func:`label`.
         class_map: file that puts the set's classes in the dataset's order.
         teacher_weights: a file for every teacher; by default those in ``teacher_dir``.
         teacher_dir: folder of teachers' weights.
@@ -273,7 +273,7 @@ def audit(
         teacher: network, or several, that are to label the set; without one, class orders are
             compared as far as stored soft labels allow.
         format: how the set is stored; ``auto`` recognizes the formats.
-        labels: folder of stored soft labels (FKD).
+        labels: folder of stored soft labels, of any kind.
         class_map: file that puts the set's classes in the dataset's order.
         teacher_weights: a file for every teacher; by default those in ``teacher_dir``.
         teacher_dir: folder of teachers' weights.
@@ -422,7 +422,7 @@ def read_distilled(
         dataset: the real dataset that it stands in for.
         data_root: folder that holds the dataset.
         format: how the set is stored; ``auto`` recognizes the formats.
-        labels: folder of stored soft labels (FKD).
+        labels: folder of stored soft labels, of any kind.
         class_map: file that puts the set's classes in the dataset's order.
 
     Returns:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gift_fast.evaluation.config import EvaluationConfig
+from gift_fast.loss import TopKLabels
 from gift_fast.training.batches import Batch
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def labeler(
     teachers: Sequence[nn.Module], config: EvaluationConfig, accelerator: Accelerator
-) -> Callable[[Batch], Tensor | None]:
+) -> Callable[[Batch], Tensor | TopKLabels | None]:
     """What gives a batch its soft labels (B, C): the teachers' logits, else the stored rows.
 
     Several teachers' logits are averaged, each scaled to the mean of their norms, so that none

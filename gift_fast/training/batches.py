@@ -8,8 +8,9 @@ any epoch without the state of a generator, and within an epoch with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from gift_fast.data.datasets import Split
 from gift_fast.data.distilled import DistilledSet
-from gift_fast.data.labels.fkd import FkdLabels
 from gift_fast.data.labels.replay import replay
+from gift_fast.data.labels.stored_labels import StoredLabels
+from gift_fast.loss import TopKLabels
 from gift_fast.training.augment import DrawnStep, Generators, build_augmentation
 from gift_fast.training.augment.mixing import Mixed, build_mixing
 from gift_fast.training.config import ResolvedTrainingConfig
@@ -49,22 +51,25 @@ class Batch:
     Attributes:
         images: (B, C, S, S) float32, augmented and normalized.
         target: (B) int64 hard labels.
-        soft_labels: (B, C) stored ones, or None where a teacher is to give them.
+        soft_labels: (B, C) stored ones, or the largest of each row; None where a teacher is to
+            give them.
         mixed_target: (B) int64, the hard labels of what was mixed in; None without mixing.
         weight: of ``target`` against ``mixed_target``.
         share: of this part in the joint batch; the shares of all processes add up to 1.
         joint_size: images of the joint batch.
         drawn: the random numbers behind the images, where they were drawn now.
+        temperature: of the softmax of which the soft labels are the probabilities; None for logits.
     """
 
     images: Tensor
     target: Tensor
-    soft_labels: Tensor | None
+    soft_labels: Tensor | TopKLabels | None
     mixed_target: Tensor | None
     weight: float
     share: float
     joint_size: int
     drawn: Drawn | None = None
+    temperature: float | None = None
 
 
 RandomState = dict[str, list[Tensor]]
@@ -254,7 +259,7 @@ class ReplayBatches:
 
     def __init__(
         self,
-        replay: FkdLabels,
+        replay: StoredLabels,
         distilled: DistilledSet,
         normalize: Transform,
         seed: int,
@@ -284,13 +289,48 @@ class ReplayBatches:
             yield Batch(
                 images=self.normalize(crops),
                 target=target[rows],
-                soft_labels=here.logits[rows].float(),
+                soft_labels=here.soft_labels(rows),
                 mixed_target=None if mixed is None else target[mixed][rows],
                 weight=here.mix_weight(self.distilled.side),
                 share=share,
                 joint_size=part.size,
+                temperature=here.temperature,
             )
 
     def random_state(self) -> RandomState:
         """See :class:`Batches`; nothing is drawn but which files, and that before the first."""
         return {}
+
+
+class PhasedBatches:
+    """Batches of one kind in some epochs, and of another in the others.
+
+    Args:
+        batches: whose number of images and of steps is that of every epoch.
+        others: of at least as many steps; those beyond are left out.
+        is_other: whether an epoch, counted from 1, takes ``others``.
+
+    Raises:
+        ValueError: ``others`` has fewer steps.
+    """
+
+    def __init__(self, batches: Batches, others: Batches, is_other: Callable[[int], bool]) -> None:
+        if others.steps < batches.steps:
+            raise ValueError(
+                f"others must have the {batches.steps} batches of the other epochs or more, got "
+                f"{others.steps}"
+            )
+        self.images, self.steps = batches.images, batches.steps
+        self.batches, self.others, self.is_other = batches, others, is_other
+        self.current = batches
+
+    def epoch(
+        self, epoch: int, start: int = 0, random_state: RandomState | None = None
+    ) -> Iterator[Batch]:
+        """See :class:`Batches`."""
+        self.current = self.others if self.is_other(epoch) else self.batches
+        yield from islice(self.current.epoch(epoch, start, random_state), self.steps - start)
+
+    def random_state(self) -> RandomState:
+        """See :class:`Batches`."""
+        return self.current.random_state()

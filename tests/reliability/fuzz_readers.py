@@ -142,6 +142,56 @@ def write_fkd(folder: Path, items: int) -> None:
         (folder / "labels" / "sampler_indices_epoch.json").write_text(text)
 
 
+def write_lpqld(folder: Path) -> None:
+    """Images as SRe2L names them, and the two largest logits of two batches."""
+    write_fkd(folder, 7)
+    (folder / "quantized").mkdir()
+    order = {}
+    for number in range(2):
+        items = torch.load(folder / "labels" / "epoch_0" / f"batch_{number}.tar")
+        kept = items[5].topk(2)
+        mixing = items[2:5]
+        if number:
+            box = [torch.tensor(edge, dtype=torch.uint8) for edge in items[4]]
+            mixing = [items[2].to(torch.uint8), items[3], box]
+        contents = [items[0].half(), items[1], *mixing, kept.values, kept.indices.short()]
+        torch.save(contents, folder / "quantized" / f"batch_{number}.tar")
+        order[number] = items[6].tolist()
+    (folder / "quantized" / "sampler_indices_batch.json").write_text(json.dumps(order))
+
+
+def write_hald(folder: Path) -> None:
+    """Images as SRe2L names them, and the probabilities of one epoch."""
+    write_fkd(folder, 7)
+    (folder / "epochs").mkdir()
+    generator = torch.Generator().manual_seed(42)
+    order = torch.tensor(list(torch.utils.data.RandomSampler(range(6), generator=generator)))
+    coords = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(3, 1).half()
+    contents = [
+        [
+            coords,
+            torch.zeros(3, dtype=torch.bool),
+            *(None, None, None),
+            (9.0 * F.one_hot(LABELS[index], CLASSES)).softmax(1).half(),
+        ]
+        for index in order.split(3)
+    ]
+    torch.save(contents, folder / "epochs" / "epoch_0.tar")
+
+
+def write_fkd_images(folder: Path) -> None:
+    """Images as SRe2L names them, and the two most probable classes of two crops of each."""
+    write_fkd(folder, 7)
+    for image, label in enumerate(LABELS.tolist()):
+        name = f"new{label:03d}/class{label:03d}_id{image % IPC:03d}.tar"
+        (folder / "crops" / name).parent.mkdir(parents=True, exist_ok=True)
+        kept = (9.0 * F.one_hot(LABELS[[image]], CLASSES)).softmax(1).topk(2)
+        crop = torch.stack([kept.indices.float(), kept.values], 1)
+        coords = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(2, 1)
+        contents = [coords, torch.tensor([False, True]), crop.repeat(2, 1, 1)]
+        torch.save(contents, folder / "crops" / name)
+
+
 def write_rded(folder: Path) -> None:
     """Images as RDED names them."""
     for label in range(CLASSES):
@@ -482,6 +532,13 @@ READERS: dict[str, Reader] = {
     ),
     "distilled: FKD labels, 6 items": Reader(
         lambda folder: write_fkd(folder, 6), reads("lpld", "labels", "images"), 2
+    ),
+    "distilled: LPQLD's labels": Reader(
+        write_lpqld, reads("lpqld:at_random=false", "quantized", "images"), 2
+    ),
+    "distilled: HALD's labels": Reader(write_hald, reads("hald", "epochs", "images"), 2),
+    "distilled: FKD's labels of images": Reader(
+        write_fkd_images, reads("fkd", "crops", "images"), 2
     ),
     "distilled: RDED's images": Reader(write_rded, reads("rded")),
     "distilled: folders": Reader(write_named, reads("folder")),

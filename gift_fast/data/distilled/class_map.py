@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gift_fast.data.distilled.distilled_set import DistilledSet
-from gift_fast.data.labels.fkd import FkdLabels
+from gift_fast.data.labels.stored_labels import StoredLabels
 from gift_fast.files.texts import read_text
 
 
@@ -135,7 +135,7 @@ def apply_class_map(distilled: DistilledSet, class_map: Sequence[int]) -> Distil
     )
 
 
-def with_columns(replay: FkdLabels, class_map: Sequence[int]) -> FkdLabels:
+def with_columns(replay: StoredLabels, class_map: Sequence[int]) -> StoredLabels:
     """The same stored labels with their columns in another order.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled.distilled_set import DistilledSet
-from gift_fast.data.distilled.fkd_labels import with_fkd_labels
+from gift_fast.data.distilled.labels_of_set import with_stored_labels
 from gift_fast.files.pickles import described, load_tensors
 
 ROUNDING_OF_STD = 0.01
@@ -81,7 +81,7 @@ def datm(
         learning_rate=load_rate(path / LEARNING_RATE),
         source=f"{path}, {count} images of DATM, read as {kind} ones",
     )
-    return with_fkd_labels(distilled, labels, dataset)
+    return with_stored_labels(distilled, labels, dataset)
 
 
 def look_normalized(images: Tensor, dataset: ImageDataset) -> bool:

@@ -12,7 +12,7 @@ from gift_fast.files.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from gift_fast.data.datasets import ImageDataset
-    from gift_fast.data.labels.fkd import FkdLabels
+    from gift_fast.data.labels.stored_labels import StoredLabels
 
 ROUNDING = 1e-3
 """How far floating images may leave [0, 1]; float16 resolves 5e-4 there."""
@@ -55,7 +55,7 @@ class DistilledSet:
     images: Tensor
     labels: Tensor
     soft_labels: Tensor | None = None
-    replay: FkdLabels | None = None
+    replay: StoredLabels | None = None
     whitened: bool = False
     clipped: bool = True
     learning_rate: float | None = None

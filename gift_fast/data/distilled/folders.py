@@ -22,7 +22,7 @@ from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled.class_order import labels_of_folders
 from gift_fast.data.distilled.decode import decode_images
 from gift_fast.data.distilled.distilled_set import DistilledSet
-from gift_fast.data.distilled.fkd_labels import with_fkd_labels
+from gift_fast.data.distilled.labels_of_set import layout_of, with_stored_labels
 from gift_fast.data.distilled.layout import (
     DECOUPLED,
     RDED,
@@ -32,7 +32,8 @@ from gift_fast.data.distilled.layout import (
     rded_root,
 )
 from gift_fast.data.images.class_folders import images_of_classes, visible
-from gift_fast.data.labels.fkd import SAMPLER_SEED
+from gift_fast.data.labels import FkdImageLabels, FkdLabels, HaldLabels, LpqldLabels
+from gift_fast.data.labels.image_order import SAMPLER_SEED
 
 
 def decoupled(
@@ -44,10 +45,12 @@ def decoupled(
 ) -> DistilledSet:
     """Reads the images of SRe2L, CDA or G-VBSM, and the labels that were stored for them.
 
+    Labels in the files of another project are recognized.
+
     Args:
         path: holds ``new000``, ``new001`` and so on.
         dataset: the real dataset, whose classes the folders have, in order.
-        labels: the folder of FKD labels; None without stored labels.
+        labels: the folder of the labels; None without stored labels.
         sampler_seed: seed of the order of six-item labels; see :class:`FkdLabels`.
 
     Raises:
@@ -56,7 +59,9 @@ def decoupled(
             decoded or has another size; the labels are damaged or not for these images.
     """
     distilled = read_folders(path, DECOUPLED, dataset)
-    return with_fkd_labels(distilled, labels, dataset, sampler_seed=sampler_seed)
+    if labels is not None and layout_of(labels) in ("lpqld", "fkd"):  # files with their order
+        return with_stored_labels(distilled, labels, dataset)
+    return with_stored_labels(distilled, labels, dataset, seed=sampler_seed)
 
 
 def lpld(
@@ -83,9 +88,86 @@ def lpld(
         OSError, ValueError: as :func:`decoupled`.
     """
     distilled = read_folders(path, DECOUPLED, dataset)
-    return with_fkd_labels(
-        distilled, labels, dataset, sampler_seed=sampler_seed, at_random=at_random, keep=keep
+    return with_stored_labels(
+        distilled,
+        labels,
+        dataset,
+        FkdLabels,
+        seed=sampler_seed,
+        at_random=at_random,
+        keep=keep or None,
     )
+
+
+def lpqld(
+    path: Path,
+    dataset: ImageDataset,
+    labels: Path | None = None,
+    *,
+    rest: str = "mr",
+    at_random: bool = True,
+    keep: int = 0,
+) -> DistilledSet:
+    """Reads images as :func:`decoupled`, and the quantized labels of LPQLD.
+
+    Args:
+        path: see :func:`decoupled`.
+        dataset: see :func:`decoupled`.
+        labels: the folder with ``sampler_indices_batch.json``.
+        rest: what stands for the classes that are not stored; see :class:`LpqldLabels`.
+        at_random: draws the batches of every epoch from the stored ones, as LPQLD trains.
+        keep: number of batches to keep; 0 keeps all.
+
+    Raises:
+        OSError, ValueError: as :func:`decoupled`.
+    """
+    distilled = read_folders(path, DECOUPLED, dataset)
+    return with_stored_labels(
+        distilled, labels, dataset, LpqldLabels, rest=rest, at_random=at_random, keep=keep or None
+    )
+
+
+def hald(
+    path: Path,
+    dataset: ImageDataset,
+    labels: Path | None = None,
+    *,
+    temperature: float = 20.0,
+    sampler_seed: int = SAMPLER_SEED,
+) -> DistilledSet:
+    """Reads images as :func:`decoupled`, and HALD's labels, one file per epoch.
+
+    Args:
+        path: see :func:`decoupled`.
+        dataset: see :func:`decoupled`.
+        labels: the folder with ``epoch_0.tar``.
+        temperature: of the softmax that gave the stored probabilities.
+        sampler_seed: see :func:`decoupled`.
+
+    Raises:
+        OSError, ValueError: as :func:`decoupled`.
+    """
+    distilled = read_folders(path, DECOUPLED, dataset)
+    return with_stored_labels(
+        distilled, labels, dataset, HaldLabels, temperature=temperature, seed=sampler_seed
+    )
+
+
+def fkd(
+    path: Path, dataset: ImageDataset, labels: Path | None = None, *, rest: str = "auto"
+) -> DistilledSet:
+    """Reads images as :func:`any_folder`, and FKD's own labels, one file per image.
+
+    Args:
+        path: holds a folder per class.
+        dataset: the real dataset, whose classes they are.
+        labels: the folder of the labels, with a folder per class.
+        rest: what stands for the classes that are not stored; see :class:`FkdImageLabels`.
+
+    Raises:
+        OSError, ValueError: as :func:`any_folder`.
+    """
+    return with_stored_labels(any_folder(path, dataset), labels, dataset, FkdImageLabels, rest=rest)
 
 
 def rded(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
@@ -97,7 +179,7 @@ def rded(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Disti
     Raises:
         OSError, ValueError: as :func:`decoupled`.
     """
-    return with_fkd_labels(read_folders(rded_root(path), RDED, dataset), labels, dataset)
+    return with_stored_labels(read_folders(rded_root(path), RDED, dataset), labels, dataset)
 
 
 def any_folder(
@@ -130,7 +212,7 @@ def any_folder(
         [path / name for name in names], [label_of[folders[k]] for k in places], dataset, path
     )
     distilled = replace(distilled, source=f"{distilled.source}, {how}")
-    return with_fkd_labels(distilled, labels, dataset)
+    return with_stored_labels(distilled, labels, dataset)
 
 
 def read_folders(root: Path, layout: Layout, dataset: ImageDataset) -> DistilledSet:

@@ -19,7 +19,7 @@ from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import datm, folders, gift_data, layout, native
 from gift_fast.data.distilled.class_map import apply_class_map, read_class_map, with_columns
 from gift_fast.data.distilled.distilled_set import DistilledSet
-from gift_fast.data.labels.image_order import ORDER_FILE
+from gift_fast.data.distilled.labels_of_set import layout_of
 from gift_fast.files import spec
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ CHUNK = 256
 MARKS: dict[str, tuple[Callable[[Path], bool], str]] = {
     "sre2l": (
         lambda path: layout.holds_classes(path, layout.DECOUPLED),
-        "folders new000, new001, ... with images class000_id000.jpg (also cda, gvbsm, lpld)",
+        "folders new000, new001, ... with images class000_id000.jpg (also cda, gvbsm, lpld, ...)",
     ),
     "rded": (
         lambda path: layout.holds_classes(layout.rded_root(path), layout.RDED),
@@ -59,8 +59,8 @@ def recognize(path: Path, labels: Path | None = None) -> str:
         ValueError: no format matches, or several do.
     """
     found = [name for name, (holds, _) in MARKS.items() if holds(path)]
-    if found == ["sre2l"] and labels is not None and (labels / ORDER_FILE).is_file():
-        return "lpld"
+    if found == ["sre2l"] and labels is not None:
+        return layout_of(labels)
     if len(found) == 1:
         return found[0]
     if not found and not path.exists():
@@ -88,13 +88,16 @@ FORMATS: dict[str, Callable[..., DistilledSet]] = {
     "cda": folders.decoupled,
     "gvbsm": folders.decoupled,
     "lpld": folders.lpld,
+    "lpqld": folders.lpqld,
+    "hald": folders.hald,
+    "fkd": folders.fkd,
     "rded": folders.rded,
     "folder": folders.any_folder,
     "datm": datm.datm,
     "gift": gift_data.gift_data,
     "gift-fast": native.native,
 }
-"""Readers by name, called with the path, the dataset and the FKD folder or None."""
+"""Readers by name, called with the path, the dataset and the folder of labels or None."""
 
 
 def read_distilled(
@@ -117,7 +120,7 @@ def read_distilled(
             recognize the format; or the import path of a reader.
         path: the folder or file of the set.
         dataset: the real dataset; the set must have its classes and channels.
-        labels: the folder of FKD labels, or None.
+        labels: the folder of stored soft labels, or None.
         class_map: the class of the dataset for each label of the set, as a list or a file for
             :func:`read_class_map`; None for the same classes in the same order.
         labels_class_map: the same for the columns of ``labels`` only, if their teacher had another

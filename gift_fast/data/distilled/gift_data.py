@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled.distilled_set import DistilledSet
-from gift_fast.data.distilled.fkd_labels import with_fkd_labels
+from gift_fast.data.distilled.labels_of_set import with_stored_labels
 from gift_fast.files.pickles import described, load_tensors
 
 FILE = "data.pt"
@@ -81,4 +81,4 @@ def gift_data(path: Path, dataset: ImageDataset, labels: Path | None = None) -> 
         distilled = DistilledSet(
             images=images.float(), labels=label.long(), source=source, dataset=name
         )
-    return with_fkd_labels(distilled, labels, dataset)
+    return with_stored_labels(distilled, labels, dataset)

@@ -25,7 +25,7 @@ from typing import Any
 
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled.distilled_set import DistilledSet
-from gift_fast.data.distilled.fkd_labels import with_fkd_labels
+from gift_fast.data.distilled.labels_of_set import with_stored_labels
 from gift_fast.files.atomic import replacing
 from gift_fast.files.texts import read_json
 
@@ -164,7 +164,7 @@ def native(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Dis
             f"{tensor_file} must be the file that {json_file.name} was written with, fingerprint "
             f"{description['fingerprint']}, got {distilled.fingerprint()}"
         )
-    return with_fkd_labels(distilled, labels, dataset)
+    return with_stored_labels(distilled, labels, dataset)
 
 
 def check_description(file: Path, description: Any) -> None:

@@ -97,7 +97,7 @@ def agreement(batches: Iterable[FkdBatch], labels: Tensor) -> Agreement:
     named, own, mixed_in = [], [], []
     for batch in batches:
         target = labels[batch.index]
-        named.append(batch.logits.float().argmax(1))
+        named.append(batch.named())
         own.append(target)
         mixed_in.append(target if batch.mix_index is None else target[batch.mix_index])
     says, first, second = torch.cat(named), torch.cat(own), torch.cat(mixed_in)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from gift_fast.loss import TopKLabels
 
 Box = tuple[int, int, int, int]
 """First row, first column, end row, end column, in pixels."""
@@ -20,13 +23,15 @@ class FkdBatch:
         index: (B) int64, indices of the images in the distilled set.
         coords: (B, 4) float32 in [0, 1], top, left, height and width of the crops; on the CPU.
         flip: (B) bool, the crops that are mirrored left to right.
-        logits: (B, C) soft labels in the dtype of the file.
+        logits: (B, C) soft labels in the dtype of the file, or the largest of each row, as
+            :class:`~gift_fast.TopKLabels`. They are probabilities if ``temperature`` is given.
         mix_index: (B) int64, rows of this batch that are mixed in, or None.
         lam: weight of the image itself under mixup; under cutmix, the value before the box was
             clipped.
         bbox: the box that cutmix replaces, or None.
         cutout: (B, 7) float32, row and column of the center, height and width as parts of the
             crop's sides, red, green and blue in [0, 255]; or None.
+        temperature: of the softmax of which ``logits`` are the probabilities; None for logits.
 
     Example:
         >>> batch = FkdBatch(
@@ -45,11 +50,12 @@ class FkdBatch:
     index: Tensor
     coords: Tensor
     flip: Tensor
-    logits: Tensor
+    logits: Tensor | TopKLabels
     mix_index: Tensor | None = None
     lam: float | None = None
     bbox: Box | None = None
     cutout: Tensor | None = None
+    temperature: float | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -64,7 +70,26 @@ class FkdBatch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor) and name != "coords"
         }
+        if isinstance(self.logits, TopKLabels):
+            moved["logits"] = map_tensors(
+                self.logits, lambda tensor: tensor.to(device, non_blocking=True)
+            )
         return replace(self, **moved)
+
+    def soft_labels(self, rows: slice = slice(None)) -> Tensor | TopKLabels:
+        """The soft labels of some rows, in float32."""
+        if isinstance(self.logits, Tensor):
+            return self.logits[rows].float()
+        labels = map_tensors(self.logits, lambda tensor: tensor[rows])
+        rest = None if labels.rest is None else labels.rest.float()
+        return TopKLabels(labels.values.float(), labels.indices, rest)
+
+    def named(self) -> Tensor:
+        """(B) int64, the class with the largest value of every row."""
+        if isinstance(self.logits, Tensor):
+            return self.logits.float().argmax(1)
+        largest = self.logits.values.float().argmax(1, keepdim=True)
+        return self.logits.indices.gather(1, largest).squeeze(1).long()
 
     def mix_weight(self, side: int) -> float:
         """Weight w of an image's own hard label in w L(y) + (1 - w) L(y[mix_index]).
@@ -81,6 +106,11 @@ class FkdBatch:
             return self.lam
         row, column, end_row, end_column = box_within(self.bbox, side)
         return 1.0 - (end_row - row) * (end_column - column) / side**2
+
+
+def map_tensors(labels: TopKLabels, change: Callable[[Tensor], Tensor]) -> TopKLabels:
+    """Labels with each of their tensors changed."""
+    return TopKLabels(*(None if tensor is None else change(tensor) for tensor in labels))
 
 
 def box_within(bbox: Box, side: int) -> Box:

@@ -33,27 +33,51 @@ def read_items(path: Path, num_classes: int) -> list[Any]:
     if not isinstance(items, list) or len(items) not in (6, 7):
         got = len(items) if isinstance(items, list) else described(items)
         raise ValueError(f"{path} must hold a list of 6 or 7 items, got {got}")
-    coords, logits = items[0], items[5]
-    if not (isinstance(coords, Tensor) and coords.dtype == torch.float32 and coords.dim() == 2):
-        raise ValueError(f"{path}: coords must be float32 (B, 4), got {described(coords)}")
-    rows = len(coords)
-    if rows == 0 or coords.shape[1] != 4:
-        raise ValueError(f"{path}: coords must be float32 (B, 4), got {described(coords)}")
-    # Parts of a side are rounded: a box that ends at the border may seem to cross it.
-    ends = coords[:, :2] + coords[:, 2:]
-    if not (coords.min() >= 0 and coords[:, 2:].min() > 0 and ends.max() < 1 + 1e-4):
-        raise ValueError(f"{path}: coords must be boxes within [0, 1], got {range_of(coords)}")
-    if not (isinstance(logits, Tensor) and logits.is_floating_point()) or logits.shape != (
-        rows,
-        num_classes,
-    ):
-        raise ValueError(
-            f"{path}: logits must be floating ({rows}, {num_classes}), got {described(logits)}"
-        )
-    if not logits.isfinite().all():
-        broken = int((~logits.isfinite()).any(1).sum())
-        raise ValueError(f"{path}: logits must be finite, {broken} of {rows} rows are not")
+    check_coords(path, items[0], torch.float32)
+    check_matrix(path, "logits", items[5], (len(items[0]), num_classes))
     return items
+
+
+def check_coords(path: Path, coords: Any, dtype: torch.dtype) -> None:
+    """Raises ValueError unless the crops are (B, 4) of this type, boxes within [0, 1]."""
+    name = str(dtype).removeprefix("torch.")
+    if not (isinstance(coords, Tensor) and coords.dtype == dtype and coords.dim() == 2):
+        raise ValueError(f"{path}: coords must be {name} (B, 4), got {described(coords)}")
+    if len(coords) == 0 or coords.shape[1] != 4:
+        raise ValueError(f"{path}: coords must be {name} (B, 4), got {described(coords)}")
+    # Parts of a side are rounded: a box that ends at the border may seem to cross it.
+    ends = coords[:, :2].float() + coords[:, 2:].float()
+    rounding = 1e-4 if dtype == torch.float32 else 1e-3
+    if not (coords.min() >= 0 and coords[:, 2:].min() > 0 and ends.max() < 1 + rounding):
+        raise ValueError(f"{path}: coords must be boxes within [0, 1], got {range_of(coords)}")
+
+
+def within_image(coords: Tensor) -> Tensor:
+    """Crops (B, 4) in float32, of which those that rounding has moved over the border end at it."""
+    start, length = coords.float().split(2, dim=1)
+    return torch.cat([start, torch.minimum(length, 1.0 - start)], dim=1)
+
+
+def check_matrix(path: Path, name: str, values: Any, shape: tuple[int, int]) -> None:
+    """Raises ValueError unless the values are floating, finite and of this shape."""
+    if not (isinstance(values, Tensor) and values.is_floating_point()) or values.shape != shape:
+        raise ValueError(f"{path}: {name} must be floating {shape}, got {described(values)}")
+    if not values.isfinite().all():
+        broken = int((~values.isfinite()).any(1).sum())
+        raise ValueError(f"{path}: {name} must be finite, {broken} of {shape[0]} rows are not")
+
+
+def check_kept_classes(path: Path, indices: Any, shape: tuple[int, int], num_classes: int) -> None:
+    """Raises ValueError unless the indices of kept classes are int16, of this shape, and differ."""
+    if not isinstance(indices, Tensor) or indices.dtype != torch.int16 or indices.shape != shape:
+        raise ValueError(f"{path}: indices must be int16 {shape}, got {described(indices)}")
+    if int(indices.min()) < 0 or int(indices.max()) >= num_classes:
+        raise ValueError(
+            f"{path}: indices must be from 0 to {num_classes - 1}, got {range_of(indices)}"
+        )
+    ranked = indices.sort(dim=1).values
+    if twice := int((ranked[:, 1:] == ranked[:, :-1]).any(1).sum()):
+        raise ValueError(f"{path}: indices of a row must differ, {twice} of {shape[0]} rows do not")
 
 
 def as_batch(path: Path, items: list[Any], index: Tensor) -> FkdBatch:
@@ -61,8 +85,8 @@ def as_batch(path: Path, items: list[Any], index: Tensor) -> FkdBatch:
     coords, flip_or_cutout, mix_index, lam, bbox, logits = items[:6]
     rows = len(coords)
     flip, cutout = flip_or_cutout, None
-    if isinstance(flip_or_cutout, Tensor) and flip_or_cutout.dtype == torch.float32:
-        flip, cutout = torch.zeros(rows, dtype=torch.bool), flip_or_cutout
+    if isinstance(flip_or_cutout, Tensor) and flip_or_cutout.is_floating_point():
+        flip, cutout = torch.zeros(rows, dtype=torch.bool), flip_or_cutout.float()
     if not isinstance(flip, Tensor) or flip.dtype != torch.bool or flip.shape != (rows,):
         raise ValueError(f"{path}: flip must be bool ({rows}), got {described(flip)}")
     if cutout is not None and cutout.shape != (rows, 7):
@@ -70,6 +94,8 @@ def as_batch(path: Path, items: list[Any], index: Tensor) -> FkdBatch:
     if mix_index is None:
         return FkdBatch(index, coords, flip, logits, cutout=cutout)
     lam, bbox = mixing(path, lam, bbox)
+    if isinstance(mix_index, Tensor) and mix_index.dtype == torch.uint8:  # LPQLD's
+        mix_index = mix_index.long()
     mix_index = check_indices(path, "mix_index", mix_index, rows, rows)
     return FkdBatch(index, coords, flip, logits, mix_index, lam, bbox, cutout)
 

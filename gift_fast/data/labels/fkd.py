@@ -9,7 +9,6 @@ compared with the classes of the images before they are used.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -18,26 +17,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gift_fast.data.labels.agreement import Agreement, agreement
+from gift_fast.data.labels.agreement import Agreement
 from gift_fast.data.labels.batch import FkdBatch
-from gift_fast.data.labels.batch_file import as_batch, check_indices, range_of, read_items
+from gift_fast.data.labels.batch_file import as_batch, check_indices, read_items
 from gift_fast.data.labels.folder import LabelsFolder, batch_path
-from gift_fast.data.labels.image_order import ORDER_FILE, SamplerOrder, read_order_file
-from gift_fast.data.labels.read_ahead import read_ahead
+from gift_fast.data.labels.image_order import (
+    ORDER_FILE,
+    SAMPLER_SEED,
+    SamplerOrder,
+    order_of_sampler,
+    read_order_file,
+)
+from gift_fast.data.labels.stored_labels import StoredLabels, check_arguments, drawn, spread
 from gift_fast.files.fingerprint import fingerprint
-from gift_fast.files.pickles import described
-
-SAMPLER_SEED = 42
-"""The default of ``--fkd-seed`` in every project that writes these files."""
-
-ENOUGH_ROWS, ENOUGH_FILES = 256, 16
-"""A comparison of labels with classes reads files until it reaches one of these numbers."""
-
-SAMPLED = 5
-"""Epochs, and batches per epoch, whose files a fingerprint reads: 50 MB of ImageNet-1K."""
 
 
-class FkdLabels:
+class FkdLabels(StoredLabels):
     """A folder of FKD labels, read one batch at a time.
 
     Opening it lists the files, reads a few and compares their labels with ``labels``.
@@ -88,6 +83,7 @@ class FkdLabels:
         self.seed = seed
         self.class_map = None if class_map is None else class_map.cpu()
         self.at_random = at_random
+        self.form = f"logits of all {num_classes} classes"
 
         first = batch_path(self.folder, 0, 0)
         if not first.is_file():
@@ -125,28 +121,6 @@ class FkdLabels:
         if verify:
             self.verify()
 
-    def __repr__(self) -> str:
-        return f"FkdLabels({str(self.folder)!r}, {len(self.labels)} images, epochs={self.epochs})"
-
-    def epoch(self, epoch: int, *, seed: int = 0, start: int = 0) -> Iterator[FkdBatch]:
-        """The batches of an epoch, counted from 0; other epochs' files are not read.
-
-        A thread reads up to ``READ_AHEAD`` batches ahead. Its errors are raised here, and it ends
-        when the iterator ends or is dropped.
-
-        Args:
-            epoch: below ``epochs``.
-            seed: seed of the draws with ``at_random``.
-            start: number of batches to skip at the beginning; their files are not read.
-
-        Raises:
-            IndexError: there is no such epoch.
-        """
-        if epoch < 0 or (self.epochs is not None and epoch >= self.epochs):
-            last = "any number" if self.epochs is None else self.epochs - 1
-            raise IndexError(f"epoch must be from 0 to {last}, for {self.folder}, got {epoch}")
-        return read_ahead(self._read_all(self._plan(epoch, seed)[start:]))
-
     def agreement(self, epochs: Iterable[int] = (0,)) -> Agreement:
         """Compares the first labels of stored ``epochs`` with the classes of their images.
 
@@ -155,21 +129,15 @@ class FkdLabels:
         plan = (
             (epoch, batch) for epoch in epochs for batch in range(self._files.batches_of(epoch))
         )
-        return agreement(self._enough(plan), self.labels)
+        return self._agreement(plan)
 
-    def verify(self) -> None:
-        """Checks that labels and classes agree better than by chance, in epoch 0 and after it.
-
-        Epoch 0 alone is not enough: only later epochs show whether the sampler continued as it
-        does here.
-
-        Raises:
-            ValueError: they do not; the error names possible reasons.
-        """
+    def _parts(self) -> Iterator[tuple[str, Iterable[tuple[int, int]]]]:
+        # Epoch 0 alone is not enough: only later epochs show whether the sampler continued as it
+        # does here.
         stored = range(len(self._files.images_of))
         for where, epochs in (("epoch 0", stored[:1]), ("the epochs from 1 on", stored[1:])):
-            if epochs and (found := self.agreement(epochs)).near_chance:
-                raise ValueError(self._diagnosis(where, found))
+            if epochs:
+                yield where, ((e, b) for e in epochs for b in range(self._files.batches_of(e)))
 
     def fingerprint(self) -> str:
         """A digest of the labels' files and of the arguments.
@@ -193,11 +161,8 @@ class FkdLabels:
             return [(epoch, batch) for batch in range(self.batches)]
         stored = [divmod(k, self.batches) for k in range(self.keep)]
         full = [place for place in stored if self._files.rows_of(*place) == self.batch_size]
-        # Seeded for every epoch, so that a run can resume from any of them.
-        digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
-        drawn = torch.randint(len(full), (self.batches,), generator=generator)
-        return [full[k] for k in drawn.tolist()]
+        places = torch.randint(len(full), (self.batches,), generator=drawn(seed, epoch))
+        return [full[k] for k in places.tolist()]
 
     def _order(self, epoch: int) -> Tensor | None:
         """(N) int64, the images of a stored epoch in order; None where its files say it."""
@@ -224,9 +189,7 @@ class FkdLabels:
         else:
             index = order[batch * self.batch_size :][:rows]
         loaded = as_batch(path, items, index)
-        if self.class_map is not None:
-            loaded = replace(loaded, logits=loaded.logits[:, self.class_map])
-        return loaded
+        return replace(loaded, logits=self._in_class_order(loaded.logits))
 
     def _read_all(self, plan: Iterable[tuple[int, int]]) -> Iterator[FkdBatch]:
         order_of, order = -1, None
@@ -235,59 +198,8 @@ class FkdLabels:
                 order_of, order = epoch, self._order(epoch)
             yield self._read(epoch, batch, order)
 
-    def _enough(self, plan: Iterable[tuple[int, int]]) -> Iterator[FkdBatch]:
-        rows = 0
-        for batch in itertools.islice(self._read_all(plan), ENOUGH_FILES):
-            yield batch
-            rows += len(batch)
-            if rows >= ENOUGH_ROWS:
-                return
-
-    def _diagnosis(self, where: str, found: Agreement) -> str:
-        seen = (
-            f"labels in {self.folder} must name the classes of their images, but in {where} "
-            f"{found.hits} of {found.rows} do; chance alone gives {found.chance * found.rows:.1f}. "
-        )
-        if found.classes_are_permuted:
-            return seen + (
-                "But images of the same class do get labels of the same class, in "
-                f"{found.pair_hits / found.pairs:.0%} of pairs where chance gives "
-                f"{found.pair_chance:.0%}: the images are in order, and the teacher that computed "
-                "the labels numbers the classes differently; --labels-class-map "
-                "(labels_class_map), which moves only the columns, fixes that"
-            )
+    def _order_in_words(self, where: str) -> str:
         if self._items == 7 or self._listed is not None:
             source = ORDER_FILE if self._items == 6 else "the files"
-            return seen + (
-                f"The order of the images is read from {source}: these are the labels of another "
-                "set, or some images are missing or not sorted by folder and name, or the classes "
-                "are in another order"
-            )
-        before = (
-            "" if where == "epoch 0" else "In epoch 0 they do: the sampler continued otherwise. "
-        )
-        return seen + (
-            f"{before}The order of the images is that of RandomSampler in torch "
-            f"{torch.__version__} with seed {self.seed} over {len(self.labels)} images sorted by "
-            "folder and name. The labels were written with another seed or by a version of torch "
-            "that draws differently, or some images are missing or not so sorted, or the classes "
-            "are in another order"
-        )
-
-
-def spread(count: int) -> list[int]:
-    """Up to ``SAMPLED`` numbers below ``count``, evenly from the first to the last."""
-    return sorted({k * (count - 1) // (SAMPLED - 1) for k in range(SAMPLED)})
-
-
-def check_arguments(labels: Tensor, num_classes: int, class_map: Tensor | None) -> None:
-    """Raises ValueError if labels or class map are not those of ``num_classes`` classes."""
-    if labels.dim() != 1 or labels.dtype != torch.int64 or len(labels) == 0:
-        raise ValueError(f"labels must be int64 (N), N >= 1, got {described(labels)}")
-    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-        raise ValueError(f"labels must be from 0 to {num_classes - 1}, got {range_of(labels)}")
-    if class_map is not None and class_map.sort().values.tolist() != list(range(num_classes)):
-        raise ValueError(
-            f"class_map must hold every class from 0 to {num_classes - 1} once, got "
-            f"{described(class_map)} with {len(class_map.unique())} different values"
-        )
+            return super()._order_in_words(where).replace("the files", source)
+        return order_of_sampler(self.seed, len(self.labels), where)

@@ -18,6 +18,13 @@ from gift_fast.data.labels.batch_file import check_indices
 from gift_fast.files.texts import read_json
 
 ORDER_FILE = "sampler_indices_epoch.json"
+"""LPLD's file of the images of every epoch."""
+
+BATCH_ORDER_FILE = "sampler_indices_batch.json"
+"""LPQLD's file of the images of every batch."""
+
+SAMPLER_SEED = 42
+"""The default of ``--fkd-seed`` in every project that writes files without an order."""
 
 
 def read_order_file(folder: Path, num_images: int) -> list[Tensor] | None:
@@ -72,3 +79,46 @@ class SamplerOrder:
                     self._states.append(generator.get_state())
                 if at == epoch:
                     return torch.tensor(order)
+
+
+def read_batch_order(folder: Path, num_images: int) -> dict[int, Tensor]:
+    """The images of every batch in LPQLD's file, by the number of the batch, in rising order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds something else.
+    """
+    path = folder / BATCH_ORDER_FILE
+    try:
+        lists = read_json(path)
+        orders = {int(number): torch.tensor(images) for number, images in lists.items()}
+    except FileNotFoundError:
+        raise
+    except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must map numbers of batches to lists of images: {error!r}"
+        ) from None
+    if not orders or min(orders) < 0:
+        raise ValueError(f"{path} must list batches by their numbers from 0, got {len(orders)}")
+    for number, order in orders.items():
+        if order.numel() == 0:
+            raise ValueError(f"{path}: batch {number} must list one image or more, got none")
+        check_indices(path, f"batch {number}", order, order.numel(), num_images)
+    return dict(sorted(orders.items()))
+
+
+def order_of_sampler(seed: int, images: int, where: str) -> str:
+    """What could be wrong with an order that a sampler draws again, for an error message.
+
+    Args:
+        seed: of the sampler.
+        images: of the distilled set.
+        where: in which part of the labels the order seems wrong.
+    """
+    before = "" if where == "epoch 0" else "In epoch 0 they do: the sampler continued otherwise. "
+    return (
+        f"{before}The order of the images is that of RandomSampler in torch {torch.__version__} "
+        f"with seed {seed} over {images} images sorted by folder and name. The labels were written "
+        "with another seed or by a version of torch that draws differently, or some images are "
+        "missing or not so sorted, or the classes are in another order"
+    )

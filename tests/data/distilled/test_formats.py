@@ -206,7 +206,7 @@ def test_auto_does_not_choose_between_two_formats(images, animals):
 
 def test_every_format_is_recognized_or_of_the_same_layout_as_one_that_is():
     others = {"auto", "folder"}  # what holds anything is not recognized
-    assert set(FORMATS) - set(MARKS) == {*others, "cda", "gvbsm", "lpld"}
+    assert set(FORMATS) - set(MARKS) == {*others, "cda", "gvbsm", "lpld", "lpqld", "hald", "fkd"}
 
 
 def test_an_unknown_format_is_refused(tmp_path, animals):

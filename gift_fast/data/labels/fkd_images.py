@@ -1,0 +1,264 @@
+"""FKD's own labels: one file per image, with a few numbers for each of its crops.
+
+A file, ``{class folder}/{image}.tar``, is a list [coords, flip, labels] saved with ``torch.save``,
+for M crops of one image: coords (M, 4), flip bool (M), and labels in one of these forms:
+
+- hard, (M): the class with the largest probability
+- smoothing, (M, 2): that class, and its probability
+- MS and MR, (M, 2, k): the k most probable classes, and their probabilities
+
+The labels are float32, or float16, in which class numbers are exact up to 2,048 only. Probabilities
+are those of a softmax at temperature 1. For the other classes, hard and MR leave nothing (MR's k
+values are normalized to a sum of 1); smoothing and MS spread the remaining mass evenly.
+
+Source of the forms: Shen and Xing, ECCV 2022 (github.com/szq0214/FKD).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gift_fast.data.labels.agreement import Agreement, agreement
+from gift_fast.data.labels.batch import FkdBatch
+from gift_fast.data.labels.batch_file import check_coords, range_of, within_image
+from gift_fast.data.labels.stored_labels import (
+    ENOUGH_ROWS,
+    StoredLabels,
+    check_arguments,
+    drawn,
+    spread,
+)
+from gift_fast.files.fingerprint import fingerprint
+from gift_fast.files.pickles import described, load_tensors, numpy_scalars
+from gift_fast.loss import TopKLabels
+
+RESTS = {
+    "uniform": "the remaining mass evenly elsewhere",
+    "zero": "nothing elsewhere",
+}
+"""What may stand for the classes that are not stored."""
+
+LARGEST_HALF = 2048
+"""Whole numbers up to this one are exact in float16."""
+
+READ_BATCH = 64
+"""Images per batch if nobody has chosen a number, as in an audit."""
+
+COMPARED_IMAGES = 64
+"""Files whose first crops are compared with the images' classes, evenly from first to last."""
+
+
+class Crops(NamedTuple):
+    """One image's file: coords (M, 4), flip (M), probabilities (M, k) and their classes (M, k)."""
+
+    coords: Tensor
+    flip: Tensor
+    values: Tensor
+    indices: Tensor
+
+
+class FkdImageLabels(StoredLabels):
+    """A folder of FKD's own labels, one file per image; see the module.
+
+    In every epoch, each image gives one of its crops, drawn at random, in a random order.
+
+    Args:
+        folder: holds a folder per class, at any depth, with a file per image.
+        labels: (N) int64, the class of every image of the distilled set, in the order of the sorted
+            folders and names, which must be that of the files too.
+        num_classes: C.
+        rest: what stands for the classes that are not stored: ``uniform`` or ``zero``; ``auto`` is
+            ``zero`` if the stored probabilities of the first file sum to 1, else ``uniform``.
+        class_map: (C) int64, the stored class number for each class; None for the same.
+        verify: compares labels with classes now; :meth:`verify` does so later.
+
+    Raises:
+        FileNotFoundError: there are no files.
+        ValueError: an argument is invalid; a file is damaged or has unexpected contents; there are
+            more or fewer files than images, in all or of a class; the labels belong to other
+            images.
+    """
+
+    kind = "probabilities"
+    temperature = 1.0
+
+    def __init__(
+        self,
+        folder: Path | str,
+        labels: Tensor,
+        num_classes: int,
+        *,
+        rest: str = "auto",
+        class_map: Tensor | None = None,
+        verify: bool = True,
+    ) -> None:
+        check_arguments(labels, num_classes, class_map)
+        if rest not in ("auto", *RESTS):
+            raise ValueError(f"rest must be one of auto, {', '.join(RESTS)}, got {rest!r}")
+        self.folder = Path(folder)
+        self.labels = labels.cpu()
+        self.num_classes = num_classes
+        self.class_map = None if class_map is None else class_map.cpu()
+        self.epochs = None
+        self.images = len(labels)
+        self.batch_size = None
+        self.batches = -(-self.images // READ_BATCH)
+
+        self._files = files_of(self.folder, self.labels)
+        sizes = [file.stat().st_size for file in self._files]
+        self.nbytes = sum(sizes)
+        names = (file.relative_to(self.folder).as_posix() for file in self._files)
+        self._names = [f"{name} {size}" for name, size in zip(names, sizes, strict=True)]
+        first = self._read(0)
+        self.k = first.values.shape[1]
+        sums_to_one = bool(((first.values.sum(1) - 1).abs() < 2e-3).all())
+        self.rest = rest if rest != "auto" else ("zero" if sums_to_one else "uniform")
+        self.form = f"FKD, {self.k} of {num_classes} probabilities of each crop, {RESTS[self.rest]}"
+        if verify:
+            self.verify()
+
+    def fingerprint(self) -> str:
+        """See :class:`StoredLabels`."""
+        contents = [
+            hashlib.sha256(self._files[k].read_bytes()).hexdigest()
+            for k in spread(len(self._files))
+        ]
+        listed = hashlib.sha256("\n".join(self._names).encode()).hexdigest()
+        class_map = [] if self.class_map is None else [self.class_map]
+        return fingerprint([*contents, listed, f"fkd {self.rest}", self.labels, *class_map])
+
+    def _read(self, image: int) -> Crops:
+        return read_crops(self._files[image], self.num_classes)
+
+    def _plan(self, epoch: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+        """For every batch, its images and the place of the crop among an image's, in [0, 1)."""
+        generator = drawn(seed, epoch)
+        order = torch.randperm(self.images, generator=generator)
+        place = torch.rand(self.images, generator=generator, dtype=torch.float64)
+        size = self.batch_size or READ_BATCH
+        return list(zip(order.split(size), place.split(size), strict=True))
+
+    def _read_all(self, plan: Iterable[tuple[Tensor, Tensor]]) -> Iterator[FkdBatch]:
+        for index, places in plan:
+            rows = []
+            for image, place in zip(index.tolist(), places.tolist(), strict=True):
+                crops = self._read(image)
+                if crops.values.shape[1] != self.k:
+                    raise ValueError(
+                        f"{self._files[image]} must hold {self.k} probabilities per crop, as "
+                        f"{self._files[0].name} does, got {crops.values.shape[1]}"
+                    )
+                rows.append([tensor[int(place * len(tensor))] for tensor in crops])
+            yield self._as_batch(index, Crops(*map(torch.stack, zip(*rows, strict=True))))
+
+    def _as_batch(self, index: Tensor, crops: Crops) -> FkdBatch:
+        rest = None if self.rest == "uniform" else torch.zeros_like(crops.values[:, 0])
+        return FkdBatch(
+            index=index,
+            coords=crops.coords,
+            flip=crops.flip,
+            logits=self._in_class_order(TopKLabels(crops.values, crops.indices, rest)),
+            temperature=self.temperature,
+        )
+
+    def _parts(self) -> Iterator[tuple[str, Iterable[Any]]]:
+        step = max(self.images // COMPARED_IMAGES, 1)
+        yield "the first crops", range(0, self.images, step)
+
+    def _agreement(self, plan: Iterable[Any]) -> Agreement:
+        """Compares the first crops of some images, so that many classes are among them."""
+        images = list(plan)
+        most = max(ENOUGH_ROWS // len(images), 1)
+        read = ((image, Crops(*(t[:most] for t in self._read(image)))) for image in images)
+        batches = (self._as_batch(torch.full((len(c.flip),), image), c) for image, c in read)
+        return agreement(batches, self.labels)
+
+
+def files_of(folder: Path, labels: Tensor) -> list[Path]:
+    """The files of the images in order; raises unless every class has as many as images."""
+    files = sorted(folder.rglob("*.tar"), key=lambda file: (file.parent.name, file.name))
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} must hold a folder per class with a .tar file per image, it holds none"
+        )
+    if len(files) != len(labels):
+        raise ValueError(
+            f"{folder} must hold a file for each of {len(labels)} images, got {len(files)}"
+        )
+    classes: dict[str, int] = {}
+    for file, label in zip(files, labels.tolist(), strict=True):
+        if classes.setdefault(file.parent.name, label) != label:
+            raise ValueError(
+                f"{folder} must hold as many files per class as there are images; those in "
+                f"{file.parent.name} would belong to the classes {classes[file.parent.name]} and "
+                f"{label}"
+            )
+    if len(set(classes.values())) < len(classes):
+        raise ValueError(
+            f"{folder} must hold one folder for each of {len(labels.unique())} classes, got "
+            f"{len(classes)}"
+        )
+    return files
+
+
+def read_crops(path: Path, num_classes: int) -> Crops:
+    """The crops in a file and their labels, checked."""
+    items = load_tensors(path, numpy_scalars())
+    if not isinstance(items, list) or len(items) != 3:
+        got = f"{len(items)} items" if isinstance(items, list) else described(items)
+        raise ValueError(f"{path} must hold a list of coords, flip and labels, got {got}")
+    coords, flip, labels = items
+    dtype = coords.dtype if isinstance(coords, Tensor) else torch.float32
+    check_coords(path, coords, dtype if dtype == torch.float16 else torch.float32)
+    crops = len(coords)
+    if not isinstance(flip, Tensor) or flip.dtype != torch.bool or flip.shape != (crops,):
+        raise ValueError(f"{path}: flip must be bool ({crops}), got {described(flip)}")
+    if not isinstance(labels, Tensor) or labels.shape[:1] != (crops,) or not known_form(labels):
+        raise ValueError(
+            f"{path}: labels must be ({crops}), hard; ({crops}, 2), smoothing; or ({crops}, 2, k), "
+            f"MS or MR; got {described(labels)}"
+        )
+    if labels.dtype == torch.float16 and num_classes - 1 > LARGEST_HALF:
+        raise ValueError(
+            f"{path}: labels must not be float16 with {num_classes} classes, whose numbers are "
+            f"exact up to {LARGEST_HALF} only; store them as float32"
+        )
+    if labels.dim() == 1:
+        named, values = labels.unsqueeze(1), torch.ones(crops, 1)
+    else:
+        named, values = (part.reshape(crops, -1) for part in labels.unbind(1))
+    values = values.float()
+    indices = named.long()
+    if not torch.equal(indices.to(named.dtype), named) or not (
+        0 <= int(indices.min()) <= int(indices.max()) < num_classes
+    ):
+        raise ValueError(
+            f"{path}: classes must be whole numbers from 0 to {num_classes - 1}, got "
+            f"{range_of(named)}"
+        )
+    ranked = indices.sort(dim=1).values
+    if (ranked[:, 1:] == ranked[:, :-1]).any():
+        raise ValueError(f"{path}: the classes of a crop must differ")
+    # NaN fails the comparisons.
+    if not (values.min() >= 0 and values.sum(1).max() < 1 + 2e-3):
+        raise ValueError(
+            f"{path}: probabilities must be 0 or more and sum to at most 1, got values from "
+            f"{range_of(values)} and sums up to {values.sum(1).max():g}"
+        )
+    return Crops(within_image(coords), flip, values, indices)
+
+
+def known_form(labels: Tensor) -> bool:
+    """Whether labels have the shape of one of FKD's forms."""
+    return labels.dim() == 1 or (
+        labels.is_floating_point()
+        and labels.dim() in (2, 3)
+        and labels.shape[1] == 2
+        and labels.numel() > 0
+    )

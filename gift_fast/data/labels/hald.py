@@ -1,0 +1,201 @@
+"""HALD's labels: one file per epoch, with probabilities.
+
+``epoch_{e}.tar`` is a list of batches saved with ``torch.save``, each a list of the six items of
+FKD's files: coords float16, flip, mix_index, lam, bbox, and in the place of the logits float16
+probabilities (B, C), after a softmax at a temperature that the file does not state. The order of
+the images is that of FKD's six-item lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gift_fast.data.labels.batch import FkdBatch
+from gift_fast.data.labels.batch_file import as_batch, check_coords, check_matrix, within_image
+from gift_fast.data.labels.image_order import SAMPLER_SEED, SamplerOrder, order_of_sampler
+from gift_fast.data.labels.stored_labels import StoredLabels, check_arguments, check_size, spread
+from gift_fast.files.fingerprint import fingerprint
+from gift_fast.files.pickles import described, load_tensors, numpy_scalars
+
+EPOCH_FILE = re.compile(r"epoch_(\d+)\.tar")
+
+ROUNDING = 1e-2
+"""How far a row of C float16 probabilities may be from a sum of 1."""
+
+
+class HaldLabels(StoredLabels):
+    """A folder of HALD's labels; see the module.
+
+    One file is in memory at a time: 20 MB of ImageNet-1K at 10 images per class. A run of more
+    epochs than are stored begins again with the first.
+
+    Args:
+        folder: holds ``epoch_0.tar``, ``epoch_1.tar`` and so on.
+        labels: (N) int64, the class of every image of the distilled set, in the order of the sorted
+            folders and names.
+        num_classes: C.
+        temperature: of the softmax that gave the probabilities.
+        seed: seed of the sampler that orders the images.
+        class_map: (C) int64, the column of the stored labels for each class; None for the same.
+        verify: compares labels with classes now; :meth:`verify` does so later.
+
+    Raises:
+        FileNotFoundError: an epoch is missing.
+        ValueError: an argument is invalid; a file is damaged or has unexpected contents; the labels
+            belong to other images.
+    """
+
+    batch_size: int
+    kind = "probabilities"
+
+    def __init__(
+        self,
+        folder: Path | str,
+        labels: Tensor,
+        num_classes: int,
+        *,
+        temperature: float = 20.0,
+        seed: int = SAMPLER_SEED,
+        class_map: Tensor | None = None,
+        verify: bool = True,
+    ) -> None:
+        check_arguments(labels, num_classes, class_map)
+        if not 0.0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        self.folder = Path(folder)
+        self.labels = labels.cpu()
+        self.num_classes = num_classes
+        self.temperature = temperature
+        self.seed = seed
+        self.class_map = None if class_map is None else class_map.cpu()
+        self.epochs = None
+        self.form = (
+            f"HALD, probabilities of all {num_classes} classes at temperature {temperature:g}"
+        )
+
+        self._sizes = epochs_in(self.folder)
+        self.nbytes = sum(self._sizes)
+        self._sampler = SamplerOrder(len(labels), seed)
+        first = read_epoch(self._path(0))
+        self.batch_size = rows_of(self._path(0), first[0])
+        full = len(labels) // self.batch_size
+        # Without the last batch of an epoch unless it is full, as LPLD, or with it.
+        whole = len(first) == full
+        self.images = full * self.batch_size if whole else len(labels)
+        self.batches = -(-self.images // self.batch_size)
+        for epoch, size in enumerate(self._sizes):
+            check_size(self._path(epoch), size, 2 * self.images * num_classes)
+        self._check_count(0, first)
+        order = self._sampler.of_epoch(0)
+        self._as_batch(0, self.batches - 1, first[-1], order)  # raises if its size is unexpected
+        if verify:
+            self.verify()
+
+    def fingerprint(self) -> str:
+        """See :class:`StoredLabels`; up to ``SAMPLED`` files are read in whole."""
+        contents = [
+            hashlib.sha256(self._path(epoch).read_bytes()).hexdigest()
+            for epoch in spread(len(self._sizes))
+        ]
+        arguments = f"hald {self.temperature} {self.seed} {self._sizes}"
+        class_map = [] if self.class_map is None else [self.class_map]
+        return fingerprint([*contents, arguments, self.labels, *class_map])
+
+    def _path(self, epoch: int) -> Path:
+        return self.folder / f"epoch_{epoch}.tar"
+
+    def _plan(self, epoch: int, seed: int) -> list[tuple[int, int]]:
+        return [(epoch % len(self._sizes), batch) for batch in range(self.batches)]
+
+    def _read_all(self, plan: Iterable[tuple[int, int]]) -> Iterator[FkdBatch]:
+        epoch_of, batches, order = -1, [], torch.empty(0)
+        for epoch, batch in plan:
+            if epoch != epoch_of:
+                epoch_of, batches = epoch, read_epoch(self._path(epoch))
+                self._check_count(epoch, batches)
+                order = self._sampler.of_epoch(epoch)
+            yield self._as_batch(epoch, batch, batches[batch], order)
+
+    def _check_count(self, epoch: int, batches: list[Any]) -> None:
+        if len(batches) != self.batches:
+            raise ValueError(
+                f"{self._path(epoch)} must hold {self.batches} batches of {self.batch_size}, for "
+                f"{self.images} images, got {len(batches)}"
+            )
+
+    def _as_batch(self, epoch: int, number: int, items: Any, order: Tensor) -> FkdBatch:
+        path = self._path(epoch)
+        index = order[: self.images][number * self.batch_size :][: self.batch_size]
+        if (rows := rows_of(path, items)) != len(index):
+            raise ValueError(
+                f"{path}: batch {number} must have {len(index)} rows, as an epoch has "
+                f"{self.images} images in batches of {self.batch_size}, got {rows}"
+            )
+        probabilities = items[5]
+        check_matrix(path, "probabilities", probabilities, (rows, self.num_classes))
+        sums = probabilities.float().sum(1)
+        if probabilities.min() < 0 or (sums - 1).abs().max() > ROUNDING:
+            raise ValueError(
+                f"{path}: labels must be probabilities, with rows that sum to 1, got sums from "
+                f"{sums.min():g} to {sums.max():g}; logits are FKD's"
+            )
+        batch = as_batch(path, items, index)
+        return replace(
+            batch,
+            coords=within_image(batch.coords),
+            logits=self._in_class_order(batch.logits),
+            temperature=self.temperature,
+        )
+
+    def _parts(self) -> Iterator[tuple[str, Iterable[tuple[int, int]]]]:
+        # As in FkdLabels: only later epochs show whether the sampler continued as it does here.
+        stored = range(len(self._sizes))
+        for where, epochs in (("epoch 0", stored[:1]), ("the epochs from 1 on", stored[1:])):
+            if epochs:
+                yield where, ((e, b) for e in epochs for b in range(self.batches))
+
+    def _order_in_words(self, where: str) -> str:
+        return order_of_sampler(self.seed, len(self.labels), where)
+
+
+def epochs_in(folder: Path) -> list[int]:
+    """The size of every epoch's file."""
+    found = {
+        int(match[1]): (folder / name).stat().st_size
+        for name in (os.listdir(folder) if folder.is_dir() else ())
+        if (match := EPOCH_FILE.fullmatch(name))
+    }
+    count = max(found, default=0) + 1
+    if missing := sorted(set(range(count)) - set(found)):
+        raise FileNotFoundError(
+            f"{folder} must hold HALD's epoch_{missing[0]}.tar"
+            + (f", as it holds epoch_{count - 1}.tar" if found else "")
+        )
+    return [found[epoch] for epoch in range(count)]
+
+
+def read_epoch(path: Path) -> list[Any]:
+    """The batches in a file, whose contents are checked later."""
+    batches = load_tensors(path, numpy_scalars())
+    if not isinstance(batches, list) or not batches:
+        raise ValueError(f"{path} must hold a list of batches, got {described(batches)}")
+    return batches
+
+
+def rows_of(path: Path, items: Any) -> int:
+    """The rows of a batch, of which length and crops are checked."""
+    if not isinstance(items, list) or len(items) != 6:
+        got = f"{len(items)} items" if isinstance(items, list) else described(items)
+        raise ValueError(f"{path}: every batch must be a list of 6 items, got {got}")
+    check_coords(path, items[0], torch.float16)
+    return len(items[0])
