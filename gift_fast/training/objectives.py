@@ -1,7 +1,9 @@
 """The losses a student can be trained with.
 
 z are the student's logits (N, C); t the soft labels (N, C), a teacher's raw logits; y the hard
-labels (N). Every loss is a mean over the N rows.
+labels (N). Every loss is a mean over the N rows. Soft labels of which only the largest values are
+stored (:class:`~gift_fast.TopKLabels`) give the loss of ``labels.dense(C)``; only the losses
+``refine+...`` build that matrix.
 
 A new loss is one function from its options to an :class:`Objective`, one line in ``OBJECTIVES`` and
 one in ``DISPLAY_NAMES``. A loss of one's own is such a function too, named by its import path; it
@@ -14,22 +16,65 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gift_fast.data.labels.stored_labels import Kind
 from gift_fast.files import spec
-from gift_fast.loss import GIFTLoss, refine_labels
+from gift_fast.loss import GIFTLoss, TopKLabels, refine_labels
 from gift_fast.loss.arguments import Smoothing
 from gift_fast.loss.reference import autocast_off, compute_dtype
+from gift_fast.training.label_forms import (
+    as_logits,
+    cross_entropy,
+    divergence,
+    expected_logit,
+    scaled,
+    squared_error,
+    top_k_softmax,
+    value_at,
+    with_rest,
+)
 
-Formula = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+SoftLabels = Tensor | TopKLabels
+"""Dense (N, C), or the largest values of each row."""
+
+Formula = Callable[[Tensor, Any, Tensor, int], Tensor]
 """(logits (N, C), soft_labels (N, C), target (N), epoch from 1) -> scalar."""
 
-MixedFormula = Callable[[Tensor, Tensor, Tensor, Tensor, float | Tensor], Tensor]
+MixedFormula = Callable[[Tensor, Any, Tensor, Tensor, float | Tensor], Tensor]
 """(logits, soft_labels, target, mixed_target (N), weight of target) -> scalar."""
+
+Reads = Literal["softmax", "vector", "logits"]
+"""What a loss reads of soft labels: their softmax at some temperature; their direction as a vector;
+or their values as logits."""
+
+STUDENT_TEMPERATURES = [k / 100 for k in range(1, 101)]
+"""Among which the student's temperature of ``annealed-kl`` is chosen."""
+
+READABLE: dict[Reads, tuple[Kind, ...]] = {
+    "softmax": ("logits", "logits without rest", "probabilities"),
+    "vector": ("logits", "probabilities"),
+    "logits": ("logits",),
+}
+"""The kinds of stored labels that a loss can be trained on. Probabilities give the logits of their
+softmax up to a constant, and a softmax alone does not depend on it."""
+
+
+class LossState(Protocol):
+    """What a loss remembers from epoch to epoch; a part of checkpoints."""
+
+    def end_epoch(self) -> None:
+        """Called after the last step of every epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values from which a resumed run continues."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what :meth:`state_dict` gave."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +91,10 @@ class Objective:
         takes_any_dtype: the formula itself sees to its precision, and nothing is cast for it.
         mixed_formula: the loss of a batch with two hard labels per image in a single call; None
             calls ``formula`` for each of them.
+        reads: what is read of the soft labels, which says which kinds of them are accepted.
+        state: what the loss remembers from epoch to epoch, or None.
+        takes_top_k: whether the formulas take :class:`~gift_fast.TopKLabels`; where not, they get
+            the dense labels.
 
     Example:
         >>> l1 = Objective(lambda z, t, y, epoch: F.l1_loss(z, t), reads_target=False)
@@ -58,44 +107,48 @@ class Objective:
     reads_soft_labels: bool = True
     takes_any_dtype: bool = False
     mixed_formula: MixedFormula | None = None
+    reads: Reads = "logits"
+    takes_top_k: bool = False
+    state: LossState | None = None
 
     def __call__(
         self,
         logits: Tensor,
-        soft_labels: Tensor | None,
+        soft_labels: Tensor | TopKLabels | None,
         target: Tensor,
         epoch: int,
         *,
         mixed_target: Tensor | None = None,
         weight: float | Tensor = 1.0,
+        temperature: float | None = None,
     ) -> Tensor:
         """The loss of a batch, a scalar.
 
         Args:
             logits: (N, C), the student's, in any floating type.
-            soft_labels: (N, C), in any floating type; None for a loss that does not read them.
+            soft_labels: (N, C), in any floating type, or the largest of each row as
+                :class:`~gift_fast.TopKLabels`; None for a loss that does not read them.
             target: (N) int64 hard labels.
             epoch: from 1; some losses are warmed up.
             mixed_target: (N) int64, the hard labels of what mixup or cutmix mixed in; a loss that
                 reads hard labels is then weight * L(target) + (1 - weight) * L(mixed_target).
             weight: of ``target``: mixup's lambda, or the part of the image that cutmix has left.
+            temperature: None for soft labels that are logits; else that of the softmax of which
+                they are the probabilities.
 
         Raises:
-            ValueError: the soft labels are missing or of another shape than the logits, or the
-                formula's loss is no scalar.
+            ValueError: the soft labels are missing or of another shape than the logits, they are
+                probabilities and the loss reads logits, or the formula's loss is no scalar.
         """
         if not self.reads_soft_labels:
             soft_labels = logits  # any tensor would do
         elif soft_labels is None:
             raise ValueError("soft_labels must be a tensor, since the loss reads them; got None")
-        elif soft_labels.shape != logits.shape:
-            raise ValueError(
-                f"soft_labels must have the shape of logits {tuple(logits.shape)}, "
-                f"got {tuple(soft_labels.shape)}"
-            )
+        else:
+            check_shape(soft_labels, logits)
+            soft_labels = self.readable(soft_labels, logits, temperature)
         if not self.takes_any_dtype:
-            dtype = compute_dtype(logits)
-            logits, soft_labels = logits.to(dtype), soft_labels.to(dtype)
+            logits = logits.to(compute_dtype(logits))
         mixed = mixed_target if self.reads_target else None
         with autocast_off(logits.device.type):
             if mixed is not None and self.mixed_formula is not None:
@@ -109,6 +162,51 @@ class Objective:
                 return loss
             mixed_in = self.formula(logits, soft_labels, mixed, epoch)
             return weight * loss + (1.0 - weight) * mixed_in
+
+    def readable(
+        self, soft_labels: Tensor | TopKLabels, logits: Tensor, temperature: float | None
+    ) -> Tensor | TopKLabels:
+        """The soft labels in the form and the precision that the formula takes."""
+        classes = logits.shape[-1]
+        if temperature is not None and self.reads == "logits":
+            raise ValueError(
+                "soft_labels must be logits for this loss, got probabilities, which determine "
+                "logits up to a constant only; losses that read a softmax take them: kl, softce, kd"
+            )
+        if isinstance(soft_labels, TopKLabels) and not self.takes_top_k:
+            soft_labels = soft_labels.dense(classes)
+        if not self.takes_any_dtype or (temperature is not None and self.reads == "softmax"):
+            dtype = compute_dtype(logits)
+            if isinstance(soft_labels, TopKLabels):
+                values, indices, rest = soft_labels
+                rest = None if rest is None else rest.to(dtype)
+                soft_labels = with_rest(TopKLabels(values.to(dtype), indices, rest), classes)
+            else:
+                soft_labels = soft_labels.to(dtype)
+        if temperature is not None and self.reads == "softmax":
+            soft_labels = as_logits(soft_labels, temperature)
+        return soft_labels
+
+
+def check_shape(soft_labels: Tensor | TopKLabels, logits: Tensor) -> None:
+    """Raises ValueError unless there is a soft label for every row, of as many classes."""
+    if isinstance(soft_labels, Tensor):
+        if soft_labels.shape != logits.shape:
+            raise ValueError(
+                f"soft_labels must have the shape of logits {tuple(logits.shape)}, "
+                f"got {tuple(soft_labels.shape)}"
+            )
+        return
+    values, indices, rest = soft_labels
+    fits = values.shape == indices.shape and values.shape[:-1] == logits.shape[:-1]
+    fits = fits and values.dim() == logits.dim() and values.shape[-1] <= logits.shape[-1]
+    if not fits or (rest is not None and rest.shape != logits.shape[:-1]):
+        raise ValueError(
+            f"soft_labels must have values and indices {(*logits.shape[:-1], 'k')}, at most "
+            f"k = {logits.shape[-1]}, and rest {tuple(logits.shape[:-1])} or None, for logits "
+            f"{tuple(logits.shape)}; got {tuple(values.shape)}, {tuple(indices.shape)} and "
+            f"{None if rest is None else tuple(rest.shape)}"
+        )
 
 
 def require(holds: bool, name: str, value: object, expected: str) -> None:
@@ -143,7 +241,7 @@ def ce(*, label_smoothing: float = 0.0) -> Objective:
     holds = 0.0 <= label_smoothing <= 1.0
     require(holds, "loss 'ce': label_smoothing", label_smoothing, "in [0, 1]")
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
         return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
 
     return Objective(loss, reads_soft_labels=False)
@@ -156,11 +254,13 @@ def cosine() -> Objective:
     """1 - cos(z, t): GIFT without the refinement, through the same kernel."""
     criterion = GIFTLoss(gamma=0.0)
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
         value: Tensor = criterion(logits, soft_labels, target)
         return value
 
-    return Objective(loss, reads_target=False, takes_any_dtype=True)
+    return Objective(
+        loss, reads_target=False, takes_any_dtype=True, reads="vector", takes_top_k=True
+    )
 
 
 def kl(*, temperature: float = 20.0, scale_t2: bool = False) -> Objective:
@@ -175,36 +275,100 @@ def kl(*, temperature: float = 20.0, scale_t2: bool = False) -> Objective:
     require_temperature("kl", temperature)
     factor = temperature**2 if scale_t2 else 1.0
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
-        return factor * divergence(logits / temperature, soft_labels / temperature)
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
+        return factor * divergence(logits / temperature, scaled(soft_labels, temperature))
 
-    return Objective(loss, reads_target=False)
+    return Objective(loss, reads_target=False, reads="softmax", takes_top_k=True)
 
 
-def divergence(logits: Tensor, soft_labels: Tensor) -> Tensor:
-    """KL(softmax(soft_labels) || softmax(logits)), averaged over rows."""
-    # Probabilities, not their logarithms: a class that the teacher rules out with a logit of -inf
-    # then counts for nothing.
-    teacher = F.softmax(soft_labels, dim=-1)
-    return F.kl_div(F.log_softmax(logits, dim=-1), teacher, reduction="batchmean")
+class FittedTemperature:
+    """A student's temperature that is chosen again after every epoch, on its last batch.
+
+    Attributes:
+        value: of the next epoch.
+        last: logits, soft labels at their temperature, of the last batch; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.value = 1.0
+        self.last: tuple[Tensor, SoftLabels] | None = None
+
+    def end_epoch(self) -> None:
+        """See :class:`LossState`. The first of equally good temperatures is taken."""
+        assert self.last is not None
+        logits, soft_labels = self.last
+        with torch.no_grad():
+            losses = [divergence(logits / t, soft_labels) for t in STUDENT_TEMPERATURES]
+            self.value = STUDENT_TEMPERATURES[
+                int(torch.stack(losses).nan_to_num(torch.inf).argmin())
+            ]
+        self.last = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :class:`LossState`."""
+        return {"student_temperature": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :class:`LossState`."""
+        self.value = float(state["student_temperature"])
+
+
+def annealed_kl(
+    *,
+    temperature: float = 20.0,
+    factor: float = 0.7,
+    every: int = 30,
+    least: float = 2.0,
+    student_temperature: float = 0.0,
+) -> Objective:
+    """KL(softmax(t / T) || softmax(z / S)) with a falling T and a fitted S, as LPQLD trains.
+
+    T is multiplied by ``factor`` in every epoch whose number, counted from 1, is a multiple of
+    ``every``, from that epoch on, and never falls below ``least``. S is 1 in the first epoch; after
+    every epoch, the best of 0.01, 0.02, ..., 1 on the epoch's last batch is taken, by the loss.
+
+    Args:
+        temperature: T in the first epochs.
+        factor: by which T falls.
+        every: epochs.
+        least: lower bound of T.
+        student_temperature: S for the whole run; 0 fits it.
+    """
+    require_temperature("annealed-kl", temperature)
+    require_temperature("annealed-kl", least)
+    require(0.0 < factor <= 1.0, "loss 'annealed-kl': factor", factor, "in (0, 1]")
+    require(every >= 1, "loss 'annealed-kl': every", every, "1 or more")
+    require_weights("annealed-kl", student_temperature=student_temperature)
+    fitted = None if student_temperature else FittedTemperature()
+
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
+        teacher = scaled(soft_labels, max(temperature * factor ** (epoch // every), least))
+        if fitted is None:
+            return divergence(logits / student_temperature, teacher)
+        fitted.last = (logits.detach(), teacher)
+        return divergence(logits / fitted.value, teacher)
+
+    return Objective(loss, reads_target=False, reads="softmax", takes_top_k=True, state=fitted)
 
 
 def mse() -> Objective:
     """(z - t)^2, averaged over rows and classes."""
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
-        return F.mse_loss(logits, soft_labels)
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
+        return squared_error(logits, soft_labels)
 
-    return Objective(loss, reads_target=False)
+    return Objective(loss, reads_target=False, takes_top_k=True)
 
 
 def softce() -> Objective:
     """Cross-entropy of softmax(z) with softmax(t), as DATM's code trains its students."""
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
+        if isinstance(soft_labels, TopKLabels):
+            return cross_entropy(logits, soft_labels).mean()
         return F.cross_entropy(logits, soft_labels.softmax(dim=-1))
 
-    return Objective(loss, reads_target=False)
+    return Objective(loss, reads_target=False, reads="softmax", takes_top_k=True)
 
 
 # ---- both labels ---------------------------------------------------------------------------------
@@ -243,17 +407,27 @@ def gift(
     if blend == "added":
         criterion.gamma = gamma / (1.0 + gamma)
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
         value: Tensor = criterion(logits, soft_labels, target)
         return value
 
     def mixed(
-        logits: Tensor, soft_labels: Tensor, target: Tensor, other: Tensor, weight: float | Tensor
+        logits: Tensor,
+        soft_labels: SoftLabels,
+        target: Tensor,
+        other: Tensor,
+        weight: float | Tensor,
     ) -> Tensor:
         value: Tensor = criterion(logits, soft_labels, target, other, weight)
         return value
 
-    return Objective(loss, takes_any_dtype=True, mixed_formula=mixed)
+    return Objective(
+        loss,
+        takes_any_dtype=True,
+        mixed_formula=mixed,
+        reads="softmax" if soft_label_temperature else "vector",
+        takes_top_k=True,
+    )
 
 
 def kd(*, temperature: float = 4.0, weight: float = 0.9) -> Objective:
@@ -266,11 +440,12 @@ def kd(*, temperature: float = 4.0, weight: float = 0.9) -> Objective:
     require_temperature("kd", temperature)
     require(0.0 <= weight <= 1.0, "loss 'kd': weight", weight, "in [0, 1]")
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
-        soft = temperature**2 * divergence(logits / temperature, soft_labels / temperature)
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
+        soft = divergence(logits / temperature, scaled(soft_labels, temperature))
+        soft = temperature**2 * soft
         return (1.0 - weight) * F.cross_entropy(logits, target) + weight * soft
 
-    return Objective(loss)
+    return Objective(loss, reads="softmax", takes_top_k=True)
 
 
 def dkd(
@@ -293,16 +468,19 @@ def dkd(
     require_weights("dkd", alpha=alpha, beta=beta)
     require(warmup >= 0, "loss 'dkd': warmup", warmup, "0 or more")
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
-        z, t = logits / temperature, soft_labels / temperature
-        soft = alpha * divergence(target_and_rest(z, target), target_and_rest(t, target))
-        soft = soft + beta * F.kl_div(
-            log_softmax_of_rest(z, target), softmax_of_rest(t, target), reduction="batchmean"
-        )
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
+        z, t = logits / temperature, scaled(soft_labels, temperature)
+        if isinstance(t, TopKLabels):
+            rest = top_k_softmax(t, z.shape[1], target).log_sum
+            pair = torch.stack([value_at(t, target), rest], dim=1)
+        else:
+            pair = target_and_rest(t, target)
+        soft = alpha * divergence(target_and_rest(z, target), pair)
+        soft = soft + beta * divergence_of_rest(z, t, target)
         warmed_up = min(epoch / warmup, 1.0) if warmup else 1.0
         return F.cross_entropy(logits, target) + warmed_up * temperature**2 * soft
 
-    return Objective(loss)
+    return Objective(loss, reads="softmax", takes_top_k=True)
 
 
 def nkd(*, temperature: float = 1.0, gamma: float = 1.5) -> Objective:
@@ -319,14 +497,18 @@ def nkd(*, temperature: float = 1.0, gamma: float = 1.5) -> Objective:
     require_temperature("nkd", temperature)
     require_weights("nkd", gamma=gamma)
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
         hard = F.cross_entropy(logits, target, reduction="none")
-        on_target = soft_labels.softmax(dim=-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
-        rest = log_softmax_of_rest(logits / temperature, target)
-        among_rest = -(softmax_of_rest(soft_labels / temperature, target) * rest).sum(dim=-1)
+        if isinstance(soft_labels, TopKLabels):
+            soft = top_k_softmax(soft_labels, logits.shape[1])
+            on_target = (value_at(soft_labels, target) - soft.log_sum).exp()
+        else:
+            on_target = soft_labels.softmax(dim=-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        z, t = logits / temperature, scaled(soft_labels, temperature)
+        among_rest = cross_entropy_of_rest(z, t, target)
         return ((1.0 + on_target) * hard + gamma * temperature**2 * among_rest).mean()
 
-    return Objective(loss)
+    return Objective(loss, reads="softmax", takes_top_k=True)
 
 
 def wsld(*, temperature: float = 2.0, alpha: float = 2.5) -> Objective:
@@ -344,15 +526,37 @@ def wsld(*, temperature: float = 2.0, alpha: float = 2.5) -> Objective:
     require_temperature("wsld", temperature)
     require_weights("wsld", alpha=alpha)
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
         hard = F.cross_entropy(logits, target, reduction="none")
-        of_teacher = F.cross_entropy(soft_labels, target, reduction="none")
+        if isinstance(soft_labels, TopKLabels):
+            log_sum = top_k_softmax(soft_labels, logits.shape[1]).log_sum
+            of_teacher = log_sum - value_at(soft_labels, target)
+        else:
+            of_teacher = F.cross_entropy(soft_labels, target, reduction="none")
         weight = -torch.expm1(-hard / (of_teacher + 1e-7)).detach()  # 1e-7: as the authors' code
-        teacher = F.softmax(soft_labels / temperature, dim=-1)
-        soft = F.cross_entropy(logits / temperature, teacher, reduction="none")
+        soft = cross_entropy(logits / temperature, scaled(soft_labels, temperature))
         return (hard + alpha * temperature**2 * weight * soft).mean()
 
-    return Objective(loss)
+    return Objective(loss, reads="softmax", takes_top_k=True)
+
+
+def divergence_of_rest(logits: Tensor, soft_labels: SoftLabels, target: Tensor) -> Tensor:
+    """KL among the classes that are not y, averaged over rows."""
+    if isinstance(soft_labels, Tensor):
+        rest = log_softmax_of_rest(logits, target)
+        return F.kl_div(rest, softmax_of_rest(soft_labels, target), reduction="batchmean")
+    soft = top_k_softmax(soft_labels, logits.shape[1], target)
+    return (cross_entropy_of_rest(logits, soft_labels, target) - soft.entropy()).mean()
+
+
+def cross_entropy_of_rest(logits: Tensor, soft_labels: SoftLabels, target: Tensor) -> Tensor:
+    """(N) cross-entropy among the classes that are not y."""
+    if isinstance(soft_labels, Tensor):
+        rest = log_softmax_of_rest(logits, target)
+        return -(softmax_of_rest(soft_labels, target) * rest).sum(dim=-1)
+    soft = top_k_softmax(soft_labels, logits.shape[1], target)
+    log_sum = target_and_rest(logits, target)[:, 1]
+    return log_sum - expected_logit(soft, logits, target)
 
 
 def target_and_rest(logits: Tensor, target: Tensor) -> Tensor:
@@ -386,11 +590,11 @@ def plus_ce(objective: Objective, *, weight: float = 0.1) -> Objective:
     """
     require_weights("+ce", weight=weight)
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
         soft = objective(logits, soft_labels, target, epoch)
         return soft + weight * F.cross_entropy(logits, target)
 
-    return Objective(loss)
+    return Objective(loss, reads=objective.reads, takes_top_k=objective.takes_top_k)
 
 
 def refine(
@@ -418,7 +622,7 @@ def refine(
         gamma=gamma, label_smoothing=label_smoothing, smoothing=smoothing
     )  # checks the options
 
-    def loss(logits: Tensor, soft_labels: Tensor, target: Tensor, epoch: int) -> Tensor:
+    def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
         refined = refine_labels(
             soft_labels, target, gamma=gamma, label_smoothing=label_smoothing, smoothing=smoothing
         )
@@ -463,6 +667,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "ce": ce,
     **SOFT_LABEL_LOSSES,
     "gift": gift,
+    "annealed-kl": annealed_kl,
     "kd": kd,
     "dkd": dkd,
     "nkd": nkd,
@@ -471,6 +676,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 }
 
 DISPLAY_NAMES = {
+    "annealed-kl": "annealed KL",
     "ce": "CE",
     "cosine": "cosine",
     "dkd": "DKD",

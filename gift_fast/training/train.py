@@ -23,6 +23,7 @@ from gift_fast.training.batches import Batch, Batches, RandomState
 from gift_fast.training.checkpoint import CheckpointConfig, Checkpointer, find_state
 from gift_fast.training.config import ResolvedTrainingConfig, TrainingConfig
 from gift_fast.training.eval_result import EvalResult
+from gift_fast.training.objectives import LossState
 from gift_fast.training.observer import Observer
 from gift_fast.training.optimizers import Hyperparameters, build_optimizer
 from gift_fast.training.predict import Accuracy
@@ -71,6 +72,7 @@ def fit(
     checkpoint: CheckpointConfig | None = None,
     interruption: Interruption | None = None,
     observer: Observer | None = None,
+    loss_state: LossState | None = None,
 ) -> tuple[nn.Module, Trained]:
     """Trains a model in place; all that ever trains runs here.
 
@@ -91,6 +93,7 @@ def fit(
         checkpoint: where and how often to save; the run is resumed from this file where it exists.
         interruption: notes signals, at which the state is saved and ``Interrupted`` is raised.
         observer: told of steps, epochs and tests.
+        loss_state: what the loss remembers from epoch to epoch, or None.
 
     Returns:
         The model in eval mode, on the accelerator's device, and the tests.
@@ -133,6 +136,8 @@ def fit(
         model.load_state_dict(state["model"])
         if averaged is not None:
             averaged.load_state_dict(state["ema"])
+        if loss_state is not None:
+            loss_state.load_state_dict(state["loss"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         if accelerator.scaler is not None:
@@ -152,6 +157,7 @@ def fit(
         return {
             "model": model.state_dict(),
             **({} if averaged is None else {"ema": averaged.state_dict()}),
+            **({} if loss_state is None else {"loss": loss_state.state_dict()}),
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -201,6 +207,8 @@ def fit(
                 step += 1
                 if step == batches.steps:  # before the checkpoint, which may be the epoch's last
                     schedule.step()
+                    if loss_state is not None:
+                        loss_state.end_epoch()
                 observer.step(epoch, step, batches.steps, batch.joint_size, total.mean)
                 checkpointer.after_step(snapshot)
             check = None

@@ -115,6 +115,10 @@ def weighted(z, t, y, temperature, alpha):
 FORMULAS = {
     "ce": lambda z, t, y, e: hard_ce(z, y),
     "ce:label_smoothing=0.1": lambda z, t, y, e: smoothed_ce(z, y, 0.1),
+    "annealed-kl": lambda z, t, y, e: kl_divergence(softmax(t, 20), softmax(z)),
+    "annealed-kl:every=2,factor=0.5,student_temperature=0.3": (
+        lambda z, t, y, e: kl_divergence(softmax(t, 20 * 0.5 ** (e // 2)), softmax(z, 0.3))
+    ),
     "cosine": lambda z, t, y, e: cosine_loss(z, t),
     "kl": lambda z, t, y, e: kl(z, t, 20),
     "kl:temperature=4": lambda z, t, y, e: kl(z, t, 4),
