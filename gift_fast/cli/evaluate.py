@@ -30,6 +30,7 @@ FIELDS = {
         *("epochs", "batch_size", "batch_rule"),
         *("optimizer", "learning_rate", "weight_decay", "momentum", "schedule"),
         *("augmentation", "mixing", "mixed_targets", "forward_twice", "ema_decay"),
+        *("hard_loss", "hard_start", "hard_stop"),
     ),
     "test": ("eval_every", "eval_after", "tested_on", "classes"),
     "execution": PRECISION,

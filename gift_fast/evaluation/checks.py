@@ -9,11 +9,12 @@ from torch import nn
 from gift_fast.data.classes import number_seen
 from gift_fast.data.datasets import DATASETS, ImageDataset
 from gift_fast.data.distilled import DistilledSet
+from gift_fast.data.labels import StoredLabels
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.files import spec
 from gift_fast.training.last_batch import check_last_batch
 from gift_fast.training.models import new_model
-from gift_fast.training.objectives import build_objective
+from gift_fast.training.objectives import READABLE, build_objective
 from gift_fast.training.predict import Transform
 
 
@@ -68,6 +69,8 @@ def check_inputs(
             f"none for a mixed image; got {config.mixing!r}"
         )
     replay = None if config.teachers else distilled.replay
+    if replay is not None:
+        check_loss(config.loss, replay)
     epochs = config.epochs or 0
     if replay is not None and replay.epochs is not None and epochs > replay.epochs:
         raise ValueError(
@@ -77,7 +80,8 @@ def check_inputs(
         raise ValueError("whiten must be given, since the distilled images are whitened; got None")
     if whiten is not None and not distilled.whitened:
         raise ValueError("whiten must be None, since the distilled images are not whitened")
-    if replay is None and config.batch_size is not None:
+    as_stored = replay is not None and replay.batch_size is not None
+    if not as_stored and config.batch_size is not None:
         check_last_batch(
             lambda: new_model(config.student, dataset, config.seed),
             (dataset.channels, dataset.side, dataset.side),
@@ -85,3 +89,18 @@ def check_inputs(
             batch_size=config.batch_size,
             network=config.student,
         )
+
+
+def check_loss(loss: str, replay: StoredLabels) -> None:
+    """Raises ValueError where a loss cannot be trained on the kind of labels that are stored."""
+    objective = build_objective(loss)
+    if not objective.reads_soft_labels or replay.kind in READABLE[objective.reads]:
+        return
+    reads = {
+        "vector": "a number for every class, or gift with soft_label_temperature",
+        "logits": "the teacher's logits themselves",
+    }[objective.reads]
+    raise ValueError(
+        f"loss must be one that reads a softmax of the soft labels, such as kl, softce or kd, for "
+        f"{replay.folder}, which holds {replay.kind} ({replay.form}); {loss} reads {reads}"
+    )

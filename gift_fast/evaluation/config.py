@@ -107,6 +107,10 @@ class EvaluationConfig(TrainingConfig):
             last epoch is always tested.
         eval_after: fraction of the epochs before the first test, in [0, 1); RDED's code tests in
             the last fifth alone.
+        hard_loss: loss of a middle part of the run, on augmented and mixed batches with hard labels
+            alone; ``none`` trains on soft labels throughout.
+        hard_start: fraction of the epochs before that part.
+        hard_stop: fraction of the epochs at its end.
         classes: of the dataset, that the student has seen: a name in ``CLASSES``, with options:
             ``seen:steps=5,step=2``.
 
@@ -142,6 +146,15 @@ class EvaluationConfig(TrainingConfig):
     eval_after: float = option(
         0.0, "fraction of the epochs before the first test", float, added=True
     )
+    hard_loss: str = option(
+        "none", "loss of a middle part of the run, on hard labels alone: ce, or none", added=True
+    )
+    hard_start: float = option(
+        0.25, "fraction of the epochs before the part with --hard-loss", float, added=True
+    )
+    hard_stop: float = option(
+        0.75, "fraction of the epochs at the end of that part", float, added=True
+    )
     tested_on: str = option("test", "split to measure accuracy on: test or validation")
     classes: str = option(ALL, "classes to train and test on", registry=CLASSES)
 
@@ -175,6 +188,20 @@ class EvaluationConfig(TrainingConfig):
         if self.eval_every is not None:
             check_integer("eval_every", self.eval_every, 1)
         check_number("eval_after", self.eval_after, 0.0, 1.0, "in [0, 1)")
+        if self.hard_loss != "none":
+            if spec.build("hard_loss", self.hard_loss, OBJECTIVES).reads_soft_labels:
+                raise ValueError(
+                    f"hard_loss must read hard labels alone, such as ce, got {self.hard_loss!r}"
+                )
+            hard_loss = spec.canonical("hard_loss", self.hard_loss, OBJECTIVES)
+            object.__setattr__(self, "hard_loss", hard_loss)
+        check_number("hard_start", self.hard_start, 0.0, 1.0, "in [0, 1)")
+        if isinstance(self.hard_stop, bool) or not isinstance(self.hard_stop, int | float):
+            raise TypeError(f"hard_stop must be a number, got {self.hard_stop!r}")
+        if not self.hard_start <= self.hard_stop <= 1.0:
+            raise ValueError(
+                f"hard_stop must be from hard_start, {self.hard_start}, to 1, got {self.hard_stop}"
+            )
 
     def resolved(
         self, num_images: int, learned_rate: float | None = None, ipc: int | None = None
@@ -218,6 +245,18 @@ class ResolvedEvaluationConfig(EvaluationConfig, ResolvedTrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_given("eval_every", self.eval_every)
+
+    def is_hard_epoch(self, epoch: int) -> bool:
+        """Whether ``epoch``, counted from 1, is trained with ``hard_loss``.
+
+        Example:
+            >>> config = EvaluationConfig(dataset="digits", epochs=300, hard_loss="ce")
+            >>> config = config.resolved(num_images=100)
+            >>> [epoch for epoch in (75, 76, 225, 226) if config.is_hard_epoch(epoch)]
+            [76, 225]
+        """
+        start, stop = (part * self.epochs for part in (self.hard_start, self.hard_stop))
+        return self.hard_loss != "none" and start < epoch <= stop
 
     def is_test_epoch(self, epoch: int) -> bool:
         """Whether the student is tested after ``epoch``, counted from 1."""

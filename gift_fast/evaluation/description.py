@@ -65,7 +65,9 @@ def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: I
     tested = present(config.tested_on)
     before, values = values_in_words(asked), values_in_words(config)
     if inputs.distilled.replay is not None and not config.teachers:
-        values.update(dict.fromkeys(("batch_size", "augmentation", "mixing"), "as stored"))
+        stored = ["augmentation", "mixing"] if config.hard_loss == "none" else []
+        stored += ["batch_size"] if inputs.distilled.replay.batch_size else []
+        values.update(dict.fromkeys(stored, "as stored"))
     changed = {name: value for name, value in values.items() if value != before[name]}
     lines = [
         f"distilled set: {len(inputs.distilled)} images, {inputs.distilled.source}",
@@ -96,7 +98,9 @@ def labels_in_words(config: EvaluationConfig, inputs: Inputs) -> str:
     if not build_objective(config.loss).reads_soft_labels:
         return f"not read by the loss {config.loss}"
     if not config.teachers:
-        return "stored with the set"
+        if distilled.replay is None:
+            return "stored with the set"
+        return f"stored with the set: {distilled.replay.form}"
     if inputs.label_sets is not None:
         return f"{', '.join(config.teachers)}, replayed: {inputs.label_sets.in_words}"
     unread = "; those stored with the set are not read, `--teacher` without a name reads them"

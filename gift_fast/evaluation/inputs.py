@@ -203,5 +203,7 @@ def resolve_on(config: EvaluationConfig, distilled: DistilledSet) -> ResolvedEva
     resolved = config.resolved(len(distilled), distilled.learning_rate, ipc)
     if config.teachers or distilled.replay is None:
         return resolved
-    size = distilled.replay.batch_size
+    size = distilled.replay.batch_size or resolved.batch_size
+    if resolved.hard_loss != "none":  # augmentation and mixing are those of its epochs
+        return replace(resolved, batch_size=size)
     return replace(resolved, batch_size=size, augmentation="none", mixing="none")

@@ -265,7 +265,7 @@ def label_run(
             presented, labels = [], []
             for batch in batches.epoch(epoch):
                 soft_labels = label(batch)
-                assert soft_labels is not None
+                assert isinstance(soft_labels, Tensor)  # the teachers'
                 labels.append(soft_labels.cpu())
                 presented.append(without_images(batch))
             epochs.append(stored_epoch(presented, labels, parameters))

@@ -21,7 +21,13 @@ from gift_fast.evaluation.results import RunResult
 from gift_fast.evaluation.soft_labels import labeler
 from gift_fast.process.peak_memory import peak_memory
 from gift_fast.process.signals import Interruption
-from gift_fast.training.batches import Batch, Batches, RandomBatches, ReplayBatches
+from gift_fast.training.batches import (
+    Batch,
+    Batches,
+    PhasedBatches,
+    RandomBatches,
+    ReplayBatches,
+)
 from gift_fast.training.checkpoint import CheckpointConfig
 from gift_fast.training.environment import environment_of
 from gift_fast.training.labeled_batches import LabeledBatches
@@ -130,6 +136,12 @@ def train_student(
     start_compiler_afresh(resolved)
     student = new_model(resolved.student, dataset, resolved.seed)
     objective = build_objective(resolved.loss)
+    hard = objective if resolved.hard_loss == "none" else build_objective(resolved.hard_loss)
+    if objective.state is not None and accelerator.num_processes > 1:
+        raise ValueError(
+            f"loss must not be fitted on batches where several processes share them, got "
+            f"{resolved.loss} and {accelerator.num_processes} processes; give student_temperature"
+        )
     online = objective.reads_soft_labels and labels is None
     label = labeler(teachers if online else (), resolved, accelerator)
 
@@ -137,14 +149,16 @@ def train_student(
         if resolved.forward_twice:
             with torch.no_grad():  # for what it does to batch norm's running statistics
                 student(batch.images)
-        soft_labels = label(batch)
-        return objective(
+        is_hard = resolved.is_hard_epoch(epoch)
+        soft_labels = None if is_hard else label(batch)
+        return (hard if is_hard else objective)(
             student(batch.images),
             soft_labels,
             batch.target,
             epoch,
             mixed_target=batch.mixed_target if resolved.mixed_targets else None,
             weight=batch.weight,
+            temperature=batch.temperature,
         )
 
     student, trained = fit(
@@ -165,6 +179,7 @@ def train_student(
         checkpoint=checkpoint,
         interruption=interruption,
         observer=observer,
+        loss_state=objective.state,
     )
     return student, RunResult(
         config=resolved,
@@ -185,16 +200,24 @@ def batches_of(
     processes: Processes,
     labels: LabelSet | None = None,
 ) -> Batches:
-    """What a student is trained on: stored batches where no teacher labels them, or random ones."""
+    """What a student is trained on: stored batches where no teacher labels them, or random ones.
+
+    With ``config.hard_loss``, its epochs take random batches in place of stored ones.
+    """
     if labels is not None:
         split = TensorSplit(distilled.images, distilled.labels)
         return LabeledBatches(split, dataset.normalize, config, processes, labels)
-    if not config.teachers and distilled.replay is not None:
-        return ReplayBatches(distilled.replay, distilled, dataset.normalize, config.seed, processes)
-    return RandomBatches(
+    random = RandomBatches(
         TensorSplit(distilled.images, distilled.labels),
         dataset.normalize,
         config,
         processes,
         soft_labels=None if config.teachers else distilled.soft_labels,
     )
+    if not config.teachers and distilled.replay is not None:
+        replay = distilled.replay.in_batches(config.batch_size)
+        stored = ReplayBatches(replay, distilled, dataset.normalize, config.seed, processes)
+        if config.hard_loss == "none":
+            return stored
+        return PhasedBatches(stored, random, config.is_hard_epoch)
+    return random

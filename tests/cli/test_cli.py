@@ -132,7 +132,7 @@ def test_quiet_leaves_the_results_alone_on_the_screen(tmp_path, capsys):
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
         (["--ipc", "0"], "ipc must be at least 1, got 0"),
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["--losses", "l1"], "loss must be one of ce, cosine, "),
+        (["--losses", "l1"], "loss must be one of annealed-kl, ce, cosine, "),
         (["--losses", "nothing.here"], "loss must be importable, got 'nothing.here'"),
         (["--losses", "ce", "ce"], "losses must differ from each other, got ce ce"),
         (

@@ -64,7 +64,7 @@ def test_a_configuration_survives_json():
         ({"student": "vgg"}, ValueError, "student must be one of convnet3, .*; got 'vgg'"),
         ({"teachers": ("vgg",)}, ValueError, "teachers must be one of convnet3, .*; got 'vgg'"),
         ({"teachers": "convnet3"}, TypeError, "teachers must be a sequence of names"),
-        ({"loss": "l1"}, ValueError, "loss must be one of ce, .*; got 'l1'"),
+        ({"loss": "l1"}, ValueError, "loss must be one of annealed-kl, ce, .*; got 'l1'"),
         (
             {"loss": "kl:temperature=0"},
             ValueError,
@@ -159,3 +159,28 @@ def test_a_resolved_configuration_has_no_empty_field(field):
     assert replace(resolved) == resolved
     with pytest.raises(ValueError, match=f"{field} .* got None"):
         replace(resolved, **{field: None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hard_loss": "kl"}, "hard_loss must read hard labels alone, such as ce, got 'kl'"),
+        ({"hard_loss": "cee"}, r"hard_loss must be one of .*; got 'cee'"),
+        ({"hard_start": 1.0}, r"hard_start must be in \[0, 1\), got 1.0"),
+        (
+            {"hard_start": 0.5, "hard_stop": 0.4},
+            "hard_stop must be from hard_start, 0.5, to 1, got",
+        ),
+        ({"hard_stop": 1.5}, "hard_stop must be from hard_start, 0.25, to 1, got 1.5"),
+    ],
+)
+def test_a_part_of_hard_labels_must_be_one(changes, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationConfig(dataset="digits", **changes)
+
+
+def test_what_was_added_is_recorded_only_if_it_is_used():
+    added = {"ema_decay", "hard_loss", "hard_start", "hard_stop"}
+    assert not added & set(EvaluationConfig(dataset="digits").to_dict())
+    values = EvaluationConfig(dataset="digits", hard_loss="ce", ema_decay=0.5).to_dict()
+    assert added & set(values) == {"hard_loss", "ema_decay"}

@@ -368,7 +368,7 @@ def test_an_audit_asks_where_its_class_map_goes_before_it_reads(fresh, capsys, m
         (["--teacher", "convnet3"], "teachers holds digits_convnet3-width=8.pth)"),
         (["--format", "datm"], "images_best.pt"),
         (["--format", "zip"], "format must be one of auto, "),
-        (["--preset", "best"], "preset must be one of datm, "),
+        (["--preset", "best"], "preset must be one of cvdd, datm, "),
         (["--trackers", "paper"], "trackers must be of tensorboard, wandb, mlflow, got 'paper'"),
         (
             ["--checkpoint-every", "0"],

@@ -4,6 +4,8 @@ import pytest
 
 from gift_fast.evaluation import EvaluationConfig
 from gift_fast.evaluation.protocols import load_preset, parse_preset, preset_names
+from gift_fast.files import spec
+from gift_fast.training.objectives import OBJECTIVES
 
 DATASETS = ("cifar10", "cifar100", "tinyimagenet", "imagenet-1k:side=64")
 STUDENTS = ("convnet3:width=32", "resnet18", "efficientnet_b0", "mobilenet_v2", "swin_v2_t")
@@ -18,7 +20,9 @@ def settings(preset: str, dataset: str = "cifar100", student: str = "convnet3", 
 
 
 def test_the_presets_of_the_literature_are_there():
-    assert preset_names() == ["datm", "gvbsm", "official", "paper", "rded", "sre2l"]
+    assert preset_names() == [
+        *("cvdd", "datm", "edc", "gvbsm", "hald", "lpqld", "official", "paper", "rded", "sre2l")
+    ]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -290,6 +294,46 @@ def test_gvbsm_trains_as_the_scripts_of_its_branches_do(where, expected):
     assert {key: found[key] for key in expected} == expected
 
 
+def resolved(preset: str, **changes: object):
+    values = {**settings(preset, "imagenet-1k", "resnet18"), **changes}
+    return EvaluationConfig.from_dict({**values, "dataset": "imagenet-1k"}).resolved(10_000)
+
+
+def test_lpqld_anneals_the_teachers_temperature_and_fits_the_students():
+    config = resolved("lpqld")
+    assert spec.in_full("loss", config.loss, OBJECTIVES) == (
+        "annealed-kl:temperature=20.0,factor=0.7,every=30,least=2.0,student_temperature=0.0"
+    )
+    assert config.teachers == ()
+
+
+def test_hald_trains_on_soft_hard_and_soft_labels():
+    config = resolved("hald")
+    hard = [epoch for epoch in range(1, config.epochs + 1) if config.is_hard_epoch(epoch)]
+    assert (hard[0] - 1, len(hard), config.epochs - hard[-1]) == (75, 150, 75)
+    assert config.loss == "kl"  # at temperature 20
+    assert config.hard_loss == "ce:label_smoothing=0.8"
+    assert config.mixing == "cutmix:alpha=1"
+
+
+def test_edc_tests_an_average_of_weights_that_are_trained_with_mse_and_a_little_ce():
+    config = resolved("edc")
+    assert (config.loss, config.ema_decay) == ("mse+ce:weight=0.025", 0.99)
+
+
+def test_cvdds_cosine_is_stretched():
+    assert resolved("cvdd").schedule == "half-cosine:eta=2"
+    given = {
+        key: value for key, value in settings("sre2l", **IMAGENET).items() if key != "schedule"
+    }
+    assert {key: settings("cvdd", **IMAGENET)[key] for key in given} == given
+
+
+@pytest.mark.parametrize("preset", ["cvdd", "edc", "hald", "lpqld"])
+def test_what_was_not_verified_is_said(preset):
+    assert "Not verified: " in load_preset(preset).notes
+
+
 @pytest.mark.parametrize(
     ("preset", "repository"),
     [
@@ -360,7 +404,7 @@ def test_the_error_of_a_file_names_it(tmp_path):
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are(tmp_path):
-    with pytest.raises(ValueError, match=r"preset must be one of datm, .*; got 'papper'"):
+    with pytest.raises(ValueError, match=r"preset must be one of cvdd, datm, .*; got 'papper'"):
         load_preset("papper")
     with pytest.raises(ValueError, match="preset must be a readable file"):
         load_preset(str(tmp_path / "none.yaml"))

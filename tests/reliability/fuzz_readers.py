@@ -95,7 +95,7 @@ def use(distilled: DistilledSet) -> None:
     """Reads what a student would be trained on."""
     if distilled.replay is not None:
         for batch in distilled.replay.epoch(0):
-            assert len(batch.index) == len(batch.logits)
+            assert len(batch.index) == len(batch.named())
 
 
 def reads(name: str, labels: str | None = None, inside: str = ".") -> Callable[[Path], None]:

@@ -103,6 +103,8 @@ def check_resumes_with_the_same_bits(path: Path, stop: tuple[int, int], *argumen
         {"forward_twice": True, "mixing": "cutmix"},
         {"student": "tests.networks.normalized_dropout"},
         {"student": "tests.networks.normalized_dropout", "ema_decay": 0.9},
+        {"loss": "annealed-kl"},
+        {"hard_loss": "ce:label_smoothing=0.8", "hard_stop": 0.5, "mixing": "cutmix"},
         {"mixed_precision": "bf16"},
     ],
     ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()) or "plain",

@@ -421,7 +421,7 @@ def test_a_composition_has_the_options_of_its_parts():
         ("gift:blend=mixed", "loss 'gift': blend must be one of convex, added, got 'mixed'"),
         ("gift:soft_label_temperature=-1", "soft_label_temperature must be positive"),
         ("refine+mse:smoothing=some", "smoothing must be one of 'uniform', 'others', got 'some'"),
-        ("refine+ce", "loss must be one of ce, cosine, .*; got 'refine\\+ce'"),
+        ("refine+ce", "loss must be one of annealed-kl, ce, cosine, .*; got 'refine\\+ce'"),
     ],
 )
 def test_an_option_out_of_its_range_is_refused_before_any_batch(loss, message):

@@ -110,7 +110,8 @@ class FkdBatch:
 
 def map_tensors(labels: TopKLabels, change: Callable[[Tensor], Tensor]) -> TopKLabels:
     """Labels with each of their tensors changed."""
-    return TopKLabels(*(None if tensor is None else change(tensor) for tensor in labels))
+    values, indices, rest = labels
+    return TopKLabels(change(values), change(indices), None if rest is None else change(rest))
 
 
 def box_within(bbox: Box, side: int) -> Box:

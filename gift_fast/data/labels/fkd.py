@@ -64,6 +64,8 @@ class FkdLabels(StoredLabels):
             are for another number of images or classes; the labels belong to other images.
     """
 
+    batch_size: int
+
     def __init__(
         self,
         folder: Path | str,

@@ -94,6 +94,8 @@ class StoredLabels(abc.ABC):
         """
         if self.batch_size not in (None, batch_size):
             raise ValueError(f"batch_size must be that of the files, {self.batch_size}")
+        if self.batch_size == batch_size:
+            return self
         other = copy.copy(self)
         other.batch_size = batch_size
         other.batches = -(-self.images // batch_size)

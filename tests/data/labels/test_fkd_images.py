@@ -102,6 +102,14 @@ def test_what_stands_for_the_rest_is_recognized_and_said(tmp_path, form, rest, w
         FkdImageLabels(tmp_path, LABELS, CLASSES, rest="none")
 
 
+def test_the_rest_may_be_set(tmp_path):
+    folder = write_labels(tmp_path, "MS")
+    for batch in FkdImageLabels(folder, LABELS, CLASSES, rest="zero").epoch(0):
+        dense = batch.soft_labels().dense(CLASSES)
+        assert ((dense == 0).sum(1) == CLASSES - K).all()
+        assert (dense.sum(1) < 1 - 1e-6).all()
+
+
 def test_every_image_comes_once_an_epoch_in_batches_of_the_chosen_size(tmp_path):
     labels = FkdImageLabels(write_labels(tmp_path, "MS"), LABELS, CLASSES).in_batches(6)
     assert (labels.batches, labels.images, labels.epochs) == (4, 20, None)
