@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gift_fast.data.datasets import Split
 from gift_fast.data.labels.label_set import LabelSet, StoredEpoch
+from gift_fast.loss import TopKLabels
 from gift_fast.training.augment import DrawnStep, build_augmentation, described
 from gift_fast.training.augment.mixing import Box, DrawnMix, Mixed
 from gift_fast.training.batches import Batch, RandomBatches, RandomState, Source
@@ -87,9 +88,8 @@ class LabeledBatches(RandomBatches):
         labels = stored.labels[here].to(device).float()
         if stored.indices is None or stored.rest is None:
             return labels
-        rest = stored.rest[here].to(device).float().unsqueeze(1)
-        dense = rest.repeat(1, self.stored.manifest.num_classes)
-        return dense.scatter_(1, stored.indices[here].to(device), labels)
+        rest, indices = stored.rest[here].to(device).float(), stored.indices[here].to(device)
+        return TopKLabels(labels, indices, rest).dense(self.stored.manifest.num_classes)
 
     def random_state(self) -> RandomState:
         """See :class:`~gift_fast.training.batches.Batches`; nothing is drawn."""

@@ -391,20 +391,23 @@ def test_what_the_user_has_to_mend_is_said_in_one_line(fresh, capsys, arguments,
     assert not written(fresh)
 
 
-def test_labels_are_stored_once_and_replayed_without_the_teacher(fresh, tmp_path, capsys):
-    data = ["--data", str(fresh / "rded"), "--epochs", "2", "--seeds", "0", "1"]
+@pytest.mark.parametrize(
+    "settings", [(), ("--classes", "seen:steps=5,step=2", "--mixing", "cutmix")], ids=str
+)
+def test_labels_are_stored_once_and_replayed_without_the_teacher(settings, fresh, tmp_path, capsys):
+    data = ["--data", str(fresh / "rded"), "--epochs", "2", "--seeds", "0", "1", *settings]
     folders = ["--teacher-dir", str(fresh / "teachers"), "--out", str(tmp_path / "labels")]
     command = ["label", "--dataset", DATASET, *folders, *data, "--teacher", NETWORK]
     assert main(command) == 0
     printed = capsys.readouterr()
-    assert "labels: all 10 logits in float32; 2 epochs of" in printed.err
+    assert f"labels: all {4 if settings else 10} logits in float32; 2 epochs of" in printed.err
     assert "for each of 2 seeds, of which" in printed.err
     assert f"{tmp_path / 'labels' / 'seed1'}: " in printed.out
     before = (tmp_path / "labels" / "seed0" / "labels-00000.safetensors").stat().st_mtime_ns
     assert main(command) == 0
     assert (tmp_path / "labels/seed0/labels-00000.safetensors").stat().st_mtime_ns == before
 
-    assert evaluate(fresh, "--seeds", "0", "1") == 0
+    assert evaluate(fresh, "--seeds", "0", "1", *settings) == 0
     online = written(fresh)
     replayed = ["--labels", str(tmp_path / "labels"), "--student", NETWORK, *data]
     (fresh / "runs").rename(fresh / "online")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ from torch import Tensor
 from gift_fast.files.checks import check_bool, check_integer
 from gift_fast.files.fingerprint import fingerprint
 from gift_fast.files.texts import read_json
+from gift_fast.loss import TopKLabels
+
+if TYPE_CHECKING:
+    from gift_fast.loss.top_k_checks import Rest
 
 FORMAT = "gift-fast-labels"
 
@@ -249,18 +253,13 @@ def compressed(
         (tensor([[4.]]), tensor([[1]]), tensor([2.]))
     """
     logits = logits.float()
-    values, indices = logits.topk(k, dim=-1)
-    kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, indices, True)
-    others = logits.shape[-1] - k
+    form = cast("Rest", "zero" if rest == "mean" else rest)
+    labels = TopKLabels.from_dense(logits, k, rest=form, temperature=temperature)
+    indices, left = labels.indices.long(), labels.rest
     if rest == "mean":
-        left = logits.masked_fill(kept, 0.0).sum(-1) / others
-    elif rest == "min":
-        left = logits.amin(-1)
-    else:
-        assert temperature is not None
-        scaled = (logits / temperature).masked_fill(kept, -torch.inf)
-        left = temperature * (scaled.logsumexp(-1) - torch.tensor(float(others)).log())
-    return values, indices, left
+        left = logits.scatter(-1, indices, 0.0).sum(-1) / (logits.shape[-1] - k)
+    assert left is not None
+    return labels.values, indices, left
 
 
 @dataclass(frozen=True)
