@@ -10,7 +10,7 @@ import gift_fast
 from gift_fast import cli
 from gift_fast.cli.commands import COMMANDS
 
-NAMES = ["GIFTLoss", "backends", "gift_loss", "refine_labels"]
+NAMES = ["GIFTLoss", "TopKLabels", "backends", "gift_loss", "refine_labels"]
 """Public names that need torch alone."""
 
 EVALUATION = ["audit", "evaluate", "label", "load_teacher", "read_distilled", "train_teacher"]
