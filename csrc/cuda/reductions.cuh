@@ -134,17 +134,16 @@ struct RowOfLanes {
 // counted, or 1 for 0 parts, where no mean is asked for. Read twice rather than kept, which saves
 // registers; there is one part unless there are thousands of rows.
 __device__ __forceinline__ double counted(const int64_t* valid, int parts) {
-  if (parts == 0) return 1.0;
   int64_t rows = 0;
 #pragma unroll 1
   for (int i = 0; i < parts; ++i) rows += __ldg(valid + i);
   return double(rows);
 }
 __device__ __forceinline__ double divisor_of(const Workspace* workspace, int parts) {
-  return counted(workspace->valid, parts);
+  return parts == 0 ? 1.0 : counted(workspace->valid, parts);
 }
 __device__ __forceinline__ double other_divisor_of(const Workspace* workspace, int parts) {
-  return counted(workspace->valid_others, parts);
+  return parts == 0 ? 1.0 : counted(workspace->valid_others, parts);
 }
 
 // The loss from the sum over all rows, which has been divided already where labels are mixed. No

@@ -204,13 +204,13 @@ class Case(NamedTuple):
             target,
         )
 
-    def top_k(self, soft_labels: Tensor) -> tuple[TopKLabels, Tensor]:
+    def top_k(self, soft_labels: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Some of the soft labels with the last for all others, and the same as dense labels."""
         rows, classes = (torch.arange(n, device="cpu") for n in (self.rows, self.kept))
         indices = rows.unsqueeze(-1) % 3 + classes * 3
         values, rest = soft_labels.gather(-1, indices), soft_labels[:, -1]
-        labels = TopKLabels(values, indices, rest)
-        return labels, labels.dense(self.classes)
+        dense = TopKLabels(values, indices, rest).dense(self.classes)
+        return (values, indices, rest), dense
 
     def mixed_labels(self) -> tuple[Tensor, ...]:
         """Other targets and weights, on the CPU; or nothing."""
