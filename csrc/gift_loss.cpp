@@ -24,7 +24,7 @@
 namespace gift {
 namespace {
 
-// Throws for a row with a target that is no class.
+// Throws for a row with an out-of-range target.
 void check_targets(const Problem& problem, int64_t row) {
   const RowIndex at = row_index(problem, row);
   const auto check = [&](const char* name, int64_t value) {

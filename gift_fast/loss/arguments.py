@@ -301,7 +301,7 @@ def check_mixed_labels(
             f"{target_weight.dtype}"
         )
     if not isinstance(target, Tensor):
-        return other_target, target_weight  # check_tensors has the words for it
+        return other_target, target_weight  # check_tensors raises the error
     if target_weight.dim() > 0 and target_weight.shape != target.shape:
         raise ValueError(
             f"target_weight must be a scalar or have the shape of target {tuple(target.shape)}, "
@@ -332,5 +332,5 @@ def absent_target(logits: Tensor, gamma: float) -> Tensor:
     if gamma != 0:
         raise TypeError(f"target must be given unless gamma is 0, got None and gamma={gamma}")
     if not isinstance(logits, Tensor) or logits.dim() == 0 or logits.shape[-1] == 0:
-        return torch.zeros((), dtype=torch.int64)  # check_tensors has the words for these logits
+        return torch.zeros((), dtype=torch.int64)  # check_tensors raises the error
     return torch.zeros_like(logits.detach().select(-1, 0), dtype=torch.int64)

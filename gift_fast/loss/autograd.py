@@ -118,8 +118,8 @@ def handed_out(
         and grad_output.dim() == 0
         and grad_output.item() == 1.0
     ):
-        # The plainest case once more, 6 us sooner. Nothing else may refer to the gradient, here and
-        # below: autograd copies it into .grad otherwise.
+        # A shortcut for the most common case, which saves 6 us. No other reference to the gradient
+        # may exist, here and below: autograd would copy it into .grad.
         return gradients.pop(), None
 
     pairs = unpack_gradients([grad_output, *gradients], *asked)
@@ -253,7 +253,7 @@ class GiftRowsFunction(torch.autograd.Function):
             for i, gradient in zip(argnums, gradients, strict=True):
                 grads[i] = grad_rows.unsqueeze(-1) * gradient
         if any(g is not None for g in grad_gradients):
-            # The Hessian of each row times what comes from above, through the definition.
+            # The Hessian of each row times the upstream gradients, by the reference implementation.
             def total(z: Tensor, s: Tensor) -> Tensor:
                 rows: Tensor = ctx.call.options.reference(z, s, target)
                 return rows.sum()
@@ -282,8 +282,8 @@ class GiftRowsFunction(torch.autograd.Function):
         target: Tensor,
         call: RowsCall,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        # A batch of matrices is a longer matrix: the rows know nothing of each other. A batch of
-        # single rows is one already.
+        # Rows are independent, so a batch of matrices is a longer matrix. A batch of single rows is
+        # one already.
         def batched(x: Tensor, dim: int | None) -> Tensor:
             if dim is None:
                 return x.expand(info.batch_size, *x.shape)

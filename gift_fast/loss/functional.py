@@ -69,62 +69,62 @@ def gift_loss(
 ) -> Tensor:
     r"""One minus the cosine between the logits and the refined soft label (GIFT).
 
-    With ``h`` the smoothed one-hot label of ``target``, a row's loss is
+    With ``h`` the smoothed one-hot label of ``target``, the loss of a row is
 
     .. math:: 1 - \cos\bigl(z,\; \gamma\, h / |h| + (1 - \gamma)\, s / |s|\bigr)
 
-    Norms are bounded from below by 1e-8 (z and the refined label) and 1e-12 (s), so that zero rows
-    give finite gradients. A gradient of 1e8 would still be infinite in float16, so the gradient of
-    an all-zero float16 row is scaled to a norm of at most 2^15, before its weight.
+    Norms are clamped to at least 1e-8 (z and the refined label) and 1e-12 (s), so gradients of zero
+    rows are finite. In float16 they would still overflow, so the gradient of an all-zero float16
+    row is scaled to a norm of at most 2^15 before the row's weight is applied.
 
-    Classes are the last dimension, (..., C). ``torch.nn.functional.cross_entropy`` has them in the
-    second, (N, C, d1, ...): move them with ``logits.movedim(1, -1)``, which copies nothing.
+    Classes are the last dimension, (..., C). :func:`torch.nn.functional.cross_entropy` expects them
+    in the second dimension, (N, C, d1, ...); ``logits.movedim(1, -1)`` converts without a copy.
 
-    With mixed labels (mixup, CutMix) the loss is ``w L(target) + (1 - w) L(other_target)``, in the
-    same single pass, where L is the loss of one label, its reduction included: the mean of each
-    term is over its own valid rows.
+    With mixed labels (mixup, CutMix) the loss is ``w L(target) + (1 - w) L(other_target)``,
+    computed in the same single pass. L is the reduced loss of one label, so each mean is taken over
+    the valid rows of its own label.
 
     Args:
         logits: Student logits z, (..., C); float64, float32, bfloat16 or float16.
-        soft_labels: Soft labels s, (..., C), of any of these types: the teacher's raw logits (what
-            GIFT's public code uses), probabilities, or any other vector. On the device of logits.
-            Or :class:`gift_fast.TopKLabels`, the k largest values of each row.
-        target: Hard labels, (...), int64 or int32: a class in [0, C), or `ignore_index`. With
-            ``gamma=0``, ``None`` is as good.
-        other_target: The second labels of mixed rows, of the same kind; ``None``: none.
-        target_weight: w, the weight of ``target``, if there are two: a number in [0, 1] (the
-            lambda of mixup and CutMix), or a tensor, 0-d or (...), of such numbers, which needs no
-            gradient. Compiled code takes a tensor: it would compile again for every number.
-        gamma: Weight of the hard label in the refined one, in [0, 1].
-        label_smoothing: alpha, the mass taken from the hard label, in [0, 1].
-        smoothing: Where alpha goes. ``"uniform"``: alpha/C to every class, as in PyTorch's
-            ``label_smoothing``; ``"others"``: alpha/(C-1) to each wrong class, as in GIFT's code.
-        soft_label_temperature: T; the soft labels are first replaced with softmax(s/T). ``None``:
-            taken as they are.
-        ignore_index: Rows with this target have no loss, no gradient, and no part in the mean.
-        reduction: ``"mean"`` over the valid rows, ``"sum"``, or ``"none"``.
-        backend: ``"auto"`` takes the fastest that :func:`gift_fast.backends` has for the device;
-            ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"`` insists on one.
-        check_indices: Whether to look for equal indices in a row of top-k labels, which leave open
-            which of their values counts. Waits for a GPU; not done in compiled code and under
-            ``torch.func``.
+        soft_labels: Soft labels s, (..., C), of any of these types and on the same device: the
+            teacher's logits (as in GIFT's public code), probabilities, or any other vector. Or
+            :class:`gift_fast.TopKLabels`, the k largest values of each row.
+        target: Hard labels, (...), int64 or int32: a class in [0, C) or ``ignore_index``. Optional
+            if ``gamma`` is 0.
+        other_target: Second hard labels of mixed rows, like ``target``. Default: ``None``.
+        target_weight: w, the weight of ``target`` in mixed rows: a number in [0, 1] (the lambda of
+            mixup and CutMix) or a tensor of such numbers, 0-d or (...), that does not require a
+            gradient. Pass a tensor in compiled code, which is recompiled for every new number.
+        gamma: Weight of the hard label in the refined label, in [0, 1].
+        label_smoothing: alpha, the amount of smoothing of the hard label, in [0, 1].
+        smoothing: How alpha is distributed. ``"uniform"``: alpha/C to every class, as PyTorch's
+            ``label_smoothing`` does; ``"others"``: alpha/(C-1) to every wrong class, as GIFT's code
+            does.
+        soft_label_temperature: T; replaces the soft labels with softmax(s/T). ``None`` uses them
+            unchanged.
+        ignore_index: Rows with this target contribute neither to the loss nor to the gradient, and
+            are not counted in the mean.
+        reduction: ``"mean"`` over the valid rows, ``"sum"`` or ``"none"``.
+        backend: ``"auto"`` selects the fastest of :func:`gift_fast.backends` for the device;
+            ``"cpu"``, ``"cuda"``, ``"triton"`` and ``"reference"`` select one explicitly.
+        check_indices: Whether to raise an error if a row of top-k labels contains an index twice.
+            Synchronizes with the GPU. Ignored in compiled code and under ``torch.func``.
 
     Returns:
-        The loss: a scalar, or (...) for ``reduction="none"``. float64 for float64 logits, float32
-        otherwise; sums are taken in that type too. A mean over no valid row is NaN, as in
-        ``F.cross_entropy``.
+        The loss: a scalar, or (...) for ``reduction="none"``; float64 for float64 logits, float32
+        otherwise. A mean over zero valid rows is NaN, as in ``F.cross_entropy``.
 
-    Differentiable in ``logits`` and ``soft_labels`` (``values`` and ``rest`` of top-k labels),
-    twice too. Float32 resolves the loss to about 2e-7; near a perfect match the gradient's relative
-    error grows as 1e-7 / sqrt(1 - cos^2).
+    The loss is twice differentiable in ``logits`` and ``soft_labels`` (for top-k labels, in
+    ``values`` and ``rest``). In float32 its error is about 2e-7; near a perfect match the relative
+    error of the gradient grows as 1e-7 / sqrt(1 - cos^2).
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: Shapes or devices that differ, an option out of its range; top-k labels without
-            ``rest`` that are no probabilities, on the CPU.
-        IndexError: A target or an index that is no class, on the CPU. On a GPU it trips a device
-            assert.
-        RuntimeError: A backend that is not available.
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes or devices do not match, an option is out of range, or (on the CPU)
+            top-k labels without ``rest`` are not probabilities.
+        IndexError: If a target or an index of top-k labels is out of range, on the CPU. GPUs raise
+            a device-side assert.
+        RuntimeError: If the backend is not available.
 
     Source: Shang, Sun and Lin, "GIFT: Unlocking Full Potential of Labels in Distilled Dataset at
     Near-zero Cost", ICLR 2025, section 4.
@@ -139,7 +139,7 @@ def gift_loss(
         >>> round(loss.item(), 3), tuple(student.grad.shape)
         (0.52, (2, 3))
 
-        A batch mixed by CutMix, with 0.7 of every image from the one of ``target``:
+        A batch mixed by CutMix, where 0.7 of every image belongs to ``target``:
 
         >>> target, other_target = torch.tensor([0, 2]), torch.tensor([2, 0])
         >>> mixed = gift_loss(student, teacher, target, other_target, 0.7)
@@ -147,7 +147,7 @@ def gift_loss(
         >>> torch.allclose(mixed, 0.7 * one + 0.3 * other)
         True
 
-        The two largest values of each row, and the mass that is missing spread evenly:
+        The two largest probabilities of each row, with the remaining mass spread evenly:
 
         >>> labels = TopKLabels.from_dense(teacher.softmax(-1), k=2)
         >>> loss = gift_loss(student, labels, target)
@@ -183,7 +183,7 @@ def gift_loss(
         )
     if not compiling:
         # A training loop on the CPU, almost always: no check here costs more than the kernel. The
-        # kernel makes its own, and what it rejects is put into words below.
+        # kernel has its own checks; the message for what it rejects is found below.
         operators = _CPU_OPERATORS  # None: not built
         plain = (
             backend == "auto"
@@ -270,7 +270,7 @@ def _plain_top_k(
             logits, *labels, target, mixed, options, operators
         )
     except (TypeError, ValueError, RuntimeError):
-        return None  # the general way has the words for it
+        return None  # rejected, with a message, on the general path
 
 
 def _are_plain(other_target: Tensor, target_weight: Tensor | float) -> bool:
@@ -295,16 +295,17 @@ def refine_labels(
 ) -> Tensor:
     r"""The refined soft label alone, ``gamma * h / |h| + (1 - gamma) * s / |s|``.
 
-    For use under another loss, and to look at. Plain PyTorch, on any device; differentiable.
+    Use it with another loss, or for inspection. It is plain PyTorch, runs on any device and is
+    differentiable.
 
     Args:
         soft_labels: Soft labels s, (..., C); float64, float32, bfloat16 or float16. Or
             :class:`gift_fast.TopKLabels`, (..., k).
         target: Hard labels (...), int64 or int32, each a class in [0, C).
         gamma: Weight of the hard label, in [0, 1].
-        label_smoothing: Mass taken from the hard label, in [0, 1].
+        label_smoothing: Amount of smoothing of the hard label, in [0, 1].
         smoothing: ``"uniform"`` or ``"others"``; see :func:`gift_loss`.
-        soft_label_temperature: T; s is first replaced with softmax(s/T). ``None``: taken as it is.
+        soft_label_temperature: T; replaces s with softmax(s/T). ``None`` uses s unchanged.
         num_classes: C, which top-k labels do not say; ``None`` for dense ones.
 
     Returns:
@@ -314,7 +315,7 @@ def refine_labels(
     Raises:
         TypeError: An argument of the wrong type or dtype.
         ValueError: Shapes or devices that differ, an option out of its range.
-        IndexError: A target or an index that is no class, on the CPU.
+        IndexError: If a target or an index of top-k labels is out of range, on the CPU.
 
     Source: Shang, Sun and Lin, ICLR 2025, section 4.
 

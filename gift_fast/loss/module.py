@@ -18,26 +18,26 @@ from gift_fast.loss.top_k_labels import TopKLabels
 
 
 class GIFTLoss(torch.nn.Module):
-    """:func:`gift_loss` as a module, with its options fixed; in the place of a criterion.
+    """:func:`gift_loss` as a module that holds the options, for use as a criterion.
 
-    Classes are the last dimension, (..., C). ``torch.nn.CrossEntropyLoss`` has them in the second,
-    (N, C, d1, ...): move them with ``logits.movedim(1, -1)``, which copies nothing.
+    Classes are the last dimension, (..., C). :class:`torch.nn.CrossEntropyLoss` expects them in the
+    second dimension, (N, C, d1, ...); ``logits.movedim(1, -1)`` converts without a copy.
 
-    All options are keyword-only:
+    All options are keyword-only and are described in :func:`gift_loss`.
 
     Args:
-        gamma: Weight of the hard label in the refined one, in [0, 1].
-        label_smoothing: Mass taken from the hard label, in [0, 1].
+        gamma: Weight of the hard label in the refined label, in [0, 1].
+        label_smoothing: Amount of smoothing of the hard label, in [0, 1].
         smoothing: ``"uniform"`` or ``"others"``.
         soft_label_temperature: Softmax temperature of the soft labels, or ``None``.
-        ignore_index: Target of rows to leave out.
+        ignore_index: Target of rows that are ignored.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        backend: ``"auto"``, or a key of :func:`gift_fast.backends`.
-        check_indices: Whether to look for equal indices in a row of top-k labels.
+        backend: ``"auto"`` or a key of :func:`gift_fast.backends`.
+        check_indices: Whether to raise an error if a row of top-k labels contains an index twice.
 
     Raises:
-        TypeError: An option of the wrong type.
-        ValueError: An option out of its range; as :func:`gift_loss`, but at once.
+        TypeError: If an option has the wrong type.
+        ValueError: If an option is out of range.
 
     Example:
         >>> import torch
@@ -81,7 +81,7 @@ class GIFTLoss(torch.nn.Module):
         other_target: Tensor | None = None,
         target_weight: Tensor | float | None = None,
     ) -> Tensor:
-        """The loss of logits (..., C) and soft labels (..., C), under hard labels (...)."""
+        """Computes the loss; see :func:`gift_loss` for the arguments."""
         return gift_loss(
             logits,
             soft_labels,

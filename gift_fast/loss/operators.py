@@ -34,9 +34,9 @@ _LIBRARY = torch.library.Library("gift_fast", "DEF")
 # factors (N,). A float16 row is stored times a power of two, since an upstream factor of 2^16 would
 # come too late for what had been rounded to zero; its factor undoes that.
 #
-# The same kernels under two names: `gift_loss` is differentiable, for graphs; a derivative that is
-# written in Python costs eager mode 7 us a call even where none is asked for, so eager code calls
-# `loss_and_gradients` and brings its own.
+# Both operators run the same kernels. `gift_loss` is differentiable and is used in graphs. Its
+# derivative is written in Python, which would cost eager mode 7 us per call even if no gradient is
+# needed, so eager code calls `loss_and_gradients` from its own autograd function.
 _ARGUMENTS = (
     "(Tensor logits, Tensor soft_labels, Tensor target, float gamma, float label_smoothing, "
     "bool smooth_others, float? soft_label_temperature, int ignore_index, int reduction, "
@@ -236,7 +236,7 @@ def backends() -> dict[str, str]:
     reasons = dict(UNAVAILABLE)
     if not torch.accelerator.is_available():
         for name in ("cuda", "triton"):
-            reasons[name] = reasons[name] or "the kernels are there, a GPU is not"
+            reasons[name] = reasons[name] or "the kernels are installed, but there is no GPU"
     return {name: reason or "available" for name, reason in reasons.items()}
 
 
@@ -325,7 +325,7 @@ def ignored_rows(ignore_index: int, target: Tensor, other_target: Tensor | None 
 
 
 def _save(ctx: Any, call: Any, target: Tensor, output: list[Tensor]) -> None:
-    # Upstream of single rows NaN and inf may stand where a row is ignored.
+    # With reduction="none" the upstream gradient of an ignored row may be NaN or inf.
     ignored = (
         [ignored_rows(call.ignore_index, target, call.other_target)] if call.reduction == 0 else []
     )

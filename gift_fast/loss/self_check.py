@@ -343,7 +343,7 @@ def self_check() -> dict[str, str]:
         elif name == "reference":
             results[name] = _check_of_the_definition()
         elif not devices:
-            results[name] = "no device: the kernels are there, a GPU is not"
+            results[name] = "no device: the kernels are installed, but there is no GPU"
         else:
             results[name] = "; ".join(_results(name, devices)) or "ok"
     return results

@@ -82,7 +82,7 @@ def _first_row(wrong: Tensor) -> int:
 
 
 def check_top_k_indices(indices: Tensor, num_classes: int, valid: Tensor | None = None) -> None:
-    """Raises for an index of a valid row that is no class; reads the values."""
+    """Raises IndexError if an index of a valid row is out of range; reads the values."""
     wrong = (indices < 0) | (indices >= num_classes)
     if valid is not None:
         wrong &= valid.unsqueeze(-1)

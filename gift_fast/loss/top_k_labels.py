@@ -19,21 +19,21 @@ from gift_fast.loss.top_k_checks import (
 
 
 class TopKLabels(NamedTuple):
-    r"""Soft labels with k stored values per row, in the place of a dense (..., C) matrix.
+    r"""Soft labels of which k values per row are stored, instead of a dense (..., C) matrix.
 
-    A row is the dense label that has ``values`` at ``indices`` and ``rest`` at all other classes.
-    :func:`gift_fast.gift_loss` and :class:`gift_fast.GIFTLoss` take it wherever they take
-    ``soft_labels``, with the result of the dense label; nothing of size (..., C) is built.
+    A row stands for the dense label with ``values`` at ``indices`` and ``rest`` at all other
+    classes. :func:`gift_fast.gift_loss` and :class:`gift_fast.GIFTLoss` accept it as
+    ``soft_labels`` and give the same result as with the dense label, without building it.
 
     Args:
         values: The stored values, (..., k); float64, float32, bfloat16 or float16.
         indices: Their classes, (..., k), each in [0, C) and no two of a row equal; int64, int32 or
             int16.
-        rest: The value of all other classes, (...), of any of the types of ``values``. ``None``:
-            ``values`` are probabilities, and what is missing to a sum of 1 is spread evenly over
-            the other C - k classes. With ``soft_label_temperature``, -inf leaves no mass there.
+        rest: The value of all other classes, (...), of any of the types of ``values``. ``None``
+            means that ``values`` are probabilities and that the remaining mass is spread evenly
+            over the other C - k classes. With ``soft_label_temperature``, -inf leaves them no mass.
 
-    Where k = C, there are no other classes, and ``rest`` is not read. All three are on one device.
+    If k = C, ``rest`` is not read. All tensors must be on one device.
 
     Example:
         >>> import torch
@@ -60,9 +60,9 @@ class TopKLabels(NamedTuple):
             num_classes: C, at least k.
 
         Raises:
-            TypeError: A field of the wrong type or dtype.
-            ValueError: Shapes or devices that differ, more than C values per row.
-            IndexError: An index that is no class, on the CPU. On a GPU it trips a device assert.
+            TypeError: If a field has the wrong type or dtype.
+            ValueError: If shapes or devices do not match, or a row has more than C values.
+            IndexError: If an index is out of range, on the CPU. GPUs raise a device-side assert.
 
         Example:
             >>> labels = TopKLabels(torch.tensor([[0.75]]), torch.tensor([[2]]))
@@ -116,11 +116,11 @@ class TopKLabels(NamedTuple):
             classes, otherwise int32.
 
         Raises:
-            TypeError: An argument of the wrong type or dtype.
-            ValueError: An argument out of its range; ``"uniform"`` for rows that are not
+            TypeError: If an argument has the wrong type or dtype.
+            ValueError: If an argument is out of range, or ``rest="uniform"`` and rows are not
                 probabilities.
 
-        Sources of ``"uniform"``: Shen and Xing, "A Fast Knowledge Distillation Framework for Visual
+        Source of ``"uniform"``: Shen and Xing, "A Fast Knowledge Distillation Framework for Visual
         Recognition", ECCV 2022.
 
         Example:

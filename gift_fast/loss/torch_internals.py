@@ -154,5 +154,5 @@ option that forbids what is not tagged."""
 # ---- on GPUs -------------------------------------------------------------------------------------
 
 assert_async: Callable[[Tensor, str], None] | None = _find("_assert_async", None)
-"""An assert that the device checks. Without it nothing reports a target that is no class; the loss
+"""An assert that the device checks. Without it an out-of-range target is not reported; the loss
 and the gradients of its row are NaN."""

@@ -177,9 +177,10 @@ class Environment:
         said = run([self.bin / "python", CHECK, *asked], cwd=outside, env=env)
         answer: dict[str, Any] = json.loads(said.splitlines()[-1])
         for library, wanted in (("cpu", not row.pure), ("cuda", row.cuda)):
-            built = answer["backends"][library].startswith(("available", "the kernels are there"))
+            backend = answer["backends"][library]
+            built = backend.startswith(("available", "the kernels are installed"))
             if built != wanted:
-                raise InstallError(f"backends()[{library!r}] is {answer['backends'][library]!r}")
+                raise InstallError(f"backends()[{library!r}] is {backend!r}")
         return answer
 
 
@@ -428,7 +429,7 @@ def short(backend: str) -> str:
     """What ``backends()`` says, in a word or two."""
     for begin, word in (
         ("available", "yes"),
-        ("the kernels are there", "built"),
+        ("the kernels are installed", "built"),
         ("not built", "no"),
         ("this torch", "no"),
     ):

@@ -159,7 +159,7 @@ def finish(
     """From the sums of a row to its :class:`Result`; that of a row that is not valid is zero."""
     z = inverse_norm(sums.zz, _COSINE_EPS, EXACT)
     t = inverse_norm(tt, _COSINE_EPS, EXACT)
-    # A target that is no class must not pass unnoticed where no assert fires.
+    # An out-of-range target must be noticed even if asserts are disabled.
     cosine = tl.where(in_range, zt * z.inverse * t.inverse, float("nan"))
     of_logits = logits_gradient(options, cosine, z, s, t)
     of_soft_labels = soft_labels_gradient(options, cosine, z, s, t, sums)

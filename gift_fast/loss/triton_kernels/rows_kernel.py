@@ -48,7 +48,7 @@ class Rows(NamedTuple):
     in_batch: tl.tensor
     valid: tl.tensor  # and not to be ignored
     in_range: tl.tensor  # the target is a class
-    y: tl.tensor  # the target; 0 where it is no class or the row is not valid
+    y: tl.tensor  # the target; 0 if it is out of range or the row is not valid
 
 
 class PerRow(NamedTuple):
