@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.datasets.image_dataset import channel_constants
-from gift_fast.data.distilled.layout import RDED
+from gift_fast.data.distilled.folder_names import RDED
 from gift_fast.data.images.image_file import MODES
 from gift_fast.files.checks import check_integer
 from gift_fast.training.seeds import seed_for

@@ -22,8 +22,7 @@ from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled.class_order import labels_of_folders
 from gift_fast.data.distilled.decode import decode_images
 from gift_fast.data.distilled.distilled_set import DistilledSet
-from gift_fast.data.distilled.labels_of_set import layout_of, with_stored_labels
-from gift_fast.data.distilled.layout import (
+from gift_fast.data.distilled.folder_names import (
     DECOUPLED,
     RDED,
     Layout,
@@ -31,6 +30,7 @@ from gift_fast.data.distilled.layout import (
     class_folders,
     rded_root,
 )
+from gift_fast.data.distilled.labels_of_set import layout_of, with_stored_labels
 from gift_fast.data.images.class_folders import images_of_classes, visible
 from gift_fast.data.labels import FkdImageLabels, FkdLabels, HaldLabels, LpqldLabels
 from gift_fast.data.labels.image_order import SAMPLER_SEED

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from gift_fast.data.datasets import ImageDataset
-from gift_fast.data.distilled import datm, folders, gift_data, layout, native
+from gift_fast.data.distilled import datm, folder_names, folders, gift_data, native
 from gift_fast.data.distilled.class_map import apply_class_map, read_class_map, with_columns
 from gift_fast.data.distilled.distilled_set import DistilledSet
 from gift_fast.data.distilled.labels_of_set import layout_of
@@ -29,11 +29,11 @@ CHUNK = 256
 
 MARKS: dict[str, tuple[Callable[[Path], bool], str]] = {
     "sre2l": (
-        lambda path: layout.holds_classes(path, layout.DECOUPLED),
+        lambda path: folder_names.holds_classes(path, folder_names.DECOUPLED),
         "folders new000, new001, ... with images class000_id000.jpg (also cda, gvbsm, lpld, ...)",
     ),
     "rded": (
-        lambda path: layout.holds_classes(layout.rded_root(path), layout.RDED),
+        lambda path: folder_names.holds_classes(folder_names.rded_root(path), folder_names.RDED),
         "syn_data, with folders 00000, 00001, ... of images class00000_id00000.jpg",
     ),
     "datm": (
