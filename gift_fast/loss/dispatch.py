@@ -116,7 +116,7 @@ def _in_two_calls(
     options: Options,
     backend: str,
 ) -> Tensor:
-    """Mixed labels where a sweep takes one label a row: in Triton, and under ``torch.func``."""
+    """Mixed labels where a sweep takes one label a row: under ``torch.func``."""
 
     def term(labels: Tensor, weight: Tensor | float) -> Tensor:
         if not isinstance(weight, Tensor) or weight.dim() == 0:

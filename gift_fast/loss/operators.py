@@ -26,9 +26,9 @@ from gift_fast.loss.torch_internals import TAGS
 
 _LIBRARY = torch.library.Library("gift_fast", "DEF")
 
-# Logits and soft labels (N, C), target (N,), or (B, T, C) and (B, T), but not for Triton's kernels;
-# smooth_others: `smoothing="others"`; reduction: 0 none, 1 mean, 2 sum, as in ATen; other_target
-# like target, and target_weight, float32 or float64, a scalar or like target: both or neither.
+# Logits and soft labels (N, C), target (N,), or (B, T, C) and (B, T); smooth_others:
+# `smoothing="others"`; reduction: 0 none, 1 mean, 2 sum, as in ATen; other_target like target, and
+# target_weight, float32 or float64, a scalar or like target: both or neither.
 # Returns a list of what was asked for, in this order: the loss; the gradient of the logits; the
 # gradient of the soft labels, contiguous; and for each of these two that is float16, float32
 # factors (N,). A float16 row is stored times a power of two, since an upstream factor of 2^16 would
@@ -112,7 +112,7 @@ if torch.version.cuda is None:
 else:
     _, _why_not_cuda = _load("_C_cuda", "FORCE_CUDA=1 builds it")
 
-ONE_SWEEP = ("cpu", "cuda")
+ONE_SWEEP = ("cpu", "cuda", "triton")
 """The backends that read mixed labels in one sweep, and slices of (B, T, C) where they are; the
 others take matrices with one label a row."""
 

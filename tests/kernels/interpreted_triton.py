@@ -10,7 +10,16 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from expected import Options, answer, assert_exact, batch, exact, gradient_bounds, largest_error
+from expected import (
+    ROUNDING,
+    Options,
+    answer,
+    assert_exact,
+    batch,
+    exact,
+    gradient_bounds,
+    largest_error,
+)
 
 from gift_fast import gift_loss
 from gift_fast.loss import self_check
@@ -179,6 +188,113 @@ def test_float16_gradients_survive_a_gradient_scaler():
     for x, y in zip(got[1:], want[1:], strict=True):
         torch.testing.assert_close(x.double(), y, rtol=2e-3, atol=1e-4 * y.abs().max().item())
         assert (x != 0).double().mean() > 0.99
+
+
+def assert_close(got, want):
+    """Against float64's answer, in units of the largest element of each row."""
+    torch.testing.assert_close(got.loss.double(), want.loss, rtol=1e-5, atol=1e-6, equal_nan=True)
+    for x, y in zip(got[1:], want[1:], strict=True):
+        assert x.shape == y.shape
+        assert x.is_contiguous()
+        largest = y.abs().amax(-1, keepdim=True)
+        assert largest_error(x, y, largest) < 1e-5 + 4 * ROUNDING[x.dtype]
+        assert (x[largest.expand_as(x) == 0] == 0).all()
+
+
+def mixed_batch(classes, *dtypes):
+    """Seven rows with two labels, one label twice, one of the two ignored, and both ignored."""
+    logits, soft_labels, target = batch(7, classes, *dtypes)
+    other = (target + torch.arange(7)) % classes
+    target[[2, 4]], other[[3, 4]] = -100, -100
+    return logits, soft_labels, target, other
+
+
+OF_ROWS = torch.tensor([0.3, 0.9, 0.25, 0.6, 0.5, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("classes", "dtypes", "reduction", "weight", "temperature"),
+    [
+        (10, (F16, F16), "mean", OF_ROWS, None),
+        (33, (F32, BF16), "sum", 0.3, 2.0),
+        (1001, (BF16, F16), "none", OF_ROWS, 2.0),
+        (4097, (F32, F32), "mean", torch.tensor(0.7, dtype=F64), None),
+        (16500, (F32, F32), "none", OF_ROWS.double(), 2.0),
+        (16500, (F32, F32), "mean", OF_ROWS, None),
+        (1001, (F64, F32), "mean", OF_ROWS, None),
+    ],
+    ids=str,
+)
+def test_mixed_labels_are_exact(classes, dtypes, reduction, weight, temperature):
+    logits, soft_labels, target, other = mixed_batch(classes, *dtypes)
+    named = {
+        "other_target": other,
+        "reduction": reduction,
+        "soft_label_temperature": temperature,
+        "upstream": torch.arange(1.0, 8) if reduction == "none" else torch.tensor(3.0),
+    }
+    of_float64 = weight.double() if isinstance(weight, torch.Tensor) else weight
+    got = answer(logits, soft_labels, target.int(), target_weight=weight, **named)
+    named["upstream"] = named["upstream"].double()
+    assert_close(got, exact(logits, soft_labels, target, target_weight=of_float64, **named))
+
+
+@pytest.mark.parametrize("classes", [33, 16500])
+def test_mixed_labels_do_not_cancel(classes):
+    logits, soft_labels, target, other = mixed_batch(classes)
+    on_target, elsewhere = smoothed_label_values(classes, 0.1, "uniform")
+    hard = torch.full((7, classes), elsewhere, dtype=F64)
+    hard[torch.arange(7), other.clamp(min=0)] = on_target  # t of the second label nearly vanishes
+    soft_labels = (-hard + 0.03 * torch.randn(7, classes, dtype=F64) / classes**0.5).float()
+    named = {"gamma": 0.5, "other_target": other, "target_weight": 0.4}
+    got = answer(logits, soft_labels, target, **named)
+    assert_close(got, exact(logits, soft_labels, target, **named))
+
+
+def test_mixed_labels_of_no_valid_row_have_the_mean_nan():
+    logits, soft_labels, target, other = mixed_batch(10)
+    named = {"other_target": torch.full_like(other, -100), "target_weight": 0.3}
+    got, want = (f(logits, soft_labels, target, **named) for f in (answer, exact))
+    assert got.loss.isnan()
+    assert_close(got, want)
+    wrong = other.clone()
+    wrong[1] = 10
+    with pytest.raises(RuntimeError, match=r"other_target must be a class in \[0, 10\)"):
+        gift_loss(logits, soft_labels, target, wrong, 0.3)
+
+
+class Spy:
+    """A kernel that says where the logits and soft labels of its launch are."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        def launched(*arguments, **keywords):
+            self.pointers = [x.data_ptr() for x in arguments[:2]]
+            self.kernel[grid](*arguments, **keywords)
+
+        return launched
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("classes", "dtype"), [(10, F16), (1000, BF16), (1001, F32)], ids=str)
+def test_slices_are_read_where_they_are(classes, dtype, mixed, monkeypatch):
+    spy = Spy(launch.rows_kernel)
+    monkeypatch.setattr(launch, "rows_kernel", spy)
+    logits, soft_labels, target = (x.unflatten(0, (2, 4)) for x in batch(8, classes, dtype, dtype))
+    target[0, 2] = -100
+    weights = torch.linspace(0, 1, 8).reshape(2, 4)
+    inputs = logits[:, :-1], soft_labels[:, :3], target[:, 1:]
+    named = {"reduction": "none", "upstream": torch.arange(1.0, 7).reshape(2, 3)}
+    if mixed:
+        named |= {"other_target": target[:, :-1], "target_weight": weights[:, 1:]}
+    got = answer(*inputs, **named)
+    assert spy.pointers == [x.data_ptr() for x in inputs[:2]]
+    named["upstream"] = named["upstream"].double()
+    if mixed:
+        named["target_weight"] = named["target_weight"].double()
+    assert_close(got, exact(*inputs, **named))
 
 
 @pytest.mark.parametrize("dtype", [F64, F32, BF16, F16], ids=str)

@@ -55,7 +55,7 @@ def compiled(kernel, arguments, target, warps, multiples_of_16=(), aligned=True)
 
 def compiled_rows(
     classes, logits, soft_labels, target, *, softmax=False, asked=(True, False), int32=False,
-    aligned=True,
+    aligned=True, mixed=False,
 ):  # fmt: skip
     """``rows_kernel`` as contiguous rows are launched, and the plan of the launch."""
     plan = plan_of(
@@ -79,6 +79,11 @@ def compiled_rows(
         "soft_labels": POINTER[soft_labels],
         "target": "*i32" if int32 else "*i64",
         "target_stride": 1,
+        "other_target": "*i64" if mixed else None,
+        "target_weight": "*fp32" if mixed else None,
+        "other_target_stride": 1 if mixed else None,
+        "target_weight_stride": 1 if mixed else None,
+        **dict.fromkeys(("logits_group_stride", "soft_labels_group_stride", "rows_per_group")),
         **dict(zip(("logits_grad", "soft_labels_grad"), grads, strict=True)),
         **dict(zip(("logits_scales", "soft_labels_scales"), scales, strict=True)),
         "PLAN": plan,
@@ -158,6 +163,29 @@ def test_several_rows_of_a_thread_are_not_spilled(
     assert not [name for name in found if name.startswith(("LDL", "STL"))]
 
 
+@pytest.mark.skipif(
+    not (BINARIES / "nvdisasm").exists(), reason="needs the nvdisasm of triton's wheel"
+)
+@pytest.mark.parametrize(
+    ("classes", "logits", "soft_labels", "asked"),
+    [(10, F16, F16, (True, True)), (1000, BF16, BF16, (True, False)), (21841, F32, F32, (1, 0))],
+)
+def test_mixed_labels_read_no_more_vectors_and_spill_nothing(
+    classes, logits, soft_labels, asked, tmp_path
+):
+    named = {"asked": asked, "softmax": classes == 10}
+    (one, _), (two, stack) = (
+        memory_instructions(
+            compiled_rows(classes, logits, soft_labels, SM[90], mixed=mixed, **named)[1], tmp_path
+        )
+        for mixed in (False, True)
+    )
+    assert stack == 0
+    assert not [name for name in two if name.startswith(("LDL", "STL"))]
+    wide = {name for name in one | two if ".128" in name}
+    assert {name: one[name] for name in wide} == {name: two[name] for name in wide}
+
+
 @pytest.mark.parametrize("classes", [100, 1000, 1001, 21841])
 def test_threads_take_turns_where_vectors_cannot_be_moved(classes):
     # A view that begins off 16 bytes: neighbours in a warp have neighbouring elements.
@@ -183,14 +211,16 @@ def test_rows_compile_for_other_devices(classes, logits, soft_labels, softmax, t
 def test_the_small_kernels_compile(target):
     counts = dict.fromkeys(("rows", "classes", "ignore_index"), "i32")
     targets = {"target": "*i64", "weight": "*fp64", "all_in_range": "*i1", "target_stride": 1}
-    assert compiled(
-        launch.targets_kernel, {**counts, **targets, "MEAN": True, "BLOCK": 1024}, target, 2
-    )
+    for other, stride in ((None, None), ("*i32", 1)):
+        others = {"other_target": other, "other_target_stride": stride}
+        arguments = {**counts, **targets, **others, "MEAN": True, "BLOCK": 1024}
+        assert compiled(launch.targets_kernel, arguments, target, 2)
     losses = {
         "losses": "*fp64",
         "weight": "*fp64",
         "loss": "*fp32",
         "programs": "i32",
+        "MIXED": True,
         "BLOCK": 1024,
     }
     assert compiled(launch.reduce_kernel, losses, target, 2)

@@ -69,38 +69,23 @@ def pytest_configure(config):
         raise pytest.UsageError("triton_on_cpu needs TRITON_INTERPRET=1")
     from gift_fast.loss import functional as loss
     from gift_fast.loss import operators as ops
-    from gift_fast.loss import plain_operator, triton_kernels
-    from gift_fast.loss.arguments import OperatorArguments
+    from gift_fast.loss import triton_kernels
 
     round_like_hardware()
     add_whole_rows()
-
-    def loss_and_gradients(logits, soft_labels, target, *arguments):
-        # As on a GPU: matrices, and one label a row.
-        call = OperatorArguments(*arguments)
-        if call.other_target is not None:
-            return plain_operator.loss_and_gradients(logits, soft_labels, target, *arguments)
-        rows = (logits.flatten(0, -2), soft_labels.flatten(0, -2), target.flatten())
-        outputs = triton_kernels.loss_and_gradients(*rows, *arguments[:8])
-        leading = target.shape
-        return [x.reshape(leading + x.shape[1:]) if x.dim() else x for x in outputs]
-
-    def scale_gradient_(grad, grad_output, scale):
-        if grad.dim() > 2:
-            grad, scale = grad.flatten(0, -2), None if scale is None else scale.flatten()
-            grad_output = grad_output.flatten() if grad_output.dim() else grad_output
-        triton_kernels.scale_gradient_(grad, grad_output, scale)
 
     # NumPy's warnings of what a masked lane does.
     config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton.*")
     library = torch.library.Library("gift_fast", "IMPL")
     config.gift_fast_library = library  # its registrations end with it
     for name, kernel in (
-        ("loss_and_gradients", loss_and_gradients),
-        ("gift_loss", loss_and_gradients),
-        ("scale_gradient_", scale_gradient_),
+        ("loss_and_gradients", triton_kernels.loss_and_gradients),
+        ("gift_loss", triton_kernels.loss_and_gradients),
+        ("scale_gradient_", triton_kernels.scale_gradient_),
     ):
         library.impl(name, kernel, "CPU", allow_override=True)
         library.impl(f"triton_{name}", kernel, "CPU", allow_override=True)
     ops.UNAVAILABLE["cpu"] = None
-    loss._CPU_OPERATORS = ops.BEST_OPERATORS._replace(loss_and_gradients=loss_and_gradients)
+    loss._CPU_OPERATORS = ops.BEST_OPERATORS._replace(
+        loss_and_gradients=triton_kernels.loss_and_gradients
+    )

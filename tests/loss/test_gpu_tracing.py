@@ -96,27 +96,27 @@ def test_a_forward_pass_runs_the_operator_of_the_backend_that_was_named(backend)
 
 
 @pytest.mark.parametrize("weight", [0.3, "of each row"])
-@pytest.mark.parametrize(("backend", "calls"), [("auto", 1), ("cuda", 1), ("triton", 2)])
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.usefixtures("both_are_built")
-def test_mixed_labels_are_one_call_of_the_cuda_kernels(backend, calls, weight):
+def test_mixed_labels_are_one_call_of_the_kernels(backend, weight):
     with FakeTensorMode(), Log() as log:
         logits, soft_labels, target = fake_batch()
         if weight == "of each row":
             weight = torch.empty(8, device="cuda")
         loss = gift_loss(logits, soft_labels, target, target, weight, backend=backend)
-    assert log.names == [NAMED[backend] + "loss_and_gradients"] * calls
+    assert log.names == [NAMED[backend] + "loss_and_gradients"]
     assert loss.shape == ()
 
 
-@pytest.mark.parametrize(("backend", "shape"), [("cuda", (2, 3, 10)), ("triton", (6, 10))])
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.usefixtures("both_are_built")
-def test_a_slice_goes_to_the_cuda_kernels_as_it_is(backend, shape):
+def test_a_slice_goes_to_the_kernels_as_it_is(backend):
     with FakeTensorMode(), Log() as log:
         logits, soft_labels, target = (x.unflatten(0, (2, 4)) for x in fake_batch())
         loss = gift_loss(
             logits[:, :-1], soft_labels[:, :-1], target[:, 1:], reduction="none", backend=backend
         )
-    assert log.shapes == [shape]
+    assert log.shapes == [(2, 3, 10)]
     assert loss.shape == (2, 3)
 
 

@@ -61,7 +61,7 @@ def read_tile(tensors, offsets, columns, mask, y, dtype: tl.constexpr):
     """Reads columns of rows with targets y; s as it is stored."""
     z = _read(tensors.logits, offsets.logits, columns, mask, dtype)
     s = _read(tensors.soft_labels, offsets.soft_labels, columns, mask, dtype)
-    return Tile(z, s, columns[None, :] + offsets.begin == y[:, None])
+    return Tile(z, s, is_at(columns, offsets, y))
 
 
 @triton.jit
@@ -98,6 +98,12 @@ def hard_label(is_target, options, dtype: tl.constexpr):
 
 
 @triton.jit
+def is_at(columns, offsets, y):
+    """Where the classes y are, ``[ROWS, columns]``."""
+    return columns[None, :] + offsets.begin == y[:, None]
+
+
+@triton.jit
 def _add(a0, a1, a2, a3, a4, b0, b1, b2, b3, b4):
     return a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4
 
@@ -127,30 +133,68 @@ def added(a, b):
 
 
 @triton.jit
-def _write(pointer, offsets, columns, mask, other, own, is_target, k, chain):
+def _at_both_labels(pointer, offsets, begin, y, other_y, mask, dtype: tl.constexpr):
+    """A row's elements at its two labels; ``offsets`` are those of its element ``begin``."""
+    own = tl.load(pointer + (offsets + (y - begin)), mask=mask, other=0.0)
+    other = tl.load(pointer + (offsets + (other_y - begin)), mask=mask, other=0.0)
+    return own.to(dtype), other.to(dtype)
+
+
+@triton.jit
+def sums_of_other_label(
+    sums, tensors, offsets, y, other_y, mask, largest, options, dtype: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+):  # fmt: skip
+    """The sums with the other label in place of y: they differ by the elements at the two."""
+    z, other_z = _at_both_labels(
+        tensors.logits, offsets.logits, offsets.begin, y, other_y, mask, dtype
+    )
+    s, other_s = _at_both_labels(
+        tensors.soft_labels, offsets.soft_labels, offsets.begin, y, other_y, mask, dtype
+    )
+    if SOFTMAX:
+        s = softmax_weights(s, largest, options.inverse_temperature, mask)
+        other_s = softmax_weights(other_s, largest, options.inverse_temperature, mask)
+    step = options.on_target - options.elsewhere
+    return Sums(
+        sums.zh + step * (other_z.to(tl.float64) - z.to(tl.float64)),
+        sums.sh + step * (other_s.to(tl.float64) - s.to(tl.float64)),
+        sums.zz,
+        sums.ss,
+        sums.zs,
+    )
+
+
+@triton.jit
+def _write(pointer, offsets, columns, mask, other, own, is_target, k, other_y, at_other, chain):
     """The gradient of coefficients k, times ``chain``, rounded to what is stored."""
     p, q = k.other.to(own.dtype)[:, None], k.own.to(own.dtype)[:, None]
     r, e = k.all.to(own.dtype)[:, None], k.target.to(own.dtype)[:, None]
-    gradient = (other * p + (own * q + r) + tl.where(is_target, e, 0.0)) * chain
+    gradient = other * p + (own * q + r) + tl.where(is_target, e, 0.0)
+    if other_y is not None:
+        more = at_other.to(own.dtype)[:, None]
+        gradient += tl.where(is_at(columns, offsets, other_y), more, 0.0)
+    gradient = gradient * chain
     if pointer.dtype.element_ty.primitive_bitwidth == 16:
         gradient = gradient.to(tl.float32)  # float64 has no direct way to bfloat16
-    tl.store(pointer + (offsets[:, None] + columns[None, :]), gradient, mask=mask)
+    tl.store(pointer + (offsets.grad[:, None] + columns[None, :]), gradient, mask=mask)
 
 
 @triton.jit
 def write_gradients(
-    tensors, offsets, columns, mask, tile, result, options, SOFTMAX: tl.constexpr
+    tensors, offsets, columns, mask, tile, result, other_label, options, SOFTMAX: tl.constexpr
 ):  # fmt: skip
     """Writes a tile of each gradient that is asked for."""
     z, s = tile.z, tile.s
+    other_y = None if other_label is None else other_label.y
     if tensors.logits_grad is not None:
         _write(
-            tensors.logits_grad, offsets.grad, columns, mask, s, z, tile.is_target,
-            result.of_logits, 1.0,
+            tensors.logits_grad, offsets, columns, mask, s, z, tile.is_target, result.of_logits,
+            other_y, result.logits_at_other, 1.0,
         )  # fmt: skip
     if tensors.soft_labels_grad is not None:
         chain = s * options.inverse_temperature.to(s.dtype)[:, None] if SOFTMAX else 1.0
         _write(
-            tensors.soft_labels_grad, offsets.grad, columns, mask, z, s, tile.is_target,
-            result.of_soft_labels, chain,
+            tensors.soft_labels_grad, offsets, columns, mask, z, s, tile.is_target,
+            result.of_soft_labels, other_y, result.soft_labels_at_other, chain,
         )  # fmt: skip

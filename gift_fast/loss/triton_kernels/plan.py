@@ -47,6 +47,7 @@ def plan_of(
     strides: tuple[int, int],
     widths: tuple[int, int],
     *,
+    group_strides: tuple[int, ...] = (),
     aligned: bool,
     soft_labels_grad: bool,
     add: bool,
@@ -59,6 +60,7 @@ def plan_of(
         classes: Length of a row.
         strides: Distance of rows, of logits and soft labels, in elements.
         widths: Bytes of an element, likewise.
+        group_strides: Distance of groups of rows, likewise; none where all rows are alike.
         aligned: Whether every tensor begins at a multiple of 16 bytes.
         soft_labels_grad: Whether the gradient of the soft labels is asked for.
         add: Whether the losses are added up.
@@ -71,7 +73,7 @@ def plan_of(
     # Where a tensor begins elsewhere, its vectors would be moved element by element, each access
     # strewn over as many sectors as threads: then threads had better take turns.
     vector = wide if aligned else 1
-    while any(n % vector for n in (classes, *strides)):
+    while any(n % vector for n in (classes, *strides, *group_strides)):
         vector //= 2
     realign = False
     held = classes <= (HELD_CLASSES_BOTH if soft_labels_grad else HELD_CLASSES)
@@ -79,7 +81,7 @@ def plan_of(
     # A thread meets two rows of a tile at most: it has a dozen float64 numbers of each.
     rows = min(max(1, _SHORT_TILE // block), _SHORT_ROWS, 2 * max(1, 32 * vector // block))
     warps = max(1, block // _WARP_TILE) if held else _LONG_WARPS
-    alike = all(stride % wide == classes % wide for stride in strides)
+    alike = not group_strides and all(stride % wide == classes % wide for stride in strides)
     if vector < wide and rows == 1 and alike and aligned and not float64:
         realign, vector = True, wide
     block64 = min(block, _EXACT_TILE * warps // rows)

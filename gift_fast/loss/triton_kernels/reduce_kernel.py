@@ -10,9 +10,10 @@ import triton.language as tl
 @triton.jit(do_not_specialize=["programs"])
 def reduce_kernel(
     losses,  # [programs] float64
-    weight,  # [1] float64
+    weight,  # [1] float64; [2] for mixed labels
     loss,  # [1] float32 or float64
     programs,
+    MIXED: tl.constexpr,  # the labels: the losses are weighed already
     BLOCK: tl.constexpr,
 ):
     """The sum of all losses times the weight of a row."""
@@ -20,4 +21,8 @@ def reduce_kernel(
     for start in range(0, programs, BLOCK):
         program = start + tl.arange(0, BLOCK).to(tl.int64)
         total += tl.load(losses + program, mask=program < programs, other=0.0)
-    tl.store(loss, tl.sum(total, 0) * tl.load(weight))  # the mean of nothing: 0 * inf, NaN
+    # The mean of nothing: 0 * inf, NaN.
+    if MIXED:
+        tl.store(loss, tl.sum(total, 0) + 0.0 * (tl.load(weight) + tl.load(weight + 1)))
+    else:
+        tl.store(loss, tl.sum(total, 0) * tl.load(weight))

@@ -57,15 +57,24 @@ class Coefficients(NamedTuple):
     target: tl.tensor
 
 
+class Bounds(NamedTuple):
+    """Of the gradients' elements, over both labels of a row, times factors that these share."""
+
+    logits: tl.tensor
+    soft_labels: tl.tensor
+
+
 class Result(NamedTuple):
     """What is written of a row."""
 
-    loss: tl.tensor
+    loss: tl.tensor  # with two labels: their sum, each times its weight
     ordinary: tl.tensor  # float32 is good enough
     of_logits: Coefficients
     of_soft_labels: Coefficients
     logits_unit: tl.tensor  # the inverse of a float16 gradient's power of two
     soft_labels_unit: tl.tensor
+    logits_at_other: tl.tensor  # what the gradients have more at the other label of two
+    soft_labels_at_other: tl.tensor
 
 
 @triton.jit
@@ -152,11 +161,23 @@ def zero_unless(condition, k):
 
 
 @triton.jit
+def bounds_of_two(options, other_weight, tt, other_tt, EXACT: tl.constexpr):
+    """What float16's factors are taken from: the sum over both labels."""
+    own, other = tl.abs(options.weight), tl.abs(other_weight)
+    t = inverse_norm(tt, _COSINE_EPS, EXACT)
+    other_t = inverse_norm(other_tt, _COSINE_EPS, EXACT)
+    return Bounds(own + other, own * t.inverse + other * other_t.inverse)
+
+
+@triton.jit
 def finish(
-    valid, in_range, sums, s, zt, tt, options, SOFTMAX: tl.constexpr, HALF_LOGITS: tl.constexpr,
-    HALF_SOFT_LABELS: tl.constexpr, EXACT: tl.constexpr,
+    valid, in_range, sums, s, zt, tt, options, bounds, SOFTMAX: tl.constexpr,
+    HALF_LOGITS: tl.constexpr, HALF_SOFT_LABELS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """From the sums of a row to its :class:`Result`; that of a row that is not valid is zero."""
+    """From the sums of a row to its :class:`Result`; that of a row that is not valid is zero.
+
+    ``bounds``: those of both labels, where this is one of two; else None.
+    """
     z = inverse_norm(sums.zz, _COSINE_EPS, EXACT)
     t = inverse_norm(tt, _COSINE_EPS, EXACT)
     # An out-of-range target must be noticed even if asserts are disabled.
@@ -166,14 +187,22 @@ def finish(
     logits_unit = tl.full(zt.shape, 1.0, tl.float64)
     soft_labels_unit = tl.full(zt.shape, 1.0, tl.float64)
     if HALF_LOGITS:
-        scale = half_factor(tl.where(valid, options.weight * z.inverse, 0.0))
+        if bounds is None:
+            scale = half_factor(tl.where(valid, options.weight * z.inverse, 0.0))
+        else:
+            scale = half_factor(bounds.logits * z.inverse)
         of_logits = scaled(of_logits, scale)
         logits_unit = tl.where(z.bounded, _ZERO_ROW_GRADIENT * _COSINE_EPS, 1.0) / scale
     if HALF_SOFT_LABELS:
-        bound = options.weight * (1.0 - options.gamma) * s.inverse * t.inverse
+        if bounds is None:
+            bound = options.weight * (1.0 - options.gamma) * s.inverse * t.inverse
+        else:
+            bound = bounds.soft_labels * (1.0 - options.gamma) * s.inverse
         if SOFTMAX:
             bound *= options.inverse_temperature
-        scale = half_factor(tl.where(valid, bound, 0.0))
+        if bounds is None:
+            bound = tl.where(valid, bound, 0.0)
+        scale = half_factor(bound)
         of_soft_labels = scaled(of_soft_labels, scale)
         of_zeros = _ZERO_ROW_GRADIENT * _NORMALIZE_EPS / t.inverse
         soft_labels_unit = tl.where(s.bounded, of_zeros, 1.0) / scale
@@ -188,4 +217,26 @@ def finish(
         zero_unless(valid, of_soft_labels),
         logits_unit,
         soft_labels_unit,
+        tl.zeros_like(zt),
+        tl.zeros_like(zt),
+    )
+
+
+@triton.jit
+def _sum_of_coefficients(a, b):
+    return Coefficients(a.other + b.other, a.own + b.own, a.all + b.all, a.target)
+
+
+@triton.jit
+def sum_of_two(own, other, own_valid, other_valid, own_weight, other_weight):
+    """The result of a row with two labels from those of each."""
+    return Result(
+        own_weight * own.loss + other_weight * other.loss,
+        (own.ordinary | ~own_valid) & (other.ordinary | ~other_valid),
+        _sum_of_coefficients(own.of_logits, other.of_logits),
+        _sum_of_coefficients(own.of_soft_labels, other.of_soft_labels),
+        own.logits_unit,
+        own.soft_labels_unit,
+        other.of_logits.target,
+        other.of_soft_labels.target,
     )

@@ -13,6 +13,9 @@ for):
 
 A program writes one loss, 8 bytes; with reduction "none" one per row. An ignored row is written,
 with zeros, and not read.
+
+Mixed labels add the other target, its weight, and z and s at both labels to what is read: the two
+terms share all sums but for these elements.
 """
 
 from typing import NamedTuple
@@ -26,18 +29,22 @@ from gift_fast.loss.triton_kernels.packing import (
     added,
     edges_of,
     hard_label,
+    is_at,
     read_tile,
     softmax_weights,
     sums_of,
+    sums_of_other_label,
     with_softmax,
     write_gradients,
 )
 from gift_fast.loss.triton_kernels.row import (
     Options,
     Sums,
+    bounds_of_two,
     finish,
     norm_of_soft_labels,
     products,
+    sum_of_two,
 )
 
 
@@ -49,6 +56,16 @@ class Rows(NamedTuple):
     valid: tl.tensor  # and not to be ignored
     in_range: tl.tensor  # the target is a class
     y: tl.tensor  # the target; 0 if it is out of range or the row is not valid
+
+
+class OtherLabel(NamedTuple):
+    """The second labels of a program's rows, of which ``Rows.valid`` says whether either counts."""
+
+    own_valid: tl.tensor  # whether the first one counts
+    valid: tl.tensor
+    in_range: tl.tensor
+    y: tl.tensor
+    weight: tl.tensor  # 0 where it does not count
 
 
 class PerRow(NamedTuple):
@@ -72,9 +89,65 @@ def _rows_of(target, rows, classes, target_stride, ignore_index, PLAN: tl.conste
 
 
 @triton.jit
-def _offsets_of(rows, classes, logits_stride, soft_labels_stride, PLAN: tl.constexpr):
+def _two_labels(rows, other, share, share_stride, weights):
+    """The rows with a label that counts, the weights of their first labels, and the second ones."""
+    share = tl.load(share + rows.index * share_stride, mask=rows.in_batch, other=0.0)
+    share = share.to(tl.float64)
+    own_weight = tl.where(rows.valid, share * tl.load(weights), 0.0)
+    other_weight = tl.where(other.valid, (1.0 - share) * tl.load(weights + 1), 0.0)
+    either = Rows(rows.index, rows.in_batch, rows.valid | other.valid, rows.in_range, rows.y)
+    label = OtherLabel(rows.valid, other.valid, other.in_range, other.y, other_weight)
+    return either, own_weight, label
+
+
+@triton.jit
+def _finished(
+    todo, rows, other, sums, other_sums, s, zt, tt, other_zt, other_tt, options,
+    SOFTMAX: tl.constexpr, HALF_LOGITS: tl.constexpr, HALF_SOFT_LABELS: tl.constexpr,
+    EXACT: tl.constexpr,
+):  # fmt: skip
+    """The results of rows with one label, or two."""
+    if other is None:
+        result = finish(
+            todo, rows.in_range, sums, s, zt, tt, options, None, SOFTMAX, HALF_LOGITS,
+            HALF_SOFT_LABELS, EXACT,
+        )  # fmt: skip
+    else:
+        bounds = bounds_of_two(options, other.weight, tt, other_tt, EXACT)
+        own_term = finish(
+            todo & other.own_valid, rows.in_range, sums, s, zt, tt, options, bounds, SOFTMAX,
+            HALF_LOGITS, HALF_SOFT_LABELS, EXACT,
+        )  # fmt: skip
+        other_options = Options(
+            options.gamma,
+            options.on_target,
+            options.elsewhere,
+            options.inverse_temperature,
+            other.weight,
+        )
+        other_term = finish(
+            todo & other.valid, other.in_range, other_sums, s, other_zt, other_tt, other_options,
+            bounds, SOFTMAX, HALF_LOGITS, HALF_SOFT_LABELS, EXACT,
+        )  # fmt: skip
+        result = sum_of_two(
+            own_term, other_term, other.own_valid, other.valid, options.weight, other.weight
+        )
+    return result
+
+
+@triton.jit
+def _offsets_of(
+    rows, classes, logits_stride, soft_labels_stride, logits_group_stride,
+    soft_labels_group_stride, rows_per_group, PLAN: tl.constexpr,
+):  # fmt: skip
     """Offsets of whole rows, and of their body: what lies between the edges that are cut off."""
-    logits, soft_labels = rows.index * logits_stride, rows.index * soft_labels_stride
+    if rows_per_group is None:
+        logits, soft_labels = rows.index * logits_stride, rows.index * soft_labels_stride
+    else:
+        group = rows.index // rows_per_group
+        in_group = rows.index - group * rows_per_group
+        logits = group * logits_group_stride + in_group * logits_stride
+        soft_labels = group * soft_labels_group_stride + in_group * soft_labels_stride
     grad = rows.index * classes
     logits_body, soft_labels_body, grad_body = logits, soft_labels, grad
     begin = 0
@@ -98,7 +171,7 @@ def _offsets_of(rows, classes, logits_stride, soft_labels_stride, PLAN: tl.const
 
 @triton.jit
 def _held_rows(
-    tensors, body, rows, classes, options, HALF_LOGITS: tl.constexpr,
+    tensors, body, rows, other, classes, options, HALF_LOGITS: tl.constexpr,
     HALF_SOFT_LABELS: tl.constexpr, PLAN: tl.constexpr,
 ):  # fmt: skip
     """Rows in registers, in float32: their results; rows that it is good enough for are written."""
@@ -110,6 +183,7 @@ def _held_rows(
         edges, in_edges = edges_of(body, classes, PLAN.sector, 32 * PLAN.warps)
         edge_mask = rows.valid[:, None] & in_edges[None, :]
         edge_tile = read_tile(tensors, body, edges, edge_mask, rows.y, tl.float32)
+    largest = tl.zeros((PLAN.rows,), tl.float32)
     if SOFTMAX:
         largest = tl.max(tl.where(mask, tile.s, float("-inf")), 1)
         if PLAN.realign:
@@ -122,18 +196,25 @@ def _held_rows(
         sums = added(sums, sums_of(edge_tile, options))
     s_norm = norm_of_soft_labels(sums.ss, False)
     zt, tt = products(sums, s_norm, options.gamma)
-    result = finish(
-        rows.valid, rows.in_range, sums, s_norm, zt, tt, options, SOFTMAX, HALF_LOGITS,
-        HALF_SOFT_LABELS, False,
+    other_sums, other_zt, other_tt = sums, zt, tt
+    if other is not None:
+        other_sums = sums_of_other_label(
+            sums, tensors, body, rows.y, other.y, rows.valid, largest, options, tl.float32, SOFTMAX
+        )
+        other_zt, other_tt = products(other_sums, s_norm, options.gamma)
+    result = _finished(
+        rows.valid, rows, other, sums, other_sums, s_norm, zt, tt, other_zt, other_tt, options,
+        SOFTMAX, HALF_LOGITS, HALF_SOFT_LABELS, False,
     )  # fmt: skip
     # Ignored rows are written here too, as zeros.
     done = (rows.in_batch & (result.ordinary | ~rows.valid))[:, None]
     in_row = (columns < body.body)[None, :]
-    write_gradients(tensors, body, columns, done & in_row, tile, result, options, SOFTMAX)
+    write_gradients(tensors, body, columns, done & in_row, tile, result, other, options, SOFTMAX)
     if PLAN.realign:
         write_gradients(
-            tensors, body, edges, done & in_edges[None, :], edge_tile, result, options, SOFTMAX
-        )
+            tensors, body, edges, done & in_edges[None, :], edge_tile, result, other, options,
+            SOFTMAX,
+        )  # fmt: skip
     return result
 
 
@@ -155,7 +236,7 @@ def _add_block(sums, largest, tile, options, mask, SOFTMAX: tl.constexpr):
 
 @triton.jit
 def _rows_in_blocks(
-    tensors, body, rows, classes, todo, zeroed, options, dtype: tl.constexpr,
+    tensors, body, rows, other, classes, todo, zeroed, options, dtype: tl.constexpr,
     REALIGN: tl.constexpr, BLOCK: tl.constexpr, HALF_LOGITS: tl.constexpr,
     HALF_SOFT_LABELS: tl.constexpr, PLAN: tl.constexpr,
 ):  # fmt: skip
@@ -188,8 +269,14 @@ def _rows_in_blocks(
         sums = Sums(sums.zh, sums.sh, sums.zz, ss, sums.zs)
     s_norm = norm_of_soft_labels(sums.ss, EXACT)
     zt, tt = products(sums, s_norm, options.gamma)
+    other_sums, other_zt, other_tt = sums, zt, tt
+    if other is not None:
+        other_sums = sums_of_other_label(
+            sums, tensors, body, rows.y, other.y, todo, largest, options, dtype, SOFTMAX
+        )
+        other_zt, other_tt = products(other_sums, s_norm, options.gamma)
     if EXACT:
-        zt, tt = zero, zero
+        zt, tt, other_zt, other_tt = zero, zero, zero, zero
         soft = ((1.0 - options.gamma) * s_norm.inverse)[:, None]
         for block in range(0, blocks):
             columns = block * BLOCK + lanes
@@ -201,9 +288,14 @@ def _rows_in_blocks(
             t = tl.where(mask, options.gamma[:, None] * h + tile.s * soft, 0.0)
             zt += tl.sum(tile.z * t, 1)
             tt += tl.sum(t * t, 1)
-    result = finish(
-        todo, rows.in_range, sums, s_norm, zt, tt, options, SOFTMAX, HALF_LOGITS,
-        HALF_SOFT_LABELS, EXACT,
+            if other is not None:
+                h = hard_label(is_at(columns, body, other.y), options, dtype)
+                t = tl.where(mask, options.gamma[:, None] * h + tile.s * soft, 0.0)
+                other_zt += tl.sum(tile.z * t, 1)
+                other_tt += tl.sum(t * t, 1)
+    result = _finished(
+        todo, rows, other, sums, other_sums, s_norm, zt, tt, other_zt, other_tt, options, SOFTMAX,
+        HALF_LOGITS, HALF_SOFT_LABELS, EXACT,
     )  # fmt: skip
     done = todo | zeroed
     if not EXACT:
@@ -218,7 +310,7 @@ def _rows_in_blocks(
         if SOFTMAX:
             tile = with_softmax(tile, largest, options, mask)
         write_gradients(
-            tensors, body, columns, done[:, None] & in_row, tile, result, options, SOFTMAX
+            tensors, body, columns, done[:, None] & in_row, tile, result, other, options, SOFTMAX
         )
     if REALIGN:
         edges, in_edges = edges_of(body, classes, PLAN.sector, 32 * PLAN.warps)
@@ -227,8 +319,9 @@ def _rows_in_blocks(
         if SOFTMAX:
             tile = with_softmax(tile, largest, options, mask)
         write_gradients(
-            tensors, body, edges, done[:, None] & in_edges[None, :], tile, result, options, SOFTMAX
-        )
+            tensors, body, edges, done[:, None] & in_edges[None, :], tile, result, other, options,
+            SOFTMAX,
+        )  # fmt: skip
     return result
 
 
@@ -247,7 +340,9 @@ def rows_kernel(
     logits,  # [rows, classes], elements of a row side by side
     soft_labels,  # [rows, classes], likewise
     target,  # [rows]
-    weight,  # [1] float64: of each valid row
+    other_target,  # [rows], or None
+    target_weight,  # [rows] or, with a stride of 0, [1]: of mixed labels' first; or None
+    weight,  # float64, of each valid row: [1], or [2] for mixed labels
     losses,  # [rows]; [programs] float64 where they are added up
     logits_grad,  # [rows, classes] contiguous, or None
     soft_labels_grad,  # [rows, classes] contiguous, or None
@@ -257,7 +352,12 @@ def rows_kernel(
     classes,
     logits_stride,
     soft_labels_stride,
+    logits_group_stride,  # of groups of `rows_per_group` rows; None: all rows are alike
+    soft_labels_group_stride,  # likewise
+    rows_per_group,
     target_stride,
+    other_target_stride,
+    target_weight_stride,
     ignore_index,
     gamma: tl.float64,
     on_target: tl.float64,
@@ -273,14 +373,25 @@ def rows_kernel(
     per_row = PerRow(losses, logits_scales, soft_labels_scales)
     tensors = Tensors(logits, soft_labels, logits_grad, soft_labels_grad)
     batch = _rows_of(target, rows, classes, target_stride, ignore_index, PLAN)
+    if other_target is None:
+        other = None
+        own_weight = tl.full((PLAN.rows,), tl.load(weight), tl.float64)
+    else:
+        second = _rows_of(other_target, rows, classes, other_target_stride, ignore_index, PLAN)
+        batch, own_weight, other = _two_labels(
+            batch, second, target_weight, target_weight_stride, weight
+        )
     options = Options(
         tl.full((PLAN.rows,), gamma, tl.float64),
         tl.full((PLAN.rows,), on_target, tl.float64),
         tl.full((PLAN.rows,), elsewhere, tl.float64),
         tl.full((PLAN.rows,), inverse_temperature, tl.float64),
-        tl.full((PLAN.rows,), tl.load(weight), tl.float64),
+        own_weight,
     )
-    whole, body = _offsets_of(batch, classes, logits_stride, soft_labels_stride, PLAN)
+    whole, body = _offsets_of(
+        batch, classes, logits_stride, soft_labels_stride, logits_group_stride,
+        soft_labels_group_stride, rows_per_group, PLAN,
+    )  # fmt: skip
 
     todo = batch.valid
     zeroed = batch.in_batch & ~batch.valid
@@ -289,12 +400,12 @@ def rows_kernel(
     else:
         if PLAN.held:
             result = _held_rows(
-                tensors, body, batch, classes, options, HALF_LOGITS, HALF_SOFT_LABELS, PLAN
+                tensors, body, batch, other, classes, options, HALF_LOGITS, HALF_SOFT_LABELS, PLAN
             )
         else:
             result = _rows_in_blocks(
-                tensors, body, batch, classes, todo, zeroed, options, tl.float32, PLAN.realign,
-                PLAN.block, HALF_LOGITS, HALF_SOFT_LABELS, PLAN,
+                tensors, body, batch, other, classes, todo, zeroed, options, tl.float32,
+                PLAN.realign, PLAN.block, HALF_LOGITS, HALF_SOFT_LABELS, PLAN,
             )  # fmt: skip
         loss = result.loss
         _store(per_row, batch.index, batch.in_batch & (result.ordinary | ~todo), result, ADD)
@@ -303,8 +414,8 @@ def rows_kernel(
     zeroed = zeroed & PLAN.float64  # float32 has written them
     if PLAN.float64 or tl.max((todo | zeroed).to(tl.int32), 0) > 0:
         exact = _rows_in_blocks(
-            tensors, whole, batch, classes, todo, zeroed, options, tl.float64, False, PLAN.block64,
-            HALF_LOGITS, HALF_SOFT_LABELS, PLAN,
+            tensors, whole, batch, other, classes, todo, zeroed, options, tl.float64, False,
+            PLAN.block64, HALF_LOGITS, HALF_SOFT_LABELS, PLAN,
         )  # fmt: skip
         if ADD:
             loss = tl.where(todo | zeroed, exact.loss, loss)

@@ -1,26 +1,18 @@
 """Counts the valid rows and checks the targets, in one program.
 
 Shapes: target ``[rows]``; weight and all_in_range ``[1]``. Traffic: reads the targets, 8 or 4 bytes
-per row, and writes 9 bytes.
+per row, and writes 9 bytes. Mixed labels have two of everything, and a program for each.
 """
 
 import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["rows", "ignore_index"])
-def targets_kernel(
-    target,  # [rows]
-    weight,  # [1] float64
-    all_in_range,  # [1] bool
-    rows,
-    classes,
-    target_stride,
-    ignore_index,
-    MEAN: tl.constexpr,
+@triton.jit
+def _count(
+    target, weight, all_in_range, rows, classes, target_stride, ignore_index, MEAN: tl.constexpr,
     BLOCK: tl.constexpr,
-):
-    """The weight of a valid row, 1 or 1 / (valid rows), and whether every target is a class."""
+):  # fmt: skip
     valid = tl.zeros((BLOCK,), tl.int64)
     wrong = tl.zeros((BLOCK,), tl.int64)
     for start in range(0, rows, BLOCK):
@@ -34,3 +26,29 @@ def targets_kernel(
     else:
         tl.store(weight, tl.full((), 1.0, tl.float64))
     tl.store(all_in_range, tl.sum(wrong, 0) == 0)
+
+
+@triton.jit(do_not_specialize=["rows", "ignore_index"])
+def targets_kernel(
+    target,  # [rows]
+    other_target,  # [rows], or None
+    weight,  # [1] float64
+    all_in_range,  # [1] bool
+    rows,
+    classes,
+    target_stride,
+    other_target_stride,
+    ignore_index,
+    MEAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The weight of a valid row, 1 or 1 / (valid rows), and whether every target is a class."""
+    if tl.program_id(0) == 0:
+        _count(
+            target, weight, all_in_range, rows, classes, target_stride, ignore_index, MEAN, BLOCK
+        )
+    elif other_target is not None:
+        _count(
+            other_target, weight + 1, all_in_range + 1, rows, classes, other_target_stride,
+            ignore_index, MEAN, BLOCK,
+        )  # fmt: skip
