@@ -44,7 +44,16 @@ from gift_fast.loss.reference import reference_loss
 MARKERS = "<!-- stacks_cpu: begin -->", "<!-- stacks_cpu: end -->"
 COMPILED_SHAPES = [(16, 100), (256, 1000), (1024, 1000)]
 PER_SAMPLE_SHAPES = [(32, 10), (32, 100), (256, 1000)]
+MIXED_SHAPES = [(100, 100), (1024, 1000), (64, 128256)]
+SLICE_SHAPES = [(1024, 1000)]
 LANGUAGE_MODEL = {"tokens": 4096, "classes": 16000, "width": 256, "chunks": 16}
+
+TITLES = {
+    "compiled": "A step, eager and compiled",
+    "per sample": "Gradients of single rows, vmap(grad(loss))",
+    "mixed labels": "A step with one hard label per row and with two",
+    "slices": "A step on all tokens but the last of each 128",
+}
 
 Case = dict[str, Any]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -93,6 +102,41 @@ def per_sample_steps(shape: tuple[int, int]) -> Steps:
     return {name: partial(step, vmap(grad(loss))) for name, loss in losses.items()}
 
 
+def mixed_steps(shape: tuple[int, int]) -> Steps:
+    """A step with one hard label per row, with two, and with two by calling the loss twice."""
+    logits, soft_labels, target = make_batch(*shape, torch.float32)
+    other, weight = target.roll(1), 0.7
+
+    def in_one_call(z: Tensor, s: Tensor, y: Tensor) -> Tensor:
+        return gift_loss(z, s, y, other, weight)
+
+    def in_two_calls(z: Tensor, s: Tensor, y: Tensor) -> Tensor:
+        return weight * gift_loss(z, s, y) + (1 - weight) * gift_loss(z, s, other)
+
+    losses = {"one label": gift_loss, "two labels": in_one_call, "two calls": in_two_calls}
+    return {name: training_step(loss, logits, soft_labels, target) for name, loss in losses.items()}
+
+
+def slice_steps(shape: tuple[int, int]) -> Steps:
+    """A step on all but the last of 128 tokens: of slices, and with a padded target instead."""
+    tokens = 128
+    logits, soft_labels, target = (
+        x.detach().unflatten(0, (-1, tokens)) for x in make_batch(*shape, torch.float32)
+    )
+    logits.requires_grad_()
+    padded = target.roll(-1, 1)
+    padded[:, -1] = -100
+
+    def sliced(z: Tensor, s: Tensor, y: Tensor) -> Tensor:
+        return gift_loss(z[:, :-1], s[:, :-1], y[:, 1:])
+
+    def with_padding(z: Tensor, s: Tensor, y: Tensor) -> Tensor:
+        return gift_loss(z, s, padded)
+
+    losses = {"slices": sliced, "padded target": with_padding}
+    return {name: training_step(loss, logits, soft_labels, target) for name, loss in losses.items()}
+
+
 def measure_case(
     steps: dict[str, Callable[[], None]], shape: tuple[int, int], repeats: int
 ) -> Case:
@@ -118,6 +162,9 @@ def measure_case(
                 ("definition, compiled", "ours, compiled"),
                 ("definition", "ours"),
                 ("reference", "ours"),
+                ("two labels", "one label"),
+                ("two calls", "one label"),
+                ("slices", "padded target"),
             )
             if one in seconds and other in seconds
         },
@@ -208,10 +255,12 @@ def _peak_of_a_step(loss: Loss, tokens: int, classes: int, width: int, chunks: i
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the JSON file holds."""
     torch.set_num_threads(1)
-    cases: dict[str, list[Case]] = {"compiled": [], "per sample": []}
+    cases: dict[str, list[Case]] = {group: [] for group in TITLES}
     for group, steps, shapes in (
         ("compiled", compiled_steps, args.compiled_shapes),
         ("per sample", per_sample_steps, args.per_sample_shapes),
+        ("mixed labels", mixed_steps, args.mixed_shapes),
+        ("slices", slice_steps, args.slice_shapes),
     ):
         for shape in shapes:
             cases[group].append(measure_case(steps(shape), shape, args.repeats))
@@ -237,10 +286,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def tables(result: dict[str, Any]) -> Iterator[Table]:
     """A title and the rows, header first, for each kind of measurement."""
-    for group, title in (
-        ("compiled", "A step, eager and compiled"),
-        ("per sample", "Gradients of single rows, vmap(grad(loss))"),
-    ):
+    for group, title in TITLES.items():
         if not result[group]:
             continue
         names = list(result[group][0]["seconds"])
@@ -291,6 +337,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     shapes: dict[str, Any] = {"type": shape_argument, "nargs": "*", "metavar": "NxC"}
     parser.add_argument("--compiled-shapes", default=COMPILED_SHAPES, **shapes)
     parser.add_argument("--per-sample-shapes", default=PER_SAMPLE_SHAPES, **shapes)
+    parser.add_argument("--mixed-shapes", default=MIXED_SHAPES, **shapes)
+    parser.add_argument("--slice-shapes", default=SLICE_SHAPES, **shapes)
     parser.add_argument(
         "--language-model",
         type=int,
