@@ -22,7 +22,6 @@ from gift_fast.loss.autograd import GiftLossFunction, GiftRowsFunction, RowsCall
 from gift_fast.loss.operators import (
     BEST_OPERATORS,
     GPU_DEVICES,
-    ONE_SWEEP,
     TRITON_OPERATORS,
     UNAVAILABLE,
     Operators,
@@ -168,8 +167,7 @@ def running_backend(
 def matrix_of(x: Tensor, groups: bool, trailing: int) -> Tensor:
     """A tensor with its leading dimensions as the kernels take them, and ``trailing`` others.
 
-    ``groups``: the kernels read the rows of a slice of (B, T, C) where they are; others take
-    matrices.
+    ``groups``: rows of a slice of (B, T, C) stay where they are; otherwise it becomes a matrix.
     """
     if groups:
         return x if x.dim() == 2 + trailing else x.flatten(0, -2 - trailing)
@@ -211,14 +209,14 @@ def dispatch(
     operators = TRITON_OPERATORS if backend == "triton" else BEST_OPERATORS
     mixed: MixedLabels = ()
     if other_target is not None and target_weight is not None:
-        if transformed or chosen not in ONE_SWEEP:
+        if transformed:
             return _in_two_calls(
                 logits, soft_labels, target, other_target, target_weight, options, backend
             )
         mixed = (other_target, weight_operand(target_weight, target))
 
     leading = target.shape
-    groups = chosen in ONE_SWEEP and not transformed and len(leading) > 1
+    groups = not transformed and len(leading) > 1
     if leading or not transformed:  # a single row under vmap is a row of a matrix already
         logits, soft_labels = (matrix_of(x, groups, 1) for x in (logits, soft_labels))
         target = matrix_of(target, groups, 0)

@@ -112,10 +112,6 @@ if torch.version.cuda is None:
 else:
     _, _why_not_cuda = _load("_C_cuda", "FORCE_CUDA=1 builds it")
 
-ONE_SWEEP = ("cpu", "cuda", "triton")
-"""The backends that read mixed labels in one sweep, and slices of (B, T, C) where they are; the
-others take matrices with one label a row."""
-
 TOP_K_KERNELS: set[str] = {"cpu", "cuda"}
 """The backends whose kernels read top-k labels; the definition serves the others."""
 
@@ -124,44 +120,25 @@ _GPU_KEYS = ("CUDA", "XPU")
 
 
 def _checked(
-    kernels: str, named: bool, loss_and_gradients: Callable[..., list[Tensor]]
+    kernels: str,
+    named: bool,
+    operator: Callable[..., list[Tensor]],
+    definition: Callable[..., list[Tensor]],
 ) -> Callable[..., list[Tensor]]:
     """The operator of graphs on GPUs: its first run checks the kernels that it then calls.
 
     Eager code asks :mod:`gift_fast.loss.self_check` itself; a graph cannot while it is traced.
     """
 
-    def gift_loss(
-        logits: Tensor, soft_labels: Tensor, target: Tensor, *arguments: Any
-    ) -> list[Tensor]:
-        from gift_fast.loss import self_check  # which imports this module
-
-        inputs = logits, soft_labels, target
-        mixed = OperatorArguments(*arguments).other_target is not None
-        if kernels not in ONE_SWEEP and (mixed or logits.dim() > 2):
-            return plain_operator.loss_and_gradients(*inputs, *arguments)
-        if (kernels, logits.device) in self_check.TRUSTED or self_check.trusts(kernels, logits):
-            return loss_and_gradients(*inputs, *arguments)
-        self_check.reject(kernels, logits.device, named=named)
-        return plain_operator.loss_and_gradients(*inputs, *arguments)
-
-    return gift_loss
-
-
-def _checked_top_k(
-    kernels: str, named: bool, top_k_loss_and_gradients: Callable[..., list[Tensor]]
-) -> Callable[..., list[Tensor]]:
-    """The same for top-k labels."""
-
-    def top_k_gift_loss(logits: Tensor, *arguments: Any) -> list[Tensor]:
+    def checked(logits: Tensor, *arguments: Any) -> list[Tensor]:
         from gift_fast.loss import self_check  # which imports this module
 
         if (kernels, logits.device) in self_check.TRUSTED or self_check.trusts(kernels, logits):
-            return top_k_loss_and_gradients(logits, *arguments)
+            return operator(logits, *arguments)
         self_check.reject(kernels, logits.device, named=named)
-        return plain_operator.top_k_loss_and_gradients(logits, *arguments)
+        return definition(logits, *arguments)
 
-    return top_k_gift_loss
+    return checked
 
 
 def _register_triton() -> str | None:
@@ -184,7 +161,9 @@ def _register_triton() -> str | None:
         triton_kernels.scale_gradient_(grad, grad_output, scale)
 
     for prefix in _PREFIXES if _why_not_cuda is not None else ("triton_",):
-        gift_loss = _checked("triton", prefix == "triton_", loss_and_gradients)
+        gift_loss = _checked(
+            "triton", prefix == "triton_", loss_and_gradients, plain_operator.loss_and_gradients
+        )
         for key in _GPU_KEYS:
             _LIBRARY.impl(f"{prefix}loss_and_gradients", loss_and_gradients, key)
             _LIBRARY.impl(f"{prefix}gift_loss", gift_loss, key)
@@ -194,12 +173,15 @@ def _register_triton() -> str | None:
 
 if _why_not_cuda is None:
     # In a graph "auto" and "cuda" are one operator: it falls back under both names.
-    _LIBRARY.impl("gift_loss", _checked("cuda", False, BEST_OPERATORS.loss_and_gradients), "CUDA")
-    _LIBRARY.impl(
-        "top_k_gift_loss",
-        _checked_top_k("cuda", False, BEST_OPERATORS.top_k_loss_and_gradients),
-        "CUDA",
-    )
+    for _name, _kernels, _definition in (
+        ("gift_loss", BEST_OPERATORS.loss_and_gradients, plain_operator.loss_and_gradients),
+        (
+            "top_k_gift_loss",
+            BEST_OPERATORS.top_k_loss_and_gradients,
+            plain_operator.top_k_loss_and_gradients,
+        ),
+    ):
+        _LIBRARY.impl(_name, _checked("cuda", False, _kernels, _definition), "CUDA")
 
 for _prefix in _PREFIXES:
     for _name in ("top_k_loss_and_gradients", "top_k_gift_loss"):

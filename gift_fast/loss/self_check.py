@@ -258,12 +258,7 @@ FULL = (
 
 def cases_of(kernels: str, cases: Iterable[Case]) -> list[Case]:
     """The cases that these kernels take by themselves."""
-    return [
-        case
-        for case in cases
-        if (kernels in ops.ONE_SWEEP or not (case.mixed or case.sliced))
-        and (kernels in ops.TOP_K_KERNELS or not case.kept)
-    ]
+    return [case for case in cases if kernels in ops.TOP_K_KERNELS or not case.kept]
 
 
 # Of the largest element: several roundings of the sums, and one or two of what is stored.

@@ -18,7 +18,6 @@ from gift_fast.loss.arguments import (
 from gift_fast.loss.dispatch import matrix_of, running_backend
 from gift_fast.loss.operators import (
     BEST_OPERATORS,
-    ONE_SWEEP,
     TOP_K_KERNELS,
     TRITON_OPERATORS,
 )
@@ -61,9 +60,8 @@ def top_k_dispatch(
     labels_grad = grad and (values.requires_grad or (rest is not None and rest.requires_grad))
     # Kernels give the gradient of the logits alone, and know no transform.
     plain = chosen not in TOP_K_KERNELS or transformed
-    plain = plain or (other_target is not None and chosen not in ONE_SWEEP)
     plain = plain or (compiling and labels_grad and not torch.compiler.is_exporting())
-    if chosen == "reference" or plain:
+    if plain:
         if chosen != "reference" and backend != "auto" and chosen not in TOP_K_KERNELS:
             raise RuntimeError(f"backend={backend!r} has no kernels for top-k labels")
         if may_read(logits):
@@ -80,7 +78,7 @@ def top_k_dispatch(
     if other_target is not None and target_weight is not None:
         mixed = (other_target, weight_operand(target_weight, target))
     leading = target.shape
-    groups = chosen in ONE_SWEEP and len(leading) > 1
+    groups = len(leading) > 1
     logits, values, indices = (matrix_of(x, groups, 1) for x in (logits, values, indices))
     rest = None if rest is None else matrix_of(rest, groups, 0)
     target = matrix_of(target, groups, 0)

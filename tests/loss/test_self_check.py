@@ -56,7 +56,9 @@ def kernels(monkeypatch):
     library = torch.library.Library("gift_fast", "IMPL")
     library.impl("triton_loss_and_gradients", stand_in.loss_and_gradients, "CPU")
     library.impl("triton_scale_gradient_", stand_in.scale_gradient_, "CPU")
-    checked = ops._checked("triton", True, stand_in.loss_and_gradients)
+    checked = ops._checked(
+        "triton", True, stand_in.loss_and_gradients, plain_operator.loss_and_gradients
+    )
     library.impl("triton_gift_loss", checked, "CPU")
     yield stand_in
     library._destroy()
@@ -302,7 +304,9 @@ def arguments(dtype, temperature, reduction, asked, others=False, gamma=0.3):
 
 def test_a_graph_falls_back_with_a_warning_where_auto_was_asked_for(kernels):
     kernels.fault = only_the_loss
-    operator = ops._checked("triton", False, kernels.loss_and_gradients)
+    operator = ops._checked(
+        "triton", False, kernels.loss_and_gradients, plain_operator.loss_and_gradients
+    )
     call = arguments((torch.float32,) * 2, None, 1, (True, True))
     with pytest.warns(RuntimeWarning, match="the loss is off by"):
         got = operator(*call)
