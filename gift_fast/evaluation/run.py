@@ -39,7 +39,8 @@ def run_job(job: EvaluationJob, context: RunContext) -> list[RunResult]:
         print(settings_in_words(job.config), file=sys.stderr, flush=True)
     dataset = load_tested(job.config, context.data_root)
     student = new_model(job.config.student, dataset, seed=0)  # raises where it cannot be made
-    check_space(context.out, checkpoint_bytes(student), "checkpoints")
+    needed = checkpoint_bytes(student, averaged=job.config.ema_decay > 0)
+    check_space(context.out, needed, "checkpoints")
     inputs = load_inputs(job, context, accelerator.device, dataset=dataset)
     config = inputs.resolve(job.config)
     narrowed = inputs.narrowed(config.classes)

@@ -97,7 +97,8 @@ def run_teacher(config: TeacherConfig, context: RunContext) -> tuple[Path, EvalR
         print(f"settings:\n{settings_in_words(config)}", file=sys.stderr, flush=True)
     tested = load_dataset(config.dataset, context.data_root, train=False)
     teacher = new_model(config.model, tested, seed=0)  # raises where it cannot be made
-    check_space(context.teacher_dir, checkpoint_bytes(teacher), "checkpoints")
+    needed = checkpoint_bytes(teacher, averaged=config.ema_decay > 0)
+    check_space(context.teacher_dir, needed, "checkpoints")
     dataset = load_dataset(config.dataset, context.data_root)
     with context.showing(accelerator, 1) as shown:
         _, check = prepare_teacher(config, dataset, shown)

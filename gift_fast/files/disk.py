@@ -59,10 +59,15 @@ def check_space(folder: Path, needed: float, what: str) -> None:
         )
 
 
-def checkpoint_bytes(network: nn.Module) -> int:
-    """Disk space of a training run: a checkpoint, and the next one while it is written."""
+def checkpoint_bytes(network: nn.Module, *, averaged: bool = False) -> int:
+    """Disk space of a training run: a checkpoint, and the next one while it is written.
+
+    Args:
+        network: that is trained.
+        averaged: whether the checkpoint also holds a moving average of the weights.
+    """
     weights: int = sum(x.numel() * x.element_size() for x in network.state_dict().values())
-    return 2 * (1 + STATES) * weights
+    return 2 * (1 + STATES + averaged) * weights
 
 
 def size_in_words(size: float) -> str:

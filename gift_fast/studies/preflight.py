@@ -68,10 +68,16 @@ def check_study(
             if path.exists():
                 load_teacher(teacher, path, dataset)
             else:
-                largest = max(largest, checkpoint_bytes(new_model(teacher, dataset, seed=0)))
-    pairs = {(e.config.student, e.source.sized_dataset): None for e in experiments}
-    for student, name in pairs:
-        largest = max(largest, checkpoint_bytes(new_model(student, datasets[name], seed=0)))
+                network = new_model(teacher, dataset, seed=0)
+                averaged = study.teacher.get("ema_decay", 0.0) > 0
+                largest = max(largest, checkpoint_bytes(network, averaged=averaged))
+    kinds = {
+        (e.config.student, e.source.sized_dataset, e.config.ema_decay > 0): None
+        for e in experiments
+    }
+    for student, name, averaged in kinds:
+        network = new_model(student, datasets[name], seed=0)
+        largest = max(largest, checkpoint_bytes(network, averaged=averaged))
     for experiment in experiments:
         check_batches(experiment, datasets[experiment.source.sized_dataset])
     check_space(context.out, largest, "checkpoints")

@@ -27,7 +27,8 @@ class TopKSoftmax(NamedTuple):
         log_rest: (N) its logarithm; -inf if there are no other classes.
         others: number of other classes; (N) or a number.
         indices: (N, k) int64, the kept classes.
-        log_sum: (N) the logarithm of the softmax's denominator.
+        log_sum: (N) the logarithm of the softmax's denominator; -inf if no class has any mass,
+            where all probabilities are 0.
     """
 
     kept: Tensor
@@ -99,8 +100,9 @@ def top_k_softmax(
     # With no other class, or no mass on any, the logarithm of their sum is -inf.
     mass = torch.where(rest > -math.inf, rest + log_others, -math.inf)
     log_sum = torch.cat([values, mass.unsqueeze(1)], 1).logsumexp(1)
-    log_kept = values - log_sum.unsqueeze(1)
-    log_rest = torch.where(mass > -math.inf, rest - log_sum, -math.inf)
+    finite_sum = log_sum.masked_fill(log_sum == -math.inf, 0.0)
+    log_kept = values - finite_sum.unsqueeze(1)
+    log_rest = torch.where(mass > -math.inf, rest - finite_sum, -math.inf)
     return TopKSoftmax(log_kept.exp(), log_kept, log_rest.exp(), log_rest, others, indices, log_sum)
 
 

@@ -17,10 +17,13 @@ import torch
 from PIL import Image
 
 from gift_fast.cli.main import main, one_line_warnings
+from gift_fast.data.datasets import load_dataset
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.evaluation import context, inputs, teacher
 from gift_fast.evaluation import run as evaluation_run
+from gift_fast.files.disk import checkpoint_bytes
 from gift_fast.training.batches import RandomBatches
+from gift_fast.training.models import new_model
 
 DATASET, NETWORK = "digits", "convnet3:width=8"
 
@@ -328,9 +331,12 @@ def test_what_can_be_seen_at_once_is_told_before_the_set_is_read(
 
 def test_room_for_checkpoints_is_asked_for_before_the_set_is_read(fresh, capsys, monkeypatch):
     monkeypatch.setattr(inputs, "read_distilled", lambda *_, **__: pytest.fail("the set was read"))
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    assert evaluate(fresh) == 2
-    assert "the disk is too full for checkpoints" in capsys.readouterr().err
+    needed = checkpoint_bytes(new_model(NETWORK, load_dataset("digits"), seed=0))
+    for free, arguments in ((needed - 1, []), (needed, ["--ema-decay", "0.9"])):
+        usage = type("Usage", (), {"free": free})
+        monkeypatch.setattr("shutil.disk_usage", lambda path, usage=usage: usage)
+        assert evaluate(fresh, *arguments) == 2
+        assert "the disk is too full for checkpoints" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -351,6 +357,16 @@ def test_a_teacher_that_cannot_be_trained_or_kept_is_told_before_its_images_are_
     monkeypatch.setattr(teacher, "load_dataset", tested_alone)
     assert call(tmp_path, "train-teacher", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_room_for_a_teachers_checkpoints_includes_its_averaged_weights(
+    tmp_path, capsys, monkeypatch
+):
+    needed = checkpoint_bytes(new_model(NETWORK, load_dataset("digits"), seed=0))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed}))
+    train = ["--model", NETWORK, "--ema-decay", "0.9"]
+    assert call(tmp_path, "train-teacher", *train) == 2
+    assert "the disk is too full for checkpoints" in capsys.readouterr().err
 
 
 def test_an_audit_asks_where_its_class_map_goes_before_it_reads(fresh, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from gift_fast.data.datasets import load_dataset
 from gift_fast.data.datasets.sizes import PUBLISHED, default_validation_size, training_size
 from gift_fast.evaluation.context import RunContext
 from gift_fast.files import disk
-from gift_fast.studies import cluster, run
+from gift_fast.studies import cluster, preflight, run
 from gift_fast.studies.overrides import narrowed
 from gift_fast.studies.preflight import check_study
 from gift_fast.studies.study_files import load_study
@@ -171,6 +172,22 @@ def test_room_is_asked_for_two_checkpoints_with_the_optimizers_state():
     network = new_model("convnet3:width=8", load_dataset("digits"), seed=0)
     weights = sum(x.numel() * x.element_size() for x in network.state_dict().values())
     assert disk.checkpoint_bytes(network) == 2 * 3 * weights
+    assert disk.checkpoint_bytes(network, averaged=True) == 2 * 4 * weights
+
+
+def test_room_for_an_averaged_copy_of_the_weights_is_asked_for(tmp_path, monkeypatch):
+    plan = narrowed(
+        load_study("losses"), dataset="digits", ipc=[1], student="convnet3:width=8", seeds=[0]
+    )
+    place = RunContext(out=tmp_path / "runs", teacher_dir=tmp_path / "teachers")
+    asked = []
+    monkeypatch.setattr(preflight, "check_space", lambda folder, needed, what: asked.append(needed))
+    averaged = {"ema_decay": 0.9}
+    students = replace(plan, settings={**plan.settings, **averaged})
+    teachers = replace(plan, teacher={**plan.teacher, **averaged})
+    for each in (plan, students, teachers):
+        check_study(each, each.experiments(published=False), place, None)
+    assert asked == [asked[0], asked[0] * 4 // 3, asked[0] * 4 // 3]
 
 
 def test_a_study_that_fits_passes_and_writes_nothing(tmp_path):

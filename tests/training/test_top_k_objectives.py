@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -162,3 +164,52 @@ def test_labels_of_other_shapes_are_refused(labels):
     message = r"soft_labels must have values and indices \(12, 'k'\), at most k = 9, and rest \(12"
     with pytest.raises(ValueError, match=message):
         build_objective("kl")(LOGITS, labels, TARGET, EPOCH)
+
+
+def cross_entropies(temperature):
+    """-log softmax(LOGITS / T) of every class, in plain arithmetic."""
+    rows = (LOGITS / temperature).tolist()
+    return [[math.log(sum(map(math.exp, row))) - z for z in row] for row in rows]
+
+
+HARD = {
+    # With all mass on y, nothing is left to say about the other classes.
+    "dkd:temperature=2,alpha=1.5,beta=8,warmup=10": lambda row: (
+        cross_entropies(1)[row][TARGET[row]] + 0.5 * 4 * 1.5 * cross_entropies(2)[row][TARGET[row]]
+    ),
+    "nkd:temperature=3,gamma=2": lambda row: 2 * cross_entropies(1)[row][TARGET[row]],
+}
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("loss", HARD)
+def test_a_label_with_all_mass_on_the_target_adds_nothing_about_the_other_classes(loss, dense):
+    labels = TopKLabels(torch.ones(N, 1), TARGET.unsqueeze(1), torch.zeros(N))
+    logits = LOGITS.clone().requires_grad_()
+    soft = labels.dense(C) if dense else labels
+    result = build_objective(loss)(logits, soft, TARGET, EPOCH, temperature=1.0)
+    result.backward()
+    assert result.item() == pytest.approx(sum(map(HARD[loss], range(N))) / N)
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if reads_softmax(loss)])
+@pytest.mark.parametrize("rest", [0.0, None])
+@pytest.mark.parametrize("on_target", [True, False])
+def test_hard_labels_are_the_limit_of_labels_with_little_mass_elsewhere(loss, rest, on_target):
+    classes = TARGET if on_target else (TARGET + 1) % C
+    objective, gradients, values = build_objective(loss), [], []
+    for p in (1.0, 1.0 - 1e-9):
+        logits = LOGITS.clone().requires_grad_()
+        labels = TopKLabels(torch.full((N, 1), p).double(), classes.unsqueeze(1), None)
+        if p == 1.0 and rest is not None:
+            labels = labels._replace(rest=torch.full((N,), rest))
+        value = objective(logits, labels, TARGET, EPOCH, temperature=1.0)
+        value.backward()
+        values.append(value.detach())
+        gradients.append(logits.grad)
+    assert gradients[0].isfinite().all()
+    if loss in ("dkd", "nkd") and on_target:
+        return  # what is said of the other classes has no limit; see the test above
+    torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)

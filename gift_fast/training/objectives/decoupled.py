@@ -95,13 +95,14 @@ def divergence_of_rest(logits: Tensor, soft_labels: SoftLabels, target: Tensor) 
 
 
 def cross_entropy_of_rest(logits: Tensor, soft_labels: SoftLabels, target: Tensor) -> Tensor:
-    """(N) cross-entropy among the classes that are not y."""
+    """(N) cross-entropy among the classes that are not y; 0 if these have no mass."""
     if isinstance(soft_labels, Tensor):
         rest = log_softmax_of_rest(logits, target)
         return -(softmax_of_rest(soft_labels, target) * rest).sum(dim=-1)
     soft = top_k_softmax(soft_labels, logits.shape[1], target)
     log_sum = target_and_rest(logits, target)[:, 1]
-    return log_sum - expected_logit(soft, logits, target)
+    value = log_sum - expected_logit(soft, logits, target)
+    return torch.where(soft.log_sum > -torch.inf, value, 0.0)
 
 
 def target_and_rest(logits: Tensor, target: Tensor) -> Tensor:
@@ -112,8 +113,14 @@ def target_and_rest(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def softmax_of_rest(logits: Tensor, target: Tensor) -> Tensor:
-    """The softmax (N, C) over the classes that are not y; 0 on y."""
-    return F.softmax(logits.scatter(-1, target.unsqueeze(-1), -torch.inf), dim=-1)
+    """The softmax (N, C) over the classes that are not y; 0 on y.
+
+    It is 0 everywhere if all mass is on y: such a label says nothing about the other classes. In
+    KD, their part has the weight 1 - p(y) = 0.
+    """
+    rest = logits.scatter(-1, target.unsqueeze(-1), -torch.inf)
+    is_empty = rest.amax(dim=-1, keepdim=True) == -torch.inf
+    return F.softmax(rest.masked_fill(is_empty, 0.0), dim=-1).masked_fill(is_empty, 0.0)
 
 
 def log_softmax_of_rest(logits: Tensor, target: Tensor) -> Tensor:
