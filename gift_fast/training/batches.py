@@ -192,7 +192,7 @@ class RandomBatches:
         """What gives the random numbers of an epoch."""
         return Source(self.config, epoch, device)
 
-    def labels_of(self, number: int, index: Tensor, rows: slice) -> Tensor | None:
+    def labels_of(self, number: int, index: Tensor, rows: slice) -> Tensor | TopKLabels | None:
         """The stored soft labels of some rows of a joint batch, if there are any."""
         return None if self.soft_labels is None else self.soft_labels[index[rows]]
 

@@ -79,8 +79,8 @@ class LabeledBatches(RandomBatches):
         """See :meth:`RandomBatches.source`."""
         return StoredSource(self.config, epoch, device, self.read(epoch))
 
-    def labels_of(self, number: int, index: Tensor, rows: slice) -> Tensor:
-        """See :meth:`RandomBatches.labels_of`; float32, (B, C) also where fewer are stored."""
+    def labels_of(self, number: int, index: Tensor, rows: slice) -> Tensor | TopKLabels:
+        """See :meth:`RandomBatches.labels_of`; in float32."""
         assert self.current is not None
         stored, first = self.current[1], number * self.batch_size
         here = slice(first + rows.start, first + rows.stop)
@@ -89,7 +89,7 @@ class LabeledBatches(RandomBatches):
         if stored.indices is None or stored.rest is None:
             return labels
         rest, indices = stored.rest[here].to(device).float(), stored.indices[here].to(device)
-        return TopKLabels(labels, indices, rest).dense(self.stored.manifest.num_classes)
+        return TopKLabels(labels, indices, rest)
 
     def random_state(self) -> RandomState:
         """See :class:`~gift_fast.training.batches.Batches`; nothing is drawn."""
