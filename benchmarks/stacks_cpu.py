@@ -43,13 +43,16 @@ from gift_fast.loss.reference import reference_loss
 
 MARKERS = "<!-- stacks_cpu: begin -->", "<!-- stacks_cpu: end -->"
 COMPILED_SHAPES = [(16, 100), (256, 1000), (1024, 1000)]
+MODEL_SHAPES = COMPILED_SHAPES
+FEATURES = 128
 PER_SAMPLE_SHAPES = [(32, 10), (32, 100), (256, 1000)]
 MIXED_SHAPES = [(100, 100), (1024, 1000), (64, 128256)]
 SLICE_SHAPES = [(1024, 1000)]
 LANGUAGE_MODEL = {"tokens": 4096, "classes": 16000, "width": 256, "chunks": 16}
 
 TITLES = {
-    "compiled": "A step, eager and compiled",
+    "compiled": "A step of the loss alone, eager and compiled",
+    "model": f"A step of a linear layer of {FEATURES} features and the loss, eager and compiled",
     "per sample": "Gradients of single rows, vmap(grad(loss))",
     "mixed labels": "A step with one hard label per row and with two",
     "slices": "A step on all tokens but the last of each 128",
@@ -78,6 +81,56 @@ def compiled_steps(shape: tuple[int, int]) -> Steps:
     return {name: training_step(loss, *batch) for name, loss in losses.items()}
 
 
+def model_steps(shape: tuple[int, int]) -> Steps:
+    """A step of a linear layer with each loss, eager and compiled as one graph."""
+    torch.compiler.reset()
+    logits, soft_labels, target = make_batch(*shape, torch.float32)
+    features = torch.randn(len(logits), FEATURES)
+    weight = torch.randn(logits.shape[1], FEATURES).div_(FEATURES**0.5).requires_grad_()
+
+    def with_layer(loss: Loss) -> Callable[..., Tensor]:
+        return lambda w, x, s, y: loss(x @ w.T, s, y)
+
+    def step(model: Callable[..., Tensor]) -> None:
+        model(weight, features, soft_labels, target).backward()
+        weight.grad = None
+
+    losses: dict[str, Loss] = {
+        "ours": gift_loss,
+        "cross-entropy": hard_cross_entropy,
+        "definition": eager_loss,
+    }
+    models = {name: with_layer(loss) for name, loss in losses.items()}
+    for name, model in list(models.items()):
+        models[f"{name}, compiled"] = torch.compile(model, fullgraph=True, dynamic=False)
+    del models["definition"]
+    return {name: partial(step, model) for name, model in models.items()}
+
+
+class EmptyFunction(torch.autograd.Function):
+    """The sum of a row: what torch takes for an autograd function that does almost nothing."""
+
+    @staticmethod
+    def forward(row: Tensor) -> Tensor:
+        """The sum."""
+        return row.sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keeps the length of a row."""
+        ctx.classes = inputs[0].shape[-1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        """The gradient of a sum."""
+        return grad.unsqueeze(-1).expand(ctx.classes)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, ...], rows: Tensor) -> tuple[Tensor, int]:
+        """The sums of all rows."""
+        return rows.sum(-1), 0
+
+
 def row_definition(logits: Tensor, soft_labels: Tensor, target: Tensor) -> Tensor:
     """GIFT of one row, (C), as research code writes it."""
     elsewhere = 0.1 / logits.shape[0]
@@ -98,6 +151,7 @@ def per_sample_steps(shape: tuple[int, int]) -> Steps:
         "ours": gift_loss,
         "definition": row_definition,
         "reference": reference_loss,
+        "an empty function": lambda z, s, y: EmptyFunction.apply(z),
     }
     return {name: partial(step, vmap(grad(loss))) for name, loss in losses.items()}
 
@@ -162,6 +216,7 @@ def measure_case(
                 ("definition, compiled", "ours, compiled"),
                 ("definition", "ours"),
                 ("reference", "ours"),
+                ("an empty function", "definition"),
                 ("two labels", "one label"),
                 ("two calls", "one label"),
                 ("slices", "padded target"),
@@ -258,6 +313,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cases: dict[str, list[Case]] = {group: [] for group in TITLES}
     for group, steps, shapes in (
         ("compiled", compiled_steps, args.compiled_shapes),
+        ("model", model_steps, args.model_shapes),
         ("per sample", per_sample_steps, args.per_sample_shapes),
         ("mixed labels", mixed_steps, args.mixed_shapes),
         ("slices", slice_steps, args.slice_shapes),
@@ -336,6 +392,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     shapes: dict[str, Any] = {"type": shape_argument, "nargs": "*", "metavar": "NxC"}
     parser.add_argument("--compiled-shapes", default=COMPILED_SHAPES, **shapes)
+    parser.add_argument("--model-shapes", default=MODEL_SHAPES, **shapes)
     parser.add_argument("--per-sample-shapes", default=PER_SAMPLE_SHAPES, **shapes)
     parser.add_argument("--mixed-shapes", default=MIXED_SHAPES, **shapes)
     parser.add_argument("--slice-shapes", default=SLICE_SHAPES, **shapes)

@@ -228,8 +228,8 @@ def test_the_report_has_the_machine_the_tests_the_sanitizers_and_the_figures(res
 
 @needs_cpu_kernel
 def test_the_benchmark_of_other_stacks_measures_and_reports(tmp_path):
-    small = "--compiled-shapes 16x10 --per-sample-shapes 4x10 --mixed-shapes 8x10 "
-    small += "--slice-shapes 256x10 --language-model 64 200 8 4"
+    small = "--compiled-shapes 16x10 --model-shapes 12x10 --per-sample-shapes 4x10 "
+    small += "--mixed-shapes 8x10 --slice-shapes 256x10 --language-model 64 200 8 4"
     stacks_cpu.main([*small.split(), "--repeats", "2", "--out", str(tmp_path)])
     readme = tmp_path / "README.md"
     readme.write_text("\n".join(("before", *stacks_cpu.MARKERS, "after")), encoding="utf-8")
@@ -237,6 +237,7 @@ def test_the_benchmark_of_other_stacks_measures_and_reports(tmp_path):
     stacks_cpu.main(["--markdown", str(result), "--write", str(readme)])
     text = readme.read_text(encoding="utf-8")
     assert "| 16 x 10 |" in text
+    assert "| 12 x 10 |" in text
     assert "| 4 x 10 |" in text
     assert "| 8 x 10 |" in text
     assert "| 256 x 10 |" in text

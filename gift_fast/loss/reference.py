@@ -121,6 +121,8 @@ def reduce_rows(rows: Tensor, valid: Tensor, reduction: str) -> Tensor:
     """Row losses to the reduced loss; ``mean`` divides by the number of valid rows (0/0 is NaN)."""
     if reduction == "none":
         return rows
+    if rows.dim() == 0:  # their sums are themselves, and cost much under torch.func
+        return rows / valid if reduction == "mean" else rows
     total = rows.sum()
     return total / valid.sum() if reduction == "mean" else total
 
@@ -247,17 +249,18 @@ def _row_losses(
     dtype = compute_dtype(logits)
     # Ignored rows are replaced before the arithmetic: a NaN in one of them must not reach the
     # gradients through a zero factor.
-    row = valid.unsqueeze(-1)
-    z = torch.where(row, widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT), 0.0)
+    ignored = ~valid
+    row = ignored.unsqueeze(-1)
+    z = widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT).masked_fill(row, 0.0)
     of_labels = soft_labels_factor(gamma, soft_label_temperature)
     if isinstance(soft_labels, TopKLabels):
         top_k = widened_top_k(without_ignored(soft_labels, valid), dtype, of_labels)
         wide = top_k.in_dtype(dtype, logits.shape[-1])
     else:
         wide = widened(soft_labels, dtype, of_labels)
-    s = torch.where(row, wide, 0.0)
-    y = torch.where(valid, target, 0)
+    s = wide.masked_fill(row, 0.0)
+    y = target.masked_fill(ignored, 0)
     t = refine(s, y, gamma, label_smoothing, smoothing, soft_label_temperature)
     dot = (z * t).sum(-1)
     norms = bounded_norm(z, COSINE_EPS) * bounded_norm(t, COSINE_EPS)
-    return torch.where(valid, 1.0 - dot / norms.squeeze(-1), 0.0)
+    return (1.0 - dot / norms.squeeze(-1)).masked_fill(ignored, 0.0)
