@@ -9,7 +9,7 @@ WORKERS ?= 2
 
 SOURCES := pyproject.toml setup.py build_backend.py gift_fast/__init__.py $(wildcard csrc/* csrc/*/*)
 
-.PHONY: demo test test-avx2 lint docs installs bench gpu-check format clean
+.PHONY: demo test test-avx2 test-cuda lint docs installs bench gpu-check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/built
@@ -24,6 +24,10 @@ test-avx2: $(VENV)/built
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	tests/loss/test_numerics.py tests/data tests/training tests/distillation tests/auditing \
 	tests/evaluation tests/report/test_accuracies.py
+
+# The CUDA kernels, compiled by nvcc for all architectures of setup.py; no GPU, half an hour.
+test-cuda: $(VENV)/built
+	GIFT_FAST_TEST_ARCHITECTURES=75,80,90,100,120 $(BIN)/python -m pytest tests/kernels/test_cuda.py
 
 lint: $(VENV)/built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
