@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def numpy_arrays() -> tuple[Allowed, ...]:
     )
 
 
-def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
+def load_tensors(path: Path, allowed: Iterable[Allowed] = (), *, mapped: bool = False) -> Any:
     """Reads a file of ``torch.save`` onto the CPU without running code in it.
 
     Thread-safe; threads take turns.
@@ -75,6 +76,8 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
         path: the file, with any suffix.
         allowed: names that the file may use beyond tensors and plain Python values, such as
             :func:`numpy_scalars`.
+        mapped: leaves the values of tensors on the disk until they are read, where the file is in
+            torch's zip layout; do not write to them.
 
     Returns:
         The saved object. All tensors are on the CPU and require no gradient; parameters become
@@ -98,7 +101,8 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = ()) -> Any:
     check_archive(path)
     try:
         with _safe_globals, torch.serialization.safe_globals(list(allowed)):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
+            mmap = mapped and zipfile.is_zipfile(path)
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # of a damaged file, nearly anything
         if is_out_of_memory(error):
             raise

@@ -75,7 +75,13 @@ def hald(folder, distilled, logits):
             for index, flip in stored[4 * epoch :][:4]
         ]
         torch.save(contents, folder / f"epoch_{epoch}.tar")
-    return replace(distilled, replay=HaldLabels(folder, distilled.labels, 10, temperature=4.0))
+    order = {
+        str(epoch): torch.cat([index for index, _ in stored[4 * epoch :][:4]]).tolist()
+        for epoch in range(2)
+    }
+    torch.save(order, folder / "sampler_indices_dict.pt")
+    options = {"temperature": 4.0, "at_random": False}
+    return replace(distilled, replay=HaldLabels(folder, distilled.labels, 10, **options))
 
 
 def fkd(folder, distilled, logits):

@@ -134,6 +134,7 @@ def hald(
     *,
     temperature: float = 20.0,
     sampler_seed: int = SAMPLER_SEED,
+    at_random: bool = True,
 ) -> DistilledSet:
     """Reads images as :func:`decoupled`, and HALD's labels, one file per epoch.
 
@@ -142,15 +143,16 @@ def hald(
         dataset: see :func:`decoupled`.
         labels: the folder with ``epoch_0.tar``.
         temperature: of the softmax that gave the stored probabilities.
-        sampler_seed: see :func:`decoupled`.
+        sampler_seed: see :func:`decoupled`; of the order of the batches too.
+        at_random: draws the batches of an epoch from those of all stored epochs; false replays the
+            epochs as stored.
 
     Raises:
         OSError, ValueError: as :func:`decoupled`.
     """
     distilled = read_folders(path, DECOUPLED, dataset)
-    return with_stored_labels(
-        distilled, labels, dataset, HaldLabels, temperature=temperature, seed=sampler_seed
-    )
+    options = {"temperature": temperature, "seed": sampler_seed, "at_random": at_random}
+    return with_stored_labels(distilled, labels, dataset, HaldLabels, **options)
 
 
 def fkd(

@@ -8,10 +8,13 @@ Each file is a list saved with ``torch.save``, despite its name, ``batch_{b}.tar
 4. lam float: what each image keeps under mixup; None without mixing
 5. bbox: first row, first column, end row, end column of what cutmix replaces; None under mixup
 6. logits float16 or float32 (B, C)
-7. index int64 (B): which images the batch holds; only G-VBSM's lists have it
+7. index int64 (B): which images the batch holds; only the lists of G-VBSM and EDC have it
+8. orders of patches int64 (B, 2, 2); EDC's lists for ImageNet alone, whose code puts the patches
+   together in their first order whatever these say, so that they change nothing
 
 Sources: VILA-Lab/SRe2L (``relabel/utils_fkd.py``), shaoshitong/G_VBSM_Dataset_Condensation,
-he-y/soft-label-pruning-for-dataset-distillation (LPLD). FKD: Shen and Xing, ECCV 2022.
+he-y/soft-label-pruning-for-dataset-distillation (LPLD), shaoshitong/EDC, commit 80116a7. FKD: Shen
+and Xing, ECCV 2022.
 """
 
 from __future__ import annotations
@@ -30,11 +33,16 @@ from gift_fast.files.pickles import described, load_tensors, numpy_scalars
 def read_items(path: Path, num_classes: int) -> list[Any]:
     """The list in a file, of which length, crops and logits are checked."""
     items = load_tensors(path, numpy_scalars())
-    if not isinstance(items, list) or len(items) not in (6, 7):
+    if not isinstance(items, list) or len(items) not in (6, 7, 8):
         got = len(items) if isinstance(items, list) else described(items)
-        raise ValueError(f"{path} must hold a list of 6 or 7 items, got {got}")
+        raise ValueError(f"{path} must hold a list of 6, 7 or 8 items, got {got}")
     check_coords(path, items[0], torch.float32)
     check_matrix(path, "logits", items[5], (len(items[0]), num_classes))
+    if len(items) == 8 and getattr(items[7], "shape", None) != (len(items[0]), 2, 2):
+        raise ValueError(
+            f"{path}: a list of 8 items must be EDC's and end with the orders of patches "
+            f"({len(items[0])}, 2, 2), got {described(items[7])}"
+        )
     return items
 
 

@@ -168,7 +168,7 @@ class FkdLabels(StoredLabels):
 
     def _order(self, epoch: int) -> Tensor | None:
         """(N) int64, the images of a stored epoch in order; None where its files say it."""
-        if self._items == 7:
+        if self._items > 6:
             return None
         if self._listed is not None:
             return self._listed[epoch]
@@ -201,7 +201,7 @@ class FkdLabels(StoredLabels):
             yield self._read(epoch, batch, order)
 
     def _order_in_words(self, where: str) -> str:
-        if self._items == 7 or self._listed is not None:
+        if self._items > 6 or self._listed is not None:
             source = ORDER_FILE if self._items == 6 else "the files"
             return super()._order_in_words(where).replace("the files", source)
         return order_of_sampler(self.seed, len(self.labels), where)

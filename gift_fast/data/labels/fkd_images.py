@@ -1,17 +1,20 @@
 """FKD's own labels: one file per image, with a few numbers for each of its crops.
 
-A file, ``{class folder}/{image}.tar``, is a list [coords, flip, labels] saved with ``torch.save``,
-for M crops of one image: coords (M, 4), flip bool (M), and labels in one of these forms:
+A file, ``train/{class folder}/{image}.tar``, is a list [coords, flip, labels] of NumPy arrays, as
+``torch.save`` writes it, for M crops of one image: coords (M, 4), flip bool (M), and labels in one
+of these forms:
 
 - hard, (M): the class with the largest probability
 - smoothing, (M, 2): that class, and its probability
 - MS and MR, (M, 2, k): the k most probable classes, and their probabilities
 
-The labels are float32, or float16, in which class numbers are exact up to 2,048 only. Probabilities
-are those of a softmax at temperature 1. For the other classes, hard and MR leave nothing (MR's k
-values are normalized to a sum of 1); smoothing and MS spread the remaining mass evenly.
+The labels are float32 (hard ones int64), or float16, in which class numbers are exact up to 2,048
+only. Probabilities are those of a softmax at temperature 1. For the other classes, hard and MR
+leave nothing; smoothing and MS spread the remaining mass evenly. The files of MS and MR with the
+same k are equal: MR normalizes the k values to a sum of 1 when they are read.
 
-Source of the forms: Shen and Xing, ECCV 2022 (github.com/szq0214/FKD).
+Source: Shen and Xing, ECCV 2022; szq0214/FKD, commit afd5294, ``FKD_SLG/generate_soft_label.py``
+and ``utils_FKD.py``.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from gift_fast.data.labels.stored_labels import (
     spread,
 )
 from gift_fast.files.fingerprint import fingerprint
-from gift_fast.files.pickles import described, load_tensors, numpy_scalars
+from gift_fast.files.pickles import described, load_tensors, numpy_arrays
 from gift_fast.loss import TopKLabels
 
 RESTS = {
@@ -55,12 +58,16 @@ COMPARED_IMAGES = 64
 
 
 class Crops(NamedTuple):
-    """One image's file: coords (M, 4), flip (M), probabilities (M, k) and their classes (M, k)."""
+    """One image's file: coords (M, 4), flip (M), probabilities (M, k) and their classes (M, k).
+
+    And whether it holds classes alone, where the probabilities are 1.
+    """
 
     coords: Tensor
     flip: Tensor
     values: Tensor
     indices: Tensor
+    is_hard: bool = False
 
 
 class FkdImageLabels(StoredLabels):
@@ -73,8 +80,9 @@ class FkdImageLabels(StoredLabels):
         labels: (N) int64, the class of every image of the distilled set, in the order of the sorted
             folders and names, which must be that of the files too.
         num_classes: C.
-        rest: what stands for the classes that are not stored: ``uniform`` or ``zero``; ``auto`` is
-            ``zero`` if the stored probabilities of the first file sum to 1, else ``uniform``.
+        rest: what stands for the classes that are not stored: ``uniform``, or ``zero`` for MR and
+            hard labels, with which the k values count as normalized to a sum of 1; ``auto`` is
+            ``zero`` for hard labels, else ``uniform``, FKD's default.
         class_map: (C) int64, the stored class number for each class; None for the same.
         verify: compares labels with classes now; :meth:`verify` does so later.
 
@@ -117,8 +125,7 @@ class FkdImageLabels(StoredLabels):
         self._names = [f"{name} {size}" for name, size in zip(names, sizes, strict=True)]
         first = self._read(0)
         self.k = first.values.shape[1]
-        sums_to_one = bool(((first.values.sum(1) - 1).abs() < 2e-3).all())
-        self.rest = rest if rest != "auto" else ("zero" if sums_to_one else "uniform")
+        self.rest = rest if rest != "auto" else ("zero" if first.is_hard else "uniform")
         self.form = f"FKD, {self.k} of {num_classes} probabilities of each crop, {RESTS[self.rest]}"
         if verify:
             self.verify()
@@ -154,16 +161,20 @@ class FkdImageLabels(StoredLabels):
                         f"{self._files[image]} must hold {self.k} probabilities per crop, as "
                         f"{self._files[0].name} does, got {crops.values.shape[1]}"
                     )
-                rows.append([tensor[int(place * len(tensor))] for tensor in crops])
-            yield self._as_batch(index, Crops(*map(torch.stack, zip(*rows, strict=True))))
+                rows.append([tensor[int(place * len(tensor))] for tensor in crops[:4]])
+            coords, flip, values, indices = map(torch.stack, zip(*rows, strict=True))
+            yield self._as_batch(index, Crops(coords, flip, values, indices))
 
     def _as_batch(self, index: Tensor, crops: Crops) -> FkdBatch:
-        rest = None if self.rest == "uniform" else torch.zeros_like(crops.values[:, 0])
+        values, rest = crops.values, None
+        if self.rest == "zero":
+            values = values / values.sum(1, keepdim=True)
+            rest = torch.zeros_like(values[:, 0])
         return FkdBatch(
             index=index,
             coords=crops.coords,
             flip=crops.flip,
-            logits=self._in_class_order(TopKLabels(crops.values, crops.indices, rest)),
+            logits=self._in_class_order(TopKLabels(values, crops.indices, rest)),
             temperature=self.temperature,
         )
 
@@ -175,9 +186,15 @@ class FkdImageLabels(StoredLabels):
         """Compares the first crops of some images, so that many classes are among them."""
         images = list(plan)
         most = max(ENOUGH_ROWS // len(images), 1)
-        read = ((image, Crops(*(t[:most] for t in self._read(image)))) for image in images)
+        read = ((image, first_crops(self._read(image), most)) for image in images)
         batches = (self._as_batch(torch.full((len(c.flip),), image), c) for image, c in read)
         return agreement(batches, self.labels)
+
+
+def first_crops(crops: Crops, count: int) -> Crops:
+    """The first crops of an image, ``count`` at most."""
+    coords, flip, values, indices = (tensor[:count] for tensor in crops[:4])
+    return Crops(coords, flip, values, indices)
 
 
 def files_of(folder: Path, labels: Tensor) -> list[Path]:
@@ -209,11 +226,15 @@ def files_of(folder: Path, labels: Tensor) -> list[Path]:
 
 def read_crops(path: Path, num_classes: int) -> Crops:
     """The crops in a file and their labels, checked."""
-    items = load_tensors(path, numpy_scalars())
+    import numpy as np
+
+    items = load_tensors(path, numpy_arrays())
     if not isinstance(items, list) or len(items) != 3:
         got = f"{len(items)} items" if isinstance(items, list) else described(items)
         raise ValueError(f"{path} must hold a list of coords, flip and labels, got {got}")
-    coords, flip, labels = items
+    coords, flip, labels = (
+        torch.from_numpy(item.copy()) if isinstance(item, np.ndarray) else item for item in items
+    )
     dtype = coords.dtype if isinstance(coords, Tensor) else torch.float32
     check_coords(path, coords, dtype if dtype == torch.float16 else torch.float32)
     crops = len(coords)
@@ -246,12 +267,13 @@ def read_crops(path: Path, num_classes: int) -> Crops:
     if (ranked[:, 1:] == ranked[:, :-1]).any():
         raise ValueError(f"{path}: the classes of a crop must differ")
     # NaN fails the comparisons.
-    if not (values.min() >= 0 and values.sum(1).max() < 1 + 2e-3):
+    sums = values.sum(1)
+    if not (values.min() >= 0 and sums.min() > 0 and sums.max() < 1 + 2e-3):
         raise ValueError(
-            f"{path}: probabilities must be 0 or more and sum to at most 1, got values from "
-            f"{range_of(values)} and sums up to {values.sum(1).max():g}"
+            f"{path}: probabilities must be 0 or more and sum to more than 0 and at most 1, got "
+            f"values from {range_of(values)} and sums from {sums.min():g} to {sums.max():g}"
         )
-    return Crops(within_image(coords), flip, values, indices)
+    return Crops(within_image(coords), flip, values, indices, is_hard=labels.dim() == 1)
 
 
 def known_form(labels: Tensor) -> bool:

@@ -2,8 +2,11 @@
 
 ``epoch_{e}.tar`` is a list of batches saved with ``torch.save``, each a list of the six items of
 FKD's files: coords float16, flip, mix_index, lam, bbox, and in the place of the logits float16
-probabilities (B, C), after a softmax at a temperature that the file does not state. The order of
-the images is that of FKD's six-item lists.
+probabilities (B, C), after a softmax at a temperature that the file does not state.
+``sampler_indices_dict.pt`` maps "0", "1" and so on to the images of that epoch in order; without
+it, the order of epoch e is a permutation that is drawn with the seed 42 + e, as the code draws it.
+
+Source: Jiacheng8/HALD, commit ffbca04, ``relabel/relabel_slc.py`` and ``validate/train_fkd.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from gift_fast.data.labels.batch import FkdBatch
 from gift_fast.data.labels.batch_file import as_batch, check_coords, check_matrix, within_image
-from gift_fast.data.labels.image_order import SAMPLER_SEED, SamplerOrder, order_of_sampler
+from gift_fast.data.labels.image_order import HALD_ORDER_FILE, SAMPLER_SEED, read_hald_order
 from gift_fast.data.labels.stored_labels import StoredLabels, check_arguments, check_size, spread
 from gift_fast.files.fingerprint import fingerprint
 from gift_fast.files.pickles import described, load_tensors, numpy_scalars
@@ -36,8 +39,7 @@ ROUNDING = 1e-2
 class HaldLabels(StoredLabels):
     """A folder of HALD's labels; see the module.
 
-    One file is in memory at a time: 20 MB of ImageNet-1K at 10 images per class. A run of more
-    epochs than are stored begins again with the first.
+    The files are mapped, so that a batch is read from the disk when it is its turn.
 
     Args:
         folder: holds ``epoch_0.tar``, ``epoch_1.tar`` and so on.
@@ -45,8 +47,12 @@ class HaldLabels(StoredLabels):
             folders and names.
         num_classes: C.
         temperature: of the softmax that gave the probabilities.
-        seed: seed of the sampler that orders the images.
+        seed: of the order of the images, where no file states it, and of that of the batches.
         class_map: (C) int64, the column of the stored labels for each class; None for the same.
+        at_random: draws the batches of every epoch, without replacement, from those of all stored
+            epochs; once all have been drawn, the next drawing begins. The code draws the same ones
+            in every run, but begins again also where hard epochs begin or end. Otherwise, epochs
+            are replayed as stored, and begin again after the last.
         verify: compares labels with classes now; :meth:`verify` does so later.
 
     Raises:
@@ -67,6 +73,7 @@ class HaldLabels(StoredLabels):
         temperature: float = 20.0,
         seed: int = SAMPLER_SEED,
         class_map: Tensor | None = None,
+        at_random: bool = True,
         verify: bool = True,
     ) -> None:
         check_arguments(labels, num_classes, class_map)
@@ -78,6 +85,7 @@ class HaldLabels(StoredLabels):
         self.temperature = temperature
         self.seed = seed
         self.class_map = None if class_map is None else class_map.cpu()
+        self.at_random = at_random
         self.epochs = None
         self.form = (
             f"HALD, probabilities of all {num_classes} classes at temperature {temperature:g}"
@@ -85,7 +93,7 @@ class HaldLabels(StoredLabels):
 
         self._sizes = epochs_in(self.folder)
         self.nbytes = sum(self._sizes)
-        self._sampler = SamplerOrder(len(labels), seed)
+        self._listed = read_hald_order(self.folder, len(labels), len(self._sizes))
         first = read_epoch(self._path(0))
         self.batch_size = rows_of(self._path(0), first[0])
         full = len(labels) // self.batch_size
@@ -96,8 +104,8 @@ class HaldLabels(StoredLabels):
         for epoch, size in enumerate(self._sizes):
             check_size(self._path(epoch), size, 2 * self.images * num_classes)
         self._check_count(0, first)
-        order = self._sampler.of_epoch(0)
-        self._as_batch(0, self.batches - 1, first[-1], order)  # raises if its size is unexpected
+        # Raises if its size is unexpected.
+        self._as_batch(0, self.batches - 1, first[-1], self._order(0))
         if verify:
             self.verify()
 
@@ -107,23 +115,38 @@ class HaldLabels(StoredLabels):
             hashlib.sha256(self._path(epoch).read_bytes()).hexdigest()
             for epoch in spread(len(self._sizes))
         ]
-        arguments = f"hald {self.temperature} {self.seed} {self._sizes}"
+        draws = "all epochs at random" if self.at_random else "in order"
+        arguments = f"hald {self.temperature} {self.seed} {self._sizes} {draws}"
         class_map = [] if self.class_map is None else [self.class_map]
-        return fingerprint([*contents, arguments, self.labels, *class_map])
+        return fingerprint([*contents, arguments, self.labels, *(self._listed or []), *class_map])
 
     def _path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch}.tar"
 
+    def _order(self, epoch: int) -> Tensor:
+        """(N) int64, the images of a stored epoch in order."""
+        if self._listed is not None:
+            return self._listed[epoch]
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        return torch.randperm(len(self.labels), generator=generator)
+
     def _plan(self, epoch: int, seed: int) -> list[tuple[int, int]]:
-        return [(epoch % len(self._sizes), batch) for batch in range(self.batches)]
+        drawing, place = divmod(epoch, len(self._sizes))
+        if not self.at_random:
+            return [(place, batch) for batch in range(self.batches)]
+        generator = torch.Generator().manual_seed(self.seed + drawing)
+        drawn = torch.randperm(self.batches * len(self._sizes), generator=generator)
+        mine = drawn[place * self.batches :][: self.batches].tolist()
+        return [divmod(number, self.batches) for number in mine]
 
     def _read_all(self, plan: Iterable[tuple[int, int]]) -> Iterator[FkdBatch]:
-        epoch_of, batches, order = -1, [], torch.empty(0)
+        opened: dict[int, tuple[list[Any], Tensor]] = {}
         for epoch, batch in plan:
-            if epoch != epoch_of:
-                epoch_of, batches = epoch, read_epoch(self._path(epoch))
+            if epoch not in opened:
+                batches = read_epoch(self._path(epoch))
                 self._check_count(epoch, batches)
-                order = self._sampler.of_epoch(epoch)
+                opened[epoch] = batches, self._order(epoch)
+            batches, order = opened[epoch]
             yield self._as_batch(epoch, batch, batches[batch], order)
 
     def _check_count(self, epoch: int, batches: list[Any]) -> None:
@@ -158,14 +181,22 @@ class HaldLabels(StoredLabels):
         )
 
     def _parts(self) -> Iterator[tuple[str, Iterable[tuple[int, int]]]]:
-        # As in FkdLabels: only later epochs show whether the sampler continued as it does here.
+        # Only later epochs show whether they are ordered as epoch 0 is.
         stored = range(len(self._sizes))
         for where, epochs in (("epoch 0", stored[:1]), ("the epochs from 1 on", stored[1:])):
             if epochs:
                 yield where, ((e, b) for e in epochs for b in range(self.batches))
 
     def _order_in_words(self, where: str) -> str:
-        return order_of_sampler(self.seed, len(self.labels), where)
+        if self._listed is not None:
+            return super()._order_in_words(where).replace("the files", HALD_ORDER_FILE)
+        return (
+            f"There is no {HALD_ORDER_FILE}, so that the order of the images is torch.randperm of "
+            f"{len(self.labels)} images with the seed {self.seed} plus the epoch. The labels were "
+            "written with another seed or by a version of torch that draws differently, or some "
+            "images are missing or not sorted by folder and name, or the classes are in another "
+            "order"
+        )
 
 
 def epochs_in(folder: Path) -> list[int]:
@@ -186,7 +217,7 @@ def epochs_in(folder: Path) -> list[int]:
 
 def read_epoch(path: Path) -> list[Any]:
     """The batches in a file, whose contents are checked later."""
-    batches = load_tensors(path, numpy_scalars())
+    batches = load_tensors(path, numpy_scalars(), mapped=True)
     if not isinstance(batches, list) or not batches:
         raise ValueError(f"{path} must hold a list of batches, got {described(batches)}")
     return batches

@@ -2,7 +2,8 @@
 
 The rows of such files follow a ``torch.utils.data.RandomSampler`` whose generator is seeded once
 and continues from epoch to epoch. The same sampler is run here. LPLD also writes the order to
-``sampler_indices_epoch.json``.
+``sampler_indices_epoch.json``. HALD permutes the images of epoch e with the seed 42 + e and writes
+the order to ``sampler_indices_dict.pt``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from gift_fast.data.labels.batch_file import check_indices
+from gift_fast.files.pickles import described, load_tensors
 from gift_fast.files.texts import read_json
 
 ORDER_FILE = "sampler_indices_epoch.json"
@@ -22,6 +24,9 @@ ORDER_FILE = "sampler_indices_epoch.json"
 
 BATCH_ORDER_FILE = "sampler_indices_batch.json"
 """LPQLD's file of the images of every batch."""
+
+HALD_ORDER_FILE = "sampler_indices_dict.pt"
+"""HALD's file of the images of every epoch."""
 
 SAMPLER_SEED = 42
 """The default of ``--fkd-seed`` in every project that writes files without an order."""
@@ -105,6 +110,31 @@ def read_batch_order(folder: Path, num_images: int) -> dict[int, Tensor]:
             raise ValueError(f"{path}: batch {number} must list one image or more, got none")
         check_indices(path, f"batch {number}", order, order.numel(), num_images)
     return dict(sorted(orders.items()))
+
+
+def read_hald_order(folder: Path, num_images: int, epochs: int) -> list[Tensor] | None:
+    """The images of every epoch in order, from HALD's file; None if there is no such file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    path = folder / HALD_ORDER_FILE
+    if not path.is_file():
+        return None
+    lists = load_tensors(path)
+    if not isinstance(lists, dict):
+        raise ValueError(f"{path} must map epochs to lists of images, got {described(lists)}")
+    orders = []
+    for epoch in range(epochs):
+        try:
+            order = torch.tensor(lists[str(epoch)])
+        except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} must map epochs, as texts from 0 to {epochs - 1}, to lists of images: "
+                f"{error!r}"
+            ) from None
+        orders.append(check_indices(path, f"epoch {epoch}", order, num_images, num_images))
+    return orders
 
 
 def order_of_sampler(seed: int, images: int, where: str) -> str:

@@ -11,12 +11,16 @@ with ``torch.save``:
 6. the largest logits, float16 (B, k)
 7. their classes, int16 (B, k)
 
-``sampler_indices_batch.json`` maps n to the images of the batch. Of an epoch that was pruned, the
-last batch is left out where it is not full. Lists of eight items, or of seven that end with the
-logits of all classes, hold the parameters of RandAugment, which is not replayed.
+Labels that are pruned alone, not quantized, have the logits of all classes, float16 (B, C), as the
+last of six items. ``sampler_indices_batch.json`` maps n to the images of the batch. Of an epoch
+that was pruned, the last batch is left out where it is not full. Lists of eight items, or of seven
+that end with the logits of all classes, hold the parameters of RandAugment, which is not replayed.
 
 The files do not say what stands for the other classes. LPQLD's "MR" takes a softmax of the k
 logits alone, which leaves no mass elsewhere.
+
+Source: he-y/soft-label-pruning-quantization-for-dataset-distillation, commit 107c7a5,
+``relabel_and_validate/generate_soft_label_pruning_batch.py`` and ``train_FKD_LPQLD.py``.
 """
 
 from __future__ import annotations
@@ -71,8 +75,9 @@ class LpqldLabels(StoredLabels):
             for losses that need a number there. (LPQLD's "MRS" takes the least of all logits, which
             its files do not hold.)
         class_map: (C) int64, the column of the stored logits for each class; None for the same.
-        at_random: draws the batches of every epoch, with replacement, from the stored full batches,
-            as LPQLD trains. Otherwise batches are replayed in the order of their numbers.
+        at_random: draws the batches of every epoch, without replacement, from the stored full
+            batches, as LPQLD trains; an epoch with more batches than are stored takes all of them
+            before any again. Otherwise batches are replayed in the order of their numbers.
         keep: number of stored batches to use, from the first; None uses all.
         verify: compares labels with classes now; :meth:`verify` does so later.
 
@@ -119,7 +124,7 @@ class LpqldLabels(StoredLabels):
         self.batch_size = max(rows)
         full = len(labels) // self.batch_size
         whole = all(count == self.batch_size for count in rows)
-        self.batches = max(full, 1) if whole else -(-len(labels) // self.batch_size)
+        self.batches = max(full, 1) if at_random or whole else -(-len(labels) // self.batch_size)
         self.images = self.batches * self.batch_size if at_random or whole else len(labels)
         self.epochs = None if at_random else self.keep // self.batches
         if self.epochs == 0:
@@ -128,6 +133,7 @@ class LpqldLabels(StoredLabels):
                 f"the {self.batches} of an epoch"
             )
         first = read_quantized(self._path(self._numbers[0]), num_classes)
+        self._quantized = len(first) == 7
         self.k = first[5].shape[1]
         whole_row = self.k == num_classes
         self.kind = "logits" if rest == "min" or whole_row else "logits without rest"
@@ -135,7 +141,8 @@ class LpqldLabels(StoredLabels):
             "torch.", ""
         ) + (RESTS[rest] if not whole_row else "which are all")
         for number in self._numbers:
-            least = len(self._order[number]) * self.k * (first[5].element_size() + 2)
+            entry = first[5].element_size() + (2 if self._quantized else 0)
+            least = len(self._order[number]) * self.k * entry
             check_size(self._path(number), self._sizes[number], least)
         if verify:
             self.verify()
@@ -148,7 +155,8 @@ class LpqldLabels(StoredLabels):
         ]
         order = [self._order[number] for number in self._numbers]
         sizes = repr([(n, self._sizes[n]) for n in self._numbers])
-        arguments = f"lpqld {self.rest} {self.at_random} {self.keep}"
+        draws = "without replacement" if self.at_random else "in order"
+        arguments = f"lpqld {self.rest} {draws} {self.keep}"
         class_map = [] if self.class_map is None else [self.class_map]
         return fingerprint([*contents, sizes, arguments, *order, self.labels, *class_map])
 
@@ -159,8 +167,10 @@ class LpqldLabels(StoredLabels):
         if not self.at_random:
             return self._numbers[epoch * self.batches : (epoch + 1) * self.batches]
         full = [n for n in self._numbers if len(self._order[n]) == self.batch_size]
-        places = torch.randint(len(full), (self.batches,), generator=drawn(seed, epoch))
-        return [full[k] for k in places.tolist()]
+        generator = drawn(seed, epoch)
+        rounds = -(-self.batches // len(full))
+        places = torch.cat([torch.randperm(len(full), generator=generator) for _ in range(rounds)])
+        return [full[k] for k in places[: self.batches].tolist()]
 
     def _read_all(self, plan: Iterable[int]) -> Iterator[FkdBatch]:
         for number in plan:
@@ -175,9 +185,18 @@ class LpqldLabels(StoredLabels):
                 f"{path} must hold {self.k} logits of {len(index)} images, as {BATCH_ORDER_FILE} "
                 f"and the first file say, got {described(values)}"
             )
-        rest = values.amin(1) if self.rest == "min" else torch.full_like(values[:, 0], -torch.inf)
+        if self._quantized != (len(items) == 7):
+            raise ValueError(
+                f"{path} must hold {7 if self._quantized else 6} items, as the first file, got "
+                f"{len(items)}"
+            )
+        labels: Tensor | TopKLabels = values
+        if self._quantized:
+            least = values.amin(1)
+            rest = least if self.rest == "min" else torch.full_like(least, -torch.inf)
+            labels = TopKLabels(values, items[6], rest)
         batch = as_batch(path, items, index)
-        labels = self._in_class_order(TopKLabels(values, items[6], rest))
+        labels = self._in_class_order(labels)
         return replace(batch, coords=within_image(batch.coords), logits=labels)
 
     def _parts(self) -> Iterator[tuple[str, Iterable[int]]]:
@@ -212,11 +231,12 @@ def sizes_of(folder: Path, listed: set[int]) -> dict[int, int]:
 def read_quantized(path: Path, num_classes: int) -> list[Any]:
     """The list in a file, of which length, crops, logits and their classes are checked."""
     items = load_tensors(path, numpy_scalars())
-    if not isinstance(items, list) or len(items) not in (7, 8):
+    if not isinstance(items, list) or len(items) not in (6, 7, 8):
         got = f"{len(items)} items" if isinstance(items, list) else described(items)
-        raise ValueError(f"{path} must hold a list of 7 items, as LPQLD writes, got {got}")
+        raise ValueError(f"{path} must hold a list of 6 or 7 items, as LPQLD writes, got {got}")
     last = items[-1]
-    if len(items) == 8 or (isinstance(last, Tensor) and last.is_floating_point()):
+    ends_with_logits = isinstance(last, Tensor) and last.is_floating_point()
+    if len(items) == 8 or (len(items) == 7 and ends_with_logits):
         raise ValueError(
             f"{path} must be labels that can be replayed, but it holds parameters of RandAugment "
             f"(a list of {len(items)} items that ends with {described(last)}), which is not "
@@ -235,6 +255,9 @@ def read_quantized(path: Path, num_classes: int) -> list[Any]:
             f"{path}: logits must be floating ({rows}, k), k from 1 to {num_classes}, got "
             f"{described(values)}"
         )
+    if len(items) == 6:
+        check_matrix(path, "logits", values, (rows, num_classes))
+        return items
     check_matrix(path, "logits", values, (rows, k))
     check_kept_classes(path, last, (rows, k), num_classes)
     return items

@@ -218,6 +218,23 @@ def test_a_stored_index_is_taken_whatever_the_sampler(tmp_path):
     assert index.tolist() == written.order["1"]
 
 
+def test_edcs_lists_end_with_orders_of_patches_that_change_nothing(tmp_path):
+    written = relabel(tmp_path / "fkd", with_index=True, seed=7)
+    plain = [batch for epoch in range(3) for batch in written.open().epoch(epoch)]
+    for place in written.seen:
+        rows = len(torch.load(written.path(*place), weights_only=False)[0])
+        orders = torch.tensor([[1, 0], [0, 1]]).repeat(rows, 1, 1)
+        written.rewrite(*place, lambda items, orders=orders: items.append(orders))
+    edc = [batch for epoch in range(3) for batch in written.open().epoch(epoch)]
+    for a, b in zip(plain, edc, strict=True):
+        assert torch.equal(a.index, b.index)
+        assert torch.equal(a.logits, b.logits)
+        assert torch.equal(a.coords, b.coords)
+    written.rewrite(1, 2, lambda items: items.__setitem__(7, torch.zeros(16)))
+    with pytest.raises(ValueError, match=r"EDC's and end with .* \(16, 2, 2\), got float"):
+        list(written.open(verify=False).epoch(1))
+
+
 def test_mixed_labels_weigh_as_their_pixels_do(stored):
     for batch in stored.open().epoch(0):
         if len(batch) < 16:
@@ -484,7 +501,7 @@ class TestDamagedFolders:
         with pytest.raises(ValueError, match=r"epoch_1/batch_0.tar must hold 6 items, .* got 7"):
             list(labels.epoch(1))
         torch.save({"images": torch.zeros(3)}, copy.path(1, 0))
-        with pytest.raises(ValueError, match="must hold a list of 6 or 7 items, got dict"):
+        with pytest.raises(ValueError, match="must hold a list of 6, 7 or 8 items, got dict"):
             list(labels.epoch(1))
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""HALD's files, written from the description of the format out of FKD's lists."""
+"""HALD's files, written as the public code lays them out, from FKD's lists."""
 
 from __future__ import annotations
 
@@ -10,6 +10,23 @@ import torch
 from gift_fast.data.labels import HaldLabels
 from gift_fast.data.labels.replay import replay
 from tests.data.labels.test_fkd import CLASSES, SIDE, relabel
+
+ORDER = "sampler_indices_dict.pt"
+
+
+class SeededAnew:
+    """The permutation of seed, of seed + 1, and so on, epoch by epoch: HALD's order."""
+
+    def __init__(self, dataset, generator):
+        self.count, self.seed, self.epoch = len(dataset), generator.initial_seed(), 0
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        self.epoch += 1
+        return iter(torch.randperm(self.count, generator=generator).tolist())
 
 
 def write_hald(folder, fkd, temperature=20.0):
@@ -23,6 +40,7 @@ def write_hald(folder, fkd, temperature=20.0):
             items[5] = (items[5].float() / temperature).softmax(1).half()
             batches.append(items)
         torch.save(batches, folder / f"epoch_{epoch}.tar")
+    torch.save(fkd.order, folder / ORDER)
     return folder
 
 
@@ -38,7 +56,7 @@ def folder(fkd, tmp_path):
 
 
 def open_labels(folder, fkd, **options):
-    return HaldLabels(folder, fkd.labels, CLASSES, **options)
+    return HaldLabels(folder, fkd.labels, CLASSES, **{"at_random": False, **options})
 
 
 def rewrite(folder, epoch, change):
@@ -75,6 +93,49 @@ def test_epochs_begin_again_after_the_last(folder, fkd):
             assert torch.equal(a.index, b.index)
 
 
+def test_batches_of_all_epochs_are_drawn_until_none_is_left(folder, fkd):
+    labels = open_labels(folder, fkd, at_random=True)
+    stored = {
+        tuple(batch.index.tolist()): (epoch, number)
+        for epoch in range(3)
+        for number, batch in enumerate(open_labels(folder, fkd).epoch(epoch))
+    }
+    drawn = [[stored[tuple(b.index.tolist())] for b in labels.epoch(e)] for e in range(6)]
+    for begin in (0, 3):
+        everything = [place for epoch in drawn[begin : begin + 3] for place in epoch]
+        generator = torch.Generator().manual_seed(42 + begin // 3)
+        numbers = torch.randperm(12, generator=generator).tolist()
+        assert everything == [(number // 4, number % 4) for number in numbers]
+    assert [stored[tuple(b.index.tolist())] for b in labels.epoch(4, start=1)] == drawn[4][1:]
+
+
+def test_without_a_file_the_order_is_drawn_with_a_seed_of_every_epochs_own(tmp_path):
+    fkd = relabel(tmp_path / "fkd", sampler=SeededAnew)
+    folder = write_hald(tmp_path / "labels", fkd)
+    (folder / ORDER).unlink()
+    for epoch in range(3):
+        found = torch.cat([batch.index for batch in open_labels(folder, fkd).epoch(epoch)])
+        assert found.tolist() == fkd.order[str(epoch)]
+    with pytest.raises(ValueError, match=r"There is no sampler_.* seed 7 plus the epoch"):
+        open_labels(folder, fkd, seed=7)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ([1], "must map epochs to lists of images, got list"),
+        ({"0": list(range(50))}, r"must map epochs, as texts from 0 to 2, .*KeyError\('1'\)"),
+        ({str(e): [0] * 49 for e in range(3)}, r"epoch 0 must be int64 \(50\), got int64 \(49,\)"),
+        ({str(e): [50] * 50 for e in range(3)}, r"epoch 0 must be from 0 to 49, got 50 to 50"),
+        ({str(e): ["a"] * 50 for e in range(3)}, r"must map epochs, .*, to lists of images: "),
+    ],
+)
+def test_an_order_that_is_none_is_refused(folder, fkd, contents, message):
+    torch.save(contents, folder / ORDER)
+    with pytest.raises(ValueError, match=f"{ORDER}:? {message}"):
+        open_labels(folder, fkd)
+
+
 def test_an_epoch_resumes_within_itself(folder, fkd):
     labels = open_labels(folder, fkd)
     whole = [batch.index.tolist() for batch in labels.epoch(1)]
@@ -90,8 +151,10 @@ def test_the_description_names_the_temperature(folder, fkd):
 
 
 def test_labels_of_another_order_are_refused(folder, fkd):
-    with pytest.raises(ValueError, match=r"in epoch 0 \d+ of 50 do; .* with seed 7 over 50 images"):
-        open_labels(folder, fkd, seed=7)
+    backwards = {epoch: order[::-1] for epoch, order in fkd.order.items()}
+    torch.save(backwards, folder / ORDER)
+    with pytest.raises(ValueError, match=r"in epoch 0 \d+ of 50 do; .* read from sampler"):
+        open_labels(folder, fkd)
 
 
 def test_a_class_map_moves_the_columns(folder, fkd):
@@ -156,6 +219,7 @@ def test_a_fingerprint_tells_other_labels_and_other_options(folder, fkd):
     prints = [open_labels(folder, fkd).fingerprint()]
     assert open_labels(folder, fkd).fingerprint() == prints[0]
     prints.append(open_labels(folder, fkd, temperature=4.0).fingerprint())
+    prints.append(open_labels(folder, fkd, at_random=True).fingerprint())
     rewrite(folder, 1, changed(5, lambda x: x.flip(1)))
     prints.append(open_labels(folder, fkd).fingerprint())
-    assert len(set(prints)) == 3
+    assert len(set(prints)) == 4

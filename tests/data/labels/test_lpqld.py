@@ -120,9 +120,12 @@ def test_the_description_says_what_is_kept_and_what_stands_for_the_rest(pruned):
 def test_epochs_are_drawn_from_the_pool_of_full_batches(tmp_path):
     written = quantize(tmp_path / "labels", relabel(tmp_path / "fkd", epochs=2))
     labels = written.open()
-    assert (labels.epochs, labels.batches, labels.images) == (None, 4, 64)
-    drawn = {tuple(b.index.tolist()) for epoch in range(30) for b in labels.epoch(epoch)}
-    assert drawn == {tuple(order) for order in written.order.values() if len(order) == 16}
+    assert (labels.epochs, labels.batches, labels.images) == (None, 3, 48)
+    epochs = [[tuple(b.index.tolist()) for b in labels.epoch(epoch)] for epoch in range(30)]
+    full = {tuple(order) for order in written.order.values() if len(order) == 16}
+    assert set().union(*epochs) == full
+    assert all(len(set(drawn)) == 3 for drawn in epochs)  # without replacement
+    assert len({frozenset(drawn) for drawn in epochs}) > 10
     again = [b.index.tolist() for b in labels.epoch(3, seed=5)]
     assert again == [b.index.tolist() for b in labels.epoch(3, seed=5)]
     assert again != [b.index.tolist() for b in labels.epoch(3, seed=6)]
@@ -130,12 +133,37 @@ def test_epochs_are_drawn_from_the_pool_of_full_batches(tmp_path):
 
 def test_a_pool_is_pruned_further_by_keeping_its_first_batches(pruned):
     labels = pruned.open(keep=2)
-    drawn = {tuple(b.index.tolist()) for epoch in range(20) for b in labels.epoch(epoch)}
-    assert drawn == {tuple(pruned.order["0"]), tuple(pruned.order["1"])}
+    both = {tuple(pruned.order["0"]), tuple(pruned.order["1"])}
+    for epoch in range(20):
+        drawn = [tuple(b.index.tolist()) for b in labels.epoch(epoch)]
+        assert len(drawn) == 3  # more than are stored: both, then one of them again
+        assert set(drawn[:2]) == both
     with pytest.raises(ValueError, match="keep must be from 1 to 8, all that are stored, got 9"):
         pruned.open(keep=9)
     with pytest.raises(ValueError, match=r"at_random must be True where .* holds 2 batches, less"):
         pruned.open(keep=2, at_random=False)
+
+
+def test_labels_that_are_pruned_alone_have_the_logits_of_all_classes(pruned, tmp_path):
+    folder = tmp_path / "pruned"
+    folder.mkdir()
+    order = "sampler_indices_batch.json"
+    (folder / order).write_text((pruned.folder / order).read_text())
+    for number, items in enumerate(pruned.lists):
+        torch.save([items[0].half(), *items[1:5], items[5].half()], folder / f"batch_{number}.tar")
+    labels = LpqldLabels(folder, pruned.fkd.labels, CLASSES, at_random=False)
+    assert (labels.kind, labels.form) == (
+        "logits",
+        "LPQLD, 5 of 5 logits in float16, which are all",
+    )
+    for number, batch in enumerate(labels.epoch(0)):
+        assert torch.equal(batch.logits, pruned.lists[number][5].half())
+    torch.save(pruned.lists[1], folder / "batch_1.tar")  # coordinates in float32
+    with pytest.raises(ValueError, match="coords must be float16"):
+        list(labels.epoch(0))
+    (folder / "batch_1.tar").write_bytes((pruned.folder / "batch_1.tar").read_bytes())
+    with pytest.raises(ValueError, match=r"batch_1.*5 logits of 16 images"):
+        list(labels.epoch(0))
 
 
 def test_a_class_map_renumbers_the_kept_classes(tmp_path):
@@ -198,8 +226,9 @@ def changed(item, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i: i[:6], r"must hold a list of 7 items, as LPQLD writes, got 6 items"),
-        (lambda i: {"a": 1}, r"must hold a list of 7 items, as LPQLD writes, got dict"),
+        (lambda i: i[:5], r"must hold a list of 6 or 7 items, as LPQLD writes, got 5 items"),
+        (lambda i: {"a": 1}, r"must hold a list of 6 or 7 items, as LPQLD writes, got dict"),
+        (lambda i: i[:6], r"logits must be floating \(16, 5\), got float16 \(16, 2\)"),
         (
             lambda i: [*i[:2], {}, *i[2:]],
             r"must be .* holds parameters of RandAugment \(a list of 8",
