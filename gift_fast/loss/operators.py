@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -112,9 +113,6 @@ if torch.version.cuda is None:
 else:
     _, _why_not_cuda = _load("_C_cuda", "FORCE_CUDA=1 builds it")
 
-TOP_K_KERNELS: set[str] = {"cpu", "cuda"}
-"""The backends whose kernels read top-k labels; the definition serves the others."""
-
 GPU_DEVICES = ("cuda", "xpu")  # AMD's devices are "cuda" to torch
 _GPU_KEYS = ("CUDA", "XPU")
 
@@ -155,19 +153,31 @@ def _register_triton() -> str | None:
 
         return triton_kernels.loss_and_gradients(*arguments)
 
+    def top_k_loss_and_gradients(*arguments: Any) -> list[Tensor]:
+        from gift_fast.loss import triton_kernels
+
+        return triton_kernels.top_k_loss_and_gradients(*arguments)
+
     def scale_gradient_(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> None:
         from gift_fast.loss import triton_kernels
 
         triton_kernels.scale_gradient_(grad, grad_output, scale)
 
     for prefix in _PREFIXES if _why_not_cuda is not None else ("triton_",):
-        gift_loss = _checked(
-            "triton", prefix == "triton_", loss_and_gradients, plain_operator.loss_and_gradients
-        )
-        for key in _GPU_KEYS:
-            _LIBRARY.impl(f"{prefix}loss_and_gradients", loss_and_gradients, key)
-            _LIBRARY.impl(f"{prefix}gift_loss", gift_loss, key)
-            _LIBRARY.impl(f"{prefix}scale_gradient_", scale_gradient_, key)
+        named = prefix == "triton_"
+        kernels = {
+            "loss_and_gradients": loss_and_gradients,
+            "gift_loss": _checked(
+                "triton", named, loss_and_gradients, plain_operator.loss_and_gradients
+            ),
+            "top_k_loss_and_gradients": top_k_loss_and_gradients,
+            "top_k_gift_loss": _checked(
+                "triton", named, top_k_loss_and_gradients, plain_operator.top_k_loss_and_gradients
+            ),
+            "scale_gradient_": scale_gradient_,
+        }
+        for (name, kernel), key in itertools.product(kernels.items(), _GPU_KEYS):
+            _LIBRARY.impl(prefix + name, kernel, key)
     return None
 
 
@@ -185,7 +195,7 @@ if _why_not_cuda is None:
 
 for _prefix in _PREFIXES:
     for _name in ("top_k_loss_and_gradients", "top_k_gift_loss"):
-        # Where a device has no kernels for top-k labels, so that a graph runs on every machine.
+        # Where a device has no kernels, so that a graph runs on every machine.
         _LIBRARY.impl(
             _prefix + _name, plain_operator.top_k_loss_and_gradients, "CompositeExplicitAutograd"
         )

@@ -1,7 +1,6 @@
 """The operator in plain PyTorch: what a graph runs on a GPU in the place of kernels that failed.
 
-Or for mixed labels and slices, in a graph from another device: Triton's kernels take matrices with
-one label a row.
+Or with top-k labels, in a graph from another device, on one that has no kernels.
 The chain rule is written out, since autograd records nothing inside an operator.
 """
 

@@ -132,7 +132,7 @@ def _in_a_thread(place: Place, cases: Iterable[Case]) -> list[_Failure] | None:
 
     def run() -> None:
         try:
-            for case in cases_of(place[0], cases):
+            for case in cases:
                 difference = _difference(place, case)
                 if difference is not None:
                     found.append(_Failure(f"{difference}, {case}", False))
@@ -254,11 +254,6 @@ FULL = (
         )
     ),
 )
-
-
-def cases_of(kernels: str, cases: Iterable[Case]) -> list[Case]:
-    """The cases that these kernels take by themselves."""
-    return [case for case in cases if kernels in ops.TOP_K_KERNELS or not case.kept]
 
 
 # Of the largest element: several roundings of the sums, and one or two of what is stored.

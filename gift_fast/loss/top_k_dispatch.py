@@ -16,11 +16,7 @@ from gift_fast.loss.arguments import (
     weight_operand,
 )
 from gift_fast.loss.dispatch import matrix_of, running_backend
-from gift_fast.loss.operators import (
-    BEST_OPERATORS,
-    TOP_K_KERNELS,
-    TRITON_OPERATORS,
-)
+from gift_fast.loss.operators import BEST_OPERATORS, TRITON_OPERATORS
 from gift_fast.loss.reference import valid_rows
 from gift_fast.loss.top_k_autograd import TopKLossFunction
 from gift_fast.loss.top_k_checks import check_no_duplicates, check_top_k_values, may_read
@@ -59,11 +55,9 @@ def top_k_dispatch(
     grad = torch.is_grad_enabled()
     labels_grad = grad and (values.requires_grad or (rest is not None and rest.requires_grad))
     # Kernels give the gradient of the logits alone, and know no transform.
-    plain = chosen not in TOP_K_KERNELS or transformed
+    plain = chosen == "reference" or transformed
     plain = plain or (compiling and labels_grad and not torch.compiler.is_exporting())
     if plain:
-        if chosen != "reference" and backend != "auto" and chosen not in TOP_K_KERNELS:
-            raise RuntimeError(f"backend={backend!r} has no kernels for top-k labels")
         if may_read(logits):
             for name, one in hard.items():
                 check_target_range(name, one, num_classes, options.ignore_index)

@@ -20,11 +20,14 @@ from expected import (
     gradient_bounds,
     largest_error,
 )
+from expected_top_k import assert_exact as assert_top_k_exact
+from expected_top_k import differentiated, top_k_batch
+from expected_top_k import exact as exact_top_k
 
-from gift_fast import gift_loss
+from gift_fast import TopKLabels, gift_loss
 from gift_fast.loss import self_check
 from gift_fast.loss.reference import smoothed_label_values
-from gift_fast.loss.triton_kernels import launch, row, rows_kernel
+from gift_fast.loss.triton_kernels import launch, row, rows_kernel, top_k_kernel
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 
@@ -263,6 +266,118 @@ def test_mixed_labels_of_no_valid_row_have_the_mean_nan():
         gift_loss(logits, soft_labels, target, wrong, 0.3)
 
 
+# ---- top-k labels ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("classes", "k", "dtypes", "rest", "named"),
+    [
+        (10, 1, (F32, F32, F32), "min", {}),  # several rows a program
+        (10, 10, (F16, BF16, F32), "uniform", {"reduction": "none"}),  # k = C
+        (10, 9, (F32, F16, F32), "zero", {}),  # few other classes
+        (33, 20, (BF16, F32, BF16), "min", {"soft_label_temperature": 2.0}),
+        (100, 5, (F16, F16, F16), "-inf", {"soft_label_temperature": 0.5}),
+        (1000, 10, (BF16, F16, F32), "uniform", {"reduction": "sum"}),
+        (1001, 10, (F32, F64, F32), "zero", {"gamma": 0.5, "smoothing": "others"}),  # realigned
+        (1001, 70, (F32, F32, F64), "logmeanexp", {"soft_label_temperature": 2.0}),  # in blocks
+        (16500, 600, (F16, F16, F16), "uniform", {}),  # and in a row that is not held
+        (16501, 10, (BF16, F32, F32), "-inf", {"soft_label_temperature": 2.0}),
+        (33, 4, (F64, F64, F64), "min", {"soft_label_temperature": 2.0}),
+        (1001, 10, (F64, F32, F32), "uniform", {}),
+    ],
+    ids=str,
+)
+def test_top_k_labels_are_exact(classes, k, dtypes, rest, named):
+    indices = (torch.int16, torch.int32, torch.int64)[k % 3]
+    # 9 rows are a program and one row more, of the shortest.
+    rows = 9 if classes < 100 else 3
+    inputs = top_k_batch(classes, k, dtypes, rest=rest, rows=rows, indices=indices)
+    assert_top_k_exact(*inputs, **named)
+
+
+@pytest.mark.parametrize(
+    ("classes", "k", "dtypes", "temperature"),
+    [
+        (10, 4, (F16, F16, F16), None),
+        (37, 5, (F64, F64, F64), 2.0),
+        (1001, 70, (BF16, F32, F32), 2.0),
+        (16500, 10, (F32, F32, F32), None),
+    ],
+    ids=str,
+)
+def test_mixed_top_k_labels_are_exact(classes, k, dtypes, temperature):
+    logits, labels, target = top_k_batch(classes, k, dtypes, rows=6)
+    other = target.roll(2)
+    other[0], other[3] = target[0], int(labels.indices[3, 0])  # equal labels; a kept one
+    other[4] = target[4]
+    target[5] = -100
+    for weight in (torch.linspace(0, 1, 6), 0.3):
+        named = {"soft_label_temperature": temperature}
+        assert_top_k_exact(logits, labels, target, other, weight, **named)
+
+
+def assert_close_in_logits(logits, labels, target, **named):
+    """The loss and the gradient of the logits, in units of the largest element of each row."""
+    loss, (gradient, *_) = differentiated(gift_loss, logits, labels, target, **named)
+    want, (expected, *_) = exact_top_k(logits, labels, target, **named)
+    torch.testing.assert_close(loss.double(), want, rtol=0, atol=1e-6)
+    assert largest_error(gradient, expected, expected.abs().amax(-1, keepdim=True)) < 2e-6
+
+
+@pytest.mark.parametrize(("classes", "k"), [(10, 4), (1001, 40), (16500, 8)])
+def test_top_k_labels_that_point_away_from_the_hard_one_do_not_cancel(classes, k):
+    on_target, elsewhere = smoothed_label_values(classes, 0.1, "uniform")
+    kept = torch.stack([torch.randperm(classes)[:k] for _ in range(2)])
+    target = kept[:, -1]
+    hard = torch.full((2, classes), elsewhere).scatter(1, target[:, None], on_target)
+    values = -hard.gather(1, kept) * (1 + 1e-4 * torch.randn(2, k))
+    labels = TopKLabels(values, kept, torch.full((2,), -elsewhere * 1.001))
+    assert_close_in_logits(torch.randn(2, classes), labels, target, gamma=0.5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e14, 1e30])
+def test_logits_of_any_magnitude_with_top_k_labels(scale):
+    for classes, k in ((10, 3), (1001, 10)):
+        logits, labels, target = top_k_batch(classes, k, rows=4)
+        logits[::2] *= scale
+        assert_close_in_logits(logits, labels, target)
+
+
+@pytest.mark.parametrize("classes", [10, 1001])
+def test_rows_that_are_ignored_or_broken_reach_no_other(classes):
+    logits, labels, target = top_k_batch(classes, 4)
+    logits[1], labels.values[1], labels.rest[1], labels.indices[1] = *(math.nan,) * 3, 10**9
+    before = differentiated(gift_loss, logits, labels, target, reduction="none")
+    labels.values[2, 1], labels.rest[4], logits[6, 0] = (math.nan,) * 3
+    after = differentiated(gift_loss, logits, labels, target, reduction="none")
+    for x, y in ((after[0], before[0]), (after[1][0], before[1][0])):
+        assert torch.equal(x[[0, 1, 3, 5, 7, 8]], y[[0, 1, 3, 5, 7, 8]])
+        assert (x[1] == 0).all()
+        assert x[[2, 4, 6]].isnan().all()
+
+
+VALUES, INDICES = [[0.5, 0.25], [0.75, 0.25]], [[0, 1], [2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("values", "indices", "rest", "message"),
+    [
+        (VALUES, [[0, 1], [3, 1]], None, r"indices must be classes in \[0, 3\)"),
+        (VALUES, [[0, 1], [2, -1]], [0.0, 1.0], r"indices must be classes in \[0, 3\)"),
+        ([[0.5, 0.5], [0.75, 0.5]], INDICES, None, "values must be probabilities for rest=None"),
+        ([[0.5, 0.5], [0.75, -0.5]], INDICES, None, "values must be probabilities for rest=None"),
+        (VALUES, INDICES, [0.0, -math.inf], "rest must be finite without soft_label_temperature"),
+    ],
+)
+def test_top_k_labels_that_are_none_trip_the_assert(values, indices, rest, message):
+    fields = torch.tensor(values), torch.tensor(indices)
+    labels = TopKLabels(*fields, None if rest is None else torch.tensor(rest))
+    logits = torch.randn(2, 3)
+    with pytest.raises(RuntimeError, match=message):
+        gift_loss(logits, labels, torch.tensor([0, 1]))
+    assert gift_loss(logits, labels, torch.tensor([0, -100])).isfinite()
+
+
 class Spy:
     """A kernel that says where the logits and soft labels of its launch are."""
 
@@ -271,7 +386,7 @@ class Spy:
 
     def __getitem__(self, grid):
         def launched(*arguments, **keywords):
-            self.pointers = [x.data_ptr() for x in arguments[:2]]
+            self.pointers = [x.data_ptr() for x in arguments[:3]]
             self.kernel[grid](*arguments, **keywords)
 
         return launched
@@ -290,11 +405,29 @@ def test_slices_are_read_where_they_are(classes, dtype, mixed, monkeypatch):
     if mixed:
         named |= {"other_target": target[:, :-1], "target_weight": weights[:, 1:]}
     got = answer(*inputs, **named)
-    assert spy.pointers == [x.data_ptr() for x in inputs[:2]]
+    assert spy.pointers[:2] == [x.data_ptr() for x in inputs[:2]]
     named["upstream"] = named["upstream"].double()
     if mixed:
         named["target_weight"] = named["target_weight"].double()
     assert_close(got, exact(*inputs, **named))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("classes", "dtype"), [(10, F16), (1001, F32)], ids=str)
+def test_slices_and_strides_with_top_k_labels_are_exact(classes, dtype, mixed, monkeypatch):
+    spy = Spy(launch.top_k_kernel)
+    monkeypatch.setattr(launch, "top_k_kernel", spy)
+    logits, labels, target = top_k_batch(classes, 4, (dtype,) * 3, rows=8)
+    logits, target, *fields = (x.unflatten(0, (2, 4)) for x in (logits, target, *labels))
+    shifted = TopKLabels(*(x[:, 1:] for x in fields))
+    others = (target[:, :-1], torch.linspace(0, 1, 8).reshape(2, 4)[:, 1:]) if mixed else ()
+    assert_top_k_exact(logits[:, :-1], shifted, target[:, 1:], *others, reduction="none")
+    assert spy.pointers[0] == logits.data_ptr()
+    # Labels with gaps between their rows, where they are.
+    values, indices = torch.randn(6, 9).to(dtype), torch.arange(54).view(6, 9) % classes
+    labels = TopKLabels(values[:, 2:6], indices[:, 2:6], torch.randn(12).to(dtype)[::2])
+    assert_top_k_exact(logits[0, :1].expand(6, -1), labels, torch.arange(6))
+    assert spy.pointers == [x.data_ptr() for x in (logits, *labels[:2])]
 
 
 @pytest.mark.parametrize("dtype", [F64, F32, BF16, F16], ids=str)
@@ -353,6 +486,11 @@ def gradient_of_the_wrong_sign_at_the_target(options, cosine, z, s, t):
 
 
 @triton.jit
+def gradient_without_the_label(index, s, z, y, other_y, k, at_other):
+    return k.own * z + k.all + tl.where(index == y, k.target, 0.0)
+
+
+@triton.jit
 def not_scaled(k, scale):
     return k
 
@@ -378,6 +516,12 @@ FAULTS = {
         "logits_gradient",
         gradient_of_the_wrong_sign_at_the_target,
         "the gradient of the logits is off by",
+    ),
+    "kept classes": (
+        top_k_kernel,
+        "_gradient_at",
+        gradient_without_the_label,
+        "float16 and float32, reduction mean, soft_label_temperature None, top-5 labels",
     ),
     "float16's factor": (row, "scaled", not_scaled, "float16"),
     "a launch": (

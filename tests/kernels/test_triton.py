@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from gift_fast.loss.triton_kernels import launch  # noqa: E402
-from gift_fast.loss.triton_kernels.plan import plan_of  # noqa: E402
+from gift_fast.loss.triton_kernels.plan import kept_plan_of, plan_of  # noqa: E402
 
 HERE = Path(__file__).parent
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -72,24 +72,65 @@ def compiled_rows(
     scales = ["*fp32" if x == "*fp16" else None for x in grads]
     lengths = ("classes", "logits_stride", "soft_labels_stride")
     arguments = {
-        **dict.fromkeys(("weight", "losses"), "*fp64"),
-        **dict.fromkeys(("rows", "ignore_index", *lengths), "i32"),
-        **dict.fromkeys(("gamma", "on_target", "elsewhere", "inverse_temperature"), "fp64"),
+        **common_arguments(int32, mixed),
+        **dict.fromkeys(lengths, "i32"),
         "logits": POINTER[logits],
         "soft_labels": POINTER[soft_labels],
-        "target": "*i32" if int32 else "*i64",
-        "target_stride": 1,
-        "other_target": "*i64" if mixed else None,
-        "target_weight": "*fp32" if mixed else None,
-        "other_target_stride": 1 if mixed else None,
-        "target_weight_stride": 1 if mixed else None,
-        **dict.fromkeys(("logits_group_stride", "soft_labels_group_stride", "rows_per_group")),
+        "soft_labels_group_stride": None,
         **dict(zip(("logits_grad", "soft_labels_grad"), grads, strict=True)),
         **dict(zip(("logits_scales", "soft_labels_scales"), scales, strict=True)),
         "PLAN": plan,
     }
     wide = lengths if classes % 16 == 0 else ()
     return plan, compiled(launch.rows_kernel, arguments, target, plan.warps, wide, aligned)
+
+
+def common_arguments(int32, mixed):
+    """What the kernels for dense and for top-k labels have in common."""
+    return {
+        **dict.fromkeys(("weight", "losses"), "*fp64"),
+        **dict.fromkeys(("rows", "ignore_index"), "i32"),
+        **dict.fromkeys(("gamma", "on_target", "elsewhere", "inverse_temperature"), "fp64"),
+        "target": "*i32" if int32 else "*i64",
+        "target_stride": 1,
+        "other_target": "*i64" if mixed else None,
+        "target_weight": "*fp32" if mixed else None,
+        "other_target_stride": 1 if mixed else None,
+        "target_weight_stride": 1 if mixed else None,
+        **dict.fromkeys(("logits_group_stride", "rows_per_group")),
+    }
+
+
+def compiled_top_k(classes, kept, logits, target, *, softmax=False, mixed=False):
+    """``top_k_kernel`` as contiguous rows are launched, and the plan of the launch."""
+    plan = plan_of(
+        classes,
+        (classes,),
+        (logits.itemsize,),
+        aligned=True,
+        soft_labels_grad=False,
+        add=True,
+        softmax=softmax,
+        float64=logits == F64,
+    )
+    lengths = ("classes", "logits_stride")
+    arguments = {
+        **common_arguments(False, mixed),
+        **dict.fromkeys((*lengths, "kept", "values_stride", "indices_stride"), "i32"),
+        "logits": POINTER[logits],
+        "values": "*fp16",
+        "indices": "*i16",
+        "rest": "*fp16" if softmax else None,
+        "rest_stride": 1 if softmax else None,
+        "fits": "*i1",
+        "largest_mass": "fp64",
+        "logits_grad": POINTER[logits],
+        "logits_scales": "*fp32" if logits == F16 else None,
+        "PLAN": plan,
+        "KEPT": kept_plan_of(plan, classes, kept, probabilities=not softmax),
+    }
+    wide = lengths if classes % 16 == 0 else ()
+    return plan, compiled(launch.top_k_kernel, arguments, target, plan.warps, wide)
 
 
 def memory_instructions(kernel, directory):
@@ -186,6 +227,45 @@ def test_mixed_labels_read_no_more_vectors_and_spill_nothing(
     assert {name: one[name] for name in wide} == {name: two[name] for name in wide}
 
 
+@pytest.mark.skipif(
+    not (BINARIES / "nvdisasm").exists(), reason="needs the nvdisasm of triton's wheel"
+)
+@pytest.mark.parametrize(
+    ("classes", "kept", "logits", "mixed", "arch"),
+    [
+        (10, 3, F16, True, 90),
+        (1001, 40, F32, False, 90),
+        (16384, 20, BF16, True, 90),
+        (50257, 64, F32, False, 80),
+    ],
+)
+def test_logits_with_top_k_labels_are_moved_in_vectors_and_not_spilled(
+    classes, kept, logits, mixed, arch, tmp_path
+):
+    plan, kernel = compiled_top_k(classes, kept, logits, SM[arch], softmax=kept == 20, mixed=mixed)
+    found, stack = memory_instructions(kernel, tmp_path)
+    assert stack == 0
+    assert not [name for name in found if name.startswith(("LDL", "STL"))]
+    if classes > 10:  # rows of 20 bytes begin anywhere
+        assert plan.vector * logits.itemsize == 16
+        vectors = max(1, plan.rows * plan.block // (plan.vector * 32 * plan.warps))
+        for kind in ("LDG", "STG"):
+            wide = (n for name, n in found.items() if name.startswith(kind) and ".128" in name)
+            assert sum(wide) >= vectors, kind
+    # What is written over has to be there: a barrier in float32, and one in float64.
+    assert len(re.findall(r"\w\.barrier\b", kernel.asm["ttir"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("classes", "logits", "target"),
+    [(33, F64, SM[100]), (1001, BF16, GPUTarget("hip", "gfx942", 64))],
+    ids=str,
+)
+def test_top_k_labels_compile_for_other_devices(classes, logits, target):
+    _, kernel = compiled_top_k(classes, 20, logits, target, softmax=True, mixed=True)
+    assert kernel.asm["ptx" if target.backend == "cuda" else "amdgcn"]
+
+
 @pytest.mark.parametrize("classes", [100, 1000, 1001, 21841])
 def test_threads_take_turns_where_vectors_cannot_be_moved(classes):
     # A view that begins off 16 bytes: neighbours in a warp have neighbouring elements.
@@ -211,8 +291,8 @@ def test_rows_compile_for_other_devices(classes, logits, soft_labels, softmax, t
 def test_the_small_kernels_compile(target):
     counts = dict.fromkeys(("rows", "classes", "ignore_index"), "i32")
     targets = {"target": "*i64", "weight": "*fp64", "all_in_range": "*i1", "target_stride": 1}
-    for other, stride in ((None, None), ("*i32", 1)):
-        others = {"other_target": other, "other_target_stride": stride}
+    for other, stride, fits in ((None, None, "*i1"), ("*i32", 1, None)):
+        others = {"other_target": other, "other_target_stride": stride, "fits": fits}
         arguments = {**counts, **targets, **others, "MEAN": True, "BLOCK": 1024}
         assert compiled(launch.targets_kernel, arguments, target, 2)
     losses = {

@@ -46,15 +46,16 @@ def round_like_hardware() -> None:
 
 
 def add_whole_rows() -> None:
-    """Gives the kernels' reduction of five sums to NumPy; one element at a time takes minutes."""
+    """Gives the kernels' reductions of several sums to NumPy; one by one they take minutes."""
     from triton.runtime import interpreter
 
-    from gift_fast.loss.triton_kernels import packing
+    from gift_fast.loss.triton_kernels import packing, top_k_kernel
 
+    sums = packing._add, top_k_kernel._add_two, top_k_kernel._add_three
     one_at_a_time = interpreter.ReduceOps.generic_reduce
 
     def reduce(self, inputs):
-        if self.combine_fn is not packing._add:
+        if self.combine_fn not in sums:
             return one_at_a_time(self, inputs)
         with np.errstate(all="ignore"):
             return tuple(self.to_tensor(x.handle.data.sum(self.axis), x.dtype) for x in inputs)
@@ -81,6 +82,8 @@ def pytest_configure(config):
     for name, kernel in (
         ("loss_and_gradients", triton_kernels.loss_and_gradients),
         ("gift_loss", triton_kernels.loss_and_gradients),
+        ("top_k_loss_and_gradients", triton_kernels.top_k_loss_and_gradients),
+        ("top_k_gift_loss", triton_kernels.top_k_loss_and_gradients),
         ("scale_gradient_", triton_kernels.scale_gradient_),
     ):
         library.impl(name, kernel, "CPU", allow_override=True)

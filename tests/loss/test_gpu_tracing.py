@@ -50,6 +50,10 @@ def operators_of(module):
     """The operators of gift_fast in the module, exported for a GPU."""
     with FakeTensorMode():
         inputs = tuple(x.detach() for x in fake_batch())
+    return operators_in(module, inputs)
+
+
+def operators_in(module, inputs):
     program = torch.export.export(module, inputs)
     targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
     return [str(target) for target in targets if "gift_fast" in str(target)]
@@ -120,15 +124,16 @@ def test_a_slice_goes_to_the_kernels_as_it_is(backend):
     assert loss.shape == (2, 3)
 
 
+@pytest.mark.parametrize("backend", NAMED)
 @pytest.mark.usefixtures("both_are_built")
-def test_top_k_labels_go_to_the_cuda_kernels_as_they_are():
+def test_top_k_labels_go_to_the_kernels_as_they_are(backend):
     with FakeTensorMode(), Log() as log:
         logits, soft_labels, target = (x.unflatten(0, (2, 4)) for x in fake_batch())
         indices = torch.zeros(2, 4, 3, device="cuda", dtype=torch.int16)
         labels = TopKLabels(soft_labels[..., :3], indices, soft_labels[..., 9])
         weight = torch.empty(2, 4, device="cuda")
-        loss = gift_loss(logits, labels, target, target, weight, reduction="none")
-    assert log.names == ["top_k_loss_and_gradients"]
+        loss = gift_loss(logits, labels, target, target, weight, reduction="none", backend=backend)
+    assert log.names == [NAMED[backend] + "top_k_loss_and_gradients"]
     assert log.shapes == [(2, 4, 10)]
     assert loss.shape == (2, 4)
 
@@ -166,6 +171,21 @@ def test_a_transform_runs_the_operator_of_the_backend_that_was_named():
 @pytest.mark.usefixtures("both_are_built")
 def test_a_graph_holds_the_operator_of_the_backend_that_was_named(backend):
     assert operators_of(Step(backend)) == [f"gift_fast.{NAMED[backend]}gift_loss.default"]
+
+
+class TopKStep(Step):
+    def forward(self, logits, values, indices, target):
+        return self.criterion(logits, TopKLabels(values, indices), target)
+
+
+@pytest.mark.parametrize("backend", NAMED)
+@pytest.mark.usefixtures("both_are_built")
+def test_a_graph_holds_the_operator_of_top_k_labels(backend):
+    with FakeTensorMode():
+        logits, soft_labels, target = (x.detach() for x in fake_batch())
+        indices = torch.zeros(8, 10, device="cuda", dtype=torch.int32)
+    name = f"gift_fast.{NAMED[backend]}top_k_gift_loss.default"
+    assert operators_in(TopKStep(backend), (logits, soft_labels, indices, target)) == [name]
 
 
 @pytest.mark.usefixtures("both_are_built")

@@ -5,6 +5,7 @@ A call launches three kernels, none of which waits for the host:
 ==================  ==========================================================================
 ``targets_kernel``  counts the valid rows and checks the targets
 ``rows_kernel``     losses and gradients; a program takes one row, or several short ones
+``top_k_kernel``    the same with top-k labels, in its place
 ``reduce_kernel``   adds up the losses of the programs, in a fixed order
 ==================  ==========================================================================
 
@@ -14,6 +15,10 @@ and written) and ``row`` (the formulas, under the names of :mod:`gift_fast.loss.
 operators. docs/gpu-triton.md has the design and the results in emulation.
 """
 
-from gift_fast.loss.triton_kernels.launch import loss_and_gradients, scale_gradient_
+from gift_fast.loss.triton_kernels.launch import (
+    loss_and_gradients,
+    scale_gradient_,
+    top_k_loss_and_gradients,
+)
 
-__all__ = ["loss_and_gradients", "scale_gradient_"]
+__all__ = ["loss_and_gradients", "scale_gradient_", "top_k_loss_and_gradients"]

@@ -25,7 +25,7 @@ class Tensors(NamedTuple):
     """The matrices, each ``[rows, classes]``; a gradient is None where it is not asked for."""
 
     logits: tl.tensor
-    soft_labels: tl.tensor
+    soft_labels: tl.tensor | None  # None: top-k labels
     logits_grad: tl.tensor | None
     soft_labels_grad: tl.tensor | None
 
@@ -52,15 +52,15 @@ class Tile(NamedTuple):
 
 
 @triton.jit
-def _read(pointer, offsets, columns, mask, dtype: tl.constexpr):
+def read(pointer, offsets, columns, mask, dtype: tl.constexpr):
     return tl.load(pointer + (offsets[:, None] + columns[None, :]), mask=mask, other=0.0).to(dtype)
 
 
 @triton.jit
 def read_tile(tensors, offsets, columns, mask, y, dtype: tl.constexpr):
     """Reads columns of rows with targets y; s as it is stored."""
-    z = _read(tensors.logits, offsets.logits, columns, mask, dtype)
-    s = _read(tensors.soft_labels, offsets.soft_labels, columns, mask, dtype)
+    z = read(tensors.logits, offsets.logits, columns, mask, dtype)
+    s = read(tensors.soft_labels, offsets.soft_labels, columns, mask, dtype)
     return Tile(z, s, is_at(columns, offsets, y))
 
 
@@ -166,6 +166,13 @@ def sums_of_other_label(
 
 
 @triton.jit
+def store_rounded(pointers, x, mask):
+    if pointers.dtype.element_ty.primitive_bitwidth == 16:
+        x = x.to(tl.float32)  # float64 has no direct way to bfloat16
+    tl.store(pointers, x, mask=mask)
+
+
+@triton.jit
 def _write(pointer, offsets, columns, mask, other, own, is_target, k, other_y, at_other, chain):
     """The gradient of coefficients k, times ``chain``, rounded to what is stored."""
     p, q = k.other.to(own.dtype)[:, None], k.own.to(own.dtype)[:, None]
@@ -174,10 +181,8 @@ def _write(pointer, offsets, columns, mask, other, own, is_target, k, other_y, a
     if other_y is not None:
         more = at_other.to(own.dtype)[:, None]
         gradient += tl.where(is_at(columns, offsets, other_y), more, 0.0)
-    gradient = gradient * chain
-    if pointer.dtype.element_ty.primitive_bitwidth == 16:
-        gradient = gradient.to(tl.float32)  # float64 has no direct way to bfloat16
-    tl.store(pointer + (offsets.grad[:, None] + columns[None, :]), gradient, mask=mask)
+    at = offsets.grad[:, None] + columns[None, :]
+    store_rounded(pointer + at, gradient * chain, mask)
 
 
 @triton.jit

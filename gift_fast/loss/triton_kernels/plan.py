@@ -23,6 +23,7 @@ _WARP_TILE = 1024
 _SHORT_TILE, _SHORT_ROWS = 256, 8
 _LONG_BLOCK, _LONG_WARPS = 4096, 16
 _EXACT_TILE = 128  # a warp's, in float64
+_SHORT_KEPT = 16  # kept classes of short rows that are read once
 
 
 class Plan(NamedTuple):
@@ -41,11 +42,28 @@ class Plan(NamedTuple):
     warps: int
 
 
+class KeptPlan(NamedTuple):
+    """What ``top_k_kernel`` is compiled for beside its :class:`Plan`."""
+
+    block: int  # of kept classes
+    one: bool  # they are one block
+    probabilities: bool  # the rest is what is missing to 1
+    has_others: bool  # not all classes are kept
+    few_others: bool  # most are
+
+
+def kept_plan_of(plan: Plan, classes: int, kept: int, *, probabilities: bool) -> KeptPlan:
+    """Plans the passes over the kept classes."""
+    # A lane for every thread, as of edges (packing.py); with several rows a warp, a few more.
+    block = max(32 * plan.warps // plan.rows, min(triton.next_power_of_2(kept), _SHORT_KEPT))
+    return KeptPlan(block, kept <= block, probabilities, kept < classes, 0 < classes - kept < kept)
+
+
 @functools.lru_cache(maxsize=256)
 def plan_of(
     classes: int,
-    strides: tuple[int, int],
-    widths: tuple[int, int],
+    strides: tuple[int, ...],
+    widths: tuple[int, ...],
     *,
     group_strides: tuple[int, ...] = (),
     aligned: bool,
@@ -58,7 +76,8 @@ def plan_of(
 
     Args:
         classes: Length of a row.
-        strides: Distance of rows, of logits and soft labels, in elements.
+        strides: Distance of rows, of logits and soft labels, in elements; of top-k labels' logits
+            alone.
         widths: Bytes of an element, likewise.
         group_strides: Distance of groups of rows, likewise; none where all rows are alike.
         aligned: Whether every tensor begins at a multiple of 16 bytes.

@@ -77,7 +77,7 @@ class PerRow(NamedTuple):
 
 
 @triton.jit
-def _rows_of(target, rows, classes, target_stride, ignore_index, PLAN: tl.constexpr):
+def rows_of(target, rows, classes, target_stride, ignore_index, PLAN: tl.constexpr):
     index = tl.program_id(0).to(tl.int64) * PLAN.rows + tl.arange(0, PLAN.rows)
     in_batch = index < rows
     y = tl.load(target + index * target_stride, mask=in_batch, other=0).to(tl.int64)
@@ -89,7 +89,7 @@ def _rows_of(target, rows, classes, target_stride, ignore_index, PLAN: tl.conste
 
 
 @triton.jit
-def _two_labels(rows, other, share, share_stride, weights):
+def two_labels(rows, other, share, share_stride, weights):
     """The rows with a label that counts, the weights of their first labels, and the second ones."""
     share = tl.load(share + rows.index * share_stride, mask=rows.in_batch, other=0.0)
     share = share.to(tl.float64)
@@ -101,7 +101,19 @@ def _two_labels(rows, other, share, share_stride, weights):
 
 
 @triton.jit
-def _finished(
+def options_of(gamma, on_target, elsewhere, inverse_temperature, own_weight, PLAN: tl.constexpr):
+    """The same options for every row, but for the weights."""
+    return Options(
+        tl.full((PLAN.rows,), gamma, tl.float64),
+        tl.full((PLAN.rows,), on_target, tl.float64),
+        tl.full((PLAN.rows,), elsewhere, tl.float64),
+        tl.full((PLAN.rows,), inverse_temperature, tl.float64),
+        own_weight,
+    )
+
+
+@triton.jit
+def finished(
     todo, rows, other, sums, other_sums, s, zt, tt, other_zt, other_tt, options,
     SOFTMAX: tl.constexpr, HALF_LOGITS: tl.constexpr, HALF_SOFT_LABELS: tl.constexpr,
     EXACT: tl.constexpr,
@@ -136,7 +148,7 @@ def _finished(
 
 
 @triton.jit
-def _offsets_of(
+def offsets_of(
     rows, classes, logits_stride, soft_labels_stride, logits_group_stride,
     soft_labels_group_stride, rows_per_group, PLAN: tl.constexpr,
 ):  # fmt: skip
@@ -202,7 +214,7 @@ def _held_rows(
             sums, tensors, body, rows.y, other.y, rows.valid, largest, options, tl.float32, SOFTMAX
         )
         other_zt, other_tt = products(other_sums, s_norm, options.gamma)
-    result = _finished(
+    result = finished(
         rows.valid, rows, other, sums, other_sums, s_norm, zt, tt, other_zt, other_tt, options,
         SOFTMAX, HALF_LOGITS, HALF_SOFT_LABELS, False,
     )  # fmt: skip
@@ -293,7 +305,7 @@ def _rows_in_blocks(
                 t = tl.where(mask, options.gamma[:, None] * h + tile.s * soft, 0.0)
                 other_zt += tl.sum(tile.z * t, 1)
                 other_tt += tl.sum(t * t, 1)
-    result = _finished(
+    result = finished(
         todo, rows, other, sums, other_sums, s_norm, zt, tt, other_zt, other_tt, options, SOFTMAX,
         HALF_LOGITS, HALF_SOFT_LABELS, EXACT,
     )  # fmt: skip
@@ -326,7 +338,7 @@ def _rows_in_blocks(
 
 
 @triton.jit
-def _store(per_row, index, mask, result, ADD: tl.constexpr):
+def store_per_row(per_row, index, mask, result, ADD: tl.constexpr):
     if not ADD:
         tl.store(per_row.losses + index, result.loss, mask=mask)
     if per_row.logits_scales is not None:
@@ -372,23 +384,17 @@ def rows_kernel(
     ADD: tl.constexpr = PLAN.add and PLAN.rows > 1
     per_row = PerRow(losses, logits_scales, soft_labels_scales)
     tensors = Tensors(logits, soft_labels, logits_grad, soft_labels_grad)
-    batch = _rows_of(target, rows, classes, target_stride, ignore_index, PLAN)
+    batch = rows_of(target, rows, classes, target_stride, ignore_index, PLAN)
     if other_target is None:
         other = None
         own_weight = tl.full((PLAN.rows,), tl.load(weight), tl.float64)
     else:
-        second = _rows_of(other_target, rows, classes, other_target_stride, ignore_index, PLAN)
-        batch, own_weight, other = _two_labels(
+        second = rows_of(other_target, rows, classes, other_target_stride, ignore_index, PLAN)
+        batch, own_weight, other = two_labels(
             batch, second, target_weight, target_weight_stride, weight
         )
-    options = Options(
-        tl.full((PLAN.rows,), gamma, tl.float64),
-        tl.full((PLAN.rows,), on_target, tl.float64),
-        tl.full((PLAN.rows,), elsewhere, tl.float64),
-        tl.full((PLAN.rows,), inverse_temperature, tl.float64),
-        own_weight,
-    )
-    whole, body = _offsets_of(
+    options = options_of(gamma, on_target, elsewhere, inverse_temperature, own_weight, PLAN)
+    whole, body = offsets_of(
         batch, classes, logits_stride, soft_labels_stride, logits_group_stride,
         soft_labels_group_stride, rows_per_group, PLAN,
     )  # fmt: skip
@@ -408,7 +414,7 @@ def rows_kernel(
                 PLAN.realign, PLAN.block, HALF_LOGITS, HALF_SOFT_LABELS, PLAN,
             )  # fmt: skip
         loss = result.loss
-        _store(per_row, batch.index, batch.in_batch & (result.ordinary | ~todo), result, ADD)
+        store_per_row(per_row, batch.index, batch.in_batch & (result.ordinary | ~todo), result, ADD)
         todo = todo & ~result.ordinary
 
     zeroed = zeroed & PLAN.float64  # float32 has written them
@@ -419,6 +425,6 @@ def rows_kernel(
         )  # fmt: skip
         if ADD:
             loss = tl.where(todo | zeroed, exact.loss, loss)
-        _store(per_row, batch.index, todo | zeroed, exact, ADD)
+        store_per_row(per_row, batch.index, todo | zeroed, exact, ADD)
     if ADD:
         tl.store(losses + tl.program_id(0), tl.sum(tl.where(batch.valid, loss, 0.0), 0))

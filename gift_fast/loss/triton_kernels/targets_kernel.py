@@ -1,7 +1,8 @@
 """Counts the valid rows and checks the targets, in one program.
 
 Shapes: target ``[rows]``; weight and all_in_range ``[1]``. Traffic: reads the targets, 8 or 4 bytes
-per row, and writes 9 bytes. Mixed labels have two of everything, and a program for each.
+per row, and writes 9 bytes. Mixed labels have two of everything, and a program for each. Top-k
+labels are checked by the kernel that reads them, which takes back what is said of them here.
 """
 
 import triton
@@ -34,6 +35,7 @@ def targets_kernel(
     other_target,  # [rows], or None
     weight,  # [1] float64
     all_in_range,  # [1] bool
+    fits,  # [2] bool, or None: to be set to true
     rows,
     classes,
     target_stride,
@@ -43,6 +45,8 @@ def targets_kernel(
     BLOCK: tl.constexpr,
 ):
     """The weight of a valid row, 1 or 1 / (valid rows), and whether every target is a class."""
+    if fits is not None and tl.program_id(0) == 0:
+        tl.store(fits + tl.arange(0, 2), tl.full((2,), True, tl.int1))
     if tl.program_id(0) == 0:
         _count(
             target, weight, all_in_range, rows, classes, target_stride, ignore_index, MEAN, BLOCK
