@@ -29,7 +29,8 @@ FIELDS = {
     "training": (
         *("epochs", "batch_size", "batch_rule"),
         *("optimizer", "learning_rate", "weight_decay", "momentum", "schedule"),
-        *("augmentation", "mixing", "mixed_targets", "forward_twice", "ema_decay"),
+        *("augmentation", "mixing", "mixed_targets", "forward_twice"),
+        *("ema_decay", "ema_buffers"),
         *("hard_loss", "hard_start", "hard_stop"),
     ),
     "test": ("eval_every", "eval_after", "tested_on", "classes"),

@@ -27,7 +27,7 @@ FIELDS = {
     "training": (
         *("model", "epochs", "batch_size", "seed"),
         *("optimizer", "learning_rate", "weight_decay", "momentum", "schedule"),
-        *("augmentation", "mixing", "ema_decay"),
+        *("augmentation", "mixing", "ema_decay", "ema_buffers"),
     ),
     "execution": PRECISION,
 }

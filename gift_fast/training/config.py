@@ -57,8 +57,9 @@ class TrainingConfig:
         augmentation: a name in ``AUGMENTATIONS``.
         mixing: a name in ``MIXINGS``.
         ema_decay: decay of an exponential moving average of the weights, per step. The average is
-            what is tested and kept; its batch norm has the average of the running statistics, with
-            the same decay. 0 tests the trained weights themselves.
+            what is tested and kept. 0 tests the trained weights themselves.
+        ema_buffers: whether the averaged network has the average of batch norm's running
+            statistics, with the same decay; otherwise it has those of the trained network.
         mixed_precision: a name in ``PRECISIONS``.
         channels_last: memory format of images and weights; changes rounding, and is faster.
         compile: runs the networks through ``torch.compile``.
@@ -86,6 +87,9 @@ class TrainingConfig:
         float,
         added=True,
     )
+    ema_buffers: bool = option(
+        True, "average batch norm's running statistics as the weights are", bool, added=True
+    )
     mixed_precision: str = option("no", "mixed precision: no, bf16 or fp16")
     channels_last: bool = option(True, "channels-last memory format", bool)
     compile: bool = option(False, "compile the networks with torch.compile", bool)
@@ -106,6 +110,7 @@ class TrainingConfig:
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
         check_number("ema_decay", self.ema_decay, 0.0, 1.0, "in [0, 1)")
+        check_bool("ema_buffers", self.ema_buffers)
         check_choice("mixed_precision", self.mixed_precision, PRECISIONS)
         check_bool("channels_last", self.channels_last)
         check_bool("compile", self.compile)

@@ -167,8 +167,8 @@ def half_cosine(epochs: int, *, eta: float = 2.0) -> Schedule:
         epochs: E.
         eta: how far the half-cosine is stretched, at least 1.
 
-    Sources: the code of RDED (Sun, Shi, Yu and Lin, CVPR 2024) for eta = 2; SRe2L++ and CV-DD
-    stretch it by 1 to 2, depending on the images per class.
+    Sources: the code of RDED (Sun, Shi, Yu and Lin, CVPR 2024) and EDC for eta = 2; SRe2L++, CV-DD
+    and HALD have an eta of 1 or 2, depending on network, dataset and images per class.
     """
     if not 1.0 <= eta < math.inf:
         raise ValueError(f"schedule 'half-cosine': eta must be at least 1, got {eta}")

@@ -79,7 +79,7 @@ def fit(
     With ``config.ema_decay``, the exponential moving average of the weights is tested and, at the
     end, takes the place of the weights in the model. It starts as the weights after the first step.
     Buffers that are floating point, such as batch norm's running statistics, are averaged as the
-    weights are.
+    weights are, unless ``config.ema_buffers`` is false: then they are the model's.
 
     Args:
         model: on the CPU; the trained one is the same object.
@@ -115,7 +115,7 @@ def fit(
     averaged = None
     if config.ema_decay:
         average = get_ema_multi_avg_fn(config.ema_decay)
-        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=config.ema_buffers)
     tested = model if averaged is None else averaged.module
     values = Hyperparameters(config.learning_rate, config.weight_decay, config.momentum)
     optimizer, schedule = build_optimizer(

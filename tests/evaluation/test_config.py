@@ -180,7 +180,7 @@ def test_a_part_of_hard_labels_must_be_one(changes, message):
 
 
 def test_what_was_added_is_recorded_only_if_it_is_used():
-    added = {"ema_decay", "hard_loss", "hard_start", "hard_stop"}
+    added = {"ema_decay", "ema_buffers", "hard_loss", "hard_start", "hard_stop"}
     assert not added & set(EvaluationConfig(dataset="digits").to_dict())
     values = EvaluationConfig(dataset="digits", hard_loss="ce", ema_decay=0.5).to_dict()
     assert added & set(values) == {"hard_loss", "ema_decay"}

@@ -305,6 +305,9 @@ def test_lpqld_anneals_the_teachers_temperature_and_fits_the_students():
         "annealed-kl:temperature=20.0,factor=0.7,every=30,least=2.0,student_temperature=0.0"
     )
     assert config.teachers == ()
+    # train_FKD_LPQLD.py and cfg/reproduce/LPQLD_in1k_[4k].yaml
+    assert (config.optimizer, config.learning_rate) == ("adamw:decay_1d=false", 1e-3)
+    assert (config.weight_decay, config.schedule, config.epochs) == (0.01, "cosine", 300)
 
 
 def test_hald_trains_on_soft_hard_and_soft_labels():
@@ -314,31 +317,55 @@ def test_hald_trains_on_soft_hard_and_soft_labels():
     assert config.loss == "kl"  # at temperature 20
     assert config.hard_loss == "ce:label_smoothing=0.8"
     assert config.mixing == "cutmix:alpha=1"
+    # validate/hyper.yaml and validate/scripts/imagenet1k/train.sh
+    assert (config.schedule, config.batch_size) == ("half-cosine:eta=2", 16)
+    assert (config.learning_rate, config.weight_decay) == (1e-3, 0.01)
 
 
 def test_edc_tests_an_average_of_weights_that_are_trained_with_mse_and_a_little_ce():
     config = resolved("edc")
     assert (config.loss, config.ema_decay) == ("mse+ce:weight=0.025", 0.99)
+    # Branch_full_ImageNet_1k/train/train.sh and train_FKD_parallel.py
+    assert config.ema_buffers is False
+    assert config.mixed_targets is False
+    assert (config.schedule, config.batch_size) == ("half-cosine:eta=2", 100)
+    assert config.augmentation == "rrc:min_scale=0.5"
 
 
-def test_cvdds_cosine_is_stretched():
-    assert resolved("cvdd").schedule == "half-cosine:eta=2"
-    given = {
-        key: value for key, value in settings("sre2l", **IMAGENET).items() if key != "schedule"
-    }
-    assert {key: settings("cvdd", **IMAGENET)[key] for key in given} == given
-
-
-@pytest.mark.parametrize("preset", ["cvdd", "edc", "hald", "lpqld"])
-def test_what_was_not_verified_is_said(preset):
-    assert "Not verified: " in load_preset(preset).notes
+@pytest.mark.parametrize(
+    ("dataset", "student", "learning_rate", "eta"),
+    [  # validate/train_fkd.py, for 10 images per class
+        ("cifar10", "resnet18_modified", 1e-3, 1),
+        ("cifar10", "resnet101_modified", 5e-4, 1),
+        ("cifar100", "resnet18_modified", 1e-3, 2),
+        ("cifar100", "resnet50_modified", 1e-3, 2),
+        ("cifar100", "resnet101_modified", 5e-4, 1),
+        ("tinyimagenet", "resnet18_modified", 1e-3, 1),
+        ("tinyimagenet", "resnet50_modified", 1e-3, 1),
+        ("tinyimagenet", "resnet101_modified", 5e-4, 2),
+        ("imagenet-nette", "resnet18", 5e-4, 1),
+        ("imagenet-nette", "resnet50", 1e-3, 1),
+        ("imagenet-nette", "resnet101", 5e-4, 2),
+        ("imagenet-1k", "resnet18", 1e-3, 2),
+        ("imagenet-1k", "resnet50", 1e-3, 2),
+        ("imagenet-1k", "resnet101", 1e-3, 2),
+    ],
+)
+def test_cvdds_cosine_is_stretched_by_dataset_and_network(dataset, student, learning_rate, eta):
+    found = settings("cvdd", dataset, student)
+    assert (found["learning_rate"], found["schedule"]) == (learning_rate, f"half-cosine:eta={eta}")
+    assert (found["loss"], found["batch_size"]) == ("kl:temperature=20", 16)
 
 
 @pytest.mark.parametrize(
     ("preset", "repository"),
     [
+        ("cvdd", "github.com/Jiacheng8/CV-DD"),
         ("datm", "github.com/NUS-HPC-AI-Lab/DATM"),
+        ("edc", "github.com/shaoshitong/EDC"),
         ("gvbsm", "github.com/shaoshitong/G_VBSM_Dataset_Condensation"),
+        ("hald", "github.com/Jiacheng8/HALD"),
+        ("lpqld", "github.com/he-y/soft-label-pruning-quantization-for-dataset-distillation"),
         ("rded", "github.com/LINs-lab/RDED"),
         ("sre2l", "github.com/VILA-Lab/SRe2L"),
     ],

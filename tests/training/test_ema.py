@@ -37,9 +37,9 @@ def state(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def trained(dataset, distilled, decay: float):
+def trained(dataset, distilled, decay: float, **changes: object):
     """The weights before every step, those of the trained model, and those that were tested."""
-    config = replace(CONFIG, ema_decay=decay).resolved(len(distilled))
+    config = replace(CONFIG, ema_decay=decay, **changes).resolved(len(distilled))
     before, tested = [], []
 
     def batch_loss(model: nn.Module, batch, epoch: int) -> torch.Tensor:
@@ -79,6 +79,20 @@ def test_it_is_tested_and_kept_with_the_average_of_the_running_statistics(datase
             torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-7)
     # It changes nothing of the training itself.
     assert all(torch.equal(a[k], b[k]) for a, b in zip(before[1:], steps, strict=False) for k in a)
+
+
+def test_the_running_statistics_may_be_those_of_the_trained_weights(dataset, distilled):
+    before, last, _ = trained(dataset, distilled, 0.0)
+    steps = [*before[1:], last]
+    _, averaged, _ = trained(dataset, distilled, DECAY)
+    _, kept, tested = trained(dataset, distilled, DECAY, ema_buffers=False)
+    for name, expected in averaged.items():
+        if "running" in name:
+            assert torch.equal(kept[name], last[name])
+            assert torch.equal(tested[0][name], steps[5][name])
+            assert not torch.equal(kept[name], expected)
+        else:
+            assert torch.equal(kept[name], expected)
 
 
 def test_a_run_is_recorded_with_it_only_if_it_has_one(dataset, distilled):
