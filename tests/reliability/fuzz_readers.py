@@ -177,6 +177,7 @@ def write_hald(folder: Path) -> None:
         for index in order.split(3)
     ]
     torch.save(contents, folder / "epochs" / "epoch_0.tar")
+    torch.save({"0": order.tolist()}, folder / "epochs" / "sampler_indices_dict.pt")
 
 
 def write_fkd_images(folder: Path) -> None:
@@ -189,7 +190,7 @@ def write_fkd_images(folder: Path) -> None:
         crop = torch.stack([kept.indices.float(), kept.values], 1)
         coords = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(2, 1)
         contents = [coords, torch.tensor([False, True]), crop.repeat(2, 1, 1)]
-        torch.save(contents, folder / "crops" / name)
+        torch.save([tensor.numpy() for tensor in contents], folder / "crops" / name)
 
 
 def write_rded(folder: Path) -> None:
