@@ -46,7 +46,7 @@ class KeptPlan(NamedTuple):
     """What ``top_k_kernel`` is compiled for beside its :class:`Plan`."""
 
     block: int  # of kept classes
-    one: bool  # they are one block
+    one: bool  # they are one block, which stays in registers
     probabilities: bool  # the rest is what is missing to 1
     has_others: bool  # not all classes are kept
     few_others: bool  # most are

@@ -335,6 +335,8 @@ def _top_k_rows(
         done = todo if EXACT else todo & result.ordinary
         swept = done | zeroed if KEPT.has_others else zeroed
         if REALIGN:
+            if not HELD:
+                edge_z = read(tensors.logits, offsets.logits, edges, edge_mask, dtype)
             edge_mask = swept[:, None] & in_edges[None, :]
             _write_elsewhere(tensors, offsets, edges, edge_mask, edge_z, k.own, constant)
         # In reverse order: what was read last is the likeliest to be in the cache still.
