@@ -29,7 +29,7 @@ from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.files import spec
 from gift_fast.studies.study import Experiment
 from gift_fast.studies.study_files import load_study
-from gift_fast.studies.tuning import foreseen
+from gift_fast.studies.tuning import expected_runs
 from gift_fast.training.models import build_model
 from gift_fast.training.objectives import build_objective
 
@@ -122,7 +122,7 @@ def runs_of(studies: Iterable[str], tuning: bool) -> dict[Experiment, str]:
         study = load_study(name)
         experiments: Sequence[Experiment] = study.experiments(published=True)
         if tuning:
-            experiments = foreseen(study, experiments, Path("nothing-has-been-run"))
+            experiments = expected_runs(study, experiments, Path("nothing-has-been-run"))
         for experiment in experiments:
             # Before there are trials, tuned runs stand here at the protocol's settings.
             purpose = "tuned" if experiment.purpose == "tuned" else ""

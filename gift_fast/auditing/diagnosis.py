@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gift_fast.auditing.audit_report import Finding
 from gift_fast.auditing.class_order import ClassOrder
-from gift_fast.files.texts import first_few
+from gift_fast.files.text_files import first_few
 
 TOPIC = "class order"
 

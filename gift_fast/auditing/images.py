@@ -14,7 +14,7 @@ from gift_fast.auditing.audit_report import Finding
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled.distilled_set import ROUNDING, DistilledSet
 from gift_fast.data.images.splits import LARGEST_BYTE
-from gift_fast.files.texts import first_few
+from gift_fast.files.text_files import first_few
 
 TOPIC = "images"
 

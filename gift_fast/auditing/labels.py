@@ -12,7 +12,7 @@ from gift_fast.auditing.audit_report import Finding, in_bytes
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled import DistilledSet
 from gift_fast.data.labels import StoredLabels
-from gift_fast.files.texts import first_few
+from gift_fast.files.text_files import first_few
 
 TOPIC, SOFT = "labels", "soft labels"
 

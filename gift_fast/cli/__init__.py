@@ -4,8 +4,8 @@
 command line and runs one of them.
 """
 
-# From here on the attribute gift_fast.cli.main is the function, which the entry point names; what
-# else the module of that name holds is imported with `from gift_fast.cli.main import ...`.
+# The attribute gift_fast.cli.main is now the function, which the entry point needs. Other names of
+# the module main are imported with `from gift_fast.cli.main import ...`.
 from gift_fast.cli.main import main
 
 __all__ = ["main"]

@@ -1,6 +1,6 @@
-"""Options that several commands share, and what is built from their values.
+"""Options that several commands share, and the objects that are built from them.
 
-Nothing here imports torch until it is called, so that the help of ``demo`` works without torch.
+torch is only imported inside functions, so that the help of ``demo`` works without torch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gift_fast.evaluation.context import RunContext
+    from gift_fast.evaluation.job import EvaluationJob
     from gift_fast.training.config import TrainingConfig
 
 INPUTS = ("data", "format", "labels", "labels_class_map", "class_map", "teacher_weights")
 """The options of :func:`add_inputs` that are attributes of an ``EvaluationJob``."""
 
-NAMES_HAVE_OPTIONS = "A name may take options: kl:temperature=20,scale_t2=true."
+NAMES_HAVE_OPTIONS = "Names accept options: kl:temperature=20,scale_t2=true."
 
 PRECISION = ("mixed_precision", "channels_last", "compile")
-"""The fields of a configuration that are shown under the title "execution"."""
+"""The fields of a configuration in the option group "execution"."""
 
 
 def add_fields(
@@ -30,34 +31,34 @@ def add_fields(
     config: type[TrainingConfig],
     titles: Mapping[str, Sequence[str]],
     *,
-    without: Sequence[str] = (),
+    without: Sequence[str] | None = (),
     defaults: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Add an option for every field of a configuration that has a help text.
+    """Add options for the fields of a configuration.
 
-    An option that is not given is None, so that presets and the configuration's own defaults apply.
+    An option that is not given is None, so that the defaults of the preset and the configuration
+    apply.
 
     Args:
         parser: parser of the command.
         config: class of the configuration.
-        titles: titles of the groups, in order, each with the names of its fields.
-        without: names of fields that get no option.
-        defaults: texts of the defaults that are not those of the configuration, by field.
+        titles: titles of the option groups, in order, each with the names of its fields.
+        without: fields with a help text that get no option; None allows any.
+        defaults: descriptions of defaults that differ from those of the configuration, by field.
 
     Returns:
         The names of the fields that got an option.
 
     Raises:
-        ValueError: a field has a help text and no group, or a group has a field that does not
-            exist.
+        ValueError: a field has a help text but no group, or a group has an unknown field.
     """
     fields = {field.name: field for field in dataclasses.fields(config) if "help" in field.metadata}
-    wanted = set(fields) - set(without)
     grouped = [name for names in titles.values() for name in names]
-    if wanted != set(grouped):
+    expected = set(grouped if without is None else fields) - set(without or ())
+    if expected != set(grouped) or not expected <= set(fields):
         raise ValueError(
             f"titles must have every field of {config.__name__} with a help text, got "
-            f"{sorted(grouped)} for {sorted(wanted)}"
+            f"{sorted(grouped)}, expected {sorted(expected & set(fields))}"
         )
     for title, names in titles.items():
         group = group_of(parser, title)
@@ -85,7 +86,7 @@ def add_field(
 def group_of(
     parser: argparse.ArgumentParser, title: str, description: str | None = None
 ) -> argparse._ArgumentGroup:
-    """Return the group of options with a title; add it if there is none."""
+    """Return the option group with a title; add it if it does not exist."""
     for group in parser._action_groups:
         if group.title == title:
             return group
@@ -93,7 +94,7 @@ def group_of(
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Add the inputs of ``evaluate`` and ``audit``: distilled set, real dataset, teachers."""
+    """Add the input options of an evaluation: distilled set, real dataset and teachers."""
     add_distilled_set(parser)
     dataset = group_of(parser, "real dataset")
     add_dataset(dataset, required=True)
@@ -102,7 +103,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def add_distilled_set(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say what the distilled set is and how it is stored."""
+    """Add the options for the distilled set and its file format."""
     from gift_fast.data.distilled.formats import FORMATS
 
     group = group_of(parser, "distilled set")
@@ -117,8 +118,8 @@ def add_distilled_set(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help=(
-            "folder of its stored soft labels, if they are not in --data, or one that `gift-fast "
-            "label` wrote"
+            "folder of the stored soft labels, if they are not in --data, or a folder written by "
+            "`gift-fast label`"
         ),
     )
     group.add_argument(
@@ -131,12 +132,12 @@ def add_distilled_set(parser: argparse.ArgumentParser) -> None:
         "--labels-class-map",
         type=Path,
         metavar="FILE",
-        help="class map of the stored soft labels, if it is not that of the images",
+        help="class map of the stored soft labels, if it differs from that of the images",
     )
 
 
 def add_dataset(group: argparse._ActionsContainer, *, required: bool) -> None:
-    """Add the argument that names a real dataset."""
+    """Add the option for the name of the real dataset."""
     from gift_fast.data.datasets import DATASETS
 
     group.add_argument(
@@ -148,14 +149,14 @@ def add_dataset(group: argparse._ActionsContainer, *, required: bool) -> None:
 
 
 def add_data_root(group: argparse._ActionsContainer) -> None:
-    """Add the argument that says where the real dataset is."""
+    """Add the option for the folder of the real dataset."""
     group.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="folder that holds the real dataset"
+        "--data-root", type=Path, metavar="DIR", help="folder that contains the real dataset"
     )
 
 
 def add_teachers(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name teachers and their weights."""
+    """Add the options for the teachers and their weights."""
     group = group_of(parser, "teachers")
     group.add_argument(
         "--teacher",
@@ -163,8 +164,8 @@ def add_teachers(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="MODEL",
         help=(
-            "networks that compute the soft labels of every batch, averaged over several; without "
-            "a name: use the stored soft labels (default: convnet3)"
+            "networks that compute the soft labels of every batch; the outputs of several are "
+            "averaged; without a name, the stored soft labels are used (default: convnet3)"
         ),
     )
     group.add_argument(
@@ -178,7 +179,7 @@ def add_teachers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_teacher_dir(group: argparse._ActionsContainer) -> None:
-    """Add the argument that names the folder of the teachers' weights."""
+    """Add the option for the folder of the teachers' weights."""
     group.add_argument(
         "--teacher-dir",
         type=Path,
@@ -190,16 +191,16 @@ def add_teacher_dir(group: argparse._ActionsContainer) -> None:
 def add_output(
     parser: argparse.ArgumentParser, *, out: str, force: str = "", required: bool = False
 ) -> argparse._ArgumentGroup:
-    """Add the arguments that say where results are written.
+    """Add the options for the output folder.
 
     Args:
         parser: parser of the command.
-        out: help of ``--out``, with its default.
-        force: help of ``--force``; "" leaves that option out.
-        required: whether ``--out`` must be given.
+        out: help text of ``--out``, with its default.
+        force: help text of ``--force``; without it, the option is omitted.
+        required: whether ``--out`` is required.
 
     Returns:
-        The group, for the command's own options.
+        The option group, to which the command can add options.
     """
     group = group_of(parser, "output")
     group.add_argument("--out", type=Path, required=required, metavar="DIR", help=out)
@@ -209,11 +210,11 @@ def add_output(
 
 
 def add_execution(parser: argparse.ArgumentParser, *, trains: bool = True) -> None:
-    """Add the arguments that say how a command runs; no result depends on them.
+    """Add the options for execution, which do not affect results.
 
     Args:
         parser: parser of the command.
-        trains: whether the command trains networks, and so has checkpoints and progress.
+        trains: whether the command trains networks and needs options for checkpoints and progress.
     """
     group = group_of(parser, "execution")
     group.add_argument("--device", metavar="NAME", help="auto or cpu (default: auto)")
@@ -233,10 +234,59 @@ def add_execution(parser: argparse.ArgumentParser, *, trains: bool = True) -> No
     group.add_argument("--quiet", action="store_true", default=None, help="show no progress")
 
 
+def add_protocol(parser: argparse.ArgumentParser, titles: Sequence[str], *, per_seed: str) -> None:
+    """Add the options for the protocol and the seeds of an evaluation.
+
+    Args:
+        parser: parser of the command.
+        titles: titles of the option groups that follow in the help.
+        per_seed: what the command creates for every seed, such as "student".
+    """
+    from gift_fast.evaluation.protocols import preset_names
+
+    group = group_of(parser, "student and protocol", NAMES_HAVE_OPTIONS)
+    for title in titles:
+        group_of(parser, title)
+    group.add_argument(
+        "--preset",
+        default="paper",
+        metavar="NAME",
+        help=(
+            f"protocol: {', '.join(preset_names())}, or a YAML file; the other options override "
+            "its settings (default: paper)"
+        ),
+    )
+    group.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help=f"seeds; one {per_seed} per seed (default: 0 1 2)",
+    )
+
+
+def job_of(options: argparse.Namespace, names: Sequence[str] = ()) -> EvaluationJob:
+    """Build an evaluation from the options of ``add_inputs`` and ``add_protocol``.
+
+    Args:
+        options: the parsed options; those that were given override the settings of the preset.
+        names: further options that are arguments of ``job_of_preset``.
+    """
+    from gift_fast.evaluation.job import job_of_preset
+
+    return job_of_preset(
+        dataset=options.dataset,
+        preset=options.preset,
+        settings=given(options, [*options.fields, "teachers"]),
+        **given(options, [*INPUTS, "seeds", *names]),
+    )
+
+
 def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     """Select the named options that were given.
 
-    The others are None and left out, so that the defaults of whatever takes the values apply.
+    Options that were not given are None; they are omitted, so that the defaults of the called
+    function apply.
 
     Example:
         >>> given(argparse.Namespace(ipc=10, epochs=None), ["ipc", "epochs", "seeds"])
@@ -247,7 +297,7 @@ def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 
 
 def context_of(options: argparse.Namespace) -> RunContext:
-    """Build the context from the options that name folders and from those of ``add_execution``."""
+    """Build the context from the options for folders and execution."""
     from gift_fast.cli.duration import parse_duration
     from gift_fast.evaluation.context import RunContext
 
@@ -258,26 +308,26 @@ def context_of(options: argparse.Namespace) -> RunContext:
     return RunContext(**values)
 
 
-def teller(options: argparse.Namespace) -> Callable[[str], None]:
-    """Return a function that prints a line to standard error.
+def status_printer(options: argparse.Namespace) -> Callable[[str], None]:
+    """Return a function that prints a status message to standard error.
 
-    It prints nothing with ``--quiet``, and in all but the first of several processes.
+    With ``--quiet``, and in all processes but the main one, it prints nothing.
     """
     from gift_fast.training.processes import is_main_process
 
-    def tell(text: str) -> None:
+    def log(message: str) -> None:
         if not options.quiet and is_main_process():
-            print(text, file=sys.stderr, flush=True)
+            print(message, file=sys.stderr, flush=True)
 
-    return tell
+    return log
 
 
-class FormerName(argparse.Action):
-    """Stores the value of an option under its former name, and prints the present one."""
+class DeprecatedOption(argparse.Action):
+    """An option under its former name, which prints a note with the new name."""
 
-    def __init__(self, *, present: str, **options: Any) -> None:
+    def __init__(self, *, new_name: str, **options: Any) -> None:
         super().__init__(**options, help=argparse.SUPPRESS)
-        self.present = present
+        self.new_name = new_name
 
     def __call__(
         self,
@@ -286,6 +336,6 @@ class FormerName(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Called by argparse."""
+        """Store the value and print the note; called by argparse."""
         setattr(namespace, self.dest, values)
-        print(f"gift-fast: note: {option_string} is now {self.present}", file=sys.stderr)
+        print(f"gift-fast: note: {option_string} is now {self.new_name}", file=sys.stderr)

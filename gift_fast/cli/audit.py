@@ -1,4 +1,4 @@
-"""``gift-fast audit``: checks a distilled set's class order, images and labels."""
+"""``gift-fast audit``: check the class order, images and labels of a distilled set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write-class-map",
         type=Path,
         metavar="FILE",
-        help="write the class map that the audit finds, for --class-map",
+        help="write the class map found by the audit, for --class-map",
     )
     output.add_argument("--json", action="store_true", help="print all measurements as JSON")
     add_execution(parser, trains=False)

@@ -1,4 +1,4 @@
-"""The registry of commands: what ``gift-fast --help`` shows of each before it is imported.
+"""The registry of commands, with the texts that ``gift-fast --help`` shows without importing them.
 
 A new command is a module with ``add_arguments(parser)`` and ``run(options)``, and an entry in
 ``COMMANDS``.
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """What is known of a command before its module is imported.
+    """The help texts and requirements of a command.
 
     Args:
         module: name of the module with ``add_arguments(parser)`` and ``run(options)``.
-        usage: its required arguments, for the first line of its help.
-        help: its line in ``gift-fast --help``.
-        description: first paragraph of its own help.
-        example: a call, shown at the end of its own help; lines are joined with backslashes.
-        needs_student: whether it needs the packages of the extra ``student``.
+        usage: required arguments, for the usage line.
+        help: one-line summary in ``gift-fast --help``.
+        description: first paragraph of the command's help.
+        example: example at the end of the command's help; may have continuation lines.
+        needs_student: whether the command needs the packages of the extra ``student``.
     """
 
     module: str
@@ -38,8 +38,8 @@ COMMANDS = {
         description=(
             "Trains a teacher on scikit-learn's 8 x 8 digits, selects a few distilled images per "
             "class, trains students on them with each loss under AdamW and SGD, and reports their "
-            "accuracy on the test images. Nothing is downloaded. Finished runs are not repeated, "
-            "and the same command resumes an interrupted demo."
+            "accuracy on the test images. Nothing is downloaded. Finished runs are not repeated; "
+            "the same command resumes an interrupted demo."
         ),
         example="gift-fast demo --losses ce kl:temperature=4 gift --seeds 5",
     ),
@@ -49,7 +49,7 @@ COMMANDS = {
         help="train a teacher on a real dataset",
         description=(
             "Trains a network on the real training images with cross-entropy, and saves its "
-            "weights and its test accuracy in --teacher-dir, where the other commands look for "
+            "weights and its test accuracy in --teacher-dir, from which the other commands load "
             "teachers. The same command resumes an interrupted run."
         ),
         example=(
@@ -63,7 +63,7 @@ COMMANDS = {
         help="generate a distilled set from real images and a teacher",
         description=(
             "Generates a distilled set with a method that needs no optimization, and writes it in "
-            "the file format of the method's authors. An existing set is kept."
+            "the file format of the method's authors. An existing set is not overwritten."
         ),
         example=(
             "gift-fast distill rded --dataset cifar10 --data-root data \\\n"
@@ -87,12 +87,12 @@ COMMANDS = {
     "label": Command(
         module="gift_fast.cli.label",
         usage="--data PATH --dataset NAME --out DIR",
-        help="store a teacher's soft labels of whole training runs, for every loss",
+        help="store the teacher's soft labels for whole training runs",
         description=(
-            "Labels exactly the batches that `gift-fast evaluate` trains on with the same "
-            "settings and seeds, and stores the labels with the augmentation of every batch. "
-            "`evaluate --labels` replays them under any loss, without the teacher. The same "
-            "command resumes an interrupted one."
+            "Labels the batches that `gift-fast evaluate` trains on with the same settings and "
+            "seeds, and stores the labels with the augmentation parameters of every batch. "
+            "`evaluate --labels` replays them with any loss and without the teacher. The same "
+            "command resumes an interrupted run."
         ),
         example=(
             "gift-fast label --data cifar100_rded_ipc10 --dataset cifar100 --data-root data \\\n"
@@ -105,8 +105,8 @@ COMMANDS = {
         help="show all evaluations in a folder as one table",
         description=(
             "Prints one row for each configuration that `gift-fast evaluate` has run: the settings "
-            "in which the configurations differ, and the accuracy over their seeds. Runs of "
-            "studies are left out; `gift-fast report` shows them."
+            "in which the configurations differ, and the accuracy over seeds. Runs of studies are "
+            "not included; `gift-fast report` shows them."
         ),
         example="gift-fast table runs --markdown",
     ),
@@ -116,9 +116,9 @@ COMMANDS = {
         help="check a distilled set's class order, images and labels",
         description=(
             "Checks a distilled set against its teacher and the real test images for mistakes that "
-            "raise no error: a different class order, a different image scale, missing classes, "
-            "labels that belong to other images. Trains nothing. The exit status is 1 if it finds "
-            "an error."
+            "raise no error: a different class order, a different value range of images, missing "
+            "classes, mismatched labels. No network is trained. The exit status is 1 if an error "
+            "is found."
         ),
         example=(
             "gift-fast audit --data cifar100_rded_ipc10 --dataset cifar100 --data-root data \\\n"
@@ -130,13 +130,13 @@ COMMANDS = {
         usage="NAME",
         help="run a comparison, such as one of the paper's tables",
         description=(
-            "Trains every student of a study and writes its tables to --out as study-NAME.md and "
-            "study-NAME.csv. Trains teachers that do not exist yet. The same command resumes an "
+            "Trains all students of a study, and teachers that do not exist yet, and writes tables "
+            "to --out as study-NAME.md and study-NAME.csv. The same command resumes an "
             "interrupted study; runs that several studies share are trained once."
         ),
         example=(
             "gift-fast study losses --dataset fashion-mnist --ipc 10 \\\n"
-            "  --student convnet3:width=32 --epochs 100 --seeds 0 1 2 --set-seeds 0"
+            "  --student convnet3:width=32 --epochs 100 --seeds 0 1 2 --dataset-seeds 0"
         ),
     ),
     "reproduce": Command(
@@ -144,9 +144,10 @@ COMMANDS = {
         usage="NAME",
         help="reproduce published results, from the teachers to a report",
         description=(
-            "Trains teachers, generates distilled sets, trains students and writes a report, as a "
-            "plan of several studies says. First measures this machine briefly and prints how long "
-            "each part will take. The same command resumes an interrupted reproduction."
+            "Trains teachers, generates distilled sets, trains students and writes a report, "
+            "according to a plan of several studies. Before that, short runs on this machine are "
+            "timed and the estimated time of each part is printed. The same command resumes an "
+            "interrupted reproduction."
         ),
         example="gift-fast reproduce rded-cifar10 --data-root data --out runs/rded-cifar10",
     ),
@@ -156,8 +157,8 @@ COMMANDS = {
         help="show the results of studies beside published ones",
         description=(
             "Writes all studies of a folder to one self-contained HTML page, and their tables as "
-            "Markdown, LaTeX and CSV beside it. Unfinished studies are shown with the runs that "
-            "have finished."
+            "Markdown, LaTeX and CSV. Unfinished studies are shown with the runs that have "
+            "finished."
         ),
         example="gift-fast report runs --open",
     ),
@@ -166,9 +167,9 @@ COMMANDS = {
         usage="",
         help="show versions, hardware, available backends, and what is missing",
         description=(
-            "Prints versions, compiler, CUDA, the backends of the loss, memory, disk space, and "
-            "what is missing with the command that installs it. Works even if parts of the "
-            "installation do not. Add its output to bug reports."
+            "Prints versions, compilers, GPUs, the backends of the loss, memory, disk space, and "
+            "missing packages with the command that installs them. It also works with a broken "
+            "installation. Please add its output to bug reports."
         ),
         example="gift-fast doctor --json",
         needs_student=False,

@@ -1,4 +1,4 @@
-"""``gift-fast distill``: makes a distilled set."""
+"""``gift-fast distill``: generate a distilled set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "method",
         metavar="METHOD",
-        help=f"method: {', '.join(METHODS)}; may take options, as in rded:factor=2",
+        help=f"method: {', '.join(METHODS)}; accepts options, as in rded:factor=2",
     )
     parser.add_argument("--ipc", type=int, required=True, metavar="N", help="images per class")
     parser.add_argument("--seed", type=int, metavar="N", help="random seed (default: 0)")
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher-weights",
         type=Path,
         metavar="FILE",
-        help="its weights (default: from --teacher-dir)",
+        help="weights of the teacher (default: from --teacher-dir)",
     )
     add_teacher_dir(teacher)
     add_output(
@@ -58,21 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make the set and print its digest."""
-    asked = given(options, ["ipc", "seed", "force"])
-    check_request(options.method, options.ipc, asked.get("seed", 0))
+    """Generate the set and print its digest."""
+    arguments = given(options, ["ipc", "seed", "force"])
+    check_request(options.method, options.ipc, arguments.get("seed", 0))
     context, network = context_of(options), options.teacher
     config = TeacherConfig(dataset=paper_dataset(options.dataset, network), model=network)
     dataset = load_dataset(config.dataset, context.data_root)
     weights = options.teacher_weights or teacher_path(context, config.dataset, network)
     advice = advice_for(config.dataset, network)
     teacher, _ = load_teacher(network, weights, dataset, advice=advice)
-    made = distill(
+    distilled = distill(
         options.method,
         dataset,
         teacher.to(context.accelerator(config).device),
         context.out,
-        **asked,
+        **arguments,
     )
-    print(f"{made.source}; digest {made.fingerprint()}")
+    print(f"{distilled.source}; digest {distilled.fingerprint()}")
     return 0

@@ -1,24 +1,21 @@
-"""``gift-fast evaluate``: trains students on a distilled set and reports their accuracy."""
+"""``gift-fast evaluate``: train students on a distilled set and report their accuracy."""
 
 from __future__ import annotations
 
 import argparse
 
 from gift_fast.cli.arguments import (
-    INPUTS,
-    NAMES_HAVE_OPTIONS,
     PRECISION,
     add_execution,
     add_fields,
     add_inputs,
     add_output,
+    add_protocol,
     context_of,
-    given,
     group_of,
+    job_of,
 )
 from gift_fast.evaluation.config import EvaluationConfig
-from gift_fast.evaluation.job import EvaluationJob, job_of_preset
-from gift_fast.evaluation.protocols import preset_names
 from gift_fast.evaluation.results import run_path
 from gift_fast.evaluation.run import run_job
 from gift_fast.report.terminal import print_results
@@ -36,31 +33,13 @@ FIELDS = {
     "test": ("eval_every", "eval_after", "tested_on", "classes"),
     "execution": PRECISION,
 }
-"""The groups of the help, each with its fields of ``EvaluationConfig``."""
+"""The option groups, each with its fields of ``EvaluationConfig``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate``."""
     add_inputs(parser)
-    protocol = group_of(parser, "student and protocol", NAMES_HAVE_OPTIONS)
-    for title in ("training", "test", "output", "execution"):  # in the order of the help
-        group_of(parser, title)
-    protocol.add_argument(
-        "--preset",
-        default="paper",
-        metavar="NAME",
-        help=(
-            f"protocol, whose settings the other options override: {', '.join(preset_names())}, "
-            "or a YAML file (default: paper)"
-        ),
-    )
-    protocol.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        metavar="N",
-        help="seeds; one student is trained for each (default: 0 1 2)",
-    )
+    add_protocol(parser, ("training", "test", "output", "execution"), per_seed="student")
     output = add_output(
         parser,
         out="folder for results and checkpoints (default: runs)",
@@ -84,22 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train and test the students, and print their accuracy."""
     context = context_of(options)
-    runs = run_job(job_of(options), context)
+    runs = run_job(job_of(options, ["keep_weights", "check_set"]), context)
     if is_main_process():
         print_results(runs, as_json=options.json)
         if not options.json:
             print(
-                "every setting and test:",
+                "all settings and tests:",
                 *(run_path(context.out, run.config, run.inputs) for run in runs),
             )
     return 0
-
-
-def job_of(options: argparse.Namespace) -> EvaluationJob:
-    """Build the evaluation from the preset's settings; options that were given override them."""
-    return job_of_preset(
-        dataset=options.dataset,
-        preset=options.preset,
-        settings=given(options, [*options.fields, "teachers"]),
-        **given(options, [*INPUTS, "seeds", "keep_weights", "check_set"]),
-    )

@@ -1,8 +1,8 @@
 """The entry point of ``gift-fast``: parses the command line and runs the command.
 
-Only the module of the command that is called is imported, so that ``gift-fast --help`` does not
-wait for torch. A command's module may import torch at its top only if its help lists the names of a
-registry; the others import it in ``run``.
+Only the module of the requested command is imported, so that ``gift-fast --help`` does not import
+torch. A command's module imports torch at the top only if its help lists the names of a registry;
+the others import it in ``run``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: of the command line, without the program's name; None for those of the process.
+        arguments: command-line arguments without the program's name; None uses ``sys.argv``.
 
     Returns:
-        The exit status: 2 for an error that the user can correct, 1 for a bug or for a failure
-        that a command reports, 143 after SIGTERM and 130 after SIGINT.
+        The exit status: 2 for an error that the user can correct, 1 for a bug or a failure that a
+        command reports, 143 after SIGTERM and 130 after SIGINT.
     """
     with handling_signals():
         try:
@@ -40,13 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(arguments: Sequence[str] | None) -> int:
-    """Parse the arguments, run the command that they name, and report its errors."""
-    # A user's own losses and networks are named by import path, from the current folder.
+    """Parse the arguments, run the command, and report its errors."""
+    # User-defined losses and networks are imported from the current folder.
     sys.path.append("")
     arguments = sys.argv[1:] if arguments is None else arguments
-    # No option of the main parser takes a value, so the command is the first that is no option.
-    called = next((argument for argument in arguments if not argument.startswith("-")), "")
-    options = build_parser(called).parse_args(arguments)
+    # No option of the main parser takes a value, so the first argument without a dash is the
+    # command.
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    options = build_parser(command).parse_args(arguments)
     missing = missing_packages() if COMMANDS[options.command].needs_student else []
     if missing:
         return fail(
@@ -57,9 +58,9 @@ def run_command(arguments: Sequence[str] | None) -> int:
     try:
         with one_line_warnings(), progress_shown(options):
             status = run(options)
-        sys.stdout.flush()  # raises here if the disk is full or the reader has gone
+        sys.stdout.flush()  # raises here if the disk is full or the pipe is closed
         return status
-    except BrokenPipeError:  # the reader has gone, as head does
+    except BrokenPipeError:  # the reader closed the pipe, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as stop:
@@ -70,18 +71,18 @@ def run_command(arguments: Sequence[str] | None) -> int:
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Print warnings as one line each, without the line of code that raised them."""
-    before = warnings.formatwarning
+    """Print warnings on one line, without the source line that raised them."""
+    original = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"gift-fast: warning: {message}\n"
     try:
         yield
     finally:
-        warnings.formatwarning = before
+        warnings.formatwarning = original
 
 
 @contextmanager
 def progress_shown(options: argparse.Namespace) -> Iterator[None]:
-    """Show progress, in the first process only and not with ``--quiet``."""
-    main_process = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate number them
+    """Show progress, unless ``--quiet`` is given, and only in the main process."""
+    main_process = os.environ.get("RANK", "0") == "0"  # set by torchrun and accelerate
     with showing(main_process and not getattr(options, "quiet", None)):
         yield

@@ -11,15 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from gift_fast.cli.commands import COMMANDS, Command
 
 WIDTH = 100
-"""Widest line of a help text, in characters."""
+"""Maximum width of help texts, in characters."""
 
 
-def build_parser(called: str = "") -> argparse.ArgumentParser:
+def build_parser(command_name: str = "") -> argparse.ArgumentParser:
     """Build the parser of the command line.
 
     Args:
-        called: name of the command that is called, whose module is imported to add its arguments.
-            The other commands have only a line in the help.
+        command_name: name of the requested command, whose module is imported to add its arguments.
+            Only the summaries of the other commands are added.
     """
     parser = argparse.ArgumentParser(
         prog="gift-fast",
@@ -41,7 +41,7 @@ def build_parser(called: str = "") -> argparse.ArgumentParser:
             epilog=f"example:\n{textwrap.indent(command.example, '  ')}",
             formatter_class=HelpFormatter,
         )
-        if name == called:
+        if name == command_name:
             module = importlib.import_module(command.module)
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
@@ -49,12 +49,12 @@ def build_parser(called: str = "") -> argparse.ArgumentParser:
 
 
 def usage(name: str, command: Command) -> str:
-    """Return the first line of a command's help: its required arguments alone."""
+    """Return the usage line of a command, with its required arguments only."""
     return " ".join(filter(None, ["gift-fast", name, command.usage, "[options]"]))
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Formats help up to 100 characters wide, and keeps the lines of text that has several."""
+    """Formats help up to 100 characters wide, and keeps the line breaks of multi-line texts."""
 
     def __init__(self, prog: str) -> None:
         columns = min(shutil.get_terminal_size().columns - 2, WIDTH)

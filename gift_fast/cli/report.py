@@ -1,4 +1,4 @@
-"""``gift-fast report``: the studies of a folder as one HTML page."""
+"""``gift-fast report``: write the studies of a folder to one HTML page."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``report``."""
     parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="that `gift-fast study --out` has written to"
+        "folder", type=Path, metavar="DIR", help="output folder of `gift-fast study`"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the HTML page (default: report.html in DIR)"
+        "--out", type=Path, metavar="FILE", help="HTML file (default: report.html in DIR)"
     )
-    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The packages of the extra ``student``, and which of them are missing."""
+"""Required packages of the extra ``student``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STUDENT_PACKAGES = {
     "torchvision": "torchvision",
     "yaml": "pyyaml",
 }
-"""Packages of the extra ``student``: name of the module, name of the distribution."""
+"""Packages of the extra ``student``: import name and distribution name."""
 
 
 def missing_packages() -> list[str]:

@@ -1,4 +1,4 @@
-"""``gift-fast table``: all evaluations of a folder in one table."""
+"""``gift-fast table``: show all evaluations of a folder in one table."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default=Path("runs"),
         metavar="DIR",
-        help="that `gift-fast evaluate --out` has written to (default: runs)",
+        help="output folder of `gift-fast evaluate` (default: runs)",
     )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="print it in Markdown")
-    form.add_argument("--csv", action="store_true", help="print it as CSV, with every setting")
+    output_format = parser.add_mutually_exclusive_group()
+    output_format.add_argument("--markdown", action="store_true", help="print Markdown")
+    output_format.add_argument("--csv", action="store_true", help="print CSV with all settings")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -37,14 +37,14 @@ def run(options: argparse.Namespace) -> int:
         print(f"gift-fast: not in the table: {message}", file=sys.stderr)
     if of_studies:
         print(
-            f"left out: {of_studies} runs of studies, see gift-fast report {options.folder}",
+            f"not included: {of_studies} runs of studies; see gift-fast report {options.folder}",
             file=sys.stderr,
         )
     if evaluations and options.csv:
         print(evaluations_csv(evaluations), end="")
     elif evaluations and options.markdown:
-        found = evaluations_table(evaluations)
-        print(f"**{found.caption}**", "", as_markdown(found), *found.notes, sep="\n")
+        table = evaluations_table(evaluations)
+        print(f"**{table.caption}**", "", as_markdown(table), *table.notes, sep="\n")
     elif evaluations:
         print_evaluations(evaluations_table(evaluations))
     return 1 if damaged else 0

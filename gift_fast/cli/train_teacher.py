@@ -1,4 +1,4 @@
-"""``gift-fast train-teacher``: trains a teacher on a real dataset."""
+"""``gift-fast train-teacher``: train a teacher on a real dataset."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS = {
     ),
     "execution": PRECISION,
 }
-"""The groups of the help, each with its fields of ``TeacherConfig``."""
+"""The option groups, each with its fields of ``TeacherConfig``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,15 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train the teacher and print its accuracy; the exit status is 2 if training diverged."""
-    own = given(options, options.fields)
-    dataset = paper_dataset(options.dataset, own.get("model", TeacherConfig.model))
-    own.setdefault("augmentation", teacher_augmentation(dataset))
-    config = TeacherConfig(dataset=dataset, **own)
+    settings = given(options, options.fields)
+    dataset = paper_dataset(options.dataset, settings.get("model", TeacherConfig.model))
+    settings.setdefault("augmentation", teacher_augmentation(dataset))
+    config = TeacherConfig(dataset=dataset, **settings)
     path, check = run_teacher(config, context_of(options))
     if not math.isfinite(check.loss + check.test_loss):
         return fail(
-            f"{path} holds no usable teacher: its training diverged, the loss is not finite. Train "
-            "it again with --force and a smaller --learning-rate"
+            f"the teacher in {path} is not usable: training diverged, its loss is not finite. "
+            "Train it again with --force and a smaller --learning-rate"
         )
     print(f"{path}: top-1 {check.top1:.2f} %, top-5 {check.top5:.2f} % on the test images")
     return 0

@@ -1,9 +1,9 @@
-"""Methods that generate distilled sets, as run by ``gift-fast distill``.
+"""Methods that generate distilled sets; ``gift-fast distill`` runs them.
 
-A new method is one file with a function and one line in ``METHODS``. The function writes a set that
-:func:`~gift_fast.data.distilled.read_distilled` recognizes to a folder that exists; it is called
-with the dataset, the teacher, the folder, the images per class and the seed, and its keyword-only
-parameters are the options that a specification sets: ``rded:factor=2``.
+A new method is one file with a function and one line in ``METHODS``. The function is called with
+the dataset, the teacher, an existing folder, the images per class and the seed. It writes a set to
+the folder in a format that :func:`~gift_fast.data.distilled.read_distilled` recognizes. Its
+keyword-only parameters are options of the specification, such as ``rded:factor=2``.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ from gift_fast.files import spec
 from gift_fast.files.checks import check_integer
 from gift_fast.files.fingerprint import fingerprint
 
-__all__ = ["METHODS", "check_request", "distill", "is_made", "rded", "rded_images"]
+__all__ = ["METHODS", "check_request", "distill", "is_complete", "rded", "rded_images"]
 
 RECORD = "made.json"
-"""The record of a set's settings, beside its images. It is written last, so a set without it is
-unfinished."""
+"""The file with the settings of a set. It is written last, so a set without it is incomplete."""
 
 LIBRARIES = ("torch", "torchvision", "pillow")
 """Packages whose versions may change the pixels of a set."""
@@ -50,10 +49,10 @@ def selected(
     *,
     crops_per_image: int = 10,
 ) -> None:
-    """Writes the set of :func:`select_crops`, in the project's own format."""
-    made = select_crops(dataset, teacher, ipc=ipc, crops_per_image=crops_per_image, seed=seed)
-    source = f"{made.source}, seed {seed}"
-    write_distilled(path / "selected", replace(made, source=source), dataset)
+    """Write a set of :func:`select_crops` in gift-fast's own format."""
+    distilled = select_crops(dataset, teacher, ipc=ipc, crops_per_image=crops_per_image, seed=seed)
+    source = f"{distilled.source}, seed {seed}"
+    write_distilled(path / "selected", replace(distilled, source=source), dataset)
 
 
 METHODS: dict[str, Callable[..., None]] = {
@@ -73,23 +72,24 @@ def distill(
     seed: int = 0,
     force: bool = False,
 ) -> DistilledSet:
-    """Generates a distilled set in a folder of its own, or reads it if it exists already.
+    """Generate a distilled set in a new folder, or read it if it has been generated before.
 
-    The folder also holds ``made.json``, with all settings of the set and a digest of its contents.
+    The folder also contains ``made.json``, with all settings of the set and a digest of its
+    contents.
 
     Args:
-        method: a name in ``METHODS`` with its options, or the import path of a function like those.
-        dataset: with its training split.
+        method: a name in ``METHODS`` with its options, or the import path of such a function.
+        dataset: the dataset, with its training split.
         teacher: maps normalized images (N, C, S, S) to logits; it is left in eval mode.
         path: the folder, which is created atomically.
         ipc: images per class.
         seed: seed of all random numbers.
-        force: replaces a different set in ``path``.
+        force: whether to replace a different set in ``path``.
 
     Raises:
         OSError: the folder cannot be written.
-        ValueError: the method or an option is unknown or out of range, or ``path`` holds something
-            else.
+        ValueError: the method or an option is unknown or out of range, or ``path`` contains
+            anything else than the same set.
 
     Example:
         >>> import tempfile
@@ -104,7 +104,7 @@ def distill(
     path = Path(path)
     check_request(method, ipc, seed)
     record: dict[str, Any] = {
-        "method": spec.in_full("method", method, METHODS),
+        "method": spec.with_defaults("method", method, METHODS),
         "dataset": dataset.name,
         "normalization": {"mean": list(dataset.mean), "std": list(dataset.std)},
         "training images": dataset.training_split.fingerprint(),
@@ -113,24 +113,24 @@ def distill(
         "seed": seed,
     }
     if path.exists():
-        if is_made(path) and made_alike(path, record):
+        if is_complete(path) and has_settings(path, record):
             return read_distilled("auto", path, dataset)
-        if not (force and is_made(path)):
-            advice = "--force replaces it" if is_made(path) else "choose another folder"
+        if not (force and is_complete(path)):
+            advice = "--force replaces it" if is_complete(path) else "choose another folder"
             raise ValueError(
-                f"out must be a new folder or hold a set generated with the same settings, but "
-                f"{path} holds something else; {advice}"
+                f"out must be a new folder or contain a set generated with the same settings, but "
+                f"{path} has other contents; {advice}"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
         spec.build("method", method, METHODS, dataset, teacher.eval(), temporary, ipc, seed)
-        made = read_distilled("auto", temporary, dataset)
+        distilled = read_distilled("auto", temporary, dataset)
         versions = {name: version(name) for name in LIBRARIES}
         contents = {
             **record,
-            "set": made.fingerprint(),
+            "set": distilled.fingerprint(),
             "versions": {"gift-fast": gift_fast.__version__, **versions},
         }
         (temporary / RECORD).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
@@ -138,19 +138,19 @@ def distill(
             shutil.rmtree(path)
         try:
             os.replace(temporary, path)
-        except OSError:  # another process may have been faster
-            if not (is_made(path) and made_alike(path, record)):
+        except OSError:  # another process may have generated the same set meanwhile
+            if not (is_complete(path) and has_settings(path, record)):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return replace(made, source=made.source.replace(str(temporary), str(path)))
+    return replace(distilled, source=distilled.source.replace(str(temporary), str(path)))
 
 
 def check_request(method: str, ipc: int, seed: int = 0) -> None:
-    """Checks the arguments of :func:`distill` before any data is loaded.
+    """Check the arguments of :func:`distill` before any data is loaded.
 
     Raises:
-        TypeError: ``ipc`` or ``seed`` is no integer.
+        TypeError: ``ipc`` or ``seed`` is not an integer.
         ValueError: the method or an option is unknown, or ``ipc`` or ``seed`` is out of range.
     """
     spec.resolve("method", method, METHODS)
@@ -158,12 +158,12 @@ def check_request(method: str, ipc: int, seed: int = 0) -> None:
     check_integer("seed", seed, 0)
 
 
-def is_made(path: Path) -> bool:
-    """Whether a folder holds a finished set of :func:`distill`."""
+def is_complete(path: Path) -> bool:
+    """Whether a folder contains a complete set of :func:`distill`."""
     return (path / RECORD).is_file()
 
 
-def made_alike(path: Path, record: Mapping[str, Any]) -> bool:
+def has_settings(path: Path, record: Mapping[str, Any]) -> bool:
     """Whether the set in a folder was generated with the settings of ``record``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Random training images as a distilled set: the baseline that a method must exceed."""
+"""Random training images as a distilled set: the baseline that a method should beat."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gift_fast.training.seeds import seed_for
 def random_images(
     dataset: ImageDataset, teacher: nn.Module, path: Path, ipc: int, seed: int
 ) -> None:
-    """Writes ``ipc`` unaltered training images of each class, drawn without replacement.
+    """Write ``ipc`` unaltered training images of each class, drawn without replacement.
 
     Args:
-        dataset: its training split is read.
-        teacher: not used; every method is called with it.
+        dataset: the dataset, with its training split.
+        teacher: not used; all methods have this parameter.
         path: an existing folder.
         ipc: images per class.
-        seed: determines the images that are drawn.
+        seed: seed of the random selection.
 
     Raises:
         OSError: a file cannot be written.
@@ -36,7 +36,7 @@ def random_images(
     chosen = []
     for label in range(dataset.num_classes):
         members = (labels == label).nonzero().squeeze(1)
-        # A class has a seed of its own, so it does not depend on the classes before it.
+        # Each class has its own seed, so its images do not depend on the other classes.
         generator = torch.Generator().manual_seed(seed_for(seed, f"random/{label}"))
         chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
     index = torch.cat(chosen)

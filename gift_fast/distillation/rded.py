@@ -1,13 +1,13 @@
-"""RDED: distilled images that are crops of real images which a teacher is most confident about.
+"""RDED: distilled images composed of the crops of real images with the highest teacher confidence.
 
-Of each class, some training images are drawn at random. The teacher scores several random crops of
-each, and its most confident crop is kept. The most confident of these make up the class's images:
-one crop per image with ``factor=1``, a mosaic of ``factor`` x ``factor`` crops otherwise.
+For each class, training images are drawn at random. The teacher scores several random crops of each
+image, and the crop with the lowest cross-entropy is kept. The best of these crops form the images
+of the class: one crop per image with ``factor=1``, otherwise a mosaic of ``factor`` x ``factor``.
 
 Source: Sun, Shi, Yu and Lin, "On the Diversity and Realism of Distilled Dataset", CVPR 2024, and
-its code, github.com/LINs-lab/RDED (synthesize/main.py, synthesize/utils.py, scripts). The details
-that change pixels are its code's: bytes are truncated, not rounded, after the normalization has
-been undone in float32, and files are JPEG at Pillow's default quality.
+its code, github.com/LINs-lab/RDED (synthesize/main.py, synthesize/utils.py, scripts). Details that
+affect pixels follow the code: values are truncated to bytes, not rounded, after the normalization
+has been undone in float32, and files are JPEG at Pillow's default quality.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from gift_fast.training.seeds import seed_for
 CROP_SCALE = (0.08, 1.0)
 """Smallest and largest area of a crop, as a fraction of the image's."""
 
-SCORED_AT_ONCE = 500
-"""Crops that the teacher scores in one forward pass."""
+BATCH_SIZE = 500
+"""Number of crops that the teacher scores in one forward pass."""
 
 
 def rded(
@@ -43,18 +43,18 @@ def rded(
     crops: int = 5,
     images_per_class: int = 300,
 ) -> None:
-    """Writes an RDED set to ``path/syn_data``, as the ``rded`` format reads it.
+    """Write an RDED set to ``path/syn_data``, in the file layout that the ``rded`` format reads.
 
     The defaults are those of RDED's scripts for CIFAR and Tiny-ImageNet; ImageNet-1K and its
-    subsets have ``factor=2``.
+    subsets use ``factor=2``.
 
     Args:
-        dataset: its training split is read.
-        teacher: takes normalized images (N, C, S, S) to logits.
+        dataset: the dataset, with its training split.
+        teacher: maps normalized images (N, C, S, S) to logits.
         path: an existing folder.
         ipc: images per class.
-        seed: determines the images that are drawn and their crops.
-        factor: crops per side of an image.
+        seed: seed of the drawn images and of their crops.
+        factor: number of crops per side of an image.
         crops: random crops per drawn image.
         images_per_class: training images drawn from each class.
 
@@ -92,11 +92,11 @@ def rded_images(
     crops: int = 5,
     images_per_class: int = 300,
 ) -> Tensor:
-    """The images of an RDED set before JPEG compression; see :func:`rded` for the arguments.
+    """Generate the images of an RDED set before JPEG compression; see :func:`rded` for arguments.
 
-    The teacher sees images normalized with the dataset's constants. RDED's code uses ImageNet's
-    for every dataset: load ``cifar10:normalization=imagenet``, with a teacher trained on the same,
-    to do so too.
+    The images are normalized with the dataset's constants. RDED's code uses ImageNet's constants
+    for every dataset; to do the same, load ``cifar10:normalization=imagenet`` and train the teacher
+    on it.
 
     Returns:
         uint8 (classes * ipc, C, S, S) on the CPU, class by class, the most confident first.
@@ -116,10 +116,10 @@ def rded_images(
     check_counts(dataset, ipc, factor, crops, images_per_class)
     split, teacher = dataset.training_split, teacher.eval()
     labels = split.labels.cpu()
-    made = []
+    distilled = []
     for label in range(dataset.num_classes):
         members = (labels == label).nonzero().squeeze(1)
-        # A class has a seed of its own, so it does not depend on the classes before it.
+        # Each class has its own seed, so its images do not depend on the other classes.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, f"rded/{label}"))
             drawn = members[torch.randperm(len(members))[:images_per_class]]
@@ -130,14 +130,14 @@ def rded_images(
         best_loss, best = losses.view(len(drawn), crops).min(1)
         kept = normalized[torch.arange(len(drawn)), best]
         ranked = kept[best_loss.argsort(stable=True)[: ipc * factor**2]]
-        made.append(to_bytes(mosaics(ranked, dataset.side, factor), dataset))
-    return torch.cat(made)
+        distilled.append(to_bytes(mosaics(ranked, dataset.side, factor), dataset))
+    return torch.cat(distilled)
 
 
 def check_counts(
     dataset: ImageDataset, ipc: int, factor: int, crops: int, images_per_class: int
 ) -> None:
-    """Raises ValueError unless every class has enough images for a set of this size."""
+    """Raise ValueError unless every class has enough images for a set of this size."""
     for name, value in (("ipc", ipc), ("factor", factor), ("crops", crops)):
         check_integer(name, value, 1)
     if factor > dataset.side:
@@ -146,19 +146,19 @@ def check_counts(
     check_integer("images_per_class", images_per_class, 1)
     if images_per_class > fewest:
         raise ValueError(
-            f"images_per_class must be at most {fewest}, the training images in the smallest class "
-            f"of {dataset.name}, got {images_per_class}; choose it with the method's option: "
+            f"images_per_class must be at most {fewest}, the size of the smallest class of "
+            f"{dataset.name}, got {images_per_class}; set it with the option "
             f"rded:images_per_class={fewest}"
         )
     if ipc * factor**2 > images_per_class:
         raise ValueError(
-            f"ipc must be at most {images_per_class // factor**2}, since each of its images takes "
+            f"ipc must be at most {images_per_class // factor**2}, since each distilled image uses "
             f"{factor**2} of the {images_per_class} training images per class, got {ipc}"
         )
 
 
 def random_crops(images: Tensor, side: int, crops: int) -> Tensor:
-    """Square crops (N, crops, C, side, side) of every image, drawn from the global generator."""
+    """Random square crops of every image, from the global generator: (N, crops, C, side, side)."""
     from torchvision.transforms import RandomResizedCrop
 
     crop = RandomResizedCrop(side, scale=CROP_SCALE, ratio=(1.0, 1.0), antialias=True)
@@ -168,29 +168,31 @@ def random_crops(images: Tensor, side: int, crops: int) -> Tensor:
 def score(teacher: nn.Module, crops: Tensor, label: int, side: int) -> Tensor:
     """The teacher's cross-entropy (N) on normalized crops of one class, on the CPU.
 
-    Crops smaller than the teacher's images are padded with zeros to ``side``.
+    Crops that are smaller than ``side`` are padded with zeros.
     """
     weight = next(teacher.parameters())
-    free = side - crops.shape[-1]
-    padding = (free // 2, free - free // 2) * 2
+    total = side - crops.shape[-1]
+    padding = (total // 2, total - total // 2) * 2
     losses = []
-    for part in crops.split(SCORED_AT_ONCE):
-        logits = teacher(F.pad(part, padding).to(weight))
-        # The code's form. Confident crops round to a loss of 0 and tie; ranks must follow it.
+    for batch in crops.split(BATCH_SIZE):
+        logits = teacher(F.pad(batch, padding).to(weight))
+        # As in RDED's code, not log_softmax: the losses of confident crops round to 0, and the
+        # ranking must have the same ties.
         losses.append(-logits.softmax(1)[:, label].log())
     return torch.cat(losses).cpu()
 
 
 def mosaics(crops: Tensor, side: int, factor: int) -> Tensor:
-    """Images (n, C, side, side), each of ``factor`` x ``factor`` of the ranked crops.
+    """Combine ranked crops into images (n, C, side, side) of ``factor`` x ``factor`` tiles.
 
-    The n most confident crops are the top left tiles of the n images, the next n lie to the right
-    of them, and so on. Tiles at the top and left are a pixel larger where the side does not divide.
+    The n best crops become the top left tiles of the n images, the next n the tiles to the right of
+    them, and so on. If ``side`` is not divisible by ``factor``, tiles at the top and left are one
+    pixel larger.
     """
     if factor == 1:
         return crops
-    short, longer = divmod(side, factor)
-    sides = [short + 1 if place < longer else short for place in range(factor)]
+    size, remainder = divmod(side, factor)
+    sides = [size + 1 if index < remainder else size for index in range(factor)]
     groups = iter(crops.split(len(crops) // factor**2))
     rows = [
         torch.cat([F.interpolate(next(groups), size=(height, width)) for width in sides], dim=3)
@@ -200,7 +202,7 @@ def mosaics(crops: Tensor, side: int, factor: int) -> Tensor:
 
 
 def to_bytes(normalized: Tensor, dataset: ImageDataset) -> Tensor:
-    """Images as uint8: the normalization undone and the values truncated, as RDED's code does."""
+    """Undo the normalization and truncate to uint8, as in RDED's code."""
     inverse = tuple(1.0 / std for std in dataset.std)
     scale = channel_constants(inverse, normalized.dtype, normalized.device)
     mean = channel_constants(dataset.mean, normalized.dtype, normalized.device)

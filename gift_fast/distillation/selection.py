@@ -1,7 +1,6 @@
-"""A distilled set of selected crops, generated without optimization.
+"""Distilled sets of selected crops, generated without optimization.
 
-It uses the idea of RDED (Sun et al., CVPR 2024): keep the crops of real images with the lowest
-loss under the teacher.
+As in RDED (Sun et al., CVPR 2024), the crops of real images with the lowest teacher loss are kept.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from gift_fast.data.images.decoding_progress import followed
 BATCH_SIZE = 1000
 
 CROP_AREA = (0.5, 1.0)
-"""Smallest and largest fraction of an image's area that a crop covers."""
+"""Smallest and largest area of a crop, as a fraction of the image's."""
 
 
 def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One random square crop of every image (N, C, S, S), resized to S x S.
+    """Take one random square crop of every image (N, C, S, S), resized to S x S.
 
-    The fraction of the area is uniform in ``CROP_AREA``, and the position is uniform in the image.
+    The area is uniform in ``CROP_AREA``, and the position is uniform in the image.
     """
     n = images.shape[0]
     area, right, down = torch.rand(3, n, generator=generator, device=images.device)
@@ -37,11 +36,13 @@ def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def check_ipc(dataset: ImageDataset, ipc: int) -> None:
-    """Raises ValueError unless every class has at least ``ipc`` training images."""
+    """Raise ValueError unless every class has at least ``ipc`` training images."""
     labels = dataset.training_split.labels.cpu()
     fewest = int(labels.bincount(minlength=dataset.num_classes).min())
     if not 1 <= ipc <= fewest:
-        raise ValueError(f"ipc must be from 1 to {fewest}, the smallest class, got {ipc}")
+        raise ValueError(
+            f"ipc must be from 1 to {fewest}, the size of the smallest class, got {ipc}"
+        )
 
 
 @torch.inference_mode()
@@ -53,14 +54,13 @@ def select_crops(
     crops_per_image: int = 10,
     seed: int = 0,
 ) -> DistilledSet:
-    """A distilled set of the crops with the lowest cross-entropy, at most one per training image.
+    """Select the crops with the lowest cross-entropy, at most one per training image.
 
-    Of several crops of every training image, the one with the lowest cross-entropy under the
-    teacher is kept; of these, the ``ipc`` lowest per class. Images are sorted by class and then by
-    cross-entropy.
+    For every training image, the crop with the lowest cross-entropy under the teacher is kept; of
+    these, the ``ipc`` lowest per class. Images are sorted by class and then by cross-entropy.
 
     Args:
-        dataset: with its training split.
+        dataset: the dataset, with its training split.
         teacher: maps normalized images (N, C, S, S) to logits; it is left in eval mode.
         ipc: images per class.
         crops_per_image: random crops per training image.
@@ -100,5 +100,8 @@ def select_crops(
     return DistilledSet(
         images=kept[index],
         labels=labels[index],
-        source=f"the surest crop of {crops_per_image} an image, {ipc} a class (idea of RDED)",
+        source=(
+            f"the most confident of {crops_per_image} crops per image, {ipc} images per class "
+            "(idea of RDED)"
+        ),
     )

@@ -36,7 +36,7 @@ def values_in_words(config: TrainingConfig) -> dict[str, str]:
         values["ipc"] = "all"
     for name, registry in REGISTRIES.items():
         if name in values:
-            values[name] = spec.in_full(name, values[name], registry)
+            values[name] = spec.with_defaults(name, values[name], registry)
     for name in ("dataset", "tested_on"):
         if name in values:
             values[name] = present(values[name])

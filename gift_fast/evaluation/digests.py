@@ -50,7 +50,7 @@ def code_of(config: EvaluationConfig) -> dict[str, str]:
     names = sorted({name for name, _ in map(spec.split_spec, specs) if "." in name})
     if not names:
         return {}
-    modules = [inspect.getmodule(spec.imported("config", name)) for name in names]
+    modules = [inspect.getmodule(spec.import_function("config", name)) for name in names]
     return {"code": fingerprint(source_of(module) for module in modules)}
 
 

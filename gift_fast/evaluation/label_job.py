@@ -18,7 +18,7 @@ from gift_fast.evaluation.labeling import (
     label_run,
     plan_labels,
 )
-from gift_fast.files.disk import check_space, size_in_words
+from gift_fast.files.disk import check_space, format_size
 
 
 def run_label_job(
@@ -51,7 +51,7 @@ def run_label_job(
         print(f"settings: {job.preset or 'given one by one'}", file=sys.stderr)
         print(settings_in_words(job.config), file=sys.stderr)
         print(inputs_in_words(job.config, config, read), file=sys.stderr)
-        size, labels = size_in_words(plan.nbytes), size_in_words(plan.label_bytes)
+        size, labels = format_size(plan.nbytes), format_size(plan.label_bytes)
         print(
             f"labels: {stored_in_words(plan.manifest)}; {config.epochs} epochs of "
             f"{len(read.distilled)} images; {size} for each of {len(job.seeds)} seeds, of which "
@@ -75,6 +75,6 @@ def run_label_job(
                 compression=compression,
                 tell=Teller(shown.progress, f"seed {seed}"),
             )
-            shown.progress.end(f"{size_in_words(labels_of_seed.nbytes)} in {folder}")
+            shown.progress.end(f"{format_size(labels_of_seed.nbytes)} in {folder}")
             found.append(labels_of_seed)
     return found

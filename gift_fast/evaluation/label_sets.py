@@ -13,7 +13,7 @@ from gift_fast.data.datasets.validation import split_validation
 from gift_fast.data.labels.label_set import LabelSet, Manifest, is_label_set
 from gift_fast.evaluation.config import ResolvedEvaluationConfig
 from gift_fast.evaluation.teacher_weights import load_teacher
-from gift_fast.files.disk import size_in_words
+from gift_fast.files.disk import format_size
 from gift_fast.files.fingerprint import fingerprint
 
 SEED_FOLDER = re.compile(r"seed(\d+)")
@@ -51,7 +51,7 @@ class LabelSets:
         It names the folder, how many logits are stored of every image and their type, and the size.
         """
         first = next(iter(self.sets.values())).manifest
-        size = size_in_words(sum(each.nbytes for each in self.sets.values()))
+        size = format_size(sum(each.nbytes for each in self.sets.values()))
         return f"{self.folder}, {stored_in_words(first)}, {size}"
 
     def of_seed(self, seed: int) -> LabelSet:

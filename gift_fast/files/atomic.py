@@ -15,14 +15,14 @@ from pathlib import Path
 from gift_fast.process.errors import DISK_FULL
 
 TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error", "unexpected pos")
-"""Texts in the RuntimeErrors that ``torch.save`` raises if a file cannot be written completely."""
+"""Substrings of the RuntimeErrors that ``torch.save`` raises if it cannot write a whole file."""
 
 ABANDONED = 3600.0
-"""Seconds without a write after which a temporary file is considered left by a killed process."""
+"""Seconds without a write after which a temporary file counts as left by a killed process."""
 
 
 class NotWritten(OSError):  # noqa: N818, it says what has happened
-    """A file that could not be written: ``errno``, and the whole message as ``strerror``.
+    """Raised when a file could not be written; ``strerror`` is the whole message.
 
     Example:
         >>> str(NotWritten(28, "a.json could not be written: the disk is full"))
@@ -35,15 +35,16 @@ class NotWritten(OSError):  # noqa: N818, it says what has happened
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write to, then renames it to ``path``.
+    """Yield a temporary path to write to, and rename it to ``path`` at the end of the block.
 
-    The file appears under its name only after the block has ended and its contents are on the disk.
+    The file appears under its name only after the block has ended and its contents are on disk.
     If the block raises, the temporary file is removed and ``path`` is unchanged. A killed process
     leaves its temporary file, which a later write to the same path removes.
 
     Raises:
         NotWritten: the block raised an OSError, or the RuntimeError that ``torch.save`` raises if
-            a disk is full. This is an OSError; the message names ``path``, and ``errno`` is kept.
+            the disk is full. It is a subclass of OSError; its message names ``path``, and ``errno``
+            is kept.
 
     Example:
         >>> import tempfile
@@ -55,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
-    # Machines that share the folder may have processes of the same number.
+    # The name is random because process ids are not unique among machines that share a folder.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -63,22 +64,22 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise not_written(path, error) from error
+        raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def not_written(path: Path, error: OSError | RuntimeError) -> Exception:
+def write_error(path: Path, error: OSError | RuntimeError) -> Exception:
     """The exception to raise for an error while ``path`` was written; other errors are unchanged.
 
     torch's writer names neither the file nor the reason: it reports "unexpected pos 704 vs 598" for
-    a full disk. Therefore a write to the folder is tried.
+    a full disk. The reason is found by a test write to the same folder.
     """
     reason = str(error)
     if isinstance(error, OSError):
         number = error.errno
     elif any(text in reason for text in TORCH_WRITER):
-        number = errno_of_a_write(path.parent)
+        number = errno_of_test_write(path.parent)
         reason = reason.partition("\n")[0]
     else:
         return error
@@ -91,8 +92,8 @@ def not_written(path: Path, error: OSError | RuntimeError) -> Exception:
     return NotWritten(number, f"{path} could not be written: {reason}")
 
 
-def errno_of_a_write(folder: Path) -> int | None:
-    """The error of writing one mebibyte to a folder; None if it succeeds."""
+def errno_of_test_write(folder: Path) -> int | None:
+    """Write one MiB to a folder and return the errno, or None if it succeeds."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 20))
@@ -104,8 +105,8 @@ def errno_of_a_write(folder: Path) -> int | None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes temporary files of ``path`` that killed processes left, but none in use."""
+    """Remove temporary files of ``path`` that killed processes left; files in use are kept."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(FileNotFoundError):  # another process was faster
+        with suppress(FileNotFoundError):  # another process removed it
             if time.time() - temporary.stat().st_mtime > ABANDONED:
                 temporary.unlink()

@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterable
 
 
-def check_integer(name: str, value: object, least: int) -> None:
-    """Raises unless ``value`` is an integer of at least ``least``."""
+def check_integer(name: str, value: object, minimum: int) -> None:
+    """Raise unless ``value`` is an integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
 
 def check_number(name: str, value: object, low: float, high: float, expected: str) -> None:
-    """Raises unless ``value`` is a finite number in [low, high), which ``expected`` describes."""
+    """Raise unless ``value`` is a finite number in [low, high), which ``expected`` describes."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not (math.isfinite(value) and low <= value < high):
@@ -23,12 +23,12 @@ def check_number(name: str, value: object, low: float, high: float, expected: st
 
 
 def check_bool(name: str, value: object) -> None:
-    """Raises unless ``value`` is True or False."""
+    """Raise unless ``value`` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Raises unless ``value`` is one of the choices."""
+    """Raise unless ``value`` is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,4 +1,4 @@
-"""Digests of the inputs of a run, by which its result is found again."""
+"""Digests of the inputs of a run, which identify its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIGITS = 16
 
 
 def fingerprint(parts: Iterable[Tensor | str]) -> str:
-    """A digest of tensors (shape, dtype, values) and texts, 16 hexadecimal digits of SHA-256.
+    """A digest of tensors (shape, dtype, values) and strings: 16 hexadecimal digits of SHA-256.
 
     Example:
         >>> fingerprint(["a", "b"]) == fingerprint(["ab"])
@@ -22,7 +22,7 @@ def fingerprint(parts: Iterable[Tensor | str]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
-            # Names of files need not be UTF-8: Python keeps their bytes as surrogates.
+            # File names need not be valid UTF-8; Python represents such bytes as surrogates.
             digest.update(f"{len(part)} {part}".encode("utf-8", "surrogatepass"))
             continue
         digest.update(f"{tuple(part.shape)} {part.dtype}".encode())

@@ -1,4 +1,4 @@
-"""YAML files of the package or of the user: presets and studies."""
+"""YAML files that come with the package or from the user: presets and studies."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 def packaged_names(folder: Traversable) -> list[str]:
-    """The names of the YAML files in a folder of the package, without suffix."""
+    """The names of the YAML files in a folder of the package, without their suffix."""
     suffix = ".yaml"
     return sorted(f.name[: -len(suffix)] for f in folder.iterdir() if f.name.endswith(suffix))
 
 
 def load_yaml(argument: str, value: str, folder: Traversable, parse: Callable[[str, str], T]) -> T:
-    """Reads and parses a YAML file of the package or of the user.
+    """Read and parse a YAML file of the package or of the user.
 
     Args:
         argument: name of the argument, for error messages.

@@ -1,8 +1,8 @@
-"""Reads files of ``torch.save`` without running code in them.
+"""Safe reading of ``torch.save`` files: no code in them is executed.
 
-A pickle is a program. Distilled sets and their labels come from untrusted servers, so all of their
-files are read by :func:`load_tensors` with PyTorch's restricted unpickler, which creates tensors,
-numbers, strings, lists and dictionaries and refuses all functions that are not on a list.
+Unpickling can run arbitrary code, and distilled sets and their labels come from untrusted servers.
+:func:`load_tensors` therefore uses PyTorch's restricted unpickler, which creates tensors, numbers,
+strings, lists and dictionaries and rejects all functions that are not on an allowlist.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from gift_fast.files.bounds import check_archive, check_values
 from gift_fast.process.errors import is_out_of_memory
 
 Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
-"""A function or class that a file may name, or a pair with the name used in the file."""
+"""A function or class that a file may reference, or a pair with the name used in the file."""
 
 SCALAR_TYPES = "?bhilqBHILQefd"
 """NumPy's codes of the allowed scalar types: bool, integers, and floats of up to 64 bits."""
 
-# torch.serialization has one list per process, which safe_globals changes and restores.
+# safe_globals temporarily changes an allowlist that all threads share.
 _safe_globals = threading.Lock()
 
 
 @functools.cache
 def numpy_scalars() -> tuple[Allowed, ...]:
-    """The names in a file with NumPy numbers, for all versions of NumPy.
+    """The globals that a file with NumPy scalars references, for all versions of NumPy.
 
-    The boxes of FKD's cutmix are such numbers (``numpy.int64``).
+    The bounding boxes of FKD's cutmix are such scalars (``numpy.int64``).
     """
     import numpy as np
 
@@ -51,9 +51,9 @@ def numpy_scalars() -> tuple[Allowed, ...]:
 
 @functools.cache
 def numpy_arrays() -> tuple[Allowed, ...]:
-    """The names in a file with NumPy arrays and numbers, for all versions of NumPy.
+    """The globals that a file with NumPy arrays and scalars references, for all versions of NumPy.
 
-    Checkpoints hold such arrays beside the weights, for example accuracies.
+    Checkpoints may contain such arrays in addition to the weights, for example accuracies.
     """
     import numpy as np
 
@@ -68,16 +68,16 @@ def numpy_arrays() -> tuple[Allowed, ...]:
 
 
 def load_tensors(path: Path, allowed: Iterable[Allowed] = (), *, mapped: bool = False) -> Any:
-    """Reads a file of ``torch.save`` onto the CPU without running code in it.
+    """Read a ``torch.save`` file onto the CPU without executing code in it.
 
-    Thread-safe; threads take turns.
+    Thread-safe: only one thread reads at a time.
 
     Args:
         path: the file, with any suffix.
-        allowed: names that the file may use beyond tensors and plain Python values, such as
-            :func:`numpy_scalars`.
-        mapped: leaves the values of tensors on the disk until they are read, where the file is in
-            torch's zip layout; do not write to them.
+        allowed: globals that the file may reference in addition to tensors and plain Python values,
+            such as :func:`numpy_scalars`.
+        mapped: memory-map a file in torch's zip format, so that the values of its tensors are only
+            read when needed; do not write to them.
 
     Returns:
         The saved object. All tensors are on the CPU and require no gradient; parameters become
@@ -85,8 +85,8 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = (), *, mapped: bool = 
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file names a function or class that is not allowed, is damaged, is not one
-            of ``torch.save``, would take far more memory than it has bytes, or holds tensors
+        ValueError: the file references a function or class that is not allowed, is damaged, was not
+            written by ``torch.save``, would take far more memory than its size, or contains tensors
             without values (on the device ``meta``).
 
     Example:
@@ -96,26 +96,26 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = (), *, mapped: bool = 
         >>> load_tensors(path)
         tensor(0.2500)
     """
-    with path.open("rb"):  # so that the errors of torch below are about the contents
+    with path.open("rb"):  # raises OSError here, so that errors below are about the contents
         pass
     check_archive(path)
     try:
         with _safe_globals, torch.serialization.safe_globals(list(allowed)):
             mmap = mapped and zipfile.is_zipfile(path)
             contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # of a damaged file, nearly anything
+    except Exception as error:  # torch raises many types of errors for damaged files
         if is_out_of_memory(error):
             raise
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is not None:
             raise ValueError(
-                f"{path} must hold tensors and plain values alone, but it names {refused[1]}; "
-                "nothing of it was run: a pickle may do anything"
+                f"{path} must contain only tensors and plain values, but it references "
+                f"{refused[1]}; it was not executed, since a pickle can run arbitrary code"
             ) from error
         unpickler = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
         reason = unpickler[1] if unpickler else str(error).partition("\n")[0]
         raise ValueError(
-            f"{path} must be a whole file of torch.save; reading it raised "
+            f"{path} must be a complete torch.save file; reading it raised "
             f"{type(error).__name__}: {reason}"
         ) from error
     check_values(path, contents)
@@ -123,7 +123,7 @@ def load_tensors(path: Path, allowed: Iterable[Allowed] = (), *, mapped: bool = 
 
 
 def without_gradients(value: Any) -> Any:
-    """The same value with tensors that require no gradient, also in containers.
+    """Detach all tensors of a value, including those in containers.
 
     Distilled images and learned labels were optimized, and ``torch.save`` stores that they require
     a gradient.
@@ -138,7 +138,7 @@ def without_gradients(value: Any) -> Any:
 
 
 def described(value: object) -> str:
-    """A description of a value, for an error message.
+    """Describe a value for an error message.
 
     Example:
         >>> described(torch.zeros(2, 3)), described([1])

@@ -1,7 +1,7 @@
-"""Names that users write and records spell otherwise.
+"""Names that are spelled differently in run records.
 
-The digest of a run covers its configuration, so a record keeps the spelling it was first written
-with. The former names are accepted wherever the present ones are.
+The digest of a run covers its configuration, so records keep the names that they were first written
+with. Both the former and the current names are accepted everywhere.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 
 RECORD_NAMES = {"validation": "heldout", "dataset_seeds": "set_seeds"}
-"""From the name that users write to the one in records."""
+"""The current name, and the name in records."""
 
 _NAME = r"(?:(?<=[:,])|^){}(?==|$)"
 
 
 def recorded(text: str) -> str:
-    """The spelling of a name, or of a specification with options, in records.
+    """The name, or the specification with options, as records spell it.
 
     Example:
         >>> recorded("digits:validation=300,resize=16"), recorded("validation"), recorded("test")
@@ -27,7 +27,7 @@ def recorded(text: str) -> str:
 
 
 def present(text: str) -> str:
-    """The spelling that users write; the inverse of :func:`recorded`.
+    """The name, or the specification with options, as users write it; inverse of `recorded`.
 
     Example:
         >>> present("digits:heldout=300"), present("heldout"), present("test")

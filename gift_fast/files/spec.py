@@ -22,7 +22,7 @@ BOOLEANS = {"true": True, "false": False}
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Splits a specification into its name and its options as written.
+    """Split a specification into its name and its unparsed options.
 
     Example:
         >>> split_spec("kl:temperature=20,scale_t2=true")
@@ -39,7 +39,7 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def take_option(spec: str, key: str) -> tuple[str, str | None]:
-    """A specification without one of its options, and the text of the option, None if absent.
+    """Remove an option from a specification; return the rest and the option's value or None.
 
     Example:
         >>> take_option("digits:validation=300,resize=16", "validation")
@@ -54,12 +54,18 @@ def take_option(spec: str, key: str) -> tuple[str, str | None]:
 
 
 def read_option(argument: str, text: str, default: Option) -> Option:
-    """Reads an option's text as the type of its default; ``argument`` names it in the error."""
+    """Convert the text of an option to the type of its default.
+
+    Args:
+        argument: name of the option, for error messages.
+        text: the value as the user wrote it.
+        default: the default value.
+    """
     kind = type(default)
     if kind not in (bool, int, float, str):
         raise ValueError(
-            f"{argument} must have a default of type bool, int, float or str to be set from text, "
-            f"its default is {default!r}"
+            f"{argument} must have a default of type bool, int, float or str to be settable, got "
+            f"{default!r}"
         )
     if kind is bool and text.lower() in BOOLEANS:
         return BOOLEANS[text.lower()]
@@ -75,7 +81,7 @@ def read_option(argument: str, text: str, default: Option) -> Option:
 def resolve(
     argument: str, spec: str, registry: Mapping[str, Callable[..., T]]
 ) -> tuple[Callable[..., T], dict[str, Option]]:
-    """Finds the function that a specification names, and all its options including defaults.
+    """Look up the function of a specification, and all of its options including defaults.
 
     Args:
         argument: name of the argument, for error messages: ``loss``.
@@ -84,8 +90,8 @@ def resolve(
 
     Raises:
         TypeError: the specification is not a string.
-        ValueError: no such name, no such option, or a value of the wrong type; a user-defined
-            function that cannot be imported, or has an option without a default.
+        ValueError: unknown name, unknown option, or a value of the wrong type; or a user-defined
+            function that cannot be imported or has an option without a default.
     """
     if not isinstance(spec, str):
         raise TypeError(f"{argument} must be a string, got {type(spec).__name__}")
@@ -93,7 +99,7 @@ def resolve(
     if name in registry:
         function = registry[name]
     elif "." in name:
-        function = imported(argument, name)
+        function = import_function(argument, name)
     else:
         raise ValueError(
             f"{argument} must be one of {', '.join(sorted(registry))}, or the import path of a "
@@ -104,7 +110,7 @@ def resolve(
     for key, default in options.items():
         if default is inspect.Parameter.empty:
             raise ValueError(
-                f"{argument} {name!r}: {key} must have a default, which its type is taken from; "
+                f"{argument} {name!r}: {key} must have a default, from which its type is inferred; "
                 "it has none"
             )
     for key, text in texts.items():
@@ -118,7 +124,7 @@ def resolve(
 
 
 def nearest(text: str, known: Iterable[str]) -> str:
-    """A suggestion for the end of an error message, if a known name is similar to the text.
+    """The suggestion "did you mean" for an error message, or "" if no known name is similar.
 
     Example:
         >>> nearest("gitf", ["kl", "gift"]), nearest("huber", ["kl", "gift"])
@@ -129,7 +135,7 @@ def nearest(text: str, known: Iterable[str]) -> str:
 
 
 def canonical(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]) -> str:
-    """The canonical specification: without options at their defaults, in the function's order.
+    """The canonical form of a specification: non-default options only, in the function's order.
 
     See :func:`resolve` for the errors.
 
@@ -140,38 +146,38 @@ def canonical(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]
     """
     function, options = resolve(argument, spec, registry)
     parameters = inspect.signature(function).parameters
-    own = {key: value for key, value in options.items() if value != parameters[key].default}
-    return written(split_spec(spec)[0], own)
+    changed = {key: value for key, value in options.items() if value != parameters[key].default}
+    return format_spec(split_spec(spec)[0], changed)
 
 
-def in_full(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]) -> str:
-    """A specification with all its options; see :func:`resolve` for the errors.
+def with_defaults(argument: str, spec: str, registry: Mapping[str, Callable[..., T]]) -> str:
+    """A specification with all of its options; see :func:`resolve` for the errors.
 
     Example:
         >>> def kl(*, temperature: float = 20.0, scale_t2: bool = False) -> None: ...
-        >>> in_full("loss", "kl:scale_t2=True", {"kl": kl})
+        >>> with_defaults("loss", "kl:scale_t2=True", {"kl": kl})
         'kl:temperature=20.0,scale_t2=true'
     """
-    return written(split_spec(spec)[0], resolve(argument, spec, registry)[1])
+    return format_spec(split_spec(spec)[0], resolve(argument, spec, registry)[1])
 
 
-def written(name: str, options: Mapping[str, Option]) -> str:
-    """A specification of a name and options."""
-    texts = [
+def format_spec(name: str, options: Mapping[str, Option]) -> str:
+    """Format a name and its options as a specification."""
+    items = [
         f"{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in options.items()
     ]
-    return f"{name}:{','.join(texts)}" if texts else name
+    return f"{name}:{','.join(items)}" if items else name
 
 
-def imported(argument: str, path: str) -> Callable[..., Any]:
-    """The function at an import path, ``package.module.name``."""
+def import_function(argument: str, path: str) -> Callable[..., Any]:
+    """Import the function at ``package.module.name``."""
     module, _, name = path.rpartition(".")
     try:
         if not all(path.split(".")):
             raise ValueError("a part between the dots is empty")
         function = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # an import runs whatever the module holds
+    except (Exception, SystemExit) as error:  # an import executes arbitrary code
         raise ValueError(
             f"{argument} must be importable, got {path!r}, which raised "
             f"{type(error).__name__}: {error}"
@@ -184,10 +190,11 @@ def imported(argument: str, path: str) -> Callable[..., Any]:
 def build(
     argument: str, spec: str, registry: Mapping[str, Callable[..., T]], *positional: object
 ) -> T:
-    """Calls the function that a specification names; see :func:`resolve` for the errors.
+    """Call the function of a specification with its options and the ``positional`` arguments.
 
     Raises:
-        ValueError: also if a user-defined function does not accept the ``positional`` arguments.
+        ValueError: see :func:`resolve`; or a user-defined function does not accept the
+            ``positional`` arguments.
     """
     function, options = resolve(argument, spec, registry)
     signature = inspect.signature(function)
@@ -195,7 +202,7 @@ def build(
         signature.bind(*positional, **options)
     except TypeError as error:
         raise ValueError(
-            f"{argument} {split_spec(spec)[0]!r} must take {len(positional)} arguments and its "
-            f"options after a *; it is {signature}: {error}"
+            f"{argument} {split_spec(spec)[0]!r} must accept {len(positional)} positional "
+            f"arguments and keyword-only options; its signature is {signature}: {error}"
         ) from error
     return function(*positional, **options)

@@ -19,7 +19,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Cannot allocate memory",  # mmap and fork
 )
-"""Texts in torch's RuntimeErrors if memory is exhausted."""
+"""Substrings of torch's RuntimeErrors if memory is exhausted."""
 
 NO_DEVICE = (
     "No CUDA GPUs are available",
@@ -29,39 +29,39 @@ NO_DEVICE = (
     "device(s) is/are busy or unavailable",
     "no kernel image is available",
 )
-"""Texts in torch's RuntimeErrors if a GPU cannot be used."""
+"""Substrings of torch's RuntimeErrors if a GPU cannot be used."""
 
 DISK_FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
 """No space left on the device; the user's quota is exhausted."""
 
-LONGEST = 300
-"""Largest number of characters that are repeated of another library's message."""
+MAX_LENGTH = 300
+"""Maximum number of characters that are quoted from another library's message."""
 
 
-def in_words(error: BaseException) -> str | None:
-    """One line that says what is wrong and what to do, or None for a programming error.
+def error_message(error: BaseException) -> str | None:
+    """Return a one-line message with the cause and advice, or None for a programming error.
 
     Args:
         error: the exception that ended a command, or a run of a study.
 
     Example:
-        >>> in_words(ValueError("epochs must be at least 1, got 0"))
+        >>> error_message(ValueError("epochs must be at least 1, got 0"))
         'epochs must be at least 1, got 0'
-        >>> in_words(OSError(28, "No space left on device", "runs/a.json"))  # doctest: +ELLIPSIS
-        "the disk is full ([Errno 28] No space left on device: 'runs/a.json'); free some space ...
-        >>> in_words(AttributeError("'NoneType' object has no attribute 'shape'"))
+        >>> error_message(OSError(28, "No space left on device", "a.json"))  # doctest: +ELLIPSIS
+        "the disk is full ([Errno 28] No space left on device: 'a.json'); free some space ...
+        >>> error_message(AttributeError("'NoneType' object has no attribute 'shape'"))
     """
     if is_out_of_memory(error):
-        return out_of_memory_in_words(error)
-    if is_disk_full(error) and str(error).startswith("[Errno"):  # else the message is good already
+        return out_of_memory_message(error)
+    if is_disk_full(error) and str(error).startswith("[Errno"):  # otherwise it has advice already
         return (
             f"the disk is full ({error}); free some space and run the same command again: finished "
             "results are kept"
         )
     if isinstance(error, RuntimeError) and any(text in str(error) for text in NO_DEVICE):
         return (
-            f"the GPU cannot be used: {first_line(error)}; `gift-fast doctor` shows what torch "
-            "finds, and --device cpu runs without a GPU"
+            f"the GPU cannot be used: {first_line(error)}; `gift-fast doctor` shows the devices "
+            "that torch finds, and --device cpu runs without a GPU"
         )
     if isinstance(error, ImportError | OSError | ValueError):
         return str(error)
@@ -69,7 +69,7 @@ def in_words(error: BaseException) -> str | None:
 
 
 def is_disk_full(error: BaseException) -> TypeGuard[OSError]:
-    """Whether there was no space left to write to."""
+    """Whether the error is a full disk or an exhausted quota."""
     return isinstance(error, OSError) and error.errno in DISK_FULL
 
 
@@ -80,35 +80,34 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, MemoryError):
         return True
-    short = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return short or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
-    )
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
-def out_of_memory_in_words(error: BaseException) -> str:
+def out_of_memory_message(error: BaseException) -> str:
     """A message that names the memory that was exhausted, and how to use less."""
     torch = sys.modules.get("torch")
     on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
     on_gpu = on_gpu or "CUDA" in str(error) or "CUBLAS" in str(error) or "HIP" in str(error)
-    said = f" ({first_line(error)})" if str(error) else ""
+    original = f" ({first_line(error)})" if str(error) else ""
     if on_gpu:
         return (
-            f"the GPU is out of memory{said}; use a smaller batch size, a smaller network or mixed "
-            "precision bf16, and check with nvidia-smi which other processes use the GPU"
+            f"the GPU is out of memory{original}; use a smaller batch size, a smaller network or "
+            "mixed precision bf16, and check with nvidia-smi which other processes use the GPU"
         )
     return (
-        f"out of memory{said}; use a smaller batch size, a smaller network, or fewer runs or "
-        "processes at a time on this machine"
+        f"out of memory{original}; use a smaller batch size, a smaller network, or fewer "
+        "concurrent runs or processes on this machine"
     )
 
 
 def first_line(error: BaseException) -> str:
-    r"""The first line of an error's message, without the advice and the trace that torch appends.
+    r"""The first line of an error message, without the advice and the trace that torch appends.
 
     Example:
         >>> first_line(RuntimeError("CUDA error: out of memory\nFor debugging consider ..."))
         'CUDA error: out of memory'
     """
     line = str(error).strip().partition("\n")[0].rstrip(".")
-    return line if len(line) <= LONGEST else line[:LONGEST].rstrip() + " ..."
+    return line if len(line) <= MAX_LENGTH else line[:MAX_LENGTH].rstrip() + " ..."

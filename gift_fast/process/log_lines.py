@@ -1,4 +1,4 @@
-"""Lines in a log while slow code runs that does not report its own progress."""
+"""Periodic log lines while slow code runs that does not report its own progress."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO
 
-EVERY = 20.0
-"""Seconds between two lines of a log; on a busy machine a line may be late, but within 30 s."""
+INTERVAL = 20.0
+"""Seconds between two log lines. Below 30 s, so that a log is never silent for half a minute even
+if a busy machine delays a line."""
 
 _shown: ContextVar[bool] = ContextVar("shown", default=False)
 
 
 @contextmanager
 def showing(shown: bool = True) -> Iterator[None]:
-    """Shows progress within the block, in this process and this thread.
+    """Show progress within the block, in this process and this thread.
 
-    Nothing is shown outside such a block: a program that uses the package prints what it likes.
+    Outside of such a block nothing is shown, so programs that import the package stay silent.
 
     Args:
-        shown: False shows nothing, as for ``--quiet`` and for all processes but the main one.
+        shown: False shows nothing; used for ``--quiet`` and for all processes but the main one.
     """
     token = _shown.set(shown)
     try:
@@ -38,13 +39,15 @@ def is_shown() -> bool:
 
 
 @contextmanager
-def log_lines(title: str, *, every: float = EVERY, stream: TextIO | None = None) -> Iterator[None]:
-    """Prints a line at regular intervals while the block runs, unless a terminal shows a bar.
+def log_lines(
+    title: str, *, every: float = INTERVAL, stream: TextIO | None = None
+) -> Iterator[None]:
+    """Print a line at regular intervals while the block runs, unless a terminal shows a bar.
 
     Args:
         title: what the block does, such as "testing on 10000 images".
         every: seconds between two lines; a shorter block prints none.
-        stream: where they are printed, by default the standard error.
+        stream: the output stream; standard error by default.
 
     Example:
         >>> with log_lines("testing on 10000 images"):

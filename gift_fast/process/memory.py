@@ -1,7 +1,8 @@
-"""Keeps memory that a training step frees, instead of returning it to the system.
+"""Reuse of freed memory between training steps, instead of returning it to the system.
 
 By default glibc returns large blocks to the system as soon as they are freed, so every step has a
-page fault for each 4 KiB of its activations: a fifth of the time of a ConvNet's step on a CPU.
+page fault for each 4 KiB of its activations. They take a fifth of the time of a ConvNet's training
+step on a CPU.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Makes this process reuse freed memory instead of returning it; only with glibc.
+    """Make this process reuse freed memory instead of returning it to the system (glibc only).
 
     The process then keeps its peak memory until it ends.
 

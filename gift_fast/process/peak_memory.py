@@ -1,4 +1,4 @@
-"""The peak memory of a device or of this process."""
+"""Peak memory of a device or of this process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory so far in bytes: torch's on a GPU, else that of this process.
+    """Peak memory so far, in bytes: torch's allocations on a GPU, otherwise those of this process.
 
-    0 if neither the module ``resource``, which Windows lacks, nor psutil can measure it.
+    Returns 0 if neither the module ``resource`` (missing on Windows) nor psutil is available.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

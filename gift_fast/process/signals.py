@@ -1,7 +1,8 @@
-"""SIGTERM and SIGINT: a training run saves its state and stops, everything else stops at once.
+"""SIGTERM and SIGINT: a training run saves its state and stops; all other code stops immediately.
 
 The command installs the handlers (:func:`handling_signals`); importing the package never does. Code
-that must not be interrupted gets the handlers' object from :func:`current` and holds signals back.
+that must not be interrupted gets the active handler from :func:`current` and defers signals with
+:meth:`Interruption.held`.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 ECHO = 1.0
-"""Seconds after a signal in which a second one counts as the same: ``timeout`` signals a process
-and then its group, and a terminal's Ctrl-C reaches a worker directly and again through torchrun."""
+"""Seconds within which a second signal counts as a repetition of the first: ``timeout`` signals a
+process and then its group, and Ctrl-C reaches a worker directly and again through torchrun."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has stopped the program.
+    """Raised when a signal stops the program.
 
-    It is a KeyboardInterrupt, so code that handles the errors of a run does not catch it.
+    A subclass of KeyboardInterrupt, so code that catches the errors of a run does not catch it.
 
     Args:
         signal: the signal.
-        details: texts for the message, such as what was saved.
+        details: details for the message, such as what was saved.
 
     Example:
         >>> stop = Interrupted(signal.SIGTERM, "state saved at step 3 of epoch 1")
@@ -54,13 +55,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Records the first signal while signals are held back, else raises :class:`Interrupted`.
+    """A signal handler that raises :class:`Interrupted`, or records the signal while deferred.
 
-    A second signal raises even while signals are held back, unless it is an echo of the first (see
-    ``ECHO``).
+    A second signal raises even while signals are deferred, unless it repeats the first within
+    ``ECHO`` seconds.
 
     Attributes:
-        received: the first signal, or None while none has come.
+        received: the first signal, or None if none has been received.
 
     Example:
         >>> interruption = Interruption()
@@ -93,9 +94,9 @@ class Interruption:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Only records the first signal within the block, as ``received``.
+        """Defer signals within the block: the first one is only recorded, as ``received``.
 
-        The end of the outermost block raises for a recorded signal.
+        A recorded signal raises :class:`Interrupted` at the end of the outermost block.
         """
         self.holds += 1
         try:
@@ -106,7 +107,10 @@ class Interruption:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """Within a block of :meth:`held`, lets signals raise at once, also one recorded before."""
+        """Raise signals immediately within the block, inside a block of :meth:`held`.
+
+        A signal that was recorded before is raised first.
+        """
         holds, self.holds = self.holds, 0
         try:
             self.check()
@@ -115,15 +119,16 @@ class Interruption:
             self.holds = holds
 
     def check(self) -> None:
-        """Raises :class:`Interrupted` if a signal was recorded and is no longer held back."""
+        """Raise :class:`Interrupted` if a signal was recorded and signals are not deferred."""
         if self.received is not None and not self.holds:
             raise Interrupted(self.received)
 
     def install(self, *, ignored: bool = False) -> None:
-        """Installs this handler for ``SIGNALS``, also after a library has replaced it.
+        """Install this handler for ``SIGNALS``, or reinstall it after a library has replaced it.
 
         Args:
-            ignored: also for ignored signals, as SIGINT is in a shell's background jobs.
+            ignored: whether to handle signals that are currently ignored too, as SIGINT is in
+                background jobs of a shell.
         """
         for number in SIGNALS:
             handler = signal.getsignal(number)
@@ -132,7 +137,7 @@ class Interruption:
                 signal.signal(number, self.receive)
 
     def uninstall(self) -> None:
-        """Restores the previous handlers."""
+        """Restore the previous handlers."""
         for number, handler in self.replaced.items():
             signal.signal(number, handler)
         self.replaced.clear()
@@ -142,10 +147,10 @@ _installed: list[Interruption] = []
 
 
 def as_interrupted(error: KeyboardInterrupt) -> Interrupted:
-    """Converts a KeyboardInterrupt to :class:`Interrupted`.
+    """Convert a KeyboardInterrupt to :class:`Interrupted`.
 
     Ray waits in C++ and raises its own KeyboardInterrupt instead of the handler's. Without a
-    handler, Ctrl-C raises Python's.
+    handler, Ctrl-C raises Python's KeyboardInterrupt.
     """
     if isinstance(error, Interrupted):
         return error
@@ -153,19 +158,20 @@ def as_interrupted(error: KeyboardInterrupt) -> Interrupted:
 
 
 def current() -> Interruption:
-    """The object whose handlers are installed, or one that receives no signals."""
+    """The installed handler, or one that receives no signals."""
     return _installed[-1] if _installed else Interruption()
 
 
 @contextmanager
 def handling_signals(*, ignored: bool = False) -> Iterator[Interruption]:
-    """Handles SIGTERM and SIGINT within the block, if it runs in the main thread.
+    """Handle SIGTERM and SIGINT within the block, if it runs in the main thread.
 
     Args:
-        ignored: also ignored signals; see :meth:`Interruption.install`.
+        ignored: see :meth:`Interruption.install`.
     """
     interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread():  # only that one may
+    # Python allows signal handlers in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
     interruption.install(ignored=ignored)

@@ -270,7 +270,7 @@ def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def print_evaluations(table: Table) -> None:
-    """Prints the table on the standard output, as wide as the terminal."""
+    """Print the table on the standard output, as wide as the terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable

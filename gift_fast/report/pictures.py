@@ -18,7 +18,7 @@ PIXEL = 6
 
 
 def save_images(path: Path, distilled: DistilledSet) -> None:
-    """Saves a distilled set as PNG: one row per class, its images side by side."""
+    """Save a distilled set as PNG: one row per class, its images side by side."""
     images, labels = distilled.images.cpu(), distilled.labels.cpu()
     rows = [images[labels == label] for label in labels.unique()]
     with replacing(path) as temporary:
@@ -26,7 +26,7 @@ def save_images(path: Path, distilled: DistilledSet) -> None:
 
 
 def save_accuracies(path: Path, cells: Sequence[LossSummary], num_classes: int) -> None:
-    """Saves a bar chart as SVG: a group of bars per loss, a bar per optimizer, a dot per seed."""
+    """Save a bar chart as SVG: a group of bars per loss, a bar per optimizer, a dot per seed."""
     losses = list(dict.fromkeys(cell.loss for cell in cells))
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
     found = {(cell.loss, cell.optimizer): cell for cell in cells}

@@ -78,7 +78,7 @@ def is_near_chance(top1: float, chance: float) -> bool:
 
 
 def collapse(cell: LossSummary, chance: float) -> str:
-    """Says that a loss collapsed."""
+    """State that a loss collapsed."""
     return (
         f"{display_name(cell.loss)} collapsed under {optimizer_name(cell.optimizer)}: "
         f"{cell.last.mean:.1f} where chance is {chance:.1f}."

@@ -85,7 +85,7 @@ class Folder:
 
 
 def read_folder(path: Path) -> Folder:
-    """Reads every ``study-*.json`` of a folder and the runs that they name.
+    """Read every ``study-*.json`` of a folder and the runs that they name.
 
     Damaged and missing files are listed in ``damaged``, and the rest is read.
 
@@ -112,7 +112,7 @@ def read_folder(path: Path) -> Folder:
 def read_study(
     manifest: Path, results: dict[str, RunResult | None], damaged: dict[str, None]
 ) -> StudyRecord:
-    """Reads a manifest and those of its runs that are not in ``results`` yet.
+    """Read a manifest and those of its runs that are not in ``results`` yet.
 
     Args:
         manifest: the file.

@@ -49,7 +49,7 @@ def accuracy_table(cells: Sequence[LossSummary]) -> Table:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints a table; where the terminal is too narrow for it, without lines, its words folded.
+    """Print a table; where the terminal is too narrow for it, without lines, its words folded.
 
     Numbers, which are the columns to the right, stay whole, if need be beyond the terminal's edge.
     A file has no edge.
@@ -71,7 +71,7 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
-    """Prints every run and their mean on the standard output, as a table or as one JSON object.
+    """Print every run and their mean on the standard output, as a table or as one JSON object.
 
     Both standard deviations are named: the population's (ddof 0), which the paper's code reports,
     and the sample's (ddof 1).

@@ -17,7 +17,7 @@ from gift_fast.studies.study import Study
 
 
 def write_report(folder: Path, page: Path | None = None) -> tuple[Path, tuple[str, ...]]:
-    """Writes the report of a folder: the page, and beside it ``.md``, ``.tex`` and ``.csv``.
+    """Write the report of a folder: the page, and beside it ``.md``, ``.tex`` and ``.csv``.
 
     Args:
         folder: that ``gift-fast study --out`` has written to.
@@ -50,7 +50,7 @@ def write_report(folder: Path, page: Path | None = None) -> tuple[Path, tuple[st
 
 
 def write_tables(folder: Path, study: Study, finished: Sequence[Finished]) -> tuple[Path, Path]:
-    """Writes what a study has found as ``study-NAME.md`` and ``.csv`` into its folder.
+    """Write what a study has found as ``study-NAME.md`` and ``.csv`` into its folder.
 
     Raises:
         OSError: a file cannot be written.
@@ -68,7 +68,7 @@ def write_tables(folder: Path, study: Study, finished: Sequence[Finished]) -> tu
 
 
 def write_texts(texts: Mapping[Path, str]) -> None:
-    """Writes every file whole or not at all."""
+    """Write every file whole or not at all."""
     for path, text in texts.items():
         with replacing(path) as temporary:
             # JSON may hold surrogates, which UTF-8 has not.

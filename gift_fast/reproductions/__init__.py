@@ -1,1 +1,1 @@
-"""Several studies by one plan, from teachers to reports."""
+"""Reproductions of published results: several studies in one plan, from teachers to reports."""

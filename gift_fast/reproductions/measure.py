@@ -1,8 +1,8 @@
-"""How long parts of a study take on this machine, from a short run of each.
+"""Time measurements on this machine, from short runs of teachers, sets and students.
 
-A short run has the shapes, networks and settings of the real one, with random images in the place
-of distilled ones and networks that have not been trained. Its epochs and its tests are timed one by
-one, without those at the start, in which code is compiled.
+A short run has the shapes, networks and settings of the full run, with random images instead of
+distilled ones and untrained networks. Its epochs and tests are timed individually, except those at
+the start, in which code is compiled.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from gift_fast.training.objectives import build_objective
 from gift_fast.training.observer import Observer
 
 IMAGES = 500
-"""Training images between two tests of a short run, at least."""
+"""Minimum number of training images between two tests of a short run."""
 
 TEST_IMAGES = 1000
-"""Images of a short run's test."""
+"""Maximum number of test images of a short run."""
 
 TEACHER_EPOCHS = 20
-"""Of a short run: a teacher is tested after every tenth of its epochs, so after every second."""
+"""Epochs of a teacher's short run. A teacher is tested ten times per run, so every second epoch."""
 
 CLASSES = 2
-"""Of the short run of a method that makes sets: its time grows with their number."""
+"""Classes of the short run of a distillation method, whose time is proportional to their number."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """What a run's time is made of, in seconds.
+class RunTime:
+    """The components of a run's time, in seconds.
 
     Attributes:
-        start: once per run, such as compilation.
-        epoch: of training.
-        test: of the whole test split.
+        start: time that is spent once per run, such as compilation.
+        epoch: time of one training epoch.
+        test: time of one test on the whole test split.
     """
 
     start: float
@@ -57,26 +57,26 @@ class Pace:
     test: float
 
     def seconds(self, epochs: int, tests: int) -> float:
-        """The time of a run.
+        """The time of a run with this many epochs and tests.
 
         Example:
-            >>> Pace(start=5.0, epoch=0.5, test=2.0).seconds(epochs=100, tests=4)
+            >>> RunTime(start=5.0, epoch=0.5, test=2.0).seconds(epochs=100, tests=4)
             63.0
         """
         return self.start + epochs * self.epoch + tests * self.test
 
 
 class Stopwatch(Observer):
-    """Times every epoch of a run, together with the test that follows it."""
+    """Times every epoch of a run, including the test that follows it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.plain: list[float] = []
-        self.tested: list[float] = []
+        self.without_test: list[float] = []
+        self.with_test: list[float] = []
 
     def start(self, epochs: int, done: float) -> None:
         """See :class:`Observer`."""
-        self.begun = self.mark = time.perf_counter()
+        self.start_time = self.last_time = time.perf_counter()
 
     def epoch(self, number: int, images: int, check: EvalResult | None) -> None:
         """See :class:`Observer`."""
@@ -84,32 +84,39 @@ class Stopwatch(Observer):
             torch.accelerator.synchronize(self.device)
         now = time.perf_counter()
         if check is None:
-            self.plain.append(now - self.mark)
+            self.without_test.append(now - self.last_time)
         else:
-            if not self.tested:  # what came before was compiled on the way
-                self.plain.clear()
-            self.tested.append(now - self.mark)
-        self.mark = now
+            if not self.with_test:  # epochs before the first test include compilation
+                self.without_test.clear()
+            self.with_test.append(now - self.last_time)
+        self.last_time = now
 
-    def pace(self, epochs: int, test_share: float) -> Pace:
-        """The pace of a run of so many epochs whose tests had this share of the test images."""
-        epoch = median(self.plain)
-        test = max(median(self.tested[1:]) - epoch, 0.0)
-        spent = self.mark - self.begun
-        start = max(spent - epochs * epoch - len(self.tested) * test, 0.0)
-        return Pace(start, epoch, test / test_share)
+    def run_time(self, epochs: int, test_share: float) -> RunTime:
+        """The time components of the run.
+
+        Args:
+            epochs: number of epochs of the run.
+            test_share: share of the test images that its tests used.
+        """
+        epoch = median(self.without_test)
+        test = max(median(self.with_test[1:]) - epoch, 0.0)
+        total = self.last_time - self.start_time
+        start = max(total - epochs * epoch - len(self.with_test) * test, 0.0)
+        return RunTime(start, epoch, test / test_share)
 
 
-def measure_student(config: EvaluationConfig, dataset: ImageDataset, context: RunContext) -> Pace:
-    """The pace of a student on a set of ``config.ipc`` images per class.
+def measure_student(
+    config: EvaluationConfig, dataset: ImageDataset, context: RunContext
+) -> RunTime:
+    """Measure the time of a student on a set of ``config.ipc`` images per class.
 
     Args:
-        config: of the student.
-        dataset: with its test split.
-        context: where it is to run.
+        config: configuration of the student.
+        dataset: the dataset, with its test split.
+        context: the device and the folders.
     """
     assert config.ipc is not None
-    few, share = with_few_tests(dataset)
+    small, share = with_fewer_test_images(dataset)
     labels = torch.arange(dataset.num_classes).repeat_interleave(config.ipc)
     shape = (len(labels), *dataset.test.shape)
     generator = torch.Generator().manual_seed(0)
@@ -122,63 +129,63 @@ def measure_student(config: EvaluationConfig, dataset: ImageDataset, context: Ru
     stopwatch = Stopwatch(accelerator.device)
     train_student(
         config,
-        few,
+        small,
         DistilledSet(images, labels),
         [new_model(teacher, dataset, seed=0) for teacher in config.teachers],
         accelerator=accelerator,
         observer=stopwatch,
     )
-    return stopwatch.pace(3 * every, share)
+    return stopwatch.run_time(3 * every, share)
 
 
-def measure_teacher(config: TeacherConfig, dataset: ImageDataset, context: RunContext) -> Pace:
-    """The pace of a teacher.
+def measure_teacher(config: TeacherConfig, dataset: ImageDataset, context: RunContext) -> RunTime:
+    """Measure the time of a teacher.
 
     Args:
-        config: of the teacher.
-        dataset: with both splits.
-        context: where it is to run.
+        config: configuration of the teacher.
+        dataset: the dataset, with both splits.
+        context: the device and the folders.
     """
     split = dataset.training_split
     config = replace(config.resolved(len(split)), epochs=TEACHER_EPOCHS)
     assert config.batch_size is not None
-    few, share = with_few_tests(dataset)
-    part = min(2 * config.batch_size, len(split))
-    few = replace(few, train=split.subset(torch.arange(part)))
+    small, share = with_fewer_test_images(dataset)
+    images = min(2 * config.batch_size, len(split))
+    small = replace(small, train=split.subset(torch.arange(images)))
     accelerator = context.accelerator(config)
     stopwatch = Stopwatch(accelerator.device)
-    train_teacher(config, few, accelerator=accelerator, observer=stopwatch)
-    pace = stopwatch.pace(TEACHER_EPOCHS, share)
-    return replace(pace, epoch=pace.epoch * len(split) / part)
+    train_teacher(config, small, accelerator=accelerator, observer=stopwatch)
+    measured = stopwatch.run_time(TEACHER_EPOCHS, share)
+    return replace(measured, epoch=measured.epoch * len(split) / images)
 
 
 def measure_set(
     method: str, dataset: ImageDataset, network: str, ipc: int, context: RunContext
 ) -> float:
-    """The seconds that making one distilled set takes.
+    """Measure the seconds that it takes to generate one distilled set.
 
     Args:
-        method: see :mod:`gift_fast.distillation`.
-        dataset: with its training split.
-        network: of the teacher.
+        method: a method of :mod:`gift_fast.distillation`.
+        dataset: the dataset, with its training split.
+        network: network of the teacher.
         ipc: images per class.
-        context: where it is to run.
+        context: the device and the folders.
     """
     device = context.accelerator(TeacherConfig(dataset=dataset.name, model=network)).device
     split = dataset.training_split
     classes = min(CLASSES, dataset.num_classes)
     index = (split.labels.cpu() < classes).nonzero().squeeze(1)
-    few = replace(dataset, train=split.subset(index), class_names=dataset.class_names[:classes])
-    teacher = new_model(network, few, seed=0).to(device).eval()
+    small = replace(dataset, train=split.subset(index), class_names=dataset.class_names[:classes])
+    teacher = new_model(network, small, seed=0).to(device).eval()
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        spec.build("method", method, METHODS, few, teacher, Path(folder), ipc, 0)
-        spent = time.perf_counter() - begun
-    return spent * dataset.num_classes / classes
+        start = time.perf_counter()
+        spec.build("method", method, METHODS, small, teacher, Path(folder), ipc, 0)
+        seconds = time.perf_counter() - start
+    return seconds * dataset.num_classes / classes
 
 
-def with_few_tests(dataset: ImageDataset) -> tuple[ImageDataset, float]:
-    """A dataset with part of its test images, and the share of them that it has."""
+def with_fewer_test_images(dataset: ImageDataset) -> tuple[ImageDataset, float]:
+    """The dataset with at most ``TEST_IMAGES`` test images, and their share of all test images."""
     count = min(TEST_IMAGES, len(dataset.test))
-    few = replace(dataset, test=dataset.test.subset(torch.arange(count)))
-    return few, count / len(dataset.test)
+    small = replace(dataset, test=dataset.test.subset(torch.arange(count)))
+    return small, count / len(dataset.test)

@@ -109,7 +109,7 @@ def augmentation_robust_score(
 
 
 def check_fractions(*accuracies: float) -> None:
-    """Raises ValueError unless all accuracies are in [0, 1]."""
+    """Raise ValueError unless all accuracies are in [0, 1]."""
     for accuracy in accuracies:
         if not 0.0 <= accuracy <= 1.0:
             raise ValueError(f"accuracies must be fractions in [0, 1], got {accuracy}")

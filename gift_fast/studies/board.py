@@ -112,29 +112,29 @@ class Reporter:
         pass
 
     def begin(self, title: str, epochs: int, done: float = 0) -> None:
-        """Tells the number of epochs, and whether some were done before."""
+        """Report the number of epochs, and whether some were done before."""
         self.done, self.images, self.told = done, 0, self.clock()
         self.board.begin.remote(self.key, title, epochs, done)
 
     def step(
         self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
-        """Tells how far the run is, about once in ``INTERVAL``."""
+        """Report how far the run is, about once in ``INTERVAL``."""
         self.done = epoch - 1 + step / steps
         self.images += images
         if self.clock() - self.told >= INTERVAL:
             self.tell()
 
     def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
-        """Tells nothing: the epoch's last step has been told of."""
+        """Report nothing: the epoch's last step has been told of."""
 
     def end(self, outcome: str) -> None:
-        """Tells the rest; the outcome is the task's result, which the driver has from there."""
+        """Report the rest; the outcome is the task's result, which the driver has from there."""
         self.tell()
         self.board.end.remote(self.key)
 
     def tell(self) -> None:
-        """Sends what has been counted."""
+        """Send what has been counted."""
         self.board.tell.remote(self.key, self.done, self.images)
         self.images, self.told = 0, self.clock()
 
@@ -167,14 +167,14 @@ class Overview:
         pass
 
     def count(self, *, done: int = 0, failed: int = 0, line: str = "") -> None:
-        """Runs are done or have failed, and there may be something to say of it."""
+        """Run are done or have failed, and there may be something to say of it."""
         self.done += done
         self.failed += failed
         if line:
             self.write(line)
 
     def update(self, reading: Reading, left: Mapping[str, tuple[int, int]], known: bool) -> None:
-        """Takes in how far the runs are.
+        """Take in how far the runs are.
 
         Args:
             reading: of the board.
@@ -205,10 +205,10 @@ class Overview:
         return ", ".join(parts)
 
     def write(self, line: str) -> None:
-        """Shows a line that stays."""
+        """Show a line that stays."""
 
     def refresh(self) -> None:
-        """Shows the counts as they are."""
+        """Show the counts as they are."""
 
 
 class PlainOverview(Overview):
@@ -226,12 +226,12 @@ class PlainOverview(Overview):
         self.shown = clock()
 
     def write(self, line: str) -> None:
-        """Writes a line with the number of runs that have ended."""
+        """Write a line with the number of runs that have ended."""
         ended = f"{self.done + self.failed:>{len(str(self.runs))}}"
         print(f"[{ended}/{self.runs}] {line}", file=self.stream, flush=True)
 
     def refresh(self) -> None:
-        """Writes the counts where half a minute has passed since the last time."""
+        """Write the counts where half a minute has passed since the last time."""
         if self.clock() - self.shown >= QUIET:
             self.write(str(self))
             self.shown = self.clock()
@@ -268,11 +268,11 @@ class RichOverview(Overview):
         self.live.stop()
 
     def write(self, line: str) -> None:
-        """Leaves a line above the bar."""
+        """Leave a line above the bar."""
         self.console.print(line, highlight=False, markup=False)
 
     def refresh(self) -> None:
-        """Moves the bar."""
+        """Move the bar."""
         self.bars.update(self.bar, completed=self.done + self.failed)
         self.numbers.plain = str(self)
 

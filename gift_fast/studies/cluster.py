@@ -53,7 +53,7 @@ class ClusterOptions:
         return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
 
     def check_answer(self) -> None:
-        """Raises OSError where nothing listens at a named address; Ray would try for minutes."""
+        """Raise OSError where nothing listens at a named address; Ray would try for minutes."""
         if self.host_and_port is not None:
             with socket.create_connection(self.host_and_port, timeout=10.0):
                 pass
@@ -78,7 +78,7 @@ class Cluster:
 
 @contextmanager
 def connected(options: ClusterOptions, *, device: str, quiet: bool) -> Iterator[Cluster]:
-    """Connects this process to a cluster, and leaves it again; what still runs is then ended.
+    """Connect this process to a cluster, and leaves it again; what still runs is then ended.
 
     Args:
         options: which cluster, and what a run takes of it.

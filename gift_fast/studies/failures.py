@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gift_fast.process.errors import in_words
+from gift_fast.process.errors import error_message
 
 SHOWN = 5
 """Runs that are listed under a reason; of more, the number is."""
@@ -29,7 +29,7 @@ class Failure:
     @classmethod
     def of(cls, title: str, error: BaseException) -> Failure:
         """The failure of a run that raised an error."""
-        message = in_words(error)
+        message = error_message(error)
         if message is not None:
             return cls(title, message)
         lines = traceback.format_exception(error)

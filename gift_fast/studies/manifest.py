@@ -20,7 +20,7 @@ from gift_fast.evaluation.results import RunResult, read_run
 from gift_fast.evaluation.summary import outcome, spread
 from gift_fast.files.atomic import replacing
 from gift_fast.files.record_names import recorded
-from gift_fast.files.texts import is_file_name, read_json
+from gift_fast.files.text_files import is_file_name, read_json
 from gift_fast.studies.study import Experiment, Study, Tuning
 from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name
@@ -44,7 +44,7 @@ def title_of(experiment: Experiment) -> str:
     settings = ""
     if experiment.purpose != "protocol":
         settings = f", {experiment.purpose}"
-        if is_open(experiment):
+        if is_undecided(experiment):
             settings += " as trials will choose"
         if config.learning_rate is not None:
             rate, decay = config.learning_rate, config.weight_decay
@@ -57,7 +57,7 @@ def title_of(experiment: Experiment) -> str:
     )
 
 
-def is_open(experiment: Experiment) -> bool:
+def is_undecided(experiment: Experiment) -> bool:
     """Whether it is a tuned experiment whose trials have not chosen yet: it can be no run."""
     return experiment.purpose == "tuned" and experiment.config.learning_rate is None
 
@@ -195,7 +195,7 @@ class Record:
     def add(
         self, files: Mapping[Experiment, Path], teachers: Mapping[str, float] | None = None
     ) -> None:
-        """Writes which file holds which run, whole or not at all.
+        """Write which file holds which run, whole or not at all.
 
         Args:
             files: of the runs.
@@ -263,7 +263,7 @@ def state_of(experiments: Sequence[Experiment], out: Path) -> State:
 def results_in(experiments: Sequence[Experiment], out: Path) -> dict[Experiment, RunResult]:
     """The results of those experiments that have finished in a folder."""
     known = known_files(out)
-    files = {e: known.get(run_key_of(e.to_dict())) for e in experiments if not is_open(e)}
+    files = {e: known.get(run_key_of(e.to_dict())) for e in experiments if not is_undecided(e)}
     return {
         experiment: read_run(out / file)
         for experiment, file in files.items()
@@ -291,18 +291,18 @@ def describe(study: Study, state: State, at_a_time: int = 1) -> str:
     lines = [f"{study.name}: {study.title}"]
     lines += [f"  done   {title_of(e)}: {outcome(r)}" for e, r in done.items()]
     lines += [f"  to do  {title_of(experiment)}" for experiment in state.left]
-    return "\n".join([*lines, f"{count_in_words(state)}; {time_left(state, at_a_time)}"])
+    return "\n".join([*lines, f"{format_progress(state)}; {time_left(state, at_a_time)}"])
 
 
-def count_in_words(state: State) -> str:
+def format_progress(state: State) -> str:
     """How many runs are done.
 
     Example:
-        >>> count_in_words(State((), (), 0.0, 0))
+        >>> format_progress(State((), (), 0.0, 0))
         '0 of 0 runs done'
     """
     total = str(len(state.done) + len(state.left))
-    if any(map(is_open, state.left)):  # the grid of the trials may grow
+    if any(map(is_undecided, state.left)):  # the grid of the trials may grow
         total = f"at least {total}"
     return f"{len(state.done)} of {total} runs done"
 
@@ -323,7 +323,7 @@ def time_left(state: State, at_a_time: int = 1) -> str:
     if counted:
         together = min(at_a_time, counted)
         beside = f", {together} at a time" if together > 1 else ""
-        seconds = duration(state.seconds / together)
+        seconds = format_duration(state.seconds / together)
         parts.append(f"{counted} more take about {seconds}{beside}, as those done did")
     if state.unknown:
         parts.append(
@@ -333,11 +333,11 @@ def time_left(state: State, at_a_time: int = 1) -> str:
     return "; ".join(parts) or "nothing is left"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time in words, to two places.
 
     Example:
-        >>> duration(5), duration(125), duration(7260)
+        >>> format_duration(5), format_duration(125), format_duration(7260)
         ('5 s', '2 min 5 s', '2 h 1 min')
     """
     minutes, rest = divmod(round(seconds), 60)

@@ -17,7 +17,7 @@ from gift_fast.studies.study_files import check_counts
 from gift_fast.training.models import MODELS
 
 
-def narrowed(
+def with_overrides(
     study: Study,
     *,
     dataset: str | None = None,

@@ -23,7 +23,7 @@ from gift_fast.training.models import new_model
 def check_study(
     study: Study, experiments: Sequence[Experiment], context: RunContext, sets: Path | None
 ) -> None:
-    """Raises if a study could not be run to its end, for whatever reason.
+    """Raise if a study could not be run to its end, for whatever reason.
 
     The datasets are there and large enough, networks can be built for their images, the published
     sets have a known format, teachers that are there fit, and results can be written. What takes
@@ -84,7 +84,7 @@ def check_study(
 
 
 def check_batches(experiment: Experiment, dataset: ImageDataset) -> None:
-    """Raises ValueError where batch norm could not train on the last batch of a run's epoch."""
+    """Raise ValueError where batch norm could not train on the last batch of a run's epoch."""
     images = experiment.source.ipc * build_classes(experiment.config.classes).count(
         dataset.num_classes
     )

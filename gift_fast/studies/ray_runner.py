@@ -109,7 +109,7 @@ class RayRunner:
         self.begun: set[str] = set()
 
     def __call__(self, experiments: Sequence[Experiment]) -> list[Finished]:
-        """Runs what has not been run, and gives all results in the order of the experiments.
+        """Run what has not been run, and gives all results in the order of the experiments.
 
         Raises:
             OSError: the folder of the results cannot be written.
@@ -131,7 +131,7 @@ class RayRunner:
         return [Finished(each, batch.results[batch.files[each]]) for each in experiments]
 
     def submit(self, function: Callable[..., Any], name: str, *arguments: Any) -> Any:
-        """Gives a function to the cluster, with the share of a machine that a run has."""
+        """Return a function to the cluster, with the share of a machine that a run has."""
         cluster = self.cluster
         share = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
         task = cluster.ray.remote(max_retries=RETRIES, **share)(function)
@@ -186,7 +186,7 @@ class Batch:
         return bool(self.groups or self.runs)
 
     def take_next(self) -> None:
-        """Waits for a task to end, for a moment, and takes in what has come."""
+        """Wait for a task to end, for a moment, and takes in what has come."""
         ray, board = self.runner.cluster.ray, self.runner.site.board
         ended, _ = ray.wait([*self.groups, *self.runs], timeout=REFRESH)
         for task in ended:
@@ -212,7 +212,7 @@ class Batch:
         path: Path,
         planned: dict[Experiment, PlannedRun],
     ) -> None:
-        """Gives the cluster the runs on a set that was looked over, unless they have finished."""
+        """Return the cluster the runs on a set that was looked over, unless they have finished."""
         runner = self.runner
         files = {experiment: run.path for experiment, run in planned.items()}
         source = next(iter(planned)).source
@@ -246,7 +246,7 @@ class Batch:
                 self.left[file] = (run.config.epochs, run.images)
 
     def cancel(self) -> str:
-        """Stops all tasks, gives them ``GRACE`` seconds to save, and says how many runs have."""
+        """Stop all tasks, gives them ``GRACE`` seconds to save, and says how many runs have."""
         ray, tasks = self.runner.cluster.ray, [*self.groups, *self.runs]
         for task in tasks:
             ray.cancel(task)
@@ -263,7 +263,7 @@ class Batch:
         return f"{saved} of {len(running)} running runs saved their state"
 
     def finish(self, experiment: Experiment, result: RunResult, remark: str = "") -> None:
-        """Keeps the result of a run."""
+        """Keep the result of a run."""
         file = self.files[experiment]
         self.results[file] = result
         self.left.pop(file, None)
@@ -273,7 +273,7 @@ class Batch:
         self.overview.count(done=1, line=line)
 
     def release(self, file: str) -> None:
-        """Removes labels that no other run is to replay."""
+        """Remove labels that no other run is to replay."""
         for folder, files in self.labels.items():
             if file in files:
                 files.remove(file)
@@ -281,7 +281,7 @@ class Batch:
                     remove(folder)
 
     def fail(self, group: Sequence[Experiment], error: Exception) -> None:
-        """Keeps why experiments have no result, and tells the board, since no worker will.
+        """Keep why experiments have no result, and tells the board, since no worker will.
 
         A full disk is raised again: no other run could be kept either.
         """

@@ -51,7 +51,7 @@ class Site:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Makes the worker's process like the driver's, and stops at a signal as it does.
+        """Make the worker's process like the driver's, and stops at a signal as it does.
 
         The driver cancels by a SIGINT. A SIGTERM takes away the worker or its machine: then the
         worker's process ends, so that Ray gives the task to another.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.distilled import write_distilled
 from gift_fast.data.distilled.native import is_pair
-from gift_fast.distillation import distill, is_made
+from gift_fast.distillation import distill, is_complete
 from gift_fast.distillation.selection import select_crops
 from gift_fast.evaluation.audit import audit_of, warn_of
 from gift_fast.evaluation.config import EvaluationConfig, ResolvedEvaluationConfig, TeacherConfig
@@ -75,7 +75,7 @@ def run_study(
     run: Runner,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Finished]:
-    """Runs a study: at its own settings and, where it is tuned, the trials and what they choose.
+    """Run a study: at its own settings and, where it is tuned, the trials and what they choose.
 
     Args:
         study: that the experiments are of.
@@ -147,7 +147,7 @@ class LocalRunner:
         self.sets = sets
 
     def __call__(self, experiments: Sequence[Experiment]) -> list[Finished]:
-        """Runs what has not been run, and gives all results in the order of the experiments.
+        """Run what has not been run, and gives all results in the order of the experiments.
 
         Raises:
             OSError: the folder of the results cannot be written.
@@ -226,7 +226,7 @@ def reads_of(experiment: Experiment) -> Hashable:
 
 
 def prepare(study: Study, source: SetSource, context: RunContext, sets: Path | None) -> Path:
-    """Trains missing teachers of a set, generates the set if necessary, and returns its path."""
+    """Train missing teachers of a set, generates the set if necessary, and returns its path."""
     for teacher in study.teachers_of(source):
         train_missing_teacher(study, source, teacher, context)
     if not source.generated:
@@ -327,7 +327,7 @@ def teacher_accuracies(study: Study, source: SetSource, context: RunContext) -> 
 def train_missing_teacher(
     study: Study, source: SetSource, teacher: str, context: RunContext
 ) -> None:
-    """Trains a teacher of which there are no weights; a file that is there is taken as it is."""
+    """Train a teacher of which there are no weights; a file that is there is taken as it is."""
     if teacher_path(context, source.sized_dataset, teacher).exists():
         return
     settings = {**study.teacher, "dataset": source.sized_dataset, "model": teacher}
@@ -351,7 +351,7 @@ def generated_set(source: SetSource, context: RunContext, accelerator: Accelerat
     digest = fingerprint(teacher.state_dict().values())
     path = context.out / "sets" / f"{source.name}_seed{source.seed}-{digest}"
     outcome = "from an earlier call"
-    if accelerator.is_main_process and not (is_pair(path) or is_made(path)):
+    if accelerator.is_main_process and not (is_pair(path) or is_complete(path)):
         outcome = "made"
         if accelerator.device.type == "cpu":
             keep_freed_memory()

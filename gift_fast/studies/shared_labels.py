@@ -25,7 +25,7 @@ from gift_fast.evaluation.config import ResolvedEvaluationConfig
 from gift_fast.evaluation.context import RunContext
 from gift_fast.evaluation.inputs import Inputs
 from gift_fast.evaluation.labeling import Teller, label_run, plan_labels
-from gift_fast.files.disk import existing
+from gift_fast.files.disk import nearest_existing
 from gift_fast.files.fingerprint import fingerprint
 from gift_fast.training.environment import environment_of
 from gift_fast.training.objectives import build_objective
@@ -76,7 +76,7 @@ def folder_of(
         )
     except TypeError:  # a mixing of the user's own
         return None
-    free = shutil.disk_usage(existing(context.out)).free
+    free = shutil.disk_usage(nearest_existing(context.out)).free
     if plan.nbytes > min(context.label_limit * 1e9, free / 2):
         return None
     capability = torch.backends.cpu.get_cpu_capability()
@@ -115,7 +115,7 @@ class Lock:
         self.works = fcntl is not None
 
     def take(self, *, exclusive: bool, wait: bool = True) -> bool:
-        """Takes the lock, or one of this kind in its place; gives whether it is held."""
+        """Take the lock, or one of this kind in its place; gives whether it is held."""
         while self.works:
             kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
             try:
@@ -132,7 +132,7 @@ class Lock:
         return False
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Return the lock back."""
         self.file.close()
 
 
@@ -182,7 +182,7 @@ def write(
     context: RunContext,
     title: str,
 ) -> None:
-    """Writes what is missing of a label set."""
+    """Write what is missing of a label set."""
     read = inputs.narrowed(config.classes)
     label_run(
         config,
@@ -196,7 +196,7 @@ def write(
 
 
 def remove(folder: Path) -> None:
-    """Removes a label set that no study in this folder of runs reads."""
+    """Remove a label set that no study in this folder of runs reads."""
     lock = Lock(folder)
     try:
         if lock.take(exclusive=True, wait=False):

@@ -154,7 +154,7 @@ def paired_interval(first: Scores, second: Scores, *, confidence: float = 0.95) 
 
 
 def check_pairs(first: Scores, second: Scores) -> None:
-    """Raises ValueError unless both losses have finite scores on the same two or more sets."""
+    """Raise ValueError unless both losses have finite scores on the same two or more sets."""
     for name in [*first, *second]:
         if name not in first or name not in second:
             missing = "first" if name not in first else "second"
@@ -306,7 +306,7 @@ class Comparison(Interval):
 
 
 def compare_losses(table: Sequence[Pair], *, confidence: float = 0.95) -> tuple[Comparison, ...]:
-    """Compares the pairs of a table, all at once, since Holm's adjustment is within the table.
+    """Compare the pairs of a table, all at once, since Holm's adjustment is within the table.
 
     Raises:
         ValueError: as :func:`paired_interval`; the message names the pair too.

@@ -60,7 +60,7 @@ class Tuning:
     dataset_seeds: tuple[int, ...] = (1000,)
 
     def check_against(self, study: Study) -> None:
-        """Raises ValueError if a seed is also a reported run's, or there is no validation split."""
+        """Raise ValueError if a seed is also a reported run's, or there is no validation split."""
         for name in ("seeds", "dataset_seeds"):
             both = sorted(set(getattr(self, name)) & set(getattr(study, name)))
             if both:

@@ -47,7 +47,7 @@ from gift_fast.files import spec
 from gift_fast.files.checks import check_choice, check_integer, check_number
 from gift_fast.files.packaged import load_yaml, packaged_names
 from gift_fast.files.record_names import present
-from gift_fast.files.texts import parse_yaml
+from gift_fast.files.text_files import parse_yaml
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Study, Tuning
 
@@ -291,7 +291,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def check_counts(name: str, values: Sequence[int], least: int) -> None:
-    """Raises unless there is one integer or more, each at least ``least``, all different."""
+    """Raise unless there is one integer or more, each at least ``least``, all different."""
     for value in values:
         check_integer(name, value, least)
     if not values or len(set(values)) < len(values):

@@ -160,7 +160,7 @@ def choose(trials: Sequence[Finished]) -> Choice:
 def tune(
     experiments: Sequence[Experiment], tuning: Tuning, run: Runner
 ) -> tuple[list[Finished], dict[Arm, Choice]]:
-    """Runs trials until the curve of every arm falls towards both ends of its grid.
+    """Run trials until the curve of every arm falls towards both ends of its grid.
 
     Args:
         experiments: at the protocol's settings.
@@ -242,7 +242,7 @@ def tuned(experiments: Sequence[Experiment], choices: dict[Arm, Choice]) -> list
     return found
 
 
-def foreseen(study: Study, experiments: Sequence[Experiment], out: Path) -> list[Experiment]:
+def expected_runs(study: Study, experiments: Sequence[Experiment], out: Path) -> list[Experiment]:
     """The runs of a study, as far as the finished runs in a folder determine them.
 
     Trials are those of the grids that are known to be needed; before all of them have finished, a

@@ -150,7 +150,7 @@ def test_tiles_fill_a_mosaic_whose_side_does_not_divide():
         ({"ipc": 1}, "images_per_class must be at most 15, .* smallest class of photos, got 300"),
         (
             {"ipc": 4, "factor": 2, "images_per_class": 15},
-            "ipc must be at most 3, since each of its images takes 4 of the 15 .* got 4",
+            "ipc must be at most 3, .* uses 4 of the 15 .* got 4",
         ),
     ],
 )

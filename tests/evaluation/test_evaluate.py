@@ -336,7 +336,7 @@ def test_room_for_checkpoints_is_asked_for_before_the_set_is_read(fresh, capsys,
         usage = type("Usage", (), {"free": free})
         monkeypatch.setattr("shutil.disk_usage", lambda path, usage=usage: usage)
         assert evaluate(fresh, *arguments) == 2
-        assert "the disk is too full for checkpoints" in capsys.readouterr().err
+        assert "not enough disk space for checkpoints" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_room_for_a_teachers_checkpoints_includes_its_averaged_weights(
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed}))
     train = ["--model", NETWORK, "--ema-decay", "0.9"]
     assert call(tmp_path, "train-teacher", *train) == 2
-    assert "the disk is too full for checkpoints" in capsys.readouterr().err
+    assert "not enough disk space for checkpoints" in capsys.readouterr().err
 
 
 def test_an_audit_asks_where_its_class_map_goes_before_it_reads(fresh, capsys, monkeypatch):

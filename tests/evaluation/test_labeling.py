@@ -340,7 +340,7 @@ def test_a_disk_that_is_too_full_is_an_error_before_anything_is_labeled(
     tmp_path, digits, small, teacher, monkeypatch
 ):
     monkeypatch.setattr("gift_fast.files.disk.shutil.disk_usage", lambda path: Usage())
-    with pytest.raises(OSError, match="too full for labels"):
+    with pytest.raises(OSError, match="not enough disk space for labels"):
         labeled(tmp_path, config_of(), digits, small, teacher)
 
 

@@ -301,7 +301,7 @@ def resolved(preset: str, **changes: object):
 
 def test_lpqld_anneals_the_teachers_temperature_and_fits_the_students():
     config = resolved("lpqld")
-    assert spec.in_full("loss", config.loss, OBJECTIVES) == (
+    assert spec.with_defaults("loss", config.loss, OBJECTIVES) == (
         "annealed-kl:temperature=20.0,factor=0.7,every=30,least=2.0,student_temperature=0.0"
     )
     assert config.teachers == ()
@@ -389,7 +389,7 @@ def test_a_preset_of_the_users_own_is_a_file(tmp_path):
         ("settings: {}\nextra: 1", "a preset may hold .*; got 'extra'"),
         ("settings: {}\noverrides: [{loss: ce}]", "an override must be a mapping with a mapping"),
         ("settings: {}\noverrides: [{when: {ipc: 1}}]", "when may hold dataset, .*; got 'ipc'"),
-        ("settings: {", "must be YAML"),
+        ("settings: {", "must be valid YAML"),
         ("settings: {seed: 1}", "settings may hold .*; got 'seed'"),
         ("settings: {epoch: 1}", r"got 'epoch'; did you mean 'epochs'\?"),
         ("settings: {}\nnotes: [a]", r"notes must be a text, got \['a'\]"),

@@ -101,7 +101,7 @@ def test_what_torch_raises_on_a_full_disk_is_an_os_error_too(tmp_path):
 
 @pytest.mark.parametrize("writer", ["torch", "the system"])
 def test_a_full_disk_keeps_its_errno_and_says_what_to_do(tmp_path, monkeypatch, writer):
-    monkeypatch.setattr(atomic, "errno_of_a_write", lambda folder: errno.ENOSPC)
+    monkeypatch.setattr(atomic, "errno_of_test_write", lambda folder: errno.ENOSPC)
     error = OSError(errno.ENOSPC, "No space left on device")
     if writer == "torch":
         error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 7 vs 5")

@@ -99,9 +99,12 @@ def test_an_option_whose_default_has_no_text_is_left_at_it():
 
 
 def test_a_function_that_takes_other_arguments_is_refused():
-    with pytest.raises(ValueError, match=r"thing 'make' must take 2 .*it is \(base.*: too many"):
+    with pytest.raises(ValueError, match=r"thing 'make' must accept 2 .*\(base.*: too many"):
         spec.build("thing", "make", REGISTRY, 7, 8)
 
 
 def test_a_specification_in_full_holds_every_option():
-    assert spec.in_full("thing", "make:on=true", REGISTRY) == "make:rate=0.5,steps=3,on=true,mode=a"
+    assert (
+        spec.with_defaults("thing", "make:on=true", REGISTRY)
+        == "make:rate=0.5,steps=3,on=true,mode=a"
+    )

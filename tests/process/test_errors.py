@@ -9,7 +9,7 @@ import torch
 
 from gift_fast.cli import main
 from gift_fast.cli.demo import experiment as demo
-from gift_fast.process.errors import in_words
+from gift_fast.process.errors import error_message
 from gift_fast.studies.failures import Failure
 
 
@@ -39,7 +39,7 @@ OUT_OF_MEMORY = {
 
 @pytest.mark.parametrize("source", OUT_OF_MEMORY)
 def test_out_of_memory_is_told_in_a_line_with_what_takes_less(source):
-    told = in_words(OUT_OF_MEMORY[source]())
+    told = error_message(OUT_OF_MEMORY[source]())
     assert told is not None
     assert "out of memory" in told
     assert "a smaller batch size" in told
@@ -49,7 +49,7 @@ def test_out_of_memory_is_told_in_a_line_with_what_takes_less(source):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_names_the_file_and_what_to_do(number):
-    told = in_words(OSError(number, "No space", "runs/a.json"))
+    told = error_message(OSError(number, "No space", "runs/a.json"))
     assert told is not None
     assert "the disk is full" in told
     assert "runs/a.json" in told
@@ -57,7 +57,7 @@ def test_a_full_disk_names_the_file_and_what_to_do(number):
 
 
 def test_a_gpu_that_cannot_be_used_leads_to_the_doctor():
-    told = in_words(RuntimeError("No CUDA GPUs are available"))
+    told = error_message(RuntimeError("No CUDA GPUs are available"))
     assert told is not None
     assert "gift-fast doctor" in told
     assert "--device cpu" in told
@@ -73,7 +73,7 @@ def test_a_gpu_that_cannot_be_used_leads_to_the_doctor():
     ],
 )
 def test_a_programming_error_is_not_told_as_a_users(error):
-    assert in_words(error) is None
+    assert error_message(error) is None
 
 
 def raising(error: BaseException):

@@ -133,7 +133,7 @@ def test_runs_of_studies_and_other_files_are_left_out(
     write(tmp_path, 40.0)
     assert texts(tmp_path)[1] == ["gift", "40.0", "1", "75.0", "40.0"]
     assert main(["table", str(tmp_path)]) == 0
-    assert "left out: 1 runs of studies" in capsys.readouterr().err
+    assert "not included: 1 runs of studies" in capsys.readouterr().err
 
 
 def test_a_configuration_is_whole_although_a_study_has_some_of_its_runs(tmp_path: Path) -> None:

@@ -14,15 +14,20 @@ from gift_fast.cli import main
 from gift_fast.data.datasets import load_dataset
 from gift_fast.evaluation.context import RunContext
 from gift_fast.report import write_report
-from gift_fast.reproductions import reproduce
+from gift_fast.reproductions import estimate
+from gift_fast.reproductions.estimate import estimate_parts, format_estimates
 from gift_fast.reproductions.measure import (
-    Pace,
+    RunTime,
     Stopwatch,
     measure_set,
     measure_student,
     measure_teacher,
 )
-from gift_fast.reproductions.reproduce import estimates_of, load_reproduction, reproduction_names
+from gift_fast.reproductions.plan import (
+    load_reproduction,
+    reproduction_names,
+    reproductions_folder,
+)
 from gift_fast.training.eval_result import EvalResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,7 +72,7 @@ def finished(tmp_path_factory, one_thread) -> tuple[Path, str]:
     folder = write_plan(tmp_path_factory.mktemp("reproduction"))
     place = RunContext(out=folder.parent / "out")
     plan = load_reproduction(str(folder))
-    text = reproduce.describe(plan, estimates_of(plan, place, lambda text: None))
+    text = format_estimates(plan, estimate_parts(plan, place, lambda text: None))
     assert call(folder) == 0
     return folder, text
 
@@ -105,13 +110,13 @@ def test_another_dataset_takes_the_place_of_the_plans_and_its_options_stay():
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ("title: x", "plan.yaml must be a mapping with parts"),
+        ("title: x", "plan.yaml must be a mapping with .* parts"),
         ("parts: [first]", "a part must be a mapping with study and teachers, got 'first'"),
         ("parts: [{study: first}]", "a part must be a mapping with study and teachers"),
-        ("parts: [{study: 1, teachers: a}]", "study and teachers of a part must be texts"),
+        ("parts: [{study: 1, teachers: a}]", "study and teachers of a part must be strings"),
         ("parts: [{study: none, teachers: a}]", r"none\.yaml"),
         ("part: []\nparts: [{study: first, teachers: a}]", "got 'part'; did you mean 'parts'"),
-        ("parts: [", "plan.yaml must be YAML"),
+        ("parts: [", "plan.yaml must be valid YAML"),
     ],
 )
 def test_what_is_no_plan_is_refused_with_the_reason(tmp_path, plan, message):
@@ -138,7 +143,7 @@ def test_the_plan_says_what_every_part_has_to_do_and_shares(finished):
     assert "2 of 2 runs" in lines[2]
     assert "1 teacher" in lines[3]
     assert "2 sets" in lines[3]
-    assert lines[4].startswith("  in all about ")
+    assert lines[4].startswith("  total: about ")
 
 
 def test_a_dry_run_measures_and_runs_nothing(tmp_path, capsys):
@@ -149,12 +154,12 @@ def test_a_dry_run_measures_and_runs_nothing(tmp_path, capsys):
 
 
 def test_estimates_are_of_what_is_measured(tmp_path, monkeypatch):
-    paces = {"teacher": Pace(1.0, 10.0, 100.0), "student": Pace(2.0, 20.0, 200.0)}
-    monkeypatch.setattr(reproduce, "measure_teacher", lambda *arguments: paces["teacher"])
-    monkeypatch.setattr(reproduce, "measure_student", lambda *arguments: paces["student"])
-    monkeypatch.setattr(reproduce, "measure_set", lambda *arguments: 7.0)
+    paces = {"teacher": RunTime(1.0, 10.0, 100.0), "student": RunTime(2.0, 20.0, 200.0)}
+    monkeypatch.setattr(estimate, "measure_teacher", lambda *arguments: paces["teacher"])
+    monkeypatch.setattr(estimate, "measure_student", lambda *arguments: paces["student"])
+    monkeypatch.setattr(estimate, "measure_set", lambda *arguments: 7.0)
     plan = load_reproduction(str(write_plan(tmp_path)))
-    first, second, third = estimates_of(plan, RunContext(out=tmp_path / "out"), lambda text: None)
+    first, second, third = estimate_parts(plan, RunContext(out=tmp_path / "out"), lambda text: None)
     assert first.teacher_seconds == third.teacher_seconds == 1.0 + 10.0 + 100.0  # one epoch
     assert first.set_seconds == 2 * 7.0
     assert first.run_seconds == 4 * (2.0 + 2 * 20.0 + 2 * 200.0)
@@ -162,25 +167,25 @@ def test_estimates_are_of_what_is_measured(tmp_path, monkeypatch):
 
 
 def test_the_trials_of_a_tuned_study_are_estimated(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "measure_teacher", lambda *arguments: Pace(0.0, 0.0, 0.0))
-    monkeypatch.setattr(reproduce, "measure_student", lambda *arguments: Pace(1.0, 0.0, 0.0))
-    monkeypatch.setattr(reproduce, "measure_set", lambda *arguments: 7.0)
+    monkeypatch.setattr(estimate, "measure_teacher", lambda *arguments: RunTime(0.0, 0.0, 0.0))
+    monkeypatch.setattr(estimate, "measure_student", lambda *arguments: RunTime(1.0, 0.0, 0.0))
+    monkeypatch.setattr(estimate, "measure_set", lambda *arguments: 7.0)
     folder = write_plan(tmp_path, "parts: [{study: third, teachers: weak}]")
     path = folder / "third.yaml"
     tuning = "{weight_decays: [0.0], seeds: [1000], dataset_seeds: [1000, 1001]}"
     path.write_text(path.read_text() + f"validation: 100\ntuning: {tuning}\n")
     plan = load_reproduction(str(folder))
-    (left,) = estimates_of(plan, RunContext(out=tmp_path / "out"), lambda text: None)
+    (left,) = estimate_parts(plan, RunContext(out=tmp_path / "out"), lambda text: None)
     # KL on two sets, five learning rates on two other sets, and KL on two sets as tuned.
     assert left.run_seconds == 2 + 5 * 2 + 2
     assert left.set_seconds == 4 * 7.0
-    assert "14 of at least 14 runs" in reproduce.describe(plan, [left])
+    assert "14 of at least 14 runs" in format_estimates(plan, [left])
 
 
 def test_what_cannot_be_run_to_its_end_is_refused_before_anything_is_measured(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(reproduce, "measure_teacher", lambda *arguments: pytest.fail("measured"))
+    monkeypatch.setattr(estimate, "measure_teacher", lambda *arguments: pytest.fail("measured"))
     folder = write_plan(tmp_path)
     third = folder / "third.yaml"
     third.write_text(third.read_text().replace("ipc: 1,", "ipc: 1000,"))
@@ -192,7 +197,7 @@ def test_what_cannot_be_run_to_its_end_is_refused_before_anything_is_measured(
 def stand_in(name: str, root: Path) -> Path:
     """A plan of the package with the digits, small networks, one epoch and no compilation."""
     folder = root / name
-    shutil.copytree(str(reproduce.reproductions_folder().joinpath(name)), folder)
+    shutil.copytree(str(reproductions_folder().joinpath(name)), folder)
     for path in folder.glob("*.yaml"):
         text = path.read_text()
         text = re.sub(r"dataset: (tinyimagenet|cifar10)\b", "dataset: digits", text)
@@ -232,9 +237,9 @@ def test_the_tables_of_a_report_need_the_run_records_alone(finished, tmp_path):
 
 
 def test_a_forced_reproduction_repeats_its_students_alone(finished, monkeypatch):
-    monkeypatch.setattr(reproduce, "measure_student", lambda *arguments: Pace(1.0, 0.0, 0.0))
+    monkeypatch.setattr(estimate, "measure_student", lambda *arguments: RunTime(1.0, 0.0, 0.0))
     place = RunContext(out=finished[0].parent / "out", force=True)
-    estimates = estimates_of(load_reproduction(str(finished[0])), place, lambda text: None)
+    estimates = estimate_parts(load_reproduction(str(finished[0])), place, lambda text: None)
     assert [(left.teachers, left.sets, left.runs, left.done) for left in estimates] == [
         (0, 0, 4, 0),
         (0, 0, 2, 0),
@@ -251,7 +256,7 @@ def test_a_stopwatch_leaves_out_what_was_compiled(monkeypatch):
     stopwatch.start(6, 0)
     for epoch in range(1, 7):
         stopwatch.epoch(epoch, 10, check if epoch % 2 == 0 else None)
-    assert stopwatch.pace(6, 0.5) == Pace(start=70.0, epoch=1.0, test=6.0)
+    assert stopwatch.run_time(6, 0.5) == RunTime(start=70.0, epoch=1.0, test=6.0)
 
 
 def test_a_measurement_is_of_the_configuration_on_as_many_images(monkeypatch):
@@ -285,7 +290,9 @@ def test_teachers_and_sets_are_measured_on_a_part_and_scaled(monkeypatch):
 
     digits, place = load_dataset("digits"), RunContext(device="cpu")
     config = TeacherConfig(dataset="digits", model="convnet3:width=8", batch_size=50)
-    monkeypatch.setattr(Stopwatch, "pace", lambda self, epochs, share: Pace(0.0, 1.0, 1.0 / share))
+    monkeypatch.setattr(
+        Stopwatch, "run_time", lambda self, epochs, share: RunTime(0.0, 1.0, 1.0 / share)
+    )
     pace = measure_teacher(config, digits, place)
     assert pace.epoch == pytest.approx(len(digits.train) / 100)
 
@@ -323,9 +330,9 @@ def test_what_has_finished_is_not_repeated(finished, monkeypatch, capsys):
 
     monkeypatch.setattr(evaluation_run, "train_student", fail)
     monkeypatch.setattr(teacher, "train_teacher", fail)
-    monkeypatch.setattr(reproduce, "measure_student", fail)
+    monkeypatch.setattr(estimate, "measure_student", fail)
     assert call(finished[0]) == 0
-    assert "nothing is left" in capsys.readouterr().out
+    assert "nothing left to run" in capsys.readouterr().out
 
 
 def test_a_run_that_fails_stops_no_other_part(tmp_path, monkeypatch, capsys):
@@ -343,7 +350,7 @@ def test_a_run_that_fails_stops_no_other_part(tmp_path, monkeypatch, capsys):
     assert call(folder) == 1
     printed = capsys.readouterr().err
     assert "no luck" in printed
-    assert "the same command runs those again" in printed
+    assert "retry the failed runs" in printed
     assert (tmp_path / "out" / "weak" / "study-third.md").exists()
 
 

@@ -270,7 +270,7 @@ def test_without_ray_the_option_names_the_extra(tmp_path, monkeypatch, capsys):
         (["--ray", "local", "--cpus-per-run", "0"], "--cpus-per-run must be at least 1, got 0"),
         (["--ray", "local", "--gpus-per-run", "2"], "--gpus-per-run must be at most 1, got 2.0"),
         (["--ray", "local", "--gpus-per-run", "0"], "--gpus-per-run must be 1e-4 or more, got 0.0"),
-        (["--cpus-per-run", "2"], "--cpus-per-run must come with --ray, got 2"),
+        (["--cpus-per-run", "2"], "--cpus-per-run must be used with --ray, got 2"),
     ],
 )
 @needs_ray

@@ -11,7 +11,7 @@ import pytest
 from gift_fast.cli import main
 from gift_fast.evaluation import run as evaluation_run
 from gift_fast.evaluation.results import read_run
-from gift_fast.studies.overrides import narrowed
+from gift_fast.studies.overrides import with_overrides
 from gift_fast.studies.study_files import load_study, parse_study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -119,7 +119,9 @@ def test_the_papers_figure_is_ten_steps_of_each_set_and_loss():
     }
     assert len(experiments) == 2 * 2 * 10 * 3
     assert {e.config.loss for e in experiments} == {"kl", "gift"}
-    here = narrowed(plan, dataset="fashion-mnist", student="convnet3", seeds=[0], dataset_seeds=[0])
+    here = with_overrides(
+        plan, dataset="fashion-mnist", student="convnet3", seeds=[0], dataset_seeds=[0]
+    )
     assert len(here.experiments(published=False)) == 10 * 2
 
 

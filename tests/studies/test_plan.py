@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gift_fast.studies.overrides import narrowed
+from gift_fast.studies.overrides import with_overrides
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study_files import load_study, parse_study, study_names
 
@@ -118,7 +118,7 @@ def test_sets_made_here_stand_for_the_methods_and_each_has_its_seed():
 
 
 def test_a_study_is_moved_to_other_data_and_made_smaller():
-    study = narrowed(
+    study = with_overrides(
         load_study("losses"),
         dataset="fashion-mnist",
         ipc=[10],
@@ -144,7 +144,7 @@ def test_a_study_is_moved_to_other_data_and_made_smaller():
 
 
 def test_a_dataset_of_the_study_is_kept_alone():
-    study = narrowed(load_study("losses"), dataset="tinyimagenet")
+    study = with_overrides(load_study("losses"), dataset="tinyimagenet")
     assert {(s.dataset, s.network, s.ipc) for s, _ in study.sets} == {
         ("tinyimagenet", "convnet4", 10),
         ("tinyimagenet", "convnet4", 50),
@@ -163,7 +163,7 @@ def test_a_dataset_of_the_study_is_kept_alone():
 )
 def test_a_change_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        narrowed(load_study("losses"), **change)
+        with_overrides(load_study("losses"), **change)
 
 
 @pytest.mark.parametrize(
@@ -266,4 +266,4 @@ def test_all_losses_have_the_same_students_on_a_set_and_other_sets_have_others()
 
 def test_a_seed_that_would_be_another_sets_is_refused():
     with pytest.raises(ValueError, match="seeds must be less than 10000, got 10000"):
-        narrowed(load_study("losses"), seeds=[0, 10000])
+        with_overrides(load_study("losses"), seeds=[0, 10000])

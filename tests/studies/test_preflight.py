@@ -17,7 +17,7 @@ from gift_fast.data.datasets.sizes import PUBLISHED, default_validation_size, tr
 from gift_fast.evaluation.context import RunContext
 from gift_fast.files import disk
 from gift_fast.studies import cluster, preflight, run
-from gift_fast.studies.overrides import narrowed
+from gift_fast.studies.overrides import with_overrides
 from gift_fast.studies.preflight import check_study
 from gift_fast.studies.study_files import load_study
 from gift_fast.training.models import new_model
@@ -59,7 +59,7 @@ def folder_dataset(root: Path, images: int = 40) -> str:
     [("digits", 129), ("fashion-mnist", 5000), ("cifar10", 5000), ("imagenet-1k:side=64", 5000)],
 )
 def test_a_studys_validation_split_fits_another_dataset(dataset, expected):
-    plan = narrowed(load_study("gamma"), dataset=dataset)
+    plan = with_overrides(load_study("gamma"), dataset=dataset)
     assert plan.validation == expected
     source = plan.experiments(published=False)[0].source
     assert f"heldout={expected}" in source.dataset
@@ -67,10 +67,12 @@ def test_a_studys_validation_split_fits_another_dataset(dataset, expected):
 
 def test_a_number_that_is_given_is_taken_and_a_studys_own_datasets_keep_its_number():
     study = load_study("gamma")
-    assert narrowed(study, dataset="digits", validation=300).validation == 300
-    assert narrowed(study, dataset="tinyimagenet").validation == 5000
-    assert narrowed(study, dataset="digits:heldout=50").validation == 5000  # and is not applied
-    own = narrowed(study, dataset="digits:heldout=50").experiments(published=False)[0].source
+    assert with_overrides(study, dataset="digits", validation=300).validation == 300
+    assert with_overrides(study, dataset="tinyimagenet").validation == 5000
+    assert (
+        with_overrides(study, dataset="digits:heldout=50").validation == 5000
+    )  # and is not applied
+    own = with_overrides(study, dataset="digits:heldout=50").experiments(published=False)[0].source
     assert own.dataset == "digits:heldout=50"
 
 
@@ -80,7 +82,7 @@ def test_the_files_of_other_datasets_are_counted_and_none_is_decoded(tmp_path, m
     assert training_size(dataset, tmp_path) == (80, 2)
     assert training_size(f"{dataset},in_memory=true,heldout=9", tmp_path) == (80, 2)
     assert default_validation_size(dataset, 5000, tmp_path) == 8
-    assert narrowed(load_study("gamma"), dataset=dataset, data_root=tmp_path).validation == 8
+    assert with_overrides(load_study("gamma"), dataset=dataset, data_root=tmp_path).validation == 8
 
 
 def test_there_is_an_image_for_every_class_in_it(tmp_path):
@@ -164,7 +166,7 @@ def test_a_disk_without_room_for_checkpoints_is_told(tmp_path, capsys, monkeypat
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     assert study(tmp_path, "--dataset", "digits") == 2
     printed = capsys.readouterr().err
-    assert "the disk is too full for checkpoints" in printed
+    assert "not enough disk space for checkpoints" in printed
     assert str(tmp_path / "runs") in printed
 
 
@@ -176,7 +178,7 @@ def test_room_is_asked_for_two_checkpoints_with_the_optimizers_state():
 
 
 def test_room_for_an_averaged_copy_of_the_weights_is_asked_for(tmp_path, monkeypatch):
-    plan = narrowed(
+    plan = with_overrides(
         load_study("losses"), dataset="digits", ipc=[1], student="convnet3:width=8", seeds=[0]
     )
     place = RunContext(out=tmp_path / "runs", teacher_dir=tmp_path / "teachers")
@@ -191,7 +193,7 @@ def test_room_for_an_averaged_copy_of_the_weights_is_asked_for(tmp_path, monkeyp
 
 
 def test_a_study_that_fits_passes_and_writes_nothing(tmp_path):
-    plan = narrowed(
+    plan = with_overrides(
         load_study("losses"), dataset="digits", ipc=[1], student="convnet3:width=8", seeds=[0]
     )
     place = RunContext(out=tmp_path / "runs", teacher_dir=tmp_path / "teachers")

@@ -206,7 +206,7 @@ def test_published_sets_are_read_from_their_folders_and_the_others_left_out(
     folders = ["--out", str(tmp_path / "runs"), "--teacher-dir", str(finished / "teachers")]
     assert main([*arguments, *folders, "--quiet", "--seeds", "0"]) == 0
     printed = capsys.readouterr()
-    assert f"left out, not in {tmp_path / 'sets'}: digits_sre2l_ipc1" in printed.err
+    assert f"skipped, not found in {tmp_path / 'sets'}: digits_sre2l_ipc1" in printed.err
     assert "On digits, rded sets, IPC 1" in printed.out
     assert "| KL (native) | " in printed.out
     empty = tmp_path / "empty"

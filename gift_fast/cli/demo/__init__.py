@@ -1,4 +1,4 @@
-"""``gift-fast demo``: compares losses on handwritten digits.
+"""``gift-fast demo``: compare losses on handwritten digits.
 
 ``experiment`` runs it, ``summary`` prints its results.
 """
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=str,
         metavar="LOSS",
         help=(
-            "losses to compare, which may take options, as in kl:temperature=4,scale_t2=true; "
+            "losses to compare; they accept options, as in kl:temperature=4,scale_t2=true, and "
             "`gift-fast evaluate --help` lists them (default: ce kl gift)"
         ),
     )

@@ -1,10 +1,10 @@
 """The settings of the demo.
 
 The settings were fixed before any result was seen. AdamW, schedule and batch size follow the paper
-(table 11), and the weight decay its code. The paper states nothing for SGD: its learning rate,
-momentum and weight decay are those that dataset condensation uses for the same ConvNet (Zhao,
-Mopuri and Bilen, ICLR 2021). Fewer epochs and narrower networks than the paper's keep the demo to
-about a minute.
+(table 11), the weight decay its code. The paper gives no settings for SGD: learning rate, momentum
+and weight decay are those of dataset condensation for the same ConvNet (Zhao, Mopuri and Bilen,
+ICLR 2021). With fewer epochs and narrower networks than in the paper, the demo takes about a
+minute.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class DemoConfig:
         ipc: distilled images per class.
         epochs: epochs per student.
         device: ``auto`` or ``cpu``.
-        quiet: shows no progress.
-        force: repeats finished runs.
+        quiet: whether to hide progress.
+        force: whether to repeat finished runs.
 
     Raises:
-        TypeError: a value of the wrong type.
-        ValueError: a value out of range, or a loss that is not registered.
+        TypeError: a value has the wrong type.
+        ValueError: a value is out of range, or a loss is not registered.
     """
 
     out: Path = Path("gift-fast-demo")

@@ -1,8 +1,8 @@
-"""The evaluation in its smallest form: a teacher, a distilled set, students, a table of losses.
+"""A minimal evaluation: a teacher, a distilled set, students and a table of losses.
 
-A teacher is trained on the digits, the crops that it classifies with the lowest loss become the
-distilled set, and students are trained on that set with several losses and two optimizers. All of
-it is the code that the other commands run.
+A teacher is trained on the digits, the crops with the lowest teacher loss become the distilled set,
+and students are trained on that set with several losses and two optimizers. All steps use the same
+code as the other commands.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from gift_fast.training.optimizers import optimizer_name
 
 
 def run_demo(demo: DemoConfig) -> list[RunResult]:
-    """Runs the demo, prints its results and writes all files under ``demo.out``.
+    """Run the demo, print its results and write all files to ``demo.out``.
 
-    Runs that an earlier call with the same settings finished are read and not repeated, so that the
-    same call resumes an interrupted demo.
+    Finished runs with the same settings are read and not repeated, so the same call resumes an
+    interrupted demo.
     """
     start = time.perf_counter()
     dataset = load_dataset(DATASET)
@@ -73,7 +73,7 @@ def run_demo(demo: DemoConfig) -> list[RunResult]:
 
 
 def save_distilled(path: Path, distilled: DistilledSet) -> None:
-    """Writes a distilled set in the file format of GIFT's own code, with images in [0, 1]."""
+    """Write a distilled set in the file format of GIFT's own code, with images in [0, 1]."""
     contents = {"dataset": DATASET, "data": distilled.images, "label": distilled.labels}
     with replacing(path) as temporary:
         torch.save(contents, temporary)

@@ -1,4 +1,4 @@
-"""The printed results of the demo: its settings, the table of losses and what it shows."""
+"""The printed results of the demo: settings, table of losses and findings."""
 
 from __future__ import annotations
 
@@ -22,42 +22,43 @@ def print_summary(
     runs: list[RunResult],
     seconds: float,
 ) -> None:
-    """Prints the settings, the table, the findings and the paths of the files."""
+    """Print the settings, the table, the findings and the paths of the files."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    wrap = console.is_terminal  # a pipe gets one line per paragraph
+    wrap = console.is_terminal  # otherwise, one line per paragraph
 
-    def say(text: str = "") -> None:
+    def echo(text: str = "") -> None:
         console.print(text, soft_wrap=not wrap, markup=False)
 
     cells = summarize(runs)
-    say(settings_in_words(demo, dataset, teacher, distilled))
-    say()
+    echo(format_settings(demo, dataset, teacher, distilled))
+    echo()
     print_table(console, accuracy_table(cells))
-    say("Mean over n seeds; std: population (ddof 0). The score is the accuracy after the last")
-    say("epoch. The paper's code reports the best test instead, which the test images select.")
-    say()
+    echo("Mean over n seeds; std: population (ddof 0). The score is the accuracy after the last")
+    echo("epoch. The paper's code reports the best test of each run instead, which is optimistic.")
+    echo()
     for sentence in ranking_sentences(cells, dataset.num_classes):
-        say(f"- {sentence}")
+        echo(f"- {sentence}")
     for line in divergence(runs):
-        say(line)
-    say(
-        "- With small digits, one distilled set and one teacher, this shows how the evaluation "
-        "works and says nothing about larger images. The std covers only the seeds of the students."
+        echo(line)
+    echo(
+        "- This demo uses small images, one distilled set and one teacher. It shows how the "
+        "evaluation works; the results do not transfer to larger images. The std covers the "
+        "seeds of the students only."
     )
-    say()
-    say(
-        f"{demo.out}: distilled.png, accuracies.svg, distilled.pt, and in runs/ one JSON file per "
-        "run"
+    echo()
+    echo(
+        f"{demo.out}: distilled.png, accuracies.svg, distilled.pt, and one JSON file per run in "
+        "runs/"
     )
-    say(f"finished in {seconds:.0f} s")
+    echo(f"finished in {seconds:.0f} s")
 
 
-def settings_in_words(
+def format_settings(
     demo: DemoConfig, dataset: ImageDataset, teacher: EvalResult, distilled: DistilledSet
 ) -> str:
-    """The settings of the demo, so that the table can be read by itself."""
+    """Format the settings of the demo, so that the table is self-contained."""
     optimizers = "; ".join(
         f"{optimizer_name(str(settings['optimizer']))} "
         + ", ".join(
@@ -75,5 +76,5 @@ def settings_in_words(
         f"{teacher.top1:.1f} % top-1. Distilled: {count} images, "
         f"{distilled.source}. Students: the same network, {demo.epochs} epochs, batch size "
         f"{batch_size}, learning rate x 0.2 after 2/3 and 5/6 of the epochs, augmentation "
-        f"{AUGMENTATION}. {optimizers}. KL has T = 20 and no factor T^2 by default."
+        f"{AUGMENTATION}. {optimizers}. By default, KL has T = 20 and no factor T^2."
     )

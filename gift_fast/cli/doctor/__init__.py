@@ -1,7 +1,7 @@
-"""``gift-fast doctor``: shows versions, hardware, available backends, and what is missing.
+"""``gift-fast doctor``: show versions, hardware, available backends, and what is missing.
 
-It needs none of the packages of the extra ``student``, and also works if torch cannot be imported.
-``report`` puts together the sections, which the other modules fill.
+It does not need the packages of the extra ``student``, and also works if torch cannot be imported.
+``report`` combines the sections of the other modules.
 """
 
 from __future__ import annotations
@@ -20,6 +20,6 @@ def run(options: argparse.Namespace) -> int:
 
     from gift_fast.cli.doctor.report import as_text, examine
 
-    found = examine()
-    print(json.dumps(found, indent=2) if options.json else as_text(found))
+    report = examine()
+    print(json.dumps(report, indent=2) if options.json else as_text(report))
     return 0

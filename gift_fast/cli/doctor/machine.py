@@ -10,25 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gift_fast.cli.doctor.answers import Answers, asked, output_of
+from gift_fast.cli.doctor.queries import Section, output_of, query
 
 VARIABLES = (
     *("GIFT_FAST_CPU_CAPABILITY", "GIFT_FAST_SELF_CHECK", "GIFT_FAST_CACHE", "XDG_CACHE_HOME"),
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
     *("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "TORCH_CUDA_ARCH_LIST", "FORCE_CUDA", "CC", "CXX"),
 )
-"""Environment variables that change what is built, what is run, or how fast."""
+"""Environment variables that affect the build, the backends or the speed."""
 
 GIB = 1 << 30
 
 
-def system() -> Answers:
+def system() -> Section:
     """Return the operating system, the processor and the Python executable."""
     return {
-        "system": asked(platform.platform),
-        "machine": asked(platform.machine),
-        "processor": asked(processor),
-        "cores": asked(cores),
+        "system": query(platform.platform),
+        "machine": query(platform.machine),
+        "processor": query(processor),
+        "cores": query(cores),
         "python at": sys.executable,
         "encoding": f"{sys.getfilesystemencoding()}, standard output {sys.stdout.encoding}",
     }
@@ -46,50 +46,50 @@ def processor() -> str:
 
 
 def cores() -> str:
-    """Return how many of the machine's cores this process may use."""
+    """Return the number of cores that this process may use, and that of the machine."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{usable} of {os.cpu_count()} usable"
 
 
-def compilers() -> Answers:
+def compilers() -> Section:
     """Return the programs that build the extension, with their versions."""
-    own = os.environ.get("CXX", "c++").split()[:1]
+    compiler = os.environ.get("CXX", "c++").split()[:1]
     return {
-        "C++": asked(program, *own, "c++", "g++", "cl"),
-        "nvcc": asked(program, str(Path(cuda_home(), "bin", "nvcc")), "nvcc"),
-        "ninja": asked(program, "ninja"),
+        "C++": query(program, *compiler, "c++", "g++", "cl"),
+        "nvcc": query(program, str(Path(cuda_home(), "bin", "nvcc")), "nvcc"),
+        "ninja": query(program, "ninja"),
     }
 
 
 def cuda_home() -> str:
-    """Return CUDA's folder according to the environment, or its usual folder."""
+    """Return the CUDA folder from the environment, or the default one."""
     return os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
 
 
 def program(*names: str) -> str:
-    """Return the version and path of the first of several programs that exists."""
+    """Return the version and path of the first program that is installed."""
     for name in names:
         path = shutil.which(name)
         if path is not None:
             lines = output_of(path, "--version").splitlines() or [""]
-            line = lines[-1 if Path(path).stem == "nvcc" else 0]  # nvcc's first is its name
+            line = lines[-1 if Path(path).stem == "nvcc" else 0]  # nvcc prints its name first
             return f"{line.strip()} ({path})"
     return "none found"
 
 
-def gpus() -> Answers:
+def gpus() -> Section:
     """Return the CUDA versions of torch and the driver, and every GPU with its memory."""
     import torch
 
     found = {"torch's CUDA": str(torch.version.cuda or "none: a CPU build of torch")}
     if torch.version.hip:
         found["torch's ROCm"] = str(torch.version.hip)
-    found["driver"] = asked(driver)
-    available = asked(torch.cuda.is_available)
+    found["driver"] = query(driver)
+    available = query(torch.cuda.is_available)
     found["usable by torch"] = {"True": "yes", "False": "no"}.get(available, available)
     if available == "True":
         for index in range(torch.cuda.device_count()):
-            found[f"device {index}"] = asked(device, torch, index)
+            found[f"device {index}"] = query(device, torch, index)
     return found
 
 
@@ -98,8 +98,8 @@ def driver() -> str:
     path = shutil.which("nvidia-smi")
     if path is None:
         return "nvidia-smi not found"
-    query = ("--query-gpu=driver_version,name", "--format=csv,noheader")
-    return "; ".join(dict.fromkeys(output_of(path, *query).splitlines())) or "no answer"
+    arguments = ("--query-gpu=driver_version,name", "--format=csv,noheader")
+    return "; ".join(dict.fromkeys(output_of(path, *arguments).splitlines())) or "no answer"
 
 
 def device(torch: Any, index: int) -> str:
@@ -112,31 +112,31 @@ def device(torch: Any, index: int) -> str:
     )
 
 
-def memory() -> Answers:
-    """Return the memory of the machine and the free space of the disks it writes to."""
-    found = {"memory": asked(machine_memory)}
+def memory() -> Section:
+    """Return the memory of the machine and the free space on its disks."""
+    found = {"memory": query(machine_memory)}
     for what, folder in (
         ("this folder", Path.cwd),
         ("the cache", cache_folder),
         ("temporary files", temporary_folder),
     ):
-        found[f"disk of {what}"] = asked(disk_space, folder)
+        found[f"disk of {what}"] = query(disk_space, folder)
     return found
 
 
 def machine_memory() -> str:
     """Return total and available memory, and the limit of a Linux container if there is one."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    words = [f"{total / GIB:.1f} GiB"]
+    parts = [f"{total / GIB:.1f} GiB"]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = (line.split() for line in meminfo.read_text(encoding="ascii").splitlines())
         kilobytes = {fields[0].rstrip(":"): int(fields[1]) for fields in lines}
-        words.append(f"{1024 * kilobytes['MemAvailable'] / GIB:.1f} GiB available")
+        parts.append(f"{1024 * kilobytes['MemAvailable'] / GIB:.1f} GiB available")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text(encoding="ascii").strip()).isdecimal():
-        words.append(f"limited to {int(text) / GIB:.1f} GiB (cgroup)")
-    return ", ".join(words)
+        parts.append(f"limited to {int(text) / GIB:.1f} GiB (cgroup)")
+    return ", ".join(parts)
 
 
 def cache_folder() -> Path:
@@ -154,13 +154,13 @@ def temporary_folder() -> Path:
 
 
 def disk_space(locate: Callable[[], Path]) -> str:
-    """Return the free space on the disk of a folder, which need not exist."""
+    """Return the free space on the disk of a folder, which may not exist yet."""
     folder = locate()
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     usage = shutil.disk_usage(existing)
     return f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free ({folder})"
 
 
-def variables() -> Answers:
+def variables() -> Section:
     """Return the ``VARIABLES`` that are set."""
     return {name: os.environ[name] for name in VARIABLES if name in os.environ}

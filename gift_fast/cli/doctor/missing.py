@@ -1,4 +1,4 @@
-"""What is missing, and the command that installs it."""
+"""Missing packages and features, and the commands that install them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from gift_fast.cli.doctor.packages import PACKAGES
 
-EXTRAS = {"student": "gift-fast evaluates no students", "cluster": "no study --ray"}
-"""The extras of gift-fast, and what is missing without them."""
+EXTRAS = {"student": "no evaluation of students", "cluster": "no study --ray"}
+"""The extras of gift-fast, and what does not work without them."""
 
 OPTIONAL = {
     "timm": "networks named timm:name=...",
@@ -15,9 +15,9 @@ OPTIONAL = {
     "wandb": "--trackers wandb",
     "mlflow": "--trackers mlflow",
 }
-"""Packages that belong to no extra, and what needs them."""
+"""Packages that are not part of an extra, and the features that need them."""
 
-AGAIN = "pip install --force-reinstall --no-cache-dir --no-deps gift-fast (in a checkout: .)"
+REBUILD = "pip install --force-reinstall --no-cache-dir --no-deps gift-fast (in a checkout: .)"
 """Rebuilds the extension; without --no-cache-dir, pip may reuse a wheel that lacks it."""
 
 
@@ -27,39 +27,39 @@ def missing(found: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
     Args:
         found: the other sections of the report.
     """
-    lacks = []
+    entries = []
 
-    def lack(what: str, effect: str, command: str) -> None:
-        lacks.append({"what": what, "effect": effect, "command": command})
+    def add(what: str, effect: str, command: str) -> None:
+        entries.append({"what": what, "effect": effect, "command": command})
 
-    given = found["versions"]
-    absent = {name for name, text in given.items() if text == "not installed"}
+    versions = found["versions"]
+    absent = {name for name, version in versions.items() if version == "not installed"}
     if "torch" in absent:
-        lack("torch", "nothing runs", "pip install torch")
+        add("torch", "nothing runs", "pip install torch")
     for extra, effect in EXTRAS.items():
         names = [name for name in PACKAGES[extra] if name in absent]
         if names:
-            lack(", ".join(names), effect, f"pip install 'gift-fast[{extra}]'")
+            add(", ".join(names), effect, f"pip install 'gift-fast[{extra}]'")
     for name, use in OPTIONAL.items():
         if name in absent:
-            lack(name, f"no {use}", f"pip install {name}")
+            add(name, f"no {use}", f"pip install {name}")
     gpu = found["gpu"]
     if gpu.get("usable by torch") == "no" and gpu.get("driver", "").startswith(tuple("0123456789")):
-        lack(
+        add(
             "a torch for this GPU",
             "the driver finds a GPU that torch does not: torch is a CPU build or too new for the "
             "driver, or CUDA_VISIBLE_DEVICES hides the GPU",
             "choose another build at https://pytorch.org/get-started/locally",
         )
     if gpu.get("usable by torch") == "yes" and "triton" in absent:
-        lack("triton", "the loss has no Triton backend", "pip install triton")
+        add("triton", "the loss has no Triton backend", "pip install triton")
     kernels = found["backends"].get("cpu", "available")
     if kernels.startswith("not built"):
-        lack(
+        add(
             "the CPU kernels",
-            "the reference implementation replaces them, several times slower",
-            f"install a C++ compiler (apt-get install g++, xcode-select --install), then {AGAIN}",
+            "the reference implementation is used instead, which is several times slower",
+            f"install a C++ compiler (apt-get install g++, xcode-select --install), then {REBUILD}",
         )
     elif kernels != "available":
-        lack("CPU kernels that load", kernels, AGAIN)
-    return lacks
+        add("loadable CPU kernels", kernels, REBUILD)
+    return entries

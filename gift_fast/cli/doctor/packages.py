@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import gift_fast
-from gift_fast.cli.doctor.answers import Answers
+from gift_fast.cli.doctor.queries import Section
 from gift_fast.cli.requirements import STUDENT_PACKAGES
 
 PACKAGES = {
@@ -16,10 +16,10 @@ PACKAGES = {
     "cluster": ("ray",),
     "networks and trackers": ("timm", "tensorboard", "wandb", "mlflow"),
 }
-"""The packages whose versions are shown, by what needs them."""
+"""The packages whose versions are shown, by the feature that needs them."""
 
 
-def versions() -> Answers:
+def versions() -> Section:
     """Return the versions of Python and of the packages, and the folder of gift-fast."""
     found = {"python": platform.python_version()}
     for packages in PACKAGES.values():

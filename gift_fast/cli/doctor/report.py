@@ -1,4 +1,4 @@
-"""All answers in one report, as a dictionary and as text."""
+"""The report with all sections, as a dictionary and as text."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from gift_fast.cli.doctor.answers import answered, reason
 from gift_fast.cli.doctor.kernels import backends, cpu
 from gift_fast.cli.doctor.machine import compilers, gpus, memory, system, variables
 from gift_fast.cli.doctor.missing import missing
 from gift_fast.cli.doctor.packages import versions
+from gift_fast.cli.doctor.queries import collect, format_error
 
 
 def examine() -> dict[str, Any]:
     """Examine this installation and this machine; never raises.
 
     Returns:
-        The sections by name, as values that JSON can hold: ``warnings`` is a list of texts,
+        The sections by name, as JSON-compatible values: ``warnings`` is a list of strings,
         ``missing`` a list of dictionaries with ``what``, ``effect`` and ``command``, and every
-        other section a dictionary of texts.
+        other section a dictionary of strings.
 
     Example:
         >>> list(examine())
@@ -27,20 +27,20 @@ def examine() -> dict[str, Any]:
 'warnings', 'missing']
     """
     found: dict[str, Any] = {
-        "versions": answered(versions),
-        "platform": answered(system),
-        "compiler": answered(compilers),
-        "gpu": answered(gpus),
-        "backends": answered(backends),
-        "cpu": answered(cpu),
-        "memory": answered(memory),
-        "variables": answered(variables),
+        "versions": collect(versions),
+        "platform": collect(system),
+        "compiler": collect(compilers),
+        "gpu": collect(gpus),
+        "backends": collect(backends),
+        "cpu": collect(cpu),
+        "memory": collect(memory),
+        "variables": collect(variables),
         "warnings": warnings(os.environ),
     }
     try:
         found["missing"] = missing(found)
     except Exception as error:
-        found["missing"] = [{"what": "unknown", "effect": reason(error), "command": ""}]
+        found["missing"] = [{"what": "unknown", "effect": format_error(error), "command": ""}]
     return found
 
 
@@ -56,18 +56,18 @@ def warnings(environment: Mapping[str, str]) -> list[str]:
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """Format the report as lines of text; empty sections are left out, except ``missing``."""
+    """Format the report as text; empty sections are omitted, except ``missing``."""
     lines = []
-    for section, answers in found.items():
-        if section == "missing" or not answers:
+    for name, section in found.items():
+        if name == "missing" or not section:
             continue
-        if section == "warnings":
-            lines += [section, *(f"  {text}" for text in answers)]
+        if name == "warnings":
+            lines += [name, *(f"  {message}" for message in section)]
         else:
-            lines += [section, *(f"  {name}: {answer}" for name, answer in answers.items())]
+            lines += [name, *(f"  {key}: {value}" for key, value in section.items())]
     lines.append("missing")
-    for lack in found["missing"]:
-        lines.append(f"  {lack['what']}: {lack['effect']}; {lack['command']}")
+    for entry in found["missing"]:
+        lines.append(f"  {entry['what']}: {entry['effect']}; {entry['command']}")
     if not found["missing"]:
         lines.append("  nothing")
     return "\n".join(lines)

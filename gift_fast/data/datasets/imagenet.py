@@ -21,7 +21,7 @@ from gift_fast.data.images.class_folders import (
     numbers_of,
     visible,
 )
-from gift_fast.files.texts import first_few, read_text
+from gift_fast.files.text_files import first_few, read_text
 
 CLASSES = 1000
 

@@ -14,7 +14,7 @@ from gift_fast.data.datasets.normalization import NORMALIZATIONS
 from gift_fast.data.images.class_folders import class_folders
 from gift_fast.data.images.decoded_cache import decoded_once
 from gift_fast.data.images.file_split import FileSplit
-from gift_fast.files.texts import is_file_name, read_text
+from gift_fast.files.text_files import is_file_name, read_text
 
 CLASSES = 200
 SIDE = 64

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gift_fast.data.distilled.distilled_set import DistilledSet
 from gift_fast.data.labels.stored_labels import StoredLabels
-from gift_fast.files.texts import read_text
+from gift_fast.files.text_files import read_text
 
 
 def read_class_map(file: Path | str) -> list[int]:

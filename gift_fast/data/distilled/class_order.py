@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.images.class_folders import in_class_order, simplified
-from gift_fast.files.texts import first_few
+from gift_fast.files.text_files import first_few
 
 
 def labels_of_folders(

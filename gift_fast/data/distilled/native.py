@@ -27,7 +27,7 @@ from gift_fast.data.datasets import ImageDataset
 from gift_fast.data.distilled.distilled_set import DistilledSet
 from gift_fast.data.distilled.labels_of_set import with_stored_labels
 from gift_fast.files.atomic import replacing
-from gift_fast.files.texts import read_json
+from gift_fast.files.text_files import read_json
 
 FORMAT = "gift-fast"
 VERSION = 1

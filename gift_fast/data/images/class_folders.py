@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from gift_fast.files.texts import first_few
+from gift_fast.files.text_files import first_few
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
 
-from gift_fast.process.log_lines import EVERY, is_shown
+from gift_fast.process.log_lines import INTERVAL, is_shown
 
 Part = TypeVar("Part")
 
@@ -66,7 +66,7 @@ def lines(
     for part in parts:
         done += size(part)
         now = clock()
-        if now - start >= BRIEF and (told is None or now - told >= EVERY):
+        if now - start >= BRIEF and (told is None or now - told >= INTERVAL):
             rate = done / (now - start)
             left = f"{(total - done) / rate:.0f} s left" if rate else "no rate yet"
             print(f"{title}: {done} of {total}, {rate:.0f}/s, {left}", file=stream, flush=True)

@@ -17,7 +17,7 @@ from torch.utils.data import RandomSampler
 
 from gift_fast.data.labels.batch_file import check_indices
 from gift_fast.files.pickles import described, load_tensors
-from gift_fast.files.texts import read_json
+from gift_fast.files.text_files import read_json
 
 ORDER_FILE = "sampler_indices_epoch.json"
 """LPLD's file of the images of every epoch."""

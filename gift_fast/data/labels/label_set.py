@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gift_fast.files.checks import check_bool, check_integer
 from gift_fast.files.fingerprint import fingerprint
-from gift_fast.files.texts import read_json
+from gift_fast.files.text_files import read_json
 from gift_fast.loss import TopKLabels
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from gift_fast.data.datasets import COPY_OF
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.files import spec
 from gift_fast.files.packaged import load_yaml, packaged_names
-from gift_fast.files.texts import parse_yaml
+from gift_fast.files.text_files import parse_yaml
 
 CONDITIONS = ("dataset", "student", "format")
 

@@ -98,7 +98,7 @@ def test_a_disk_without_room_for_the_cache_is_told_before_anything_is_decoded(
     monkeypatch.setattr(FileSplit, "decoded", lambda *_: pytest.fail("decoded"))
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"too full for decoded images: .*cache needs 0\.0 MB"):
+    with pytest.raises(OSError, match=r"space for decoded images: .*cache needs 0\.0 MB"):
         decoded_once(split, "images", tmp_path / "cache")
 
 

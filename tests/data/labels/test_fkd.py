@@ -435,9 +435,7 @@ class TestDamagedFolders:
         path = copy.path(2, 1)
         path.write_bytes(path.read_bytes()[:-100])
         labels = copy.open(verify=False)
-        with pytest.raises(
-            ValueError, match=r"epoch_2/batch_1.tar must be a (whole )?file of torch.save"
-        ):
+        with pytest.raises(ValueError, match=r"epoch_2/batch_1.tar must be a .*torch.save"):
             list(labels.epoch(2))
 
     @pytest.mark.parametrize(
@@ -464,7 +462,9 @@ class TestDamagedFolders:
                 return (Path.touch, (tmp_path / "sprung",))
 
         copy.rewrite(0, 0, lambda items: items.__setitem__(3, Trap()))
-        with pytest.raises(ValueError, match=r"batch_0.tar must hold tensors and plain values"):
+        with pytest.raises(
+            ValueError, match=r"batch_0.tar must contain only tensors and plain values"
+        ):
             copy.open()
         assert not (tmp_path / "sprung").exists()
 

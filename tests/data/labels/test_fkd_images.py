@@ -225,7 +225,7 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path):
     labels = FkdImageLabels(write_labels(tmp_path, "MS"), LABELS, CLASSES)
     path = tmp_path / "new004" / "class004_id003.tar"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match=r"class004_id003.tar must be a whole file"):
+    with pytest.raises(ValueError, match=r"class004_id003.tar must be a complete torch.save file"):
         list(labels.epoch(0))
 
 

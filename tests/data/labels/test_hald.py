@@ -208,7 +208,7 @@ def test_a_file_that_was_cut_off_is_refused(folder, fkd):
     path = folder / "epoch_1.tar"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match=r"epoch_1.tar must be a whole file of torch.save"):
+    with pytest.raises(ValueError, match=r"epoch_1.tar must be a complete torch.save file"):
         open_labels(folder, fkd)
     path.write_bytes(whole[:99])
     with pytest.raises(ValueError, match=r"epoch_1.tar must have at least 500 bytes, .* got 99"):

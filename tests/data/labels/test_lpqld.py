@@ -262,7 +262,7 @@ def test_a_file_that_was_cut_off_is_refused(damaged):
     with pytest.raises(ValueError, match=r"batch_6.tar must have at least 128 bytes, .* got 40"):
         damaged.open()
     path.write_bytes(whole[:-300])
-    with pytest.raises(ValueError, match=r"batch_6.tar must be a whole file of torch.save"):
+    with pytest.raises(ValueError, match=r"batch_6.tar must be a complete torch.save file"):
         damaged.open()  # whose last batches are compared with the classes of the images
 
 

@@ -1,7 +1,7 @@
-"""Reads text, JSON and YAML files of users, with errors that name the file and limits on contents.
+"""Reading of user-supplied text, JSON and YAML files, with limits on their contents.
 
-A short YAML text can expand to more values than fit into memory, through aliases of aliases, and
-deeply nested JSON exhausts Python's stack. Both are refused.
+Errors name the file. A short YAML file can expand to more values than fit into memory, through
+aliases of aliases, and deeply nested JSON exhausts Python's stack. Both are rejected.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-LARGEST_YAML = 1_000_000
-"""Limit of the values and characters of a YAML text after its aliases are expanded."""
+MAX_YAML_SIZE = 1_000_000
+"""Maximum number of values and characters of a YAML document after its aliases are expanded."""
 
 
 ENTRIES_SHOWN = 5
-"""Entries that a message names before it counts the others."""
+"""Maximum number of entries that a message lists."""
 
 
 def first_few(entries: Sequence[object]) -> str:
-    """The first entries, and the number of the others, for messages.
+    """List the first entries and the number of the others, for messages.
 
     Example:
         >>> first_few(["a", "b", "c", "d", "e", "f", "g"]), first_few([1, 2])
         ('a, b, c, d, e and 2 more', '1, 2')
     """
-    more = len(entries) - ENTRIES_SHOWN
+    others = len(entries) - ENTRIES_SHOWN
     shown = ", ".join(map(str, entries[:ENTRIES_SHOWN]))
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"{shown} and {others} more" if others > 0 else shown
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8.
+    """Read a text file in UTF-8.
 
     Raises:
         OSError: the file cannot be read.
@@ -45,7 +45,7 @@ def read_text(path: Path) -> str:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a text is the name of a file, without any folder.
+    """Whether a string is the name of a file, without a folder.
 
     Example:
         >>> is_file_name("0.png"), is_file_name("../0.png"), is_file_name("")
@@ -55,7 +55,7 @@ def is_file_name(text: str) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file.
+    """Read a JSON file.
 
     Raises:
         OSError: the file cannot be read.
@@ -69,11 +69,11 @@ def read_json(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The contents of a YAML text: plain values, lists and mappings.
+    """Parse a YAML document of plain values, lists and mappings.
 
     Raises:
-        ValueError: the text is not YAML, names a Python object, is nested too deeply, or expands to
-            more than ``LARGEST_YAML`` values and characters.
+        ValueError: the text is not YAML, contains a Python object, is nested too deeply, or expands
+            to more than ``MAX_YAML_SIZE`` values and characters.
 
     Example:
         >>> parse_yaml("losses: [gift, ce]")
@@ -87,11 +87,11 @@ def parse_yaml(text: str) -> Any:
             check_size(node)
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"the text must be YAML: {error}") from error
+        raise ValueError(f"the file must be valid YAML: {error}") from error
 
 
 def check_size(node: Any) -> None:
-    """Raises ValueError if a YAML node expands to too many values, or contains itself."""
+    """Raise ValueError if a YAML node expands to too many values, or contains itself."""
     import yaml
 
     sizes: dict[int, int] = {}
@@ -99,9 +99,9 @@ def check_size(node: Any) -> None:
     def size(node: Any) -> int:
         known = sizes.get(id(node))
         if known == 0:
-            raise ValueError("an alias must not stand for what it lies in")
+            raise ValueError("a YAML alias must not refer to a node that contains it")
         if known is None:
-            sizes[id(node)] = 0  # it is being counted
+            sizes[id(node)] = 0  # marks a node that is being counted
             if isinstance(node, yaml.MappingNode):
                 known = 1 + sum(size(key) + size(value) for key, value in node.value)
             elif isinstance(node, yaml.SequenceNode):
@@ -111,8 +111,8 @@ def check_size(node: Any) -> None:
             sizes[id(node)] = known
         return known
 
-    if (found := size(node)) > LARGEST_YAML:
+    if (found := size(node)) > MAX_YAML_SIZE:
         raise ValueError(
-            f"the text must stand for at most {LARGEST_YAML:,} values and characters, got "
-            f"{found:,}: aliases repeat what they name"
+            f"the YAML file must expand to at most {MAX_YAML_SIZE:,} values and characters, got "
+            f"{found:,} after expanding its aliases"
         )
