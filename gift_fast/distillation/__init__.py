@@ -31,7 +31,7 @@ from gift_fast.files import spec
 from gift_fast.files.checks import check_integer
 from gift_fast.files.fingerprint import fingerprint
 
-__all__ = ["METHODS", "check_request", "distill", "is_complete", "rded", "rded_images"]
+__all__ = ["METHODS", "check_request", "distill", "is_made", "rded", "rded_images"]
 
 RECORD = "made.json"
 """The file with the settings of a set. It is written last, so a set without it is incomplete."""
@@ -113,10 +113,10 @@ def distill(
         "seed": seed,
     }
     if path.exists():
-        if is_complete(path) and has_settings(path, record):
+        if is_made(path) and has_settings(path, record):
             return read_distilled("auto", path, dataset)
-        if not (force and is_complete(path)):
-            advice = "--force replaces it" if is_complete(path) else "choose another folder"
+        if not (force and is_made(path)):
+            advice = "--force replaces it" if is_made(path) else "choose another folder"
             raise ValueError(
                 f"out must be a new folder or contain a set generated with the same settings, but "
                 f"{path} has other contents; {advice}"
@@ -139,7 +139,7 @@ def distill(
         try:
             os.replace(temporary, path)
         except OSError:  # another process may have generated the same set meanwhile
-            if not (is_complete(path) and has_settings(path, record)):
+            if not (is_made(path) and has_settings(path, record)):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -158,7 +158,7 @@ def check_request(method: str, ipc: int, seed: int = 0) -> None:
     check_integer("seed", seed, 0)
 
 
-def is_complete(path: Path) -> bool:
+def is_made(path: Path) -> bool:
     """Whether a folder contains a complete set of :func:`distill`."""
     return (path / RECORD).is_file()
 

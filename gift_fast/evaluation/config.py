@@ -24,7 +24,7 @@ from gift_fast.evaluation.rules import (
 )
 from gift_fast.files import spec
 from gift_fast.files.checks import check_bool, check_choice, check_integer, check_number
-from gift_fast.files.record_names import recorded
+from gift_fast.files.record_names import record_name
 from gift_fast.training.augment import AUGMENTATIONS
 from gift_fast.training.config import ResolvedTrainingConfig, TrainingConfig, check_given, option
 from gift_fast.training.models import MODELS
@@ -63,7 +63,7 @@ class TeacherConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "dataset", recorded(self.dataset))
+        object.__setattr__(self, "dataset", record_name(self.dataset))
         check_dataset(self.dataset)
         spec.resolve("model", self.model, MODELS)
 
@@ -160,8 +160,8 @@ class EvaluationConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "dataset", recorded(self.dataset))
-        object.__setattr__(self, "tested_on", recorded(self.tested_on))
+        object.__setattr__(self, "dataset", record_name(self.dataset))
+        object.__setattr__(self, "tested_on", record_name(self.tested_on))
         check_dataset(self.dataset)
         if self.tested_on not in TESTED_ON:
             raise ValueError(f"tested_on must be test or validation, got {self.tested_on!r}")

@@ -8,7 +8,7 @@ from typing import Any
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.inputs import Inputs
 from gift_fast.files import spec
-from gift_fast.files.record_names import present
+from gift_fast.files.record_names import current_name
 from gift_fast.training.augment import AUGMENTATIONS
 from gift_fast.training.augment.mixing import MIXINGS
 from gift_fast.training.config import TrainingConfig
@@ -39,7 +39,7 @@ def values_in_words(config: TrainingConfig) -> dict[str, str]:
             values[name] = spec.with_defaults(name, values[name], registry)
     for name in ("dataset", "tested_on"):
         if name in values:
-            values[name] = present(values[name])
+            values[name] = current_name(values[name])
     return {name: value_in_words(value) for name, value in values.items()}
 
 
@@ -62,7 +62,7 @@ def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: I
         config: settled.
         inputs: narrowed to its classes.
     """
-    tested = present(config.tested_on)
+    tested = current_name(config.tested_on)
     before, values = values_in_words(asked), values_in_words(config)
     if inputs.distilled.replay is not None and not config.teachers:
         stored = ["augmentation", "mixing"] if config.hard_loss == "none" else []

@@ -14,24 +14,24 @@ RECORD_NAMES = {"validation": "heldout", "dataset_seeds": "set_seeds"}
 _NAME = r"(?:(?<=[:,])|^){}(?==|$)"
 
 
-def recorded(text: str) -> str:
+def record_name(text: str) -> str:
     """The name, or the specification with options, as records spell it.
 
     Example:
-        >>> recorded("digits:validation=300,resize=16"), recorded("validation"), recorded("test")
-        ('digits:heldout=300,resize=16', 'heldout', 'test')
+        >>> record_name("digits:validation=300,resize=16"), record_name("test")
+        ('digits:heldout=300,resize=16', 'test')
     """
     for current, former in RECORD_NAMES.items():
         text = re.sub(_NAME.format(current), former, text)
     return text
 
 
-def present(text: str) -> str:
-    """The name, or the specification with options, as users write it; inverse of `recorded`.
+def current_name(text: str) -> str:
+    """The name, or the specification with options, as users write it; inverse of `record_name`.
 
     Example:
-        >>> present("digits:heldout=300"), present("heldout"), present("test")
-        ('digits:validation=300', 'validation', 'test')
+        >>> current_name("digits:heldout=300"), current_name("test")
+        ('digits:validation=300', 'test')
     """
     for current, former in RECORD_NAMES.items():
         text = re.sub(_NAME.format(former), current, text)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from gift_fast.data.classes import ALL
 from gift_fast.evaluation.results import RunResult, read_run, run_path
 from gift_fast.evaluation.summary import Spread, divergence, marked, spread
-from gift_fast.files.record_names import present
+from gift_fast.files.record_names import current_name
 from gift_fast.report.table import Column, Item, Table, score
 from gift_fast.report.terminal import print_table
 from gift_fast.studies.manifest import read_manifest
@@ -203,7 +203,7 @@ def text_of(value: object) -> str:
         return " ".join(map(str, value)) or "none"
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
-    return present(str(value))
+    return current_name(str(value))
 
 
 def input_columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:

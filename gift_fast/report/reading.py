@@ -11,7 +11,7 @@ from typing import Any
 from gift_fast.evaluation.config import EvaluationConfig
 from gift_fast.evaluation.results import RunResult, read_run, run_path
 from gift_fast.files.checks import check_choice
-from gift_fast.files.record_names import recorded
+from gift_fast.files.record_names import record_name
 from gift_fast.studies.manifest import (
     Finished,
     manifest_path,
@@ -22,7 +22,7 @@ from gift_fast.studies.manifest import (
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study, Tuning
 
-TUNING = {recorded(field.name) for field in fields(Tuning)}
+TUNING = {record_name(field.name) for field in fields(Tuning)}
 
 PURPOSES = ("protocol", "trial", "tuned", "baseline")
 

@@ -10,7 +10,7 @@ from gift_fast.report.panels import Panel
 from gift_fast.report.ranking import is_near_chance
 from gift_fast.report.study_tables import setting_name
 from gift_fast.report.wording import join_names
-from gift_fast.studies.statistics import FEWEST_SETS, PRACTICAL, Comparison
+from gift_fast.studies.statistics import MIN_SETS, NEGLIGIBLE, Comparison
 from gift_fast.training.objectives import display_name
 
 GAIN = 5.0
@@ -48,7 +48,7 @@ def study_sentences(panels: Sequence[Panel]) -> list[str]:
             "settings."
         )
     comparisons = [c for panel in panels for c in panel.comparisons.values()]
-    tested = [c for c in comparisons if c.n >= FEWEST_SETS]
+    tested = [c for c in comparisons if c.n >= MIN_SETS]
     if tested:
         better = sum(c.better == c.first for c in tested)
         worse = sum(c.better == c.second for c in tested)
@@ -99,14 +99,14 @@ def against(reference: str, comparisons: Sequence[Comparison]) -> str:
     """How a loss compares with the others, by the outcomes of the tests."""
     if not comparisons:
         return ""
-    few = [c.n for c in comparisons if c.n < FEWEST_SETS]
+    few = [c.n for c in comparisons if c.n < MIN_SETS]
     if len(few) == len(comparisons):
         sets = f"{min(few)} set{'s' * (min(few) > 1)}"
         return f"With {sets}, differences are not tested; the intervals are in the table."
     groups = {
         "is significantly better than": [c.second for c in comparisons if c.better == reference],
         "is significantly worse than": [c.second for c in comparisons if c.better == c.second],
-        f"differs by less than {PRACTICAL:g} points from": [
+        f"differs by less than {NEGLIGIBLE:g} points from": [
             c.second for c in comparisons if c.outcome == "negligible"
         ],
         "does not differ significantly from": [
@@ -129,7 +129,7 @@ def gammas(panel: Panel) -> list[str]:
         default = panel.cells.get((setting, "gift"))
         if default is not None and default is not best:
             text += f"; the paper's, {gamma_of('gift'):g}, has {default.top1.mean:.1f} %"
-        near = [c for c in cells if best.top1.mean - c.top1.mean < PRACTICAL and c is not best]
+        near = [c for c in cells if best.top1.mean - c.top1.mean < NEGLIGIBLE and c is not best]
         if near:
             text += f". Within half a point: {join_names(f'{gamma_of(c.loss):g}' for c in near)}"
         sentences.append(text + ".")

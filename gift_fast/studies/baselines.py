@@ -1,17 +1,17 @@
-"""Baselines of a distilled set, and the two scores of DD-Ranking that compare it with them.
+"""Baselines of a distilled set, and the two scores of DD-Ranking.
 
-DD-Ranking (Li et al., "DD-Ranking: Rethinking the Evaluation of Dataset Distillation", 2025) asks
-how much of a student's accuracy is due to the distilled images, and not to soft labels or
-augmentation:
+DD-Ranking (Li et al., "DD-Ranking: Rethinking the Evaluation of Dataset Distillation", 2025)
+measures how much of a student's accuracy comes from the distilled images rather than from soft
+labels or augmentation:
 
 - hard label recovery (HLR): full training set minus distilled set, both with hard labels;
-- improvement over random (IOR): distilled set minus as many random training images, both with the
-  same soft labels;
-- label-robust score (LRS): IOR and HLR in one number;
-- augmentation-robust score (ARS): IOR with and without augmentation in one number.
+- improvement over random (IOR): distilled set minus the same number of random training images, both
+  with the same soft labels;
+- label-robust score (LRS): combines IOR and HLR;
+- augmentation-robust score (ARS): combines IOR with and without augmentation.
 
-DD-Ranking selects the learning rate of every student on the test images. Here both scores are
-computed twice: with that learning rate, and with the one that a validation split selects.
+DD-Ranking selects the learning rate of every student on the test images. Both scores are computed
+here with that learning rate and with the one that the validation split selects.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from gift_fast.studies.sets import RANDOM, SetSource
 from gift_fast.studies.study import Experiment
 from gift_fast.training.objectives import build_objective
 
-RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
-"""Learning rates that are tried, which are DD-Ranking's."""
+LEARNING_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
+"""The learning rates of DD-Ranking, all of which are tried."""
 
 HARD_LABELS = "ce"
-"""The loss of students that are trained with hard labels alone."""
+"""The loss of students that are trained with hard labels only."""
 
 
 def normalized(value: float) -> float:
-    """A weighted difference of accuracies, from [-1, 1] to [0, 1] by DD-Ranking's exponential.
+    """Map a difference of accuracies from [-1, 1] to [0, 1] with DD-Ranking's exponential.
 
     Example:
         >>> normalized(-1.0), normalized(1.0), round(normalized(0.0), 4)
@@ -55,14 +55,14 @@ def label_robust_score(
     """The label-robust score (LRS) of DD-Ranking.
 
     Args:
-        full_hard: accuracy with the whole training set and hard labels, in [0, 1].
-        distilled_hard: with the distilled set and hard labels.
-        distilled: with the distilled set and soft labels.
-        random: with as many random training images and the same kind of labels.
-        weight: of the improvement over random, in [0, 1].
+        full_hard: accuracy with the full training set and hard labels, in [0, 1].
+        distilled_hard: accuracy with the distilled set and hard labels.
+        distilled: accuracy with the distilled set and soft labels.
+        random: accuracy with the same number of random training images and the same soft labels.
+        weight: weight of the improvement over random, in [0, 1].
 
     Raises:
-        ValueError: an accuracy is not in [0, 1], as a percentage is.
+        ValueError: an accuracy is outside [0, 1], for example in percent.
 
     Example:
         >>> score = label_robust_score(
@@ -88,13 +88,13 @@ def augmentation_robust_score(
 
     Args:
         distilled: accuracy with the distilled set and augmentation, in [0, 1].
-        random: with as many random training images and augmentation.
-        distilled_plain: with the distilled set and no augmentation.
-        random_plain: with the random images and no augmentation.
-        weight: of the difference with augmentation, in [0, 1].
+        random: accuracy with the same number of random training images and augmentation.
+        distilled_plain: accuracy with the distilled set and no augmentation.
+        random_plain: accuracy with the random images and no augmentation.
+        weight: weight of the difference with augmentation, in [0, 1].
 
     Raises:
-        ValueError: an accuracy is not in [0, 1], as a percentage is.
+        ValueError: an accuracy is outside [0, 1], for example in percent.
 
     Example:
         >>> score = augmentation_robust_score(
@@ -116,20 +116,20 @@ def check_fractions(*accuracies: float) -> None:
 
 
 def random_source(source: SetSource) -> SetSource:
-    """The random training images that a distilled set is compared with: as many, with its seed."""
+    """The random training images for a distilled set: the same number of images and seed."""
     return replace(source, method=RANDOM, seed=source.seed or 0)
 
 
 def baseline_experiments(experiments: Iterable[Experiment]) -> list[Experiment]:
-    """The runs that baselines and both scores need, each at all learning rates.
+    """The runs that the baselines and both scores need, with all learning rates.
 
     For every loss that reads soft labels: the distilled set and random images, with and without
-    augmentation; and the distilled set with hard labels. Each run is repeated with its accuracy
-    measured on the validation split, if there is one. The full training set is no run of its own:
-    its accuracy is that of the student's network trained as the study's teachers are.
+    augmentation, and the distilled set with hard labels. If there is a validation split, each run
+    is repeated and tested on it. The accuracy with the full training set needs no run here: it is
+    that of the student's network trained as a teacher of the study.
 
     Args:
-        experiments: of a study, at its own settings.
+        experiments: the study's experiments, with the protocol's hyperparameters.
     """
     found: list[Experiment] = []
     for experiment in experiments:
@@ -138,12 +138,15 @@ def baseline_experiments(experiments: Iterable[Experiment]) -> list[Experiment]:
             continue
         plain = replace(config, augmentation="none", mixing="none")
         hard = replace(config, loss=HARD_LABELS)
-        other = random_source(source)
-        arms = [(source, config), (source, plain), (other, config), (other, plain), (source, hard)]
+        random = random_source(source)
+        arms = [
+            *((source, config), (source, plain), (source, hard)),
+            *((random, config), (random, plain)),
+        ]
         splits = ["test", *([VALIDATION] if split_validation(config.dataset)[1] else [])]
         found += [
             Experiment(
-                of,
+                arm_source,
                 replace(
                     arm,
                     learning_rate=rate,
@@ -153,18 +156,18 @@ def baseline_experiments(experiments: Iterable[Experiment]) -> list[Experiment]:
                 ),
                 purpose="baseline",
             )
-            for of, arm in arms
-            for rate in RATES
+            for arm_source, arm in arms
+            for rate in LEARNING_RATES
             for tested_on in splits
         ]
     return list(dict.fromkeys(found))
 
 
 def best_rate(scores: Sequence[tuple[float, float]]) -> float:
-    """The learning rate with the highest accuracy; of equals, the smallest.
+    """The learning rate with the highest accuracy; the smallest one in case of a tie.
 
     Args:
-        scores: learning rates with their accuracies.
+        scores: pairs of learning rate and accuracy.
 
     Example:
         >>> best_rate([(0.1, 50.0), (0.01, 60.0), (0.001, 60.0)])

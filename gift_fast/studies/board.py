@@ -1,8 +1,8 @@
-"""How far runs are that go on side by side: the workers tell, the driver shows.
+"""Progress of parallel runs on a cluster.
 
-A worker follows its run with a :class:`Reporter`, which is a
-:class:`~gift_fast.training.progress.Progress` whose display is elsewhere. What it tells is kept
-by a :class:`Board`, an actor of the cluster, which the driver reads for its :class:`Overview`.
+A worker reports the progress of its run with a :class:`Reporter`, which implements
+:class:`~gift_fast.training.progress.Progress`. A :class:`Board`, a Ray actor, collects the reports.
+The driver polls the board and displays the progress in an :class:`Overview`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any, TextIO
 from gift_fast.training.progress import QUIET, Clock, Stage, resumed_in_words
 
 INTERVAL = 1.0
-"""Seconds between two messages of a run: an epoch of a small set takes less than a message."""
+"""Seconds between two reports of a run; sending one takes longer than an epoch on a small set."""
 
 
 @dataclass
-class Standing:
-    """How far a run is.
+class RunProgress:
+    """The progress of a run.
 
     Attributes:
-        epochs: of the whole run.
-        done: that have finished, 2.5 in the middle of the third.
+        epochs: total number of epochs.
+        done: number of finished epochs; 2.5 is the middle of the third epoch.
     """
 
     epochs: int
@@ -36,66 +36,66 @@ class Standing:
 
 
 @dataclass
-class Reading:
-    """What a board holds.
+class Snapshot:
+    """The state of a board.
 
     Attributes:
-        standings: of what goes on, by its key.
-        images: trained on since the board was made, by all workers.
-        news: lines for a reader, each given once.
+        runs: the progress of active runs, by key.
+        images: number of images that all workers have trained on.
+        messages: new messages for the user since the last snapshot.
     """
 
-    standings: dict[str, Standing] = field(default_factory=dict)
+    runs: dict[str, RunProgress] = field(default_factory=dict)
     images: int = 0
-    news: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
 
 class Board:
-    """Keeps what the workers tell until the driver reads it.
+    """Collects the reports of the workers until the driver reads them.
 
     Example:
         >>> board = Board()
         >>> board.begin("a", "CE, seed 0", epochs=100, done=25)
-        >>> board.tell("a", 25.5, images=50)
-        >>> board.read().news, board.read().news
+        >>> board.update("a", 25.5, images=50)
+        >>> board.read().messages, board.read().messages
         (['CE, seed 0: resumed after 25 of 100 epochs'], [])
     """
 
     def __init__(self) -> None:
-        self.reading = Reading()
+        self.snapshot = Snapshot()
 
     def begin(self, key: str, title: str, epochs: int, done: float) -> None:
-        """A run begins, or is resumed after its worker was lost."""
-        self.reading.standings[key] = Standing(epochs, done)
+        """Register a run that starts, or resumes after its worker was lost."""
+        self.snapshot.runs[key] = RunProgress(epochs, done)
         if 0 < done < epochs:
-            self.reading.news.append(f"{title}: {resumed_in_words(done, epochs)}")
+            self.snapshot.messages.append(f"{title}: {resumed_in_words(done, epochs)}")
 
-    def tell(self, key: str, done: float, images: int) -> None:
-        """``done`` epochs are over; ``images`` were trained on since the run's last message."""
-        self.reading.images += images
-        if key in self.reading.standings:
-            self.reading.standings[key].done = done
+    def update(self, key: str, done: float, images: int) -> None:
+        """Record the finished epochs of a run, and the images since its last report."""
+        self.snapshot.images += images
+        if key in self.snapshot.runs:
+            self.snapshot.runs[key].done = done
 
     def end(self, key: str) -> None:
-        """A run goes on no longer."""
-        self.reading.standings.pop(key, None)
+        """Remove a run that has ended."""
+        self.snapshot.runs.pop(key, None)
 
-    def read(self) -> Reading:
-        """What there is; its news are given but once."""
-        reading = self.reading
-        self.reading = Reading(reading.standings, reading.images)
-        return reading
+    def read(self) -> Snapshot:
+        """The current state, with the messages since the last call."""
+        snapshot = self.snapshot
+        self.snapshot = Snapshot(snapshot.runs, snapshot.images)
+        return snapshot
 
 
 class Reporter:
-    """Tells a board of a run; see :class:`~gift_fast.training.progress.Progress`.
+    """Sends the progress of a run to a board; a :class:`~gift_fast.training.progress.Progress`.
 
-    Nothing waits for the board, and a run does not mind when it is gone.
+    Reports are asynchronous, and a run continues if the board is lost.
 
     Args:
         board: a handle of the actor.
-        key: of the run.
-        clock: tells the time.
+        key: key of the run.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, board: Any, key: str, *, clock: Clock = time.monotonic) -> None:
@@ -103,7 +103,7 @@ class Reporter:
         self.key = key
         self.clock = clock
         self.done, self.images = 0.0, 0
-        self.told = clock()
+        self.sent_at = clock()
 
     def __enter__(self) -> Reporter:
         return self
@@ -112,39 +112,39 @@ class Reporter:
         pass
 
     def begin(self, title: str, epochs: int, done: float = 0) -> None:
-        """Report the number of epochs, and whether some were done before."""
-        self.done, self.images, self.told = done, 0, self.clock()
+        """Report the start of a run, with the epochs that were finished before."""
+        self.done, self.images, self.sent_at = done, 0, self.clock()
         self.board.begin.remote(self.key, title, epochs, done)
 
     def step(
         self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
-        """Report how far the run is, about once in ``INTERVAL``."""
+        """Report the progress, at most once per ``INTERVAL``."""
         self.done = epoch - 1 + step / steps
         self.images += images
-        if self.clock() - self.told >= INTERVAL:
-            self.tell()
+        if self.clock() - self.sent_at >= INTERVAL:
+            self.send()
 
     def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
-        """Report nothing: the epoch's last step has been told of."""
+        """Do nothing: the last step of the epoch has been reported."""
 
     def end(self, outcome: str) -> None:
-        """Report the rest; the outcome is the task's result, which the driver has from there."""
-        self.tell()
+        """Report the end of the run; the driver gets the outcome as the result of the task."""
+        self.send()
         self.board.end.remote(self.key)
 
-    def tell(self) -> None:
-        """Send what has been counted."""
-        self.board.tell.remote(self.key, self.done, self.images)
-        self.images, self.told = 0, self.clock()
+    def send(self) -> None:
+        """Send the progress to the board."""
+        self.board.update.remote(self.key, self.done, self.images)
+        self.images, self.sent_at = 0, self.clock()
 
 
 class Overview:
-    """Counts what is done, running and failed, and estimates the time left; shows nothing.
+    """Counts finished, running and failed runs and estimates the remaining time; displays nothing.
 
     Args:
-        runs: how many there are.
-        clock: tells the time.
+        runs: total number of runs.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, runs: int, *, clock: Clock = time.monotonic) -> None:
@@ -152,7 +152,7 @@ class Overview:
         self.clock = clock
         self.done = self.failed = self.running = 0
         self.known = False
-        # Of the whole study, in images in the place of epochs.
+        # The whole study as one stage, counted in images instead of epochs.
         self.stage = Stage("all", epochs=0, done=0, clock=clock)
 
     def __enter__(self) -> Overview:
@@ -167,36 +167,36 @@ class Overview:
         pass
 
     def count(self, *, done: int = 0, failed: int = 0, line: str = "") -> None:
-        """Run are done or have failed, and there may be something to say of it."""
+        """Count runs that have finished or failed, and write a line about them."""
         self.done += done
         self.failed += failed
         if line:
             self.write(line)
 
-    def update(self, reading: Reading, left: Mapping[str, tuple[int, int]], known: bool) -> None:
-        """Take in how far the runs are.
+    def update(self, snapshot: Snapshot, left: Mapping[str, tuple[int, int]], known: bool) -> None:
+        """Update the counts and the remaining time.
 
         Args:
-            reading: of the board.
-            left: the runs that have not ended: their epochs, and the images of an epoch.
-            known: whether these are all; while sets are still being made, more may come.
+            snapshot: the state of the board.
+            left: epochs and images per epoch of the runs that have not ended.
+            known: whether ``left`` is complete; until all sets are generated, runs may be added.
         """
-        for line in reading.news:
+        for line in snapshot.messages:
             self.write(line)
-        self.running = len(reading.standings)
-        standings = reading.standings
+        self.running = len(snapshot.runs)
+        runs = snapshot.runs
         images = sum(
-            (epochs - (standings[key].done if key in standings else 0)) * images
+            (epochs - (runs[key].done if key in runs else 0)) * images
             for key, (epochs, images) in left.items()
         )
         self.known = known
-        self.stage.epochs = reading.images + round(images)
-        self.stage.images = reading.images
-        self.stage.epoch(reading.images)
+        self.stage.epochs = snapshot.images + round(images)
+        self.stage.images = snapshot.images
+        self.stage.epoch(snapshot.images)
         self.refresh()
 
     def __str__(self) -> str:
-        parts = [f"{self.done} of {self.runs} runs done", f"{self.running} going on"]
+        parts = [f"{self.done} of {self.runs} runs done", f"{self.running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
         rate, left = self.stage.images_per_second, self.stage.seconds_left
         parts += [] if rate is None else [f"{rate:,.0f} images/s"]
@@ -205,19 +205,19 @@ class Overview:
         return ", ".join(parts)
 
     def write(self, line: str) -> None:
-        """Show a line that stays."""
+        """Write a permanent line."""
 
     def refresh(self) -> None:
-        """Show the counts as they are."""
+        """Display the current counts."""
 
 
 class PlainOverview(Overview):
-    """Lines that a log can hold: every outcome, and the counts twice a minute.
+    """Log lines: every outcome, and the counts every half minute.
 
     Args:
-        runs: how many there are.
-        stream: where the lines go.
-        clock: tells the time.
+        runs: total number of runs.
+        stream: the output stream.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, runs: int, stream: TextIO, *, clock: Clock = time.monotonic) -> None:
@@ -231,18 +231,18 @@ class PlainOverview(Overview):
         print(f"[{ended}/{self.runs}] {line}", file=self.stream, flush=True)
 
     def refresh(self) -> None:
-        """Write the counts where half a minute has passed since the last time."""
+        """Write the counts if half a minute has passed since the last time."""
         if self.clock() - self.shown >= QUIET:
             self.write(str(self))
             self.shown = self.clock()
 
 
 class RichOverview(Overview):
-    """A bar of the runs, the counts below it, and the outcomes above.
+    """A progress bar, with the counts below it and the outcomes above.
 
     Args:
-        runs: how many there are.
-        clock: tells the time.
+        runs: total number of runs.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, runs: int, *, clock: Clock = time.monotonic) -> None:
@@ -268,17 +268,17 @@ class RichOverview(Overview):
         self.live.stop()
 
     def write(self, line: str) -> None:
-        """Leave a line above the bar."""
+        """Write a permanent line above the bar."""
         self.console.print(line, highlight=False, markup=False)
 
     def refresh(self) -> None:
-        """Move the bar."""
+        """Update the bar and the counts."""
         self.bars.update(self.bar, completed=self.done + self.failed)
         self.numbers.plain = str(self)
 
 
 def show_overview(runs: int, *, quiet: bool) -> Overview:
-    """The overview that fits where the standard error goes."""
+    """The overview for standard error: a progress bar in a terminal, lines in a log."""
     if quiet:
         return Overview(runs)
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":

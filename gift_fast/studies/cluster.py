@@ -1,4 +1,4 @@
-"""A Ray cluster: how to connect to it, and how many runs it can do at a time."""
+"""Connection to a Ray cluster, and the number of runs that fit on it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gift_fast.process import signals as interrupt
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions:
-    """Which cluster, and how much of it a run takes.
+    """The address of a cluster and the resources of a run.
 
     Attributes:
-        address: ``local`` starts Ray on this machine alone, ``auto`` takes the cluster that this
-            machine is part of, and ``HOST:PORT`` or ``ray://HOST:PORT`` another one.
-        cpus_per_run: CPU cores, and torch's threads.
-        gpus_per_run: GPUs, 1 or a fraction of one; None is 1 where the cluster has GPUs.
+        address: ``local`` starts Ray on this machine only, ``auto`` uses the cluster of this
+            machine, and ``HOST:PORT`` or ``ray://HOST:PORT`` another one.
+        cpus_per_run: CPU cores and torch threads per run.
+        gpus_per_run: GPUs per run, at most 1; None is 1 if the cluster has GPUs, otherwise 0.
     """
 
     address: str
@@ -32,8 +32,8 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         if self.address not in ("local", "auto") and self.host_and_port is None:
             raise ValueError(
-                "--ray must be local, auto, HOST:PORT or ray://HOST:PORT, of Ray's own port or its "
-                f"client's; got {self.address!r}"
+                "--ray must be local, auto, HOST:PORT (the port of Ray) or ray://HOST:PORT (that of "
+                f"the Ray client server), got {self.address!r}"
             )
         check_integer("cpus_per_run", self.cpus_per_run, 1)
         if self.gpus_per_run is not None:
@@ -43,7 +43,7 @@ class ClusterOptions:
 
     @property
     def host_and_port(self) -> tuple[str, int] | None:
-        """Where the cluster is, if it is named.
+        """Host and port of the cluster, or None for ``local`` and ``auto``.
 
         Example:
             >>> ClusterOptions(address="ray://10.0.0.1:10001").host_and_port
@@ -52,8 +52,8 @@ class ClusterOptions:
         host, _, port = self.address.removeprefix("ray://").rpartition(":")
         return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
 
-    def check_answer(self) -> None:
-        """Raise OSError where nothing listens at a named address; Ray would try for minutes."""
+    def check_reachable(self) -> None:
+        """Raise OSError if no process listens at the address; Ray would retry for minutes."""
         if self.host_and_port is not None:
             with socket.create_connection(self.host_and_port, timeout=10.0):
                 pass
@@ -64,10 +64,10 @@ class Cluster:
     """A cluster that this process is connected to.
 
     Attributes:
-        ray: the package.
-        cpus: cores of a run.
-        gpus: GPUs of a run, 0 where it has none.
-        runs: how many runs there can be at a time.
+        ray: the imported package.
+        cpus: CPU cores per run.
+        gpus: GPUs per run; 0 without GPUs.
+        runs: maximum number of parallel runs.
     """
 
     ray: Any
@@ -78,37 +78,39 @@ class Cluster:
 
 @contextmanager
 def connected(options: ClusterOptions, *, device: str, quiet: bool) -> Iterator[Cluster]:
-    """Connect this process to a cluster, and leaves it again; what still runs is then ended.
+    """Connect this process to a cluster; at the end of the block, running tasks are ended.
 
     Args:
-        options: which cluster, and what a run takes of it.
-        device: ``auto`` or ``cpu``; on ``cpu`` no GPU is asked for.
-        quiet: does not show what workers print.
+        options: the address of the cluster and the resources of a run.
+        device: ``auto`` or ``cpu``; with ``cpu``, no GPUs are requested.
+        quiet: whether to hide the output of the workers.
 
     Raises:
         ImportError: Ray is not installed.
-        OSError: there is no such cluster.
-        ValueError: no machine of the cluster is large enough for a run.
+        OSError: the cluster cannot be reached.
+        ValueError: no machine of the cluster has enough resources for a run.
     """
     try:
         import ray
     except ImportError as error:
-        raise ImportError("--ray needs ray; pip install 'gift-fast[cluster]' brings it") from error
+        raise ImportError(
+            "--ray needs ray; install it with pip install 'gift-fast[cluster]'"
+        ) from error
 
     settings: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": "ERROR"}
     if options.address == "local":
-        # A cluster for one command has no use for a dashboard, and should tell nobody of itself.
+        # A temporary cluster needs neither a dashboard nor usage statistics.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         settings["include_dashboard"] = False
     try:
-        options.check_answer()
+        options.check_reachable()
         ray.init(address=options.address, **settings)
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"--ray {options.address}: no Ray cluster answers there ({error}); `ray start --head` "
-            "starts one, and --ray local takes this machine alone"
+            f"--ray {options.address}: cannot connect to a Ray cluster ({error}); start one with "
+            "`ray start --head`, or use --ray local to run on this machine only"
         ) from error
-    interrupt.current().install()  # Ray has put a handler of its own in its place
+    interrupt.current().install()  # Ray has replaced the signal handler
     try:
         yield cluster_of(ray, options, device)
     finally:
@@ -116,12 +118,16 @@ def connected(options: ClusterOptions, *, device: str, quiet: bool) -> Iterator[
 
 
 def cluster_of(ray: Any, options: ClusterOptions, device: str) -> Cluster:
-    """What there is of a cluster for runs."""
+    """The resources of a connected cluster.
+
+    Raises:
+        ValueError: no machine has enough resources for a run.
+    """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = options.cpus_per_run, options.gpus_per_run
     if device == "cpu" or not any(machine.get("GPU") for machine in machines):
         if gpus is not None:
-            raise ValueError(f"gpus_per_run must be left out where runs have no GPU, got {gpus}")
+            raise ValueError(f"gpus_per_run must not be set without GPUs, got {gpus}")
         gpus = 0.0
     elif gpus is None:
         gpus = 1.0
@@ -129,19 +135,19 @@ def cluster_of(ray: Any, options: ClusterOptions, device: str) -> Cluster:
     if runs == 0:
         largest = max((int(machine.get("CPU", 0)) for machine in machines), default=0)
         raise ValueError(
-            f"cpus_per_run must be at most the cores of a machine{' with a GPU' if gpus else ''}, "
-            f"got {cpus}; the largest machine has {largest}"
+            f"cpus_per_run must be at most the number of cores of a machine"
+            f"{' with a GPU' if gpus else ''}, got {cpus}; the largest machine has {largest}"
         )
     return Cluster(ray, cpus, gpus, runs)
 
 
 def runs_on(machine: dict[str, float], cpus: int, gpus: float) -> int:
-    """How many runs a machine can do at a time.
+    """The maximum number of parallel runs on a machine.
 
     Example:
         >>> runs_on({"CPU": 16.0, "GPU": 2.0}, cpus=2, gpus=0.5)
         4
     """
     by_cpu = int(machine.get("CPU", 0.0)) // cpus
-    # As many on every GPU as fit on one: no run is spread over two.
+    # A run is not split across GPUs, so the number per GPU is rounded down.
     return min(by_cpu, int(machine.get("GPU", 0.0)) * int(1.0 / gpus)) if gpus else by_cpu

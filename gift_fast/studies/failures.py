@@ -1,4 +1,4 @@
-"""Runs that fail beside others that do not."""
+"""Failed runs of a study."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from gift_fast.process.errors import error_message
 
 SHOWN = 5
-"""Runs that are listed under a reason; of more, the number is."""
+"""Maximum number of runs that are listed per error."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that could not be finished.
+    """A failed run.
 
     Attributes:
-        title: of the run, in words.
-        reason: the error, in a line.
-        trace: where it was raised; empty where an error names what to mend, or there is no trace.
+        title: description of the run.
+        reason: the error message, on one line.
+        trace: the traceback; empty if the message is sufficient or there is no traceback.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Failure:
 
     @classmethod
     def of(cls, title: str, error: BaseException) -> Failure:
-        """The failure of a run that raised an error."""
+        """Create the failure of a run that raised an error."""
         message = error_message(error)
         if message is not None:
             return cls(title, message)
@@ -36,12 +36,12 @@ class Failure:
         return cls(title, f"{type(error).__name__}: {error}", "".join(lines))
 
 
-class RunsFailed(Exception):  # noqa: N818, it is no error of one call
-    """Some runs of a study have failed; all others have finished and are kept.
+class RunsFailed(Exception):  # noqa: N818, it summarizes the errors of several runs
+    """Raised at the end of a study in which runs failed; all other runs have finished.
 
     Args:
-        failures: one or more.
-        done: how many runs have finished.
+        failures: the failed runs, at least one.
+        done: number of finished runs.
     """
 
     def __init__(self, failures: Sequence[Failure], done: int) -> None:
@@ -50,7 +50,7 @@ class RunsFailed(Exception):  # noqa: N818, it is no error of one call
         super().__init__(f"{len(self.failures)} runs failed, {done} finished")
 
     def report(self) -> str:
-        """Every reason once, with the first of the runs that it stopped, for a reader.
+        """Format every error once, with the first of the runs in which it occurred.
 
         Example:
             >>> failed = RunsFailed([Failure("CE, seed 0", "out of memory")], done=3)
@@ -65,8 +65,8 @@ class RunsFailed(Exception):  # noqa: N818, it is no error of one call
             titles.setdefault(failure.reason, []).append(failure.title)
             traces.setdefault(failure.reason, failure.trace)
         lines = [f"{len(self.failures)} of {len(self.failures) + self.done} runs failed:"]
-        for reason, stopped in titles.items():
-            lines += [traces[reason].rstrip() or reason, *(f"  {t}" for t in stopped[:SHOWN])]
-            if len(stopped) > SHOWN:
-                lines.append(f"  and {len(stopped) - SHOWN} more")
+        for reason, runs in titles.items():
+            lines += [traces[reason].rstrip() or reason, *(f"  {run}" for run in runs[:SHOWN])]
+            if len(runs) > SHOWN:
+                lines.append(f"  and {len(runs) - SHOWN} more")
         return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""What a study has done: which file holds which run, and how long the others take.
+"""The manifest of a study, its progress, and the estimated time of the remaining runs.
 
-``study-NAME.json`` in the folder of the runs, the manifest, lists the study's experiments with
-their files. It gives a run no identity of its own: the file's name follows from configuration and
-inputs, see :func:`gift_fast.evaluation.results.run_path`.
+The manifest, ``study-NAME.json`` in the output folder, lists the experiments of a study with the
+files of their runs. The name of a run's file is determined by its configuration and inputs; see
+:func:`gift_fast.evaluation.results.run_path`.
 """
 
 from __future__ import annotations
@@ -19,72 +19,72 @@ from gift_fast.data.datasets import dataset_title
 from gift_fast.evaluation.results import RunResult, read_run
 from gift_fast.evaluation.summary import outcome, spread
 from gift_fast.files.atomic import replacing
-from gift_fast.files.record_names import recorded
+from gift_fast.files.record_names import record_name
 from gift_fast.files.text_files import is_file_name, read_json
 from gift_fast.studies.study import Experiment, Study, Tuning
 from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name
 
 FORMAT = 2
-"""Of the manifest; raised whenever the meaning of a field changes."""
+"""Version of the manifest's format, increased if the meaning of a field changes."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """An experiment and what came of it."""
+    """An experiment and its result."""
 
     experiment: Experiment
     result: RunResult
 
 
 def title_of(experiment: Experiment) -> str:
-    """An experiment in words."""
+    """A one-line description of an experiment."""
     source, config = experiment.source, experiment.config
-    made = "" if source.seed is None else f" set {source.seed}"
+    set_seed = "" if source.seed is None else f" set {source.seed}"
     settings = ""
     if experiment.purpose != "protocol":
         settings = f", {experiment.purpose}"
         if is_undecided(experiment):
-            settings += " as trials will choose"
+            settings += " with hyperparameters not chosen yet"
         if config.learning_rate is not None:
             rate, decay = config.learning_rate, config.weight_decay
             settings += f": learning rate {rate:g}, weight decay {decay:g}"
     classes = "" if config.classes == ALL else f" {classes_in_words(config.classes)},"
     return (
-        f"{dataset_title(source.dataset)} {source.method} IPC {source.ipc}{made},{classes} "
+        f"{dataset_title(source.dataset)} {source.method} IPC {source.ipc}{set_seed},{classes} "
         f"{config.student}, {display_name(config.loss)}, {optimizer_name(config.optimizer)}, "
         f"seed {config.seed}{settings}"
     )
 
 
 def is_undecided(experiment: Experiment) -> bool:
-    """Whether it is a tuned experiment whose trials have not chosen yet: it can be no run."""
+    """Whether the hyperparameters of a tuned experiment have not been chosen yet."""
     return experiment.purpose == "tuned" and experiment.config.learning_rate is None
 
 
 def manifest_path(out: Path, name: str) -> Path:
-    """Where the manifest of a study is kept."""
+    """The path of a study's manifest."""
     return out / f"study-{name}.json"
 
 
 def key_of(experiment: dict[str, Any]) -> str:
-    """What tells one experiment of a manifest from another."""
+    """The key of an experiment in a manifest."""
     return json.dumps([experiment["purpose"], run_key_of(experiment)])
 
 
 def run_key_of(experiment: dict[str, Any]) -> str:
-    """What tells the run of one experiment from another's; its purpose changes nothing."""
+    """The key of an experiment's run, which does not depend on the experiment's purpose."""
     return json.dumps([experiment["set"], experiment["config"]], sort_keys=True)
 
 
 def read_manifest(path: Path) -> list[dict[str, Any]]:
-    """The runs of a manifest: ``purpose``, ``set``, ``config`` and ``file``.
+    """Read the runs of a manifest: ``purpose``, ``set``, ``config`` and ``file``.
 
-    The file is None where the run has not been begun.
+    The file is None if the run has not been started.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no manifest; the message names it.
+        ValueError: it is not a manifest; the message names it.
     """
     try:
         contents = read_json(path)
@@ -96,19 +96,21 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
             if not isinstance(run["file"], str | None):
                 raise ValueError(f"file must be a name or null, got {run['file']!r}")
             if run["file"] is not None and not is_file_name(run["file"]):
-                raise ValueError(f"file must lie in the folder of the record, got {run['file']!r}")
+                raise ValueError(
+                    f"file must be in the same folder as the record, got {run['file']!r}"
+                )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} must hold the record of a study, got: {error!r}; if it is damaged, delete it, "
-            "and the same study finds its runs again"
+            f"{path} must be the record of a study, got: {error!r}; if it is damaged, delete it "
+            "and run the study again, which finds the finished runs"
         ) from error
     return runs
 
 
 def recorded_teachers(path: Path) -> dict[str, float]:
-    """Top-1 of a study's teachers, percent, by the names of their files; empty without a manifest.
+    """Read the top-1 of a study's teachers, in percent, by the names of their files.
 
-    Manifests of versions before 0.2 do not have it.
+    Empty without a manifest, and for manifests of versions before 0.2.
     """
     if not path.exists():
         return {}
@@ -116,19 +118,19 @@ def recorded_teachers(path: Path) -> dict[str, float]:
 
 
 def settings_of(run: dict[str, Any]) -> tuple[object, object]:
-    """What tuning chooses of a run."""
+    """The tuned hyperparameters of a run: learning rate and weight decay."""
     return run["config"]["learning_rate"], run["config"]["weight_decay"]
 
 
 def arm_key_of(run: dict[str, Any]) -> str:
-    """What is tuned on its own, of which a run is: all but seeds and what tuning chooses."""
+    """The key of the tuning arm of a run: all settings except seeds and tuned hyperparameters."""
     source = {k: v for k, v in run["set"].items() if k != "seed"}
-    left = ("seed", "learning_rate", "weight_decay")
-    return json.dumps([source, {k: v for k, v in run["config"].items() if k not in left}])
+    ignored = ("seed", "learning_rate", "weight_decay")
+    return json.dumps([source, {k: v for k, v in run["config"].items() if k not in ignored}])
 
 
-def is_trial_of(run: dict[str, Any], tuning: Tuning | None) -> bool:
-    """Whether a run, if it is a trial, is one that this tuning makes."""
+def is_current_trial(run: dict[str, Any], tuning: Tuning | None) -> bool:
+    """Whether a trial belongs to this tuning; True for all other runs."""
     if run["purpose"] != "trial" or tuning is None:
         return True
     source, config = run["set"], run["config"]
@@ -140,16 +142,16 @@ def is_trial_of(run: dict[str, Any], tuning: Tuning | None) -> bool:
 
 
 def is_outdated(run: dict[str, Any], chosen: Mapping[str, tuple[object, object]]) -> bool:
-    """Whether a run is a tuned one at settings that are no longer chosen."""
+    """Whether a run is tuned with hyperparameters that are no longer chosen."""
     settings = chosen.get(arm_key_of(run), settings_of(run))
     return run["purpose"] == "tuned" and settings != settings_of(run)
 
 
 def known_files(out: Path) -> dict[str, str]:
-    """The file of every run that a study in this folder has begun, by :func:`run_key_of`.
+    """The files of all runs that the studies of a folder have started, by :func:`run_key_of`.
 
-    A manifest that cannot be read causes a warning. Its runs are found again when they are planned,
-    by configuration and inputs, and the runs of other studies are not affected.
+    A manifest that cannot be read causes a warning. Its runs are found by their configuration and
+    inputs when they are planned again, and the runs of other studies are not affected.
     """
     known = {}
     for path in sorted(out.glob("study-*.json")):
@@ -163,15 +165,15 @@ def known_files(out: Path) -> dict[str, str]:
 
 
 class Record:
-    """The manifest of a study while it is run.
+    """The manifest of a running study.
 
-    Runs that earlier calls of the study with other options have begun stay in it, but for
-    trials that are no longer made, and tuned runs of what has since been tuned to other settings.
+    It keeps the runs of earlier calls of the study with other options, except trials that are no
+    longer part of the tuning and tuned runs whose hyperparameters are no longer chosen.
 
     Args:
-        out: folder of the runs.
-        study: that is run.
-        experiments: of this call.
+        out: the output folder.
+        study: the study.
+        experiments: the experiments of this call.
     """
 
     def __init__(self, out: Path, study: Study, experiments: Sequence[Experiment]) -> None:
@@ -188,18 +190,18 @@ class Record:
             for run in earlier
             if run["file"] is not None
             and not is_outdated(run, chosen)
-            and is_trial_of(run, study.tuning)
+            and is_current_trial(run, study.tuning)
         ]
         self.runs = {key_of(run): {**run, "file": known.get(run_key_of(run))} for run in runs}
 
     def add(
         self, files: Mapping[Experiment, Path], teachers: Mapping[str, float] | None = None
     ) -> None:
-        """Write which file holds which run, whole or not at all.
+        """Add the files of runs, and write the manifest atomically.
 
         Args:
-            files: of the runs.
-            teachers: top-1 of their teachers, percent, by the names of the teachers' files.
+            files: the file of every run.
+            teachers: top-1 of the teachers in percent, by the names of the teachers' files.
         """
         self.teachers |= teachers or {}
         for experiment, file in files.items():
@@ -207,7 +209,7 @@ class Record:
         study = self.study
         tuning = None
         if study.tuning is not None:
-            tuning = {recorded(name): value for name, value in asdict(study.tuning).items()}
+            tuning = {record_name(name): value for name, value in asdict(study.tuning).items()}
         contents = {
             "format": FORMAT,
             "name": study.name,
@@ -223,19 +225,19 @@ class Record:
             temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
-# ---- what is done --------------------------------------------------------------------------------
+# ---- progress ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class State:
-    """How far a study is, by what earlier calls have recorded.
+    """The progress of a study, according to the records of earlier calls.
 
     Attributes:
-        done: the experiments that have finished, with their results.
-        left: the others.
-        seconds: what those left take in all, at the mean of those done with the same dataset,
-            student and images per class; where there is none, they are not counted.
-        unknown: how many of those left are not counted.
+        done: the finished experiments, with their results.
+        left: the other experiments.
+        seconds: estimated total time of the experiments left, from the mean time of finished ones
+            with the same dataset, student, images per class and epochs.
+        unknown: number of experiments left without an estimate, which ``seconds`` does not include.
     """
 
     done: tuple[Finished, ...]
@@ -245,7 +247,7 @@ class State:
 
 
 def state_of(experiments: Sequence[Experiment], out: Path) -> State:
-    """How far the experiments are; nothing but the record is read, so no data is needed."""
+    """The progress of experiments; reads records only, no data."""
     results = results_in(experiments, out)
     done = [Finished(experiment, result) for experiment, result in results.items()]
     left = [experiment for experiment in experiments if experiment not in results]
@@ -261,7 +263,7 @@ def state_of(experiments: Sequence[Experiment], out: Path) -> State:
 
 
 def results_in(experiments: Sequence[Experiment], out: Path) -> dict[Experiment, RunResult]:
-    """The results of those experiments that have finished in a folder."""
+    """The results of the finished experiments in a folder."""
     known = known_files(out)
     files = {e: known.get(run_key_of(e.to_dict())) for e in experiments if not is_undecided(e)}
     return {
@@ -272,69 +274,69 @@ def results_in(experiments: Sequence[Experiment], out: Path) -> dict[Experiment,
 
 
 def cost_of(experiment: Experiment) -> tuple[object, ...]:
-    """What the time of a run depends on most."""
+    """The settings that determine the time of a run, as a key."""
     config = experiment.config
     images = (config.dataset, config.ipc, config.classes, config.tested_on)
     work = (config.epochs, config.eval_every, config.eval_after, config.forward_twice)
     return *images, config.student, *work
 
 
-def describe(study: Study, state: State, at_a_time: int = 1) -> str:
-    """Every run of a study, whether it is done, and how long the others take.
+def describe(study: Study, state: State, parallel_runs: int = 1) -> str:
+    """List all runs of a study with their outcomes, and the estimated time of the others.
 
     Args:
-        study: that is described.
-        state: of its runs.
-        at_a_time: how many runs there can be.
+        study: the study.
+        state: its progress.
+        parallel_runs: maximum number of parallel runs.
     """
     done = {finished.experiment: finished.result for finished in state.done}
     lines = [f"{study.name}: {study.title}"]
     lines += [f"  done   {title_of(e)}: {outcome(r)}" for e, r in done.items()]
     lines += [f"  to do  {title_of(experiment)}" for experiment in state.left]
-    return "\n".join([*lines, f"{format_progress(state)}; {time_left(state, at_a_time)}"])
+    return "\n".join([*lines, f"{format_progress(state)}; {time_left(state, parallel_runs)}"])
 
 
 def format_progress(state: State) -> str:
-    """How many runs are done.
+    """Format the number of finished runs.
 
     Example:
         >>> format_progress(State((), (), 0.0, 0))
         '0 of 0 runs done'
     """
     total = str(len(state.done) + len(state.left))
-    if any(map(is_undecided, state.left)):  # the grid of the trials may grow
+    if any(map(is_undecided, state.left)):  # the grid of trials may be extended
         total = f"at least {total}"
     return f"{len(state.done)} of {total} runs done"
 
 
-def time_left(state: State, at_a_time: int = 1) -> str:
-    """The estimated time of what is left, and for how many runs there is none.
+def time_left(state: State, parallel_runs: int = 1) -> str:
+    """Format the estimated time of the runs that are left.
 
     Args:
-        state: of a study.
-        at_a_time: how many runs there can be; so many share the time, and no machine waits.
+        state: the progress of a study.
+        parallel_runs: maximum number of parallel runs, among which the time is divided.
 
     Example:
         >>> time_left(State((), (), 0.0, 0))
-        'nothing is left'
+        'no runs left'
     """
-    counted = len(state.left) - state.unknown
+    estimated = len(state.left) - state.unknown
     parts = []
-    if counted:
-        together = min(at_a_time, counted)
-        beside = f", {together} at a time" if together > 1 else ""
-        seconds = format_duration(state.seconds / together)
-        parts.append(f"{counted} more take about {seconds}{beside}, as those done did")
+    if estimated:
+        parallel = min(parallel_runs, estimated)
+        how = f" with {parallel} in parallel" if parallel > 1 else ""
+        seconds = format_duration(state.seconds / parallel)
+        parts.append(f"{estimated} left, which take about {seconds}{how} (mean of finished runs)")
     if state.unknown:
         parts.append(
-            f"the time of {state.unknown} more is not known: none with their student and images "
-            "per class is done"
+            f"{state.unknown} left without an estimate: no run with the same student and images "
+            "per class has finished"
         )
-    return "; ".join(parts) or "nothing is left"
+    return "; ".join(parts) or "no runs left"
 
 
 def format_duration(seconds: float) -> str:
-    """A time in words, to two places.
+    """Format a duration with its two largest units.
 
     Example:
         >>> format_duration(5), format_duration(125), format_duration(7260)

@@ -1,4 +1,4 @@
-"""A study on another dataset or with fewer runs: the options of ``gift-fast study``."""
+"""Overrides of a study's settings: the options of ``gift-fast study``."""
 
 from __future__ import annotations
 
@@ -32,37 +32,36 @@ def with_overrides(
     baselines: bool | None = None,
     data_root: Path | None = None,
 ) -> Study:
-    """A study on other data, or smaller; what is None stays.
+    """A copy of a study with other settings; arguments that are None change nothing.
 
     Args:
-        study: to start from.
-        dataset: keeps its sets alone; where the study has none, those of its first dataset are
-            taken to be of this one.
-        ipc: images per class, in place of the study's.
-        student: the network of every teacher and student.
-        epochs: of every student.
-        seeds: of the students.
-        dataset_seeds: of the generated sets.
-        validation: size of the validation split. None is the
-            study's number; on a dataset that is not among the study's, at most a tenth of the
-            images, see :func:`~gift_fast.data.datasets.sizes.default_validation_size`.
-        tuning_seeds: of the students of the trials, where the study has any.
-        tuned: whether to keep the study's tuning, if it has any.
+        study: the original study.
+        dataset: only the sets of this dataset are kept; if there are none, those of the study's
+            first dataset are used with this dataset.
+        ipc: images per class.
+        student: the network of all teachers and students.
+        epochs: epochs of every student.
+        seeds: seeds of the students.
+        dataset_seeds: seeds of the generated sets.
+        validation: size of the validation split. The default is the study's size; on a dataset
+            that is not one of the study's, it is at most a tenth of the images, see
+            :func:`~gift_fast.data.datasets.sizes.default_validation_size`.
+        tuning_seeds: seeds of the trials, for a study with tuning.
+        tuned: whether to keep the study's tuning.
         baselines: whether to run baselines.
-        data_root: the folder that holds ``dataset``, whose images are counted where its size is
-            not a published one.
+        data_root: the folder of ``dataset``; its images are counted if its size is not published.
 
     Raises:
-        OSError: the images of ``dataset`` cannot be counted, since they are missing.
-        TypeError, ValueError: a value is not one that the study's file could hold.
+        OSError: the images of ``dataset`` cannot be counted, because they are missing.
+        TypeError, ValueError: a value is not valid in a study file.
     """
     sets = list(study.sets)
     if dataset is not None:
         check_dataset(dataset)
         known = [source.dataset for source, _ in sets]
         kept = dataset if dataset in known else known[0]
-        own = split_validation(dataset)[1]
-        if dataset not in known and validation is None and study.validation and not own:
+        has_split = split_validation(dataset)[1]
+        if dataset not in known and validation is None and study.validation and not has_split:
             validation = default_validation_size(dataset, study.validation, data_root)
         sets = [
             (replace(source, dataset=dataset), students)
@@ -91,6 +90,8 @@ def with_overrides(
     if tuning_seeds is not None:
         check_counts("tuning_seeds", tuning_seeds, 0)
         if tuning is None:
-            raise ValueError(f"tuning_seeds must be for a study that tunes, got {tuning_seeds}")
+            raise ValueError(
+                f"tuning_seeds must be used with a study that has tuning, got {tuning_seeds}"
+            )
         tuning = replace(tuning, seeds=tuple(tuning_seeds))
     return replace(study, **changes, tuning=tuning)

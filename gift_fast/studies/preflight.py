@@ -1,4 +1,4 @@
-"""What can be found wrong with a study before its first run, in a few seconds."""
+"""Checks of a study before its first run, which take a few seconds."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from gift_fast.training.models import new_model
 def check_study(
     study: Study, experiments: Sequence[Experiment], context: RunContext, sets: Path | None
 ) -> None:
-    """Raise if a study could not be run to its end, for whatever reason.
+    """Raise if a study cannot run to completion.
 
-    The datasets are there and large enough, networks can be built for their images, the published
-    sets have a known format, teachers that are there fit, and results can be written. What takes
-    long is left to the runs: published sets are not decoded.
+    Checks that the datasets exist and are large enough, that networks can be built for their
+    images, that published sets have a known format, that existing teachers match, and that results
+    can be written. Slow checks are left to the runs: published sets are not decoded.
 
     Args:
-        study: that the experiments are of.
-        experiments: whose sets are there or can be made.
-        context: where they are run.
+        study: the study.
+        experiments: its experiments, whose sets exist or can be generated.
+        context: the folders and the device.
         sets: folder of the published sets; None if all sets are generated.
 
     Raises:
-        ImportError: a network needs a package that is missing.
-        OSError: a file is missing, or nothing can be written.
-        ValueError: the study has no run, or what it names does not fit.
+        ImportError: a network needs a package that is not installed.
+        OSError: a file is missing, or a folder is not writable.
+        ValueError: the study has no runs, or its settings do not match its data.
     """
     if not experiments:
-        raise ValueError(f"the study {study.name} must have a run, got none")
+        raise ValueError(f"the study {study.name} must have at least one run, got none")
     sources = list(dict.fromkeys(experiment.source for experiment in experiments))
     for source in sources:
         if source.generated:
@@ -49,11 +49,9 @@ def check_study(
         else:
             assert sets is not None
             recognize(sets / source.name)
-    for folder in (
-        context.out,
-        *([context.teacher_dir] if missing(study, sources, context) else []),
-    ):
-        check_can_write(folder)
+    check_can_write(context.out)
+    if missing_teachers(study, sources, context):
+        check_can_write(context.teacher_dir)
     datasets = {
         name: load_dataset(name, context.data_root, train=trains)
         for name, trains in datasets_of(study, sources, context).items()
@@ -84,7 +82,7 @@ def check_study(
 
 
 def check_batches(experiment: Experiment, dataset: ImageDataset) -> None:
-    """Raise ValueError where batch norm could not train on the last batch of a run's epoch."""
+    """Raise ValueError if batch norm cannot train on the last batch of an epoch."""
     images = experiment.source.ipc * build_classes(experiment.config.classes).count(
         dataset.num_classes
     )
@@ -99,10 +97,10 @@ def check_batches(experiment: Experiment, dataset: ImageDataset) -> None:
     )
 
 
-def missing(
+def missing_teachers(
     study: Study, sources: Iterable[SetSource], context: RunContext
 ) -> list[tuple[str, str]]:
-    """The teachers that have to be trained, each with its dataset; raises where one cannot be."""
+    """The datasets and networks of teachers that have to be trained; checks their settings."""
     found: dict[tuple[str, str], None] = {}
     for source in sources:
         for teacher in study.teachers_of(source):
@@ -114,8 +112,8 @@ def missing(
 
 
 def datasets_of(study: Study, sources: Sequence[SetSource], context: RunContext) -> dict[str, bool]:
-    """The datasets of some sets, and whether their training images are needed too."""
-    trained = {dataset for dataset, _ in missing(study, sources, context)}
+    """The datasets of the sets, and whether their training images are needed."""
+    trained = {dataset for dataset, _ in missing_teachers(study, sources, context)}
     needed: dict[str, bool] = {}
     for source in sources:
         name = source.sized_dataset

@@ -1,26 +1,27 @@
-"""Published accuracies, and the papers' names in this package's terms.
+"""Published accuracies, and the names of the papers in gift-fast's terms.
 
 The GIFT paper: Xinyi Shang, Peng Sun and Tao Lin, "GIFT: Unlocking Full Potential of Labels in
 Distilled Dataset at Near-zero Cost", ICLR 2025, tables 1 to 7, 12 and 13. ``published.csv`` has
 their 485 cells, one per row: top-1 accuracy in percent, mean and standard deviation. The paper does
-not state the number of runs; its code makes three and takes the population's deviation (ddof 0).
+not state the number of runs; its code makes three and computes the population's standard deviation
+(ddof 0).
 
-The cells are 360 experiments: tables repeat each other, and where they do an experiment here has
-several readings. Ten experiments have readings of different means:
+The cells cover 360 experiments; an experiment that several tables report has several readings. The
+means of the readings differ for ten experiments:
 
 - table 5 swaps SRe2L's AdamW cells between CIFAR-100 and Tiny-ImageNet (two);
 - table 4 has CIFAR-100's numbers for DATM on ConvNet (two), and another one for DATM's native loss
   on ResNet-18;
 - five GIFT cells of table 6 are those of the cosine without refinement, tables 7 and 13.
 
-In four more the mean is repeated with another deviation. The first reading is the experiment's
-value. Where readings contradict each other another table agrees with it, except for DATM on
-ResNet-18, which tables 1 and 4 alone hold. The check marks of table 7 are lost in the paper's text:
-which of its rows is which loss is inferred from their order.
+For four more experiments, only the standard deviations differ. The value of an experiment is its
+first reading. If readings contradict each other, another table agrees with the first one, except
+for DATM on ResNet-18, which only tables 1 and 4 report. The check marks of table 7 are missing in
+the text of the paper, so its rows are assigned to losses by their order.
 
 The RDED paper: Peng Sun, Bei Shi, Daiwei Yu and Tao Lin, "On the Diversity and Realism of Distilled
 Dataset: An Efficient Dataset Distillation Paradigm", CVPR 2024, table 2. ``published_rded.csv``
-holds its accuracies of ConvNet-3 on CIFAR-10, which the GIFT paper does not have.
+has its accuracies of ConvNet-3 on CIFAR-10, which the GIFT paper does not report.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class Source:
     """A paper with published accuracies.
 
     Attributes:
-        name: in reports.
-        file: of its accuracies, in this folder.
+        name: name of the paper in reports.
+        file: the CSV file with its accuracies, in this folder.
         preset: its protocol.
-        dataset_options: of the dataset under this protocol.
-        scoring: what its code reports of a run's tests.
+        dataset_options: options of the dataset under this protocol.
+        scoring: which test of a run its code reports.
     """
 
     name: str
@@ -69,7 +70,7 @@ TEACHERS = {
 """Top-1 of the teachers that RDED's authors publish and the GIFT paper uses, percent."""
 
 COPIES = {"cifar10-jpeg": "cifar10"}
-"""Datasets that are lossy copies of another, whose published accuracies they are compared with."""
+"""Datasets that are lossy copies, and the original whose published accuracies apply."""
 
 STUDENTS: dict[tuple[str, str], str | None] = {
     ("cifar10", "convnet"): "convnet3",
@@ -79,7 +80,7 @@ STUDENTS: dict[tuple[str, str], str | None] = {
     ("tinyimagenet", "efficientnet_b0"): "efficientnet_b0",
     ("tinyimagenet", "mobilenet_v2"): "mobilenet_v2",
     ("tinyimagenet", "resnet18"): "resnet18_modified",
-    # The paper tells of a modified stem for ResNet-18; its code can build either ResNet-101.
+    # The paper mentions a modified stem only for ResNet-18; its code can build both ResNet-101s.
     ("tinyimagenet", "resnet101"): None,
     ("tinyimagenet", "swin_v2_t"): "swin_v2_t",
     ("imagenet-1k", "convnet"): "convnet4",
@@ -87,56 +88,56 @@ STUDENTS: dict[tuple[str, str], str | None] = {
 }
 """The paper's network on a dataset, in the names of :mod:`gift_fast.training.models`.
 
-None where the paper does not determine it. Students of DATM's sets have instance norm in the
-authors' code, which :attr:`Published.our_student` adds.
+None if the paper does not specify it. Students of DATM's sets have instance norm in the authors'
+code, which :attr:`Published.our_student` adds.
 """
 
 LOSSES: dict[str, str | None] = {
     "ce": "ce",
     "cosine": "cosine",
-    "gift": "gift",  # its defaults are section 5.1's; see below
-    "kl": "kl:temperature=20",  # the code's; the paper states no temperature
+    "gift": "gift",  # the defaults are those of section 5.1; see below
+    "kl": "kl:temperature=20",  # from the code; the paper states no temperature
     "mse": "mse",
-    "mse+ce": "mse+ce:weight=0.1",  # the code's, on every dataset
+    "mse+ce": "mse+ce:weight=0.1",  # from the code, on every dataset
     "softce": "softce",
-    "softce+ce": "softce+ce:weight=0.1",  # the code's
-    # Reported without their temperatures and weights, and not in the code:
+    "softce+ce": "softce+ce:weight=0.1",  # from the code
+    # Reported without temperatures and weights, and not in the code:
     "dkd": None,
     "kd": None,
     "kl+ce": None,
     "nkd": None,
     "wsld": None,
-    # Reported without the scale of the refined label, which KL depends on; not in the code:
+    # Reported without the scale of the refined label, on which KL depends, and not in the code:
     "refine+kl": None,
 }
 """The paper's losses in the names and options of :mod:`gift_fast.training.objectives`.
 
-None where neither the paper nor its code determines the options. GIFT is the paper's, as in the
-preset ``paper``; the code blends and smooths differently, as in the preset ``official``, and the
-paper does not say which of the two its numbers are from.
+None if neither the paper nor its code specifies the options. GIFT is that of the paper, as in the
+preset ``paper``. The code weights and smooths differently, as in the preset ``official``; the paper
+does not state which of the two its numbers come from.
 """
 
 NATIVE_LOSSES = {"DATM": "softce", "G-VBSM": "mse+ce", "RDED": "kl", "SRe2L": "kl"}
-"""The loss, in the paper's name, that the authors of each method train with.
+"""The native loss of each method, by the name in the paper.
 
-The paper compares GIFT with it under GIFT's own protocol, not under the method's.
+The paper compares GIFT with it under GIFT's protocol, not under that of the method.
 """
 
 FORMATS = {"DATM": "datm", "G-VBSM": "gvbsm", "RDED": "rded", "SRe2L": "sre2l"}
 """The paper's methods in the names of :mod:`gift_fast.data.distilled.formats`."""
 
-# The paper's datasets and optimizers have the same names here. Continual learning with GDumb is in
-# none of these tables, and its settings are neither in the paper nor in its code.
+# Datasets and optimizers have the same names in the paper. Continual learning with GDumb is not in
+# these tables, and neither the paper nor its code has its settings.
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One cell of a table.
+    """One cell of a published table.
 
     Attributes:
-        table: its number in the paper.
-        mean: top-1, percent, rounded to a tenth; two of the means have two decimals.
-        std: the population's (ddof 0), percentage points, rounded to a tenth.
+        table: number of the table in the paper.
+        mean: top-1 in percent, rounded to a tenth; two of the means have two decimals.
+        std: the population's standard deviation (ddof 0) in percentage points, rounded to a tenth.
     """
 
     table: int
@@ -146,14 +147,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Published:
-    """One published experiment, in the paper's names, with every cell that holds it.
+    """One published experiment, in the names of the paper, with all cells that report it.
 
     Attributes:
         dataset: ``cifar100``, ``tinyimagenet`` or ``imagenet-1k``.
-        ipc: distilled images per class.
-        method: that made the distilled set: a name in ``NATIVE_LOSSES``.
+        ipc: images per class.
+        method: the distillation method, a name in ``NATIVE_LOSSES``.
         distilled_on: the network that the set was distilled on.
-        student: the network that was trained.
+        student: the network of the student.
         loss: a name in ``LOSSES``.
         optimizer: ``adamw``, ``adam`` or ``sgd``.
         readings: the cells, in the order of the tables; at least one.
@@ -189,7 +190,7 @@ class Published:
 
     @property
     def mean(self) -> float:
-        """Top-1 of the first reading, percent."""
+        """Top-1 of the first reading, in percent."""
         return self.first.mean
 
     @property
@@ -199,17 +200,17 @@ class Published:
 
     @property
     def tables(self) -> tuple[int, ...]:
-        """The tables that hold the experiment."""
+        """The tables that report the experiment."""
         return tuple(reading.table for reading in self.readings)
 
     @property
     def contradictions(self) -> tuple[Reading, ...]:
-        """The readings whose mean is not the first's."""
+        """The readings whose mean differs from that of the first."""
         return tuple(reading for reading in self.readings if reading.mean != self.mean)
 
     @property
     def other_deviations(self) -> tuple[Reading, ...]:
-        """The readings that repeat the first's mean with another deviation."""
+        """The readings with the mean of the first, but another standard deviation."""
         return tuple(
             reading
             for reading in self.readings
@@ -218,29 +219,29 @@ class Published:
 
     @property
     def our_student(self) -> str | None:
-        """The student in this package's names, or None where the paper does not determine it."""
+        """The student by its name in gift-fast, or None if the paper does not specify it."""
         student = STUDENTS[self.dataset, self.student]
         return f"{student}:norm=instance" if self.has_instance_norm else student
 
     @property
     def has_instance_norm(self) -> bool:
-        """Whether the student's norm is by instance: the code's ConvNets on DATM's sets."""
+        """Whether the student has instance norm, as ConvNets on DATM's sets do in the code."""
         return self.method == "DATM" and self.student == "convnet"
 
     @property
     def our_dataset(self) -> str:
-        """The dataset in this package's names, at the size that the student takes."""
+        """The dataset by its name in gift-fast, at the input size of the student."""
         dataset = paper_dataset(self.dataset, self.our_student or self.student)
         return dataset + self.source.dataset_options
 
     @property
     def our_loss(self) -> str | None:
-        """The loss in this package's names, or None where the paper does not determine it."""
+        """The loss by its name in gift-fast, or None if the paper does not specify it."""
         return LOSSES[self.loss]
 
     @property
     def native(self) -> Published | None:
-        """The same experiment with the method's native loss, or None where it is not published."""
+        """The same experiment with the native loss, or None if it is not published."""
         if self.source != GIFT_PAPER:
             return None
         return find_published(
@@ -256,7 +257,7 @@ class Published:
 
 @cache
 def read_published(source: Source = GIFT_PAPER) -> tuple[Published, ...]:
-    """All published experiments of a paper, in the order in which its tables first hold them.
+    """All published experiments of a paper, in the order of its tables.
 
     Example:
         >>> experiments = read_published()
@@ -292,11 +293,10 @@ def find_published(
     loss: str,
     optimizer: str,
 ) -> Published | None:
-    """The GIFT paper's experiment with these names, which are its own, or None if there is none.
+    """Find an experiment of the GIFT paper by the names in the paper, or None if there is none.
 
     Raises:
-        ValueError: a value that no experiment has, so that a misspelt name is not taken for an
-            experiment that is missing.
+        ValueError: a value that no experiment has, for example a misspelled name.
     """
     wanted = {
         "dataset": dataset,

@@ -1,19 +1,19 @@
-"""Runs a study's experiments as tasks of a Ray cluster, on this machine or on many.
+"""Runs the experiments of a study as tasks of a Ray cluster, on one or several machines.
 
-The queue, the retries and the machines are Ray's. A task is what
-:class:`~gift_fast.studies.run.LocalRunner` does for one experiment, with the same function, and all
-that it leaves behind is in the folder of the runs, which the machines share:
+Ray provides the queue and the retries. A task calls the same function as
+:class:`~gift_fast.studies.run.LocalRunner` does for one experiment, and writes its files to the
+output folder, which all machines share:
 
-- What an experiment needs, its teachers and its set, is made by tasks of its own, each once.
-- A task whose worker dies, with its machine or without, is run again on another (``RETRIES``), and
-  the run is resumed from its checkpoint. A worker that receives SIGTERM saves its state first.
-- When the driver is interrupted, it cancels the tasks and gives them ``GRACE`` seconds, in which
-  every running one saves its state at the next step.
-- A run with a result is not begun. A worker that was given up but lives on, behind a network that
-  broke, may train a run that another has taken over. Every file is replaced whole, and its name
-  follows from configuration and inputs: what is left is the result of one of the two, and either is
-  right. On CPUs with the same number of threads they are the same to the bit.
-- A run that raises stops no other.
+- Teachers and sets are created once, by separate tasks.
+- If a worker or its machine dies, its task is retried on another worker (``RETRIES``), which
+  resumes the run from its checkpoint. A worker that receives SIGTERM saves its state first.
+- If the driver is interrupted, it cancels the tasks and waits up to ``GRACE`` seconds, in which
+  each running task saves its state at the next step.
+- A run that has a result is not started. After a network failure, two workers may train the same
+  run. This is safe: files are replaced atomically, their names are determined by configuration and
+  inputs, and both results are valid. On CPUs with the same number of threads, they have the same
+  bits.
+- A run that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from gift_fast.studies.cluster import Cluster
 from gift_fast.studies.failures import Failure, RunsFailed
 from gift_fast.studies.manifest import Finished, Record, title_of
 from gift_fast.studies.ray_tasks import (
-    Site,
-    look_over,
+    WorkerContext,
     make_labels,
     make_set,
     make_teacher,
+    plan_set,
     train,
 )
 from gift_fast.studies.run import PlannedRun, groups_of, teacher_accuracies
@@ -50,38 +50,37 @@ from gift_fast.studies.shared_labels import remove, shared
 from gift_fast.studies.study import Experiment, Study
 
 RETRIES = 3
-"""How often a task is run again when its worker has died. An exception is not a reason: it would
-be raised again."""
+"""Maximum number of retries of a task whose worker has died. Exceptions are not retried."""
 
 REFRESH = 1.0
-"""Seconds between two looks at the board."""
+"""Seconds between two polls of the board."""
 
 GRACE = 60.0
-"""Seconds that canceled tasks have to save their runs. One step and one write take less."""
+"""Seconds that canceled tasks have to save their state, which takes one step and one write."""
 
-PATIENCE = 10.0
-"""Seconds that the board has to answer; it takes some to start on a busy machine."""
+BOARD_TIMEOUT = 10.0
+"""Seconds to wait for the board, which takes some time to start on a busy machine."""
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-"""The escape sequences of colors in a terminal."""
+ANSI_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+"""Escape sequences of terminal colors."""
 
 
 def board_of(cluster: Cluster) -> Any:
-    """A new board, in an actor beside the driver: it takes no core, and dies with the driver."""
+    """Start a board in an actor on the driver's machine, which uses no core and ends with it."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = cluster.ray.get_runtime_context().get_node_id()
-    beside = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
-    return cluster.ray.remote(num_cpus=0, scheduling_strategy=beside)(Board).remote()
+    node = cluster.ray.get_runtime_context().get_node_id()
+    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return cluster.ray.remote(num_cpus=0, scheduling_strategy=strategy)(Board).remote()
 
 
 class RayRunner:
     """Runs experiments as tasks of a cluster.
 
     Args:
-        cluster: that this process is connected to.
-        study: that the experiments are of.
-        context: where teachers and results are, for all machines alike; see
+        cluster: the connected cluster.
+        study: the study.
+        context: the folders and the device, the same on all machines; see
             :class:`~gift_fast.studies.run.LocalRunner`.
         sets: folder of the published sets; None if all sets are generated.
     """
@@ -93,7 +92,7 @@ class RayRunner:
         self.study = study
         self.force = context.force
         self.quiet = context.quiet
-        # The driver removes what is to be repeated: a task that is run again is to go on.
+        # With --force, the driver removes old results; a retried task must resume its run.
         self.context = replace(
             context,
             out=context.out.absolute(),
@@ -102,26 +101,26 @@ class RayRunner:
             force=False,
         )
         self.folder = None if sets is None else sets.absolute()
-        self.site = Site(cluster.cpus, os.getcwd(), board_of(cluster))
-        # The tasks that make what runs need, each given to the cluster once.
+        self.worker = WorkerContext(cluster.cpus, os.getcwd(), board_of(cluster))
+        # The tasks for teachers and sets, each submitted once.
         self.teachers: dict[Path, Any] = {}
         self.sets: dict[SetSource, Any] = {}
-        self.begun: set[str] = set()
+        self.started: set[str] = set()
 
     def __call__(self, experiments: Sequence[Experiment]) -> list[Finished]:
-        """Run what has not been run, and gives all results in the order of the experiments.
+        """Run unfinished experiments, and return all results in the order of the experiments.
 
         Raises:
-            OSError: the folder of the results cannot be written.
-            RunsFailed: some runs have failed, after all others have ended.
+            OSError: the output folder cannot be written.
+            RunsFailed: some runs failed; raised after all others have ended.
         """
         driver = replace(self.context, device="cpu")  # the GPUs are for the tasks
         check_writable(self.context.out, driver.accelerator(experiments[0].config))
         with show_overview(len(experiments), quiet=self.quiet) as overview:
             batch = Batch(self, experiments, overview)
             try:
-                while batch.goes_on:
-                    batch.take_next()
+                while batch.is_running:
+                    batch.step()
             except KeyboardInterrupt as error:
                 stop = as_interrupted(error)
                 stop.details.append(batch.cancel())
@@ -131,34 +130,34 @@ class RayRunner:
         return [Finished(each, batch.results[batch.files[each]]) for each in experiments]
 
     def submit(self, function: Callable[..., Any], name: str, *arguments: Any) -> Any:
-        """Return a function to the cluster, with the share of a machine that a run has."""
+        """Submit a task with the resources of a run."""
         cluster = self.cluster
-        share = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
-        task = cluster.ray.remote(max_retries=RETRIES, **share)(function)
-        return task.options(name=name).remote(self.site, *arguments)
+        resources = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
+        task = cluster.ray.remote(max_retries=RETRIES, **resources)(function)
+        return task.options(name=name).remote(self.worker, *arguments)
 
     def submit_set(self, source: SetSource) -> Any:
-        """The task that returns the path of a set; it follows those that train its teachers."""
+        """Submit the task that returns the path of a set, after those that train its teachers."""
         if source not in self.sets:
             teachers = []
             for teacher in self.study.teachers_of(source):
                 path = teacher_path(self.context, source.sized_dataset, teacher)
                 if path not in self.teachers:
-                    made = (self.study, source, teacher, self.context)
-                    self.teachers[path] = self.submit(make_teacher, path.stem, *made)
+                    arguments = (self.study, source, teacher, self.context)
+                    self.teachers[path] = self.submit(make_teacher, path.stem, *arguments)
                 teachers.append(self.teachers[path])
-            read = (self.study, source, self.context, self.folder)
-            self.sets[source] = self.submit(make_set, source.name, *read, *teachers)
+            settings = (self.study, source, self.context, self.folder)
+            self.sets[source] = self.submit(make_set, source.name, *settings, *teachers)
         return self.sets[source]
 
 
 class Batch:
-    """The experiments of one call of a runner, until the last has ended.
+    """The experiments of one call of a runner, until all of them have ended.
 
     Args:
-        runner: that was called.
-        experiments: with which it was.
-        overview: shows how far they are.
+        runner: the runner.
+        experiments: the experiments.
+        overview: displays the progress.
     """
 
     def __init__(
@@ -170,24 +169,24 @@ class Batch:
         self.files: dict[Experiment, str] = {}
         self.results: dict[str, RunResult] = {}
         self.failures: list[Failure] = []
-        # What the cluster has been given, by the task's reference.
+        # The submitted tasks, by reference.
         self.groups: dict[Any, list[Experiment]] = {}
         self.runs: dict[Any, Experiment] = {}
-        self.labels: dict[Path, set[str]] = {}  # the files of the runs that replay them
+        self.labels: dict[Path, set[str]] = {}  # folder -> files of the runs that replay it
         self.left: dict[str, tuple[int, int]] = {}
         for group in groups_of(experiments):
             path = runner.submit_set(group[0].source)
             name = f"read {group[0].source.name}"
-            self.groups[runner.submit(look_over, name, group, runner.context, path)] = group
+            self.groups[runner.submit(plan_set, name, group, runner.context, path)] = group
 
     @property
-    def goes_on(self) -> bool:
-        """Whether something has not ended."""
+    def is_running(self) -> bool:
+        """Whether a task has not ended."""
         return bool(self.groups or self.runs)
 
-    def take_next(self) -> None:
-        """Wait for a task to end, for a moment, and takes in what has come."""
-        ray, board = self.runner.cluster.ray, self.runner.site.board
+    def step(self) -> None:
+        """Wait up to ``REFRESH`` seconds for tasks to end, and process their results."""
+        ray, board = self.runner.cluster.ray, self.runner.worker.board
         ended, _ = ray.wait([*self.groups, *self.runs], timeout=REFRESH)
         for task in ended:
             group = self.groups.pop(task, None) or [self.runs.pop(task)]
@@ -201,18 +200,24 @@ class Batch:
             else:
                 self.begin(group[0].config, *value)
         try:
-            reading = ray.get(board.read.remote(), timeout=PATIENCE)
-        except ray.exceptions.RayError:  # no run depends on what is shown
+            snapshot = ray.get(board.read.remote(), timeout=BOARD_TIMEOUT)
+        except ray.exceptions.RayError:  # runs do not depend on the display
             return
-        self.overview.update(reading, self.left, known=not self.groups)
+        self.overview.update(snapshot, self.left, known=not self.groups)
 
     def begin(
         self,
-        reads: EvaluationConfig,
+        inputs_config: EvaluationConfig,
         path: Path,
         planned: dict[Experiment, PlannedRun],
     ) -> None:
-        """Return the cluster the runs on a set that was looked over, unless they have finished."""
+        """Submit the unfinished runs of a set that has been read.
+
+        Args:
+            inputs_config: the configuration that the inputs were read with.
+            path: path of the set.
+            planned: the runs on the set.
+        """
         runner = self.runner
         files = {experiment: run.path for experiment, run in planned.items()}
         source = next(iter(planned)).source
@@ -221,49 +226,52 @@ class Batch:
         labeled: dict[Path, Any] = {}
         for experiment, run in planned.items():
             file = run.path.name
-            again = file in self.files.values()  # under other names, the same run
+            is_repeated = file in self.files.values()  # the same run as another experiment's
             self.files[experiment] = file
-            if runner.force and file not in runner.begun:
+            if runner.force and file not in runner.started:
                 run.path.unlink(missing_ok=True)
                 run.path.with_suffix(".ckpt").unlink(missing_ok=True)
-            runner.begun.add(file)
-            if again:
+            runner.started.add(file)
+            if is_repeated:
                 self.overview.count(done=1)
             elif run.path.exists():
                 self.finish(experiment, read_run(run.path), ", from an earlier call")
             else:
                 title = title_of(experiment)
-                given = (title, run, reads, path, runner.context)
-                folder, waits = run.labels, []
+                arguments = (title, run, inputs_config, path, runner.context)
+                folder, dependencies = run.labels, []
                 if folder is not None and folder in folders:
                     if folder not in labeled:
-                        labeled[folder] = runner.submit(make_labels, folder.name, *given)
+                        labeled[folder] = runner.submit(make_labels, folder.name, *arguments)
                     self.labels.setdefault(folder, set()).add(file)
-                    waits = [labeled[folder]]
-                task = runner.submit(train, title, *given, bool(waits), *waits)
+                    dependencies = [labeled[folder]]
+                task = runner.submit(train, title, *arguments, bool(dependencies), *dependencies)
                 self.runs[task] = experiment
                 assert run.config.epochs is not None
                 self.left[file] = (run.config.epochs, run.images)
 
     def cancel(self) -> str:
-        """Stop all tasks, gives them ``GRACE`` seconds to save, and says how many runs have."""
+        """Cancel all tasks, wait up to ``GRACE`` seconds, and return how many runs were saved."""
         ray, tasks = self.runner.cluster.ray, [*self.groups, *self.runs]
         for task in tasks:
             ray.cancel(task)
         ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=GRACE)
-        # Asked only now, the board also knows of runs that had just begun, and it has forgotten
-        # those that have finished since.
+        # The board is read after the wait, so that it includes runs that had just started and
+        # excludes runs that have finished meanwhile.
         try:
-            reading = ray.get(self.runner.site.board.read.remote(), timeout=PATIENCE)
+            snapshot = ray.get(self.runner.worker.board.read.remote(), timeout=BOARD_TIMEOUT)
         except ray.exceptions.RayError:
-            return f"{len(ended)} of {len(tasks)} tasks have stopped; how many ran is unknown"
-        begun = reading.standings
-        running = {task for task, each in self.runs.items() if self.files[each] in begun}
+            return (
+                f"{len(ended)} of {len(tasks)} tasks have stopped; the number of running runs is "
+                "unknown"
+            )
+        started = snapshot.runs
+        running = {task for task, each in self.runs.items() if self.files[each] in started}
         saved = len(running.intersection(ended))
         return f"{saved} of {len(running)} running runs saved their state"
 
     def finish(self, experiment: Experiment, result: RunResult, remark: str = "") -> None:
-        """Keep the result of a run."""
+        """Store the result of a run."""
         file = self.files[experiment]
         self.results[file] = result
         self.left.pop(file, None)
@@ -273,7 +281,7 @@ class Batch:
         self.overview.count(done=1, line=line)
 
     def release(self, file: str) -> None:
-        """Remove labels that no other run is to replay."""
+        """Remove the labels of a run, unless another run still needs them."""
         for folder, files in self.labels.items():
             if file in files:
                 files.remove(file)
@@ -281,9 +289,9 @@ class Batch:
                     remove(folder)
 
     def fail(self, group: Sequence[Experiment], error: Exception) -> None:
-        """Keep why experiments have no result, and tells the board, since no worker will.
+        """Record the failure of experiments, and remove them from the board.
 
-        A full disk is raised again: no other run could be kept either.
+        A full disk is raised, because no other run could be saved.
         """
         cause = cause_of(error)
         if cause is not None and is_disk_full(cause):
@@ -295,12 +303,12 @@ class Batch:
             if file is not None:
                 self.left.pop(file, None)
                 self.release(file)
-                self.runner.site.board.end.remote(file)
+                self.runner.worker.board.end.remote(file)
             self.overview.count(failed=1, line=f"{failure.title}: failed: {failure.reason}")
 
 
 def cause_of(error: Exception) -> Exception | None:
-    """What a task, or a task that it followed, has raised; None where its worker has died."""
+    """The exception that a task or one of its dependencies raised; None if its worker died."""
     cause: Exception | None = getattr(error, "cause", None)
     while getattr(cause, "cause", None) is not None:
         cause = getattr(cause, "cause", None)
@@ -308,11 +316,11 @@ def cause_of(error: Exception) -> Exception | None:
 
 
 def failure_of(title: str, error: Exception) -> Failure:
-    """Why a task has no result: what it raised, or the end of its worker."""
+    """The failure of a task: its exception, or the loss of its worker."""
     cause = cause_of(error)
-    if cause is None:  # of Ray: the worker or its machine was lost, again and again
+    if cause is None:  # the worker was lost in every retry
         reason = str(error).strip().splitlines()[0]
         return Failure(title, f"{reason} (tried {1 + RETRIES} times)")
     failure = Failure.of(title, cause)
-    # The error was sent without its traceback; Ray's message holds it, with colors.
-    return replace(failure, trace=COLOUR.sub("", str(error))) if failure.trace else failure
+    # The exception was sent without its traceback; Ray's message contains it, with colors.
+    return replace(failure, trace=ANSI_COLOR.sub("", str(error))) if failure.trace else failure

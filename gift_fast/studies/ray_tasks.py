@@ -1,4 +1,4 @@
-"""What a worker of a Ray cluster does: make a teacher or a set, read a set, train a student."""
+"""The tasks of a Ray worker: train a teacher, generate or read a set, label, train a student."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from gift_fast.studies.study import Experiment, Study
 
 
 @dataclass(frozen=True)
-class Site:
-    """What a worker has to know of the driver.
+class WorkerContext:
+    """What a worker needs to know of the driver.
 
     Attributes:
-        threads: of torch.
-        folder: from which the command was called; the user's own losses are imported from there.
-        board: where it tells of its run.
+        threads: number of torch threads.
+        folder: current folder of the driver, from which user-defined losses are imported.
+        board: handle of the board, to which the worker reports.
     """
 
     threads: int
@@ -51,10 +51,10 @@ class Site:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Make the worker's process like the driver's, and stops at a signal as it does.
+        """Set up the process of the worker and handle signals within the block.
 
-        The driver cancels by a SIGINT. A SIGTERM takes away the worker or its machine: then the
-        worker's process ends, so that Ray gives the task to another.
+        The driver cancels tasks by SIGINT. SIGTERM means that the worker or its machine is being
+        shut down: the process exits, so that Ray retries the task on another worker.
         """
         torch.set_num_threads(self.threads)
         if self.folder not in sys.path:
@@ -67,96 +67,103 @@ class Site:
                     os._exit(stop.status)
                 raise
 
-    def shown(self, context: RunContext, key: str) -> RunContext:
-        """The context with the progress of one run told to the driver's board."""
+    def reporting(self, context: RunContext, key: str) -> RunContext:
+        """The context with its progress reported to the board."""
         return replace(context, progress=Reporter(self.board, key))
 
 
 @lru_cache(maxsize=1)
-def kept_inputs(config: EvaluationConfig, path: Path, context: RunContext) -> Inputs:
-    """What :func:`read_inputs` gives, kept while a worker trains on the same set."""
+def cached_inputs(config: EvaluationConfig, path: Path, context: RunContext) -> Inputs:
+    """The result of :func:`read_inputs`, cached while a worker trains on the same set."""
     return read_inputs(config, path, context)
 
 
 def make_teacher(
-    site: Site, study: Study, source: SetSource, teacher: str, context: RunContext
+    worker: WorkerContext, study: Study, source: SetSource, teacher: str, context: RunContext
 ) -> None:
-    """A task: trains a teacher where there are no weights of it."""
+    """Task: train a teacher, unless its weights exist."""
     path = teacher_path(context, source.sized_dataset, teacher)
-    with site.entered():
-        train_missing_teacher(study, source, teacher, site.shown(context, path.stem))
+    with worker.entered():
+        train_missing_teacher(study, source, teacher, worker.reporting(context, path.stem))
 
 
 def make_set(
-    site: Site, study: Study, source: SetSource, context: RunContext, sets: Path | None, *_: None
+    worker: WorkerContext,
+    study: Study,
+    source: SetSource,
+    context: RunContext,
+    sets: Path | None,
+    *_: None,
 ) -> Path:
-    """A task: returns the path of a set, which it first generates if necessary.
+    """Task: generate a set if necessary, and return its path.
 
-    What follows ``sets`` is nothing: the tasks of the teachers, for which Ray waits.
+    Further arguments are the tasks that train the teachers, on which this task depends.
     """
     key = f"{source.name} {source.seed}"
-    with site.entered():
-        return prepare(study, source, site.shown(context, key), sets)
+    with worker.entered():
+        return prepare(study, source, worker.reporting(context, key), sets)
 
 
-def look_over(
-    site: Site, group: Sequence[Experiment], context: RunContext, path: Path
+def plan_set(
+    worker: WorkerContext, group: Sequence[Experiment], context: RunContext, path: Path
 ) -> tuple[Path, dict[Experiment, PlannedRun]]:
-    """A task: reads a set, and gives its path and the runs on it."""
+    """Task: read a set, and return its path and the runs on it."""
     if not context.out.is_dir():
         raise OSError(
-            f"{context.out} must be a folder that all machines share, {platform.node()} has none"
+            f"{context.out} must be a folder that all machines share; it does not exist on "
+            f"{platform.node()}"
         )
-    with site.entered():
-        inputs = kept_inputs(group[0].config, path, context)
+    with worker.entered():
+        inputs = cached_inputs(group[0].config, path, context)
         return path, plan_group(group, inputs, context)
 
 
 def train(
-    site: Site,
+    worker: WorkerContext,
     title: str,
     run: PlannedRun,
-    reads: EvaluationConfig,
+    inputs_config: EvaluationConfig,
     path: Path,
     context: RunContext,
     replays: bool = False,
     *_: None,
 ) -> RunResult:
-    """A task: one student, from its file or its checkpoint where another worker has left one.
+    """Task: train one student, or resume from the checkpoint of another worker.
 
     Args:
-        site: of the driver.
-        title: of the run.
-        run: what to train.
-        reads: a configuration with the same inputs, by which they were read before.
-        path: of the set.
-        context: where everything else is.
-        replays: whether labels are shared with other runs; what follows is nothing, the task that
-            has written them, for which Ray waits.
+        worker: the context of the worker.
+        title: title of the run.
+        run: the run.
+        inputs_config: the configuration that the inputs were read with; it determines the same
+            inputs as the configuration of the run.
+        path: path of the set.
+        context: the folders and the device.
+        replays: whether to replay labels that are shared with other runs. Further arguments are the
+            task that writes them, on which this task depends.
     """
-    with site.entered():
-        inputs = kept_inputs(reads, path, context)
+    with worker.entered():
+        inputs = cached_inputs(inputs_config, path, context)
         if run_path(context.out, run.config, inputs.digests_of(run.config)) != run.path:
             raise OSError(
-                f"{path}, the teachers and the dataset must be the same for all machines and as "
-                f"long as the study runs; {platform.node()} reads others than were looked over"
+                f"{path}, the teachers and the dataset must be the same on all machines and must "
+                f"not change while the study runs; {platform.node()} has read different ones"
             )
-        shown = site.shown(context, run.path.name)
-        return run_planned(run, inputs, shown, title=title, replays=replays)
+        context = worker.reporting(context, run.path.name)
+        return run_planned(run, inputs, context, title=title, replays=replays)
 
 
 def make_labels(
-    site: Site,
+    worker: WorkerContext,
     title: str,
     run: PlannedRun,
-    reads: EvaluationConfig,
+    inputs_config: EvaluationConfig,
     path: Path,
     context: RunContext,
 ) -> None:
-    """A task: writes the labels that several runs share; the arguments are those of one of them."""
+    """Task: write the labels that several runs share; the arguments are those of one run."""
     assert run.labels is not None
-    with site.entered():
-        inputs = kept_inputs(reads, path, context)
-        shown = site.shown(context, run.labels.name)
-        with labels_of(run.labels, run.config, inputs, shown, title):
-            shown.progress.end("labels written")
+    with worker.entered():
+        inputs = cached_inputs(inputs_config, path, context)
+        context = worker.reporting(context, run.labels.name)
+        with labels_of(run.labels, run.config, inputs, context, title):
+            context.progress.end("labels written")

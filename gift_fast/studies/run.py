@@ -1,7 +1,7 @@
-"""Runs a study: teachers, generated sets, students.
+"""Running a study: teachers, generated sets and students.
 
-Everything that has finished is read and not repeated, and the run in progress is resumed from its
-checkpoint, so the same command resumes a study that was interrupted.
+Finished runs are read and not repeated, and an unfinished run resumes from its checkpoint, so the
+same command resumes an interrupted study.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from gift_fast.data.datasets import load_dataset
 from gift_fast.data.distilled import write_distilled
 from gift_fast.data.distilled.native import is_pair
-from gift_fast.distillation import distill, is_complete
+from gift_fast.distillation import distill, is_made
 from gift_fast.distillation.selection import select_crops
 from gift_fast.evaluation.audit import audit_of, warn_of
 from gift_fast.evaluation.config import EvaluationConfig, ResolvedEvaluationConfig, TeacherConfig
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
 def split_by_presence(
     experiments: Sequence[Experiment], sets: Path | None
 ) -> tuple[list[Experiment], list[str]]:
-    """The experiments whose sets are there or can be made, and the names of the other sets.
+    """The experiments whose sets exist or can be generated, and the names of missing sets.
 
     Args:
-        experiments: of a study.
+        experiments: the experiments of a study.
         sets: folder of the published sets; None if all sets are generated.
     """
     missing = [
         source.name
         for source in dict.fromkeys(experiment.source for experiment in experiments)
-        if not source.generated and not (sets is not None and holds(sets / source.name))
+        if not source.generated and not (sets is not None and has_set(sets / source.name))
     ]
     present = [
         experiment
@@ -64,8 +64,8 @@ def split_by_presence(
     return present, missing
 
 
-def holds(path: Path) -> bool:
-    """Whether a path is a set's folder, or the common name of the two files of a set."""
+def has_set(path: Path) -> bool:
+    """Whether a path is the folder of a set, or the common stem of the two files of a set."""
     return path.exists() or is_pair(path)
 
 
@@ -73,37 +73,36 @@ def run_study(
     study: Study,
     experiments: Sequence[Experiment],
     run: Runner,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> list[Finished]:
-    """Run a study: at its own settings and, where it is tuned, the trials and what they choose.
+    """Run a study: the protocol's hyperparameters and, if it has tuning, trials and tuned runs.
 
     Args:
-        study: that the experiments are of.
-        experiments: at the study's settings, whose sets are there or can be made, see
+        study: the study.
+        experiments: its experiments, whose sets exist or can be generated; see
             :func:`split_by_presence`.
-        run: runs what has not been run, such as :class:`LocalRunner`.
-        tell: takes a line at the beginning of each part of a tuned study; a part has progress of
-            its own.
+        run: the runner, such as :class:`LocalRunner`.
+        log: called with a message before each part of a study with tuning or baselines.
 
     Returns:
-        All results: of the experiments in their order, of the trials, of the tuned experiments, of
-        the baselines.
+        The results of the experiments in their order, of the trials, of the tuned experiments and
+        of the baselines.
 
     Raises:
-        RunsFailed: runs have failed; all that do not depend on them have been run.
-        ValueError: there is no experiment.
+        RunsFailed: some runs failed; all runs that do not depend on them have been run.
+        ValueError: there are no experiments.
     """
     if not experiments:
-        raise ValueError(f"the study {study.name} must have a run, got none")
+        raise ValueError(f"the study {study.name} must have at least one run, got none")
     if not study.baselines:
-        return run_parts(study, experiments, run, tell)
+        return run_parts(study, experiments, run, log)
     failed, finished = None, []
     try:
-        finished = run_parts(study, experiments, run, tell)
-    except RunsFailed as error:  # no baseline depends on it
+        finished = run_parts(study, experiments, run, log)
+    except RunsFailed as error:  # baselines do not depend on these runs
         failed = error
     baselines = baseline_experiments(experiments)
-    tell(f"baselines: {len(baselines)} runs")
+    log(f"baselines: {len(baselines)} runs")
     finished += run(baselines)
     if failed is not None:
         raise failed
@@ -111,33 +110,32 @@ def run_study(
 
 
 def run_parts(
-    study: Study, experiments: Sequence[Experiment], run: Runner, tell: Callable[[str], None]
+    study: Study, experiments: Sequence[Experiment], run: Runner, log: Callable[[str], None]
 ) -> list[Finished]:
-    """The experiments and, if the study is tuned, the trials and what they choose."""
+    """Run the experiments and, if the study has tuning, the trials and the tuned experiments."""
     if study.tuning is None:
         return run(experiments)
     failed, finished = None, []
-    tell(f"part 1 of 3: {len(experiments)} runs at the study's own settings")
+    log(f"part 1 of 3: {len(experiments)} runs with the protocol's hyperparameters")
     try:
         finished = run(experiments)
-    except RunsFailed as error:  # no trial depends on it
+    except RunsFailed as error:  # trials do not depend on these runs
         failed = error
-    tell("part 2 of 3: trials; rates are added where a curve still rises at an end")
+    log("part 2 of 3: trials; the grid is extended if accuracy still rises at one of its ends")
     trials, choices = tune(experiments, study.tuning, run)
-    tell(f"part 3 of 3: {len(experiments)} runs at what {len(trials)} trials have chosen")
-    again = run(tuned(experiments, choices))
+    log(f"part 3 of 3: {len(experiments)} runs with hyperparameters from {len(trials)} trials")
+    finished_tuned = run(tuned(experiments, choices))
     if failed is not None:
         raise failed
-    return [*finished, *trials, *again]
+    return [*finished, *trials, *finished_tuned]
 
 
 class LocalRunner:
-    """Runs experiments in this process, or in all that `accelerate launch` has started.
+    """Runs experiments in this process, or in all processes of `accelerate launch`.
 
     Args:
-        study: that the experiments are of.
-        context: where teachers and results are. Generated sets are in ``sets`` under
-            its folder of results.
+        study: the study.
+        context: the folders and the device. Generated sets are in ``sets`` in its output folder.
         sets: folder of the published sets; None if all sets are generated.
     """
 
@@ -147,19 +145,19 @@ class LocalRunner:
         self.sets = sets
 
     def __call__(self, experiments: Sequence[Experiment]) -> list[Finished]:
-        """Run what has not been run, and gives all results in the order of the experiments.
+        """Run unfinished experiments, and return all results in the order of the experiments.
 
         Raises:
-            OSError: the folder of the results cannot be written.
-            RunsFailed: some runs have failed, after all others have been run.
+            OSError: the output folder cannot be written.
+            RunsFailed: some runs failed; raised after all others have been run.
         """
         context = self.context
         accelerator = context.accelerator(experiments[0].config)
         check_writable(context.out, accelerator)
         record = Record(context.out, self.study, experiments)
         sources = {experiment.source for experiment in experiments}
-        made = sum(source.generated for source in sources)
-        stages = missing_teachers(self.study, sources, context) + made + len(experiments)
+        generated = sum(source.generated for source in sources)
+        stages = missing_teachers(self.study, sources, context) + generated + len(experiments)
         results: dict[Experiment, RunResult] = {}
         failures: list[Failure] = []
         paths: dict[SetSource, Path] = {}
@@ -178,33 +176,45 @@ class LocalRunner:
                     files = {experiment: run.path for experiment, run in planned.items()}
                     record.add(files, teacher_accuracies(self.study, source, context))
                 accelerator = context.accelerator(group[0].config)
-                replayed = {} if context.force else runs_by_labels(planned)
-                for experiment, run in planned.items():
-                    title = title_of(experiment)
-                    try:
-                        results[experiment] = run_planned(
-                            run, inputs, context, title=title, replays=run.labels in replayed
-                        )
-                    except Exception as error:
-                        failures += failures_of([experiment], error, accelerator)
-                        context.progress.begin(title, 1)
-                        context.progress.end("failed")
-                    if run.labels is not None and run.labels in replayed:
-                        replayed[run.labels].discard(experiment)
-                        if not replayed[run.labels]:
-                            remove(run.labels)
+                self.run_group(planned, inputs, context, accelerator, results, failures)
         if failures:
             raise RunsFailed(failures, done=len(results))
         return [Finished(experiment, results[experiment]) for experiment in experiments]
+
+    def run_group(
+        self,
+        planned: Mapping[Experiment, PlannedRun],
+        inputs: Inputs,
+        context: RunContext,
+        accelerator: Accelerator,
+        results: dict[Experiment, RunResult],
+        failures: list[Failure],
+    ) -> None:
+        """Run experiments with the same inputs; add to ``results`` and ``failures``."""
+        replays = {} if context.force else runs_by_labels(planned)
+        for experiment, run in planned.items():
+            title = title_of(experiment)
+            try:
+                results[experiment] = run_planned(
+                    run, inputs, context, title=title, replays=run.labels in replays
+                )
+            except Exception as error:
+                failures += failures_of([experiment], error, accelerator)
+                context.progress.begin(title, 1)
+                context.progress.end("failed")
+            if run.labels is not None and run.labels in replays:
+                replays[run.labels].discard(experiment)
+                if not replays[run.labels]:
+                    remove(run.labels)
 
 
 def failures_of(
     group: Sequence[Experiment], error: Exception, accelerator: Accelerator
 ) -> list[Failure]:
-    """What an error stops.
+    """The failures of experiments that an error prevents.
 
-    It is raised again where other processes would wait for this one, and where no other run could
-    be kept either, since the disk is full.
+    The error is raised again if other processes would wait for this one, or if the disk is full, so
+    that no other run could be saved.
     """
     if accelerator.num_processes > 1 or is_disk_full(error):
         raise error
@@ -212,21 +222,21 @@ def failures_of(
 
 
 def groups_of(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
-    """The experiments, each once, those together that are run on the same inputs."""
+    """The distinct experiments, grouped by their inputs."""
     groups: dict[Hashable, list[Experiment]] = {}
     for experiment in dict.fromkeys(experiments):
-        groups.setdefault(reads_of(experiment), []).append(experiment)
+        groups.setdefault(inputs_key(experiment), []).append(experiment)
     return list(groups.values())
 
 
-def reads_of(experiment: Experiment) -> Hashable:
-    """What an experiment reads: experiments with the same are run on the same loaded inputs."""
+def inputs_key(experiment: Experiment) -> Hashable:
+    """The key of an experiment's inputs; experiments with the same key share loaded inputs."""
     config = experiment.config
     return (experiment.source, config.dataset, config.tested_on, config.teachers)
 
 
 def prepare(study: Study, source: SetSource, context: RunContext, sets: Path | None) -> Path:
-    """Train missing teachers of a set, generates the set if necessary, and returns its path."""
+    """Train missing teachers of a set, generate the set if necessary, and return its path."""
     for teacher in study.teachers_of(source):
         train_missing_teacher(study, source, teacher, context)
     if not source.generated:
@@ -239,21 +249,21 @@ def prepare(study: Study, source: SetSource, context: RunContext, sets: Path | N
 
 
 def read_inputs(config: EvaluationConfig, path: Path, context: RunContext) -> Inputs:
-    """What runs with this configuration and the set at ``path`` read."""
+    """Load the inputs of runs with this configuration and the set at ``path``."""
     job = EvaluationJob(config=config, data=path)
     return load_inputs(job, context, context.accelerator(config).device)
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run whose inputs are known.
+    """A run whose inputs have been loaded.
 
     Attributes:
-        config: resolved on its set.
-        images: of an epoch.
-        path: of its result.
-        labels: folder of the labels that it can share with other runs; None where its teachers
-            must label online.
+        config: the resolved configuration.
+        images: images per epoch.
+        path: path of its result.
+        labels: folder of the labels that it can share with other runs; None if the teachers must be
+            online.
     """
 
     config: ResolvedEvaluationConfig
@@ -265,10 +275,10 @@ class PlannedRun:
 def plan_group(
     group: Sequence[Experiment], inputs: Inputs, context: RunContext
 ) -> dict[Experiment, PlannedRun]:
-    """The runs of experiments that read the same, see :func:`reads_of`; looks over their set.
+    """Plan the runs of experiments with the same inputs, and audit their set.
 
     Raises:
-        ValueError: a configuration and what it is to be run on disagree.
+        ValueError: a configuration does not match the inputs.
     """
     accelerator = context.accelerator(group[0].config)
     if not group[0].source.generated and accelerator.is_main_process:
@@ -284,7 +294,7 @@ def plan_group(
 
 
 def runs_by_labels(planned: Mapping[Experiment, PlannedRun]) -> dict[Path, set[Experiment]]:
-    """The unfinished runs that replay labels, by the folder of these."""
+    """The unfinished runs that replay shared labels, by the folder of the labels."""
     folders = shared((run.labels, run.path) for run in planned.values())
     return {
         folder: {e for e, run in planned.items() if run.labels == folder and not run.path.exists()}
@@ -295,7 +305,7 @@ def runs_by_labels(planned: Mapping[Experiment, PlannedRun]) -> dict[Path, set[E
 def run_planned(
     run: PlannedRun, inputs: Inputs, context: RunContext, *, title: str, replays: bool
 ) -> RunResult:
-    """The result of a run, which is trained with shared labels if it ``replays`` and is to be."""
+    """Train a run, with shared labels if ``replays``, or read its result if it has finished."""
     if not replays or run.labels is None or run.path.exists():
         return run_student(run.config, inputs, context, title=title)
     with labels_of(run.labels, run.config, inputs, context, title) as labels:
@@ -303,7 +313,7 @@ def run_planned(
 
 
 def missing_teachers(study: Study, sources: Iterable[SetSource], context: RunContext) -> int:
-    """How many teachers have to be trained."""
+    """The number of teachers that have to be trained."""
     paths = {
         teacher_path(context, source.sized_dataset, teacher)
         for source in sources
@@ -313,7 +323,7 @@ def missing_teachers(study: Study, sources: Iterable[SetSource], context: RunCon
 
 
 def teacher_accuracies(study: Study, source: SetSource, context: RunContext) -> dict[str, float]:
-    """Top-1 of a set's teachers, percent, by the names of their files, where the files have it."""
+    """Top-1 of a set's teachers in percent, by file name, if their files have it."""
     found = {}
     for teacher in study.teachers_of(source):
         path = teacher_path(context, source.sized_dataset, teacher)
@@ -327,7 +337,7 @@ def teacher_accuracies(study: Study, source: SetSource, context: RunContext) -> 
 def train_missing_teacher(
     study: Study, source: SetSource, teacher: str, context: RunContext
 ) -> None:
-    """Train a teacher of which there are no weights; a file that is there is taken as it is."""
+    """Train a teacher unless its weights exist; existing weights are not checked."""
     if teacher_path(context, source.sized_dataset, teacher).exists():
         return
     settings = {**study.teacher, "dataset": source.sized_dataset, "model": teacher}
@@ -337,9 +347,9 @@ def train_missing_teacher(
 
 
 def generated_set(source: SetSource, context: RunContext, accelerator: Accelerator) -> Path:
-    """The path of a generated set; generates it with its teacher if it is missing.
+    """Generate a set unless it exists, and return its path.
 
-    The name holds a digest of the teacher: another teacher makes another set.
+    The name contains a digest of the teacher, since the set depends on it.
     """
     assert source.seed is not None
     context.progress.begin(
@@ -351,8 +361,8 @@ def generated_set(source: SetSource, context: RunContext, accelerator: Accelerat
     digest = fingerprint(teacher.state_dict().values())
     path = context.out / "sets" / f"{source.name}_seed{source.seed}-{digest}"
     outcome = "from an earlier call"
-    if accelerator.is_main_process and not (is_pair(path) or is_complete(path)):
-        outcome = "made"
+    if accelerator.is_main_process and not (is_pair(path) or is_made(path)):
+        outcome = "generated"
         if accelerator.device.type == "cpu":
             keep_freed_memory()
         dataset = load_dataset(source.sized_dataset, context.data_root)

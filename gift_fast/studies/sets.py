@@ -1,4 +1,4 @@
-"""The distilled sets of a study, and what follows from how they were made."""
+"""The distilled sets of a study, and the properties of their methods."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from dataclasses import dataclass
 
 from gift_fast.evaluation.rules import paper_dataset
 from gift_fast.files import spec
-from gift_fast.files.record_names import recorded
+from gift_fast.files.record_names import record_name
 from gift_fast.studies.published import FORMATS
 from gift_fast.studies.published import NATIVE_LOSSES as PUBLISHED_LOSSES
 
 RANDOM = "random"
-"""The method of random training images, see :mod:`gift_fast.studies.baselines`."""
+"""The method for random training images; see :mod:`gift_fast.studies.baselines`."""
 
 SELECTED = "selected"
-"""The default method of generated sets, :func:`select_crops`."""
+"""The default method for generated sets, :func:`select_crops`."""
 
 NATIVE_LOSSES = {
     **{FORMATS[method]: loss for method, loss in PUBLISHED_LOSSES.items()},
-    SELECTED: "kl",  # as RDED, whose idea it takes
+    SELECTED: "kl",  # as for RDED, on which it is based
 }
-"""What ``native`` stands for: the loss that a method's authors train with."""
+"""The loss that ``native`` refers to: the one that a method's authors train with."""
 
 LEARNED_LABELS = ("datm",)
-"""Methods whose sets hold their own soft labels; the others' sets need a teacher."""
+"""Methods whose sets include learned soft labels; all other sets need a teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetSource:
-    """A distilled set, by what it is called.
+    """The identification of a distilled set.
 
     Attributes:
-        dataset: of whose classes it is: a name in ``DATASETS``.
-        method: that made it; ``selected`` is always generated.
+        dataset: the real dataset, a name in ``DATASETS``.
+        method: the distillation method; ``selected`` is always generated.
         ipc: images per class.
-        network: that it was distilled on; it is the teacher too.
-        seed: of a generated set; None for a published one.
+        network: the network that it was distilled on, which is also the teacher.
+        seed: seed of a generated set; None for a published set.
     """
 
     dataset: str
@@ -46,16 +46,16 @@ class SetSource:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dataset", recorded(self.dataset))
+        object.__setattr__(self, "dataset", record_name(self.dataset))
 
     @property
     def generated(self) -> bool:
-        """Whether it is generated, and not read from files."""
+        """Whether the set is generated, as opposed to published."""
         return self.method == SELECTED or self.seed is not None
 
     @property
     def name(self) -> str:
-        """Its folder's name: ``{dataset}_{method}_ipc{ipc}``, ``_{network}`` if not a ConvNet.
+        """The name of its folder: ``{dataset}_{method}_ipc{ipc}``, then the network if no ConvNet.
 
         Example:
             >>> SetSource(dataset="cifar100", method="rded", ipc=10, network="convnet3").name
@@ -69,10 +69,10 @@ class SetSource:
 
     @property
     def sized_dataset(self) -> str:
-        """The dataset at the size in which the paper's networks take it."""
+        """The dataset at the input size of the paper's networks."""
         return paper_dataset(self.dataset, self.network)
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """The networks that label its images: none where it holds labels of its own."""
+        """The teachers that label its images; none if it includes learned labels."""
         return () if self.method in LEARNED_LABELS else (self.network,)

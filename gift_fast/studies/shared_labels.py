@@ -1,9 +1,9 @@
-"""Labels that the runs of a study share: written once, replayed by each, then removed.
+"""Labels that several runs of a study share: written once, replayed by each run, then removed.
 
-Runs share labels where the teachers would give them the same batches and the same labels, to the
-bit: the set, the teachers, the seed, augmentation, mixing, batch size, epochs and precision are the
-same, and so are the versions, the device and the number of threads. All logits are stored in
-float32, so that a run has the result, and the name, that it has with its teachers online.
+Runs share labels if online teachers would compute bitwise identical labels for the same batches:
+the set, teachers, seed, augmentation, mixing, batch size, epochs and precision are the same, and so
+are the versions, the device and the number of threads. All logits are stored in float32, so that a
+run has the same result and file name as with online teachers.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 FOLDER = "labels"
-"""In the folder of the runs."""
+"""Name of the subfolder of the output folder."""
 
-FEWEST = 2
-"""Unfinished runs for which labels are stored. Storing them costs less than a second labeling."""
+MIN_RUNS = 2
+"""Minimum number of unfinished runs that share labels: storing costs less than labeling twice."""
 
-REST = 0.5
-"""Seconds between two looks at a lock that another process holds."""
+POLL_INTERVAL = 0.5
+"""Seconds between two attempts to take a lock."""
 
 
 def folder_of(
@@ -54,27 +54,27 @@ def folder_of(
     context: RunContext,
     accelerator: Accelerator,
 ) -> Path | None:
-    """Where the labels of a run are kept, the same for all runs that can share them.
+    """The folder for the labels of a run, the same for all runs that can share them.
 
     Returns:
-        None where the teachers must label online: the loss reads no soft labels, there is no
-        teacher, the run has several processes, the mixing is the user's own, or the labels would
-        take more than ``context.label_limit`` or half of the free disk space.
+        None if the teachers must be online: the loss reads no soft labels, there is no teacher, the
+        run has several processes, the mixing function is user-defined, or the labels would take
+        more than ``context.label_limit`` or half of the free disk space.
     """
-    read = inputs.narrowed(config.classes)
-    alone = accelerator.num_processes == 1
-    if not (read.teachers and alone and build_objective(config.loss).reads_soft_labels):
+    narrowed = inputs.narrowed(config.classes)
+    single = accelerator.num_processes == 1
+    if not (narrowed.teachers and single and build_objective(config.loss).reads_soft_labels):
         return None
     try:
         plan = plan_labels(
             config,
-            read.distilled,
-            read.dataset.num_classes,
-            set_digest=read.digests["distilled"],
-            teacher_digest=read.digests["teachers"],
+            narrowed.distilled,
+            narrowed.dataset.num_classes,
+            set_digest=narrowed.digests["distilled"],
+            teacher_digest=narrowed.digests["teachers"],
             environment=environment_of(accelerator),
         )
-    except TypeError:  # a mixing of the user's own
+    except TypeError:  # the mixing function is user-defined
         return None
     free = shutil.disk_usage(nearest_existing(context.out)).free
     if plan.nbytes > min(context.label_limit * 1e9, free / 2):
@@ -85,25 +85,26 @@ def folder_of(
 
 
 def shared(runs: Iterable[tuple[Path | None, Path]]) -> set[Path]:
-    """The folders of labels that are worth writing, or are there already.
+    """The folders of labels that exist or that at least ``MIN_RUNS`` unfinished runs share.
 
     Args:
-        runs: for every run the folder of its labels, or None, and the file of its result.
+        runs: the folder of the labels, or None, and the file of the result of every run.
     """
-    left = {result: folder for folder, result in runs if folder and not result.exists()}
-    counts = Counter(left.values())
-    return {f for f, runs in counts.items() if runs >= FEWEST or is_label_set(f)}
+    unfinished = {result: folder for folder, result in runs if folder and not result.exists()}
+    counts = Counter(unfinished.values())
+    return {f for f, runs in counts.items() if runs >= MIN_RUNS or is_label_set(f)}
 
 
 @dataclass
 class Lock:
-    """A lock on a label set among the studies that use a folder of runs.
+    """A file lock on a label set, for several studies with the same output folder.
 
-    It is shared while the labels are read, and exclusive while they are written or removed. Where
-    the file system has no locks, several writers write the same, and nothing is removed.
+    It is shared while the labels are read, and exclusive while they are written or removed. If the
+    file system does not support locks, several studies may write the same labels, and labels are
+    not removed.
 
     Args:
-        folder: of the label set; the lock's file stands beside it.
+        folder: folder of the label set; the lock file is next to it.
     """
 
     folder: Path
@@ -112,11 +113,11 @@ class Lock:
         path = self.folder.with_name(f"{self.folder.name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file: IO[bytes] = path.open("ab")
-        self.works = fcntl is not None
+        self.supported = fcntl is not None
 
-    def take(self, *, exclusive: bool, wait: bool = True) -> bool:
-        """Take the lock, or one of this kind in its place; gives whether it is held."""
-        while self.works:
+    def acquire(self, *, exclusive: bool, wait: bool = True) -> bool:
+        """Acquire the lock, or convert it to this kind; return whether it is held."""
+        while self.supported:
             kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
             try:
                 fcntl.flock(self.file, fcntl.LOCK_UN)
@@ -124,15 +125,15 @@ class Lock:
             except BlockingIOError:
                 if not wait:
                     return False
-                time.sleep(REST)
-            except OSError:  # none on this file system
-                self.works = False
+                time.sleep(POLL_INTERVAL)
+            except OSError:  # the file system does not support locks
+                self.supported = False
             else:
                 return True
         return False
 
     def close(self) -> None:
-        """Return the lock back."""
+        """Release the lock."""
         self.file.close()
 
 
@@ -144,31 +145,31 @@ def labels_of(
     context: RunContext,
     title: str,
 ) -> Iterator[LabelSet]:
-    """The labels of a run, which no other study removes meanwhile; writes what is missing.
+    """Yield the labels of a run, locked against removal; missing labels are written first.
 
     Args:
-        folder: see :func:`folder_of`.
-        config: of the run.
-        inputs: with the teachers.
-        context: whose progress follows the labeling.
-        title: of the run.
+        folder: the folder of the labels, see :func:`folder_of`.
+        config: the configuration of the run.
+        inputs: the inputs, with the teachers.
+        context: the context, which displays the progress of labeling.
+        title: the title of the run.
     """
     lock = Lock(folder)
     try:
-        while True:  # others may remove it between the two locks
-            lock.take(exclusive=False)
-            if (labels := whole(folder)) is not None:
+        while True:  # another study may remove the labels while the lock is converted
+            lock.acquire(exclusive=False)
+            if (labels := read_complete(folder)) is not None:
                 break
-            lock.take(exclusive=True)
-            if whole(folder) is None:  # else another has written it meanwhile
+            lock.acquire(exclusive=True)
+            if read_complete(folder) is None:  # otherwise another study has written it meanwhile
                 write(folder, config, inputs, context, title)
         yield labels
     finally:
         lock.close()
 
 
-def whole(folder: Path) -> LabelSet | None:
-    """A label set of which nothing is missing; None where there is none."""
+def read_complete(folder: Path) -> LabelSet | None:
+    """Read a complete label set; None if it is missing or incomplete."""
     try:
         return LabelSet(folder)
     except (OSError, ValueError):
@@ -182,13 +183,13 @@ def write(
     context: RunContext,
     title: str,
 ) -> None:
-    """Write what is missing of a label set."""
-    read = inputs.narrowed(config.classes)
+    """Write the missing parts of a label set."""
+    narrowed = inputs.narrowed(config.classes)
     label_run(
         config,
-        read.dataset,
-        read.distilled,
-        read.teachers,
+        narrowed.dataset,
+        narrowed.distilled,
+        narrowed.teachers,
         folder,
         accelerator=context.accelerator(config),
         tell=Teller(context.progress, f"{title}: labels"),
@@ -196,10 +197,10 @@ def write(
 
 
 def remove(folder: Path) -> None:
-    """Remove a label set that no study in this folder of runs reads."""
+    """Remove a label set unless another study reads it."""
     lock = Lock(folder)
     try:
-        if lock.take(exclusive=True, wait=False):
+        if lock.acquire(exclusive=True, wait=False):
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         lock.close()

@@ -1,11 +1,11 @@
-"""Comparison of losses: paired intervals of a difference, with Holm's adjustment per table.
+"""Comparison of losses: paired confidence intervals, with Holm's adjustment per table.
 
-The unit of replication is the distilled set. Students of different seeds on one set share the
-properties of the set, so their scores are averaged first; the means of the sets are counted. Two
-losses are compared on the same sets and seeds, and the differences are what varies.
+The unit of replication is the distilled set. Students with different seeds share the properties of
+their set, so their scores are averaged first, and n is the number of sets. Two losses are compared
+on the same sets and seeds, by their paired differences.
 
-All scores are accuracies in percent and all differences in percentage points. Student's t is
-scipy's.
+All scores are accuracies in percent, and all differences are in percentage points. Student's t is
+that of scipy.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from typing import Literal
 from scipy import stats
 
 Scores = Mapping[str, Mapping[int, float]]
-"""The scores of a loss: the name of a distilled set -> the seed of a student -> top-1, percent."""
+"""The scores of a loss: name of the distilled set -> seed of the student -> top-1 in percent."""
 
 ALPHA = 0.05
-"""The probability of calling any pair of a table significantly different by chance."""
+"""The family-wise error rate of a table."""
 
-PRACTICAL = 0.5
-"""A difference below this many points is negligible."""
+NEGLIGIBLE = 0.5
+"""Differences below this many percentage points are negligible."""
 
-FEWEST_SETS = 4
-"""With fewer sets there is an interval and no test."""
+MIN_SETS = 4
+"""Minimum number of sets for a test; with fewer sets, only the interval is given."""
 
 Outcome = Literal["significant", "negligible", "not significant", "too few sets"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Runs in three numbers.
+    """Summary statistics of the scores of several runs.
 
     Attributes:
-        mean: of the scores, percent.
-        std: the sample's standard deviation (ddof 1), percentage points.
+        mean: mean of the scores, in percent.
+        std: standard deviation (ddof 1), in percentage points.
         n: number of scores, at least 2.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value is out of range.
     """
 
     mean: float
@@ -67,7 +67,7 @@ def sample_of(values: Sequence[float]) -> Sample:
         Sample(mean=62.0, std=1.0, n=3)
     """
     if len(values) < 2:
-        raise ValueError(f"values must hold at least 2 numbers, got {len(values)}")
+        raise ValueError(f"values must have at least 2 elements, got {len(values)}")
     return Sample(statistics.fmean(values), statistics.stdev(values), len(values))
 
 
@@ -76,11 +76,11 @@ class Interval:
     """A difference with its confidence interval.
 
     Attributes:
-        difference: the first minus the second, percentage points.
+        difference: the first mean minus the second, in percentage points.
         low: lower end of the interval.
-        high: upper end.
-        confidence: of the interval, in (0, 1).
-        p: two-sided p-value of no difference.
+        high: upper end of the interval.
+        confidence: confidence level, in (0, 1).
+        p: two-sided p-value of the hypothesis that there is no difference.
     """
 
     difference: float
@@ -91,7 +91,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside; an end at 0 is inside."""
+        """Whether 0 is outside of the closed interval."""
         return self.low > 0.0 or self.high < 0.0
 
     def lies_within(self, bound: float) -> bool:
@@ -102,9 +102,16 @@ class Interval:
 def t_interval(
     difference: float, standard_error: float, degrees: float, confidence: float
 ) -> Interval:
-    """The interval of Student's t with ``degrees`` of freedom around a difference.
+    """The interval of Student's t around a difference.
 
-    Without any spread it is the difference alone, and p is 0, or 1 where there is no difference.
+    With a standard error of 0, both ends are the difference, and p is 0, or 1 if the difference is
+    0 too.
+
+    Args:
+        difference: the difference.
+        standard_error: its standard error.
+        degrees: degrees of freedom.
+        confidence: confidence level of the interval.
 
     Raises:
         ValueError: the confidence is not in (0, 1).
@@ -126,15 +133,15 @@ def t_interval(
 
 
 def paired_interval(first: Scores, second: Scores, *, confidence: float = 0.95) -> Interval:
-    """The paired t interval, over sets, of the first loss's scores minus the second's.
+    """The paired t interval over sets of the difference between two losses, first minus second.
 
     Args:
-        first: scores of one loss, on at least two sets.
-        second: scores of the other, on the same sets with the same seeds.
-        confidence: of the interval.
+        first: scores of the first loss, on at least two sets.
+        second: scores of the second loss, on the same sets with the same seeds.
+        confidence: confidence level of the interval.
 
     Raises:
-        ValueError: sets or seeds differ, or are too few; a score is not finite. The message names
+        ValueError: sets or seeds differ or are too few, or a score is not finite. The message names
             the set.
 
     Example:
@@ -159,7 +166,7 @@ def check_pairs(first: Scores, second: Scores) -> None:
         if name not in first or name not in second:
             missing = "first" if name not in first else "second"
             raise ValueError(
-                f"first and second must be on the same sets, got {name!r}, which {missing} lacks"
+                f"first and second must have the same sets, but {missing} does not have {name!r}"
             )
         seeds = sorted(first[name]), sorted(second[name])
         if seeds[0] != seeds[1]:
@@ -176,14 +183,14 @@ def check_pairs(first: Scores, second: Scores) -> None:
                         f"scores must be finite, got {score} on {name!r} with seed {seed}"
                     )
     if len(first) < 2:
-        raise ValueError(f"first and second must be on at least 2 sets, got {len(first)}")
+        raise ValueError(f"first and second must have at least 2 sets, got {len(first)}")
 
 
 def welch_interval(first: Sample, second: Sample, *, confidence: float = 0.95) -> Interval:
-    """Welch's t interval of the first mean minus the second, whatever their spreads (1947).
+    """Welch's t interval (1947) of the first mean minus the second, for unequal variances.
 
     Raises:
-        ValueError: neither sample has any spread.
+        ValueError: both standard deviations are 0.
 
     Example:
         >>> interval = welch_interval(Sample(62.0, 1.0, 3), Sample(60.0, 1.0, 3), confidence=0.9)
@@ -193,25 +200,25 @@ def welch_interval(first: Sample, second: Sample, *, confidence: float = 0.95) -
     errors = first.std**2 / first.n, second.std**2 / second.n
     variance = sum(errors)
     if variance == 0.0:
-        raise ValueError("std must be positive in one sample at least, got 0 in both")
+        raise ValueError("std must be positive in at least one sample, got 0 in both")
     degrees = variance**2 / (errors[0] ** 2 / (first.n - 1) + errors[1] ** 2 / (second.n - 1))
     return t_interval(first.mean - second.mean, math.sqrt(variance), degrees, confidence)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's adjustment: reject where the result is below alpha, and any error has chance alpha.
+    """Holm's adjustment of p-values, which controls the family-wise error rate.
 
-    The k-th smallest of m p-values, k from 0, is multiplied by m - k; none becomes smaller than one
-    before it, or greater than 1 (Holm, Scandinavian Journal of Statistics, 1979).
+    The k-th smallest of m p-values, with k from 0, is multiplied by m - k. The results are made
+    monotonic and are at most 1 (Holm, Scandinavian Journal of Statistics, 1979).
 
     Args:
-        p_values: each in [0, 1], of one table.
+        p_values: the p-values of one table, each in [0, 1].
 
     Returns:
         The adjusted p-values, in the order of ``p_values``.
 
     Raises:
-        ValueError: a p-value out of range.
+        ValueError: a p-value is out of range.
 
     Example:
         >>> holm([0.25, 0.125, 0.5])
@@ -233,10 +240,10 @@ class Pair:
     """Two losses to be compared in a table.
 
     Attributes:
-        first: what a reader calls the one.
-        second: what a reader calls the other.
-        first_scores: of the one.
-        second_scores: of the other, on the same sets with the same seeds.
+        first: display name of the first loss.
+        second: display name of the second loss.
+        first_scores: scores of the first loss.
+        second_scores: scores of the second loss, on the same sets with the same seeds.
     """
 
     first: str
@@ -247,21 +254,21 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Interval):
-    """Two losses compared over distilled sets, with the outcome of the test.
+    """A comparison of two losses over distilled sets, with the outcome of the test.
 
-    The rules, the first that applies:
+    The outcome is the first rule that applies:
 
-    1. too few sets: fewer than four; there is an interval and no test;
-    2. negligible: the difference is less than half a point, whatever p;
+    1. too few sets: there are fewer than four; the difference is not tested;
+    2. negligible: the difference is below half a point, regardless of p;
     3. significant: p is below 0.05 after Holm's adjustment;
     4. not significant: otherwise.
 
-    The interval is of this comparison alone and is not adjusted, so it may
-    exclude 0 although the difference is not significant.
+    The interval is not adjusted for multiple comparisons, so it can exclude 0 although the
+    difference is not significant.
 
     Attributes:
-        first: what a reader calls the one loss.
-        second: what a reader calls the other.
+        first: display name of the first loss.
+        second: display name of the second loss.
         n: number of distilled sets.
         p_holm: ``p`` after Holm's adjustment within the table.
     """
@@ -273,10 +280,10 @@ class Comparison(Interval):
 
     @property
     def outcome(self) -> Outcome:
-        """What may be said, by the rules above."""
-        if self.n < FEWEST_SETS:
+        """The outcome according to the rules above."""
+        if self.n < MIN_SETS:
             return "too few sets"
-        if abs(self.difference) < PRACTICAL:
+        if abs(self.difference) < NEGLIGIBLE:
             return "negligible"
         return "significant" if self.p_holm < ALPHA else "not significant"
 
@@ -288,28 +295,28 @@ class Comparison(Interval):
         return self.first if self.difference > 0.0 else self.second
 
     @property
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """The comparison as a sentence."""
-        measured = (
+        interval = (
             f"{self.first} minus {self.second}: {self.difference:+.2f} points, "
             f"{100.0 * self.confidence:g} % interval {self.low:+.2f} to {self.high:+.2f}, "
             f"{self.n} distilled sets"
         )
         p = f"p = {self.p_holm:.2g} after Holm"
-        said = {
+        conclusions = {
             "significant": f"{p}; {self.better} is significantly better.",
             "negligible": "the difference is negligible.",
             "not significant": f"{p}; not significant.",
             "too few sets": "too few for a test.",
         }
-        return f"{measured}; {said[self.outcome]}"
+        return f"{interval}; {conclusions[self.outcome]}"
 
 
 def compare_losses(table: Sequence[Pair], *, confidence: float = 0.95) -> tuple[Comparison, ...]:
-    """Compare the pairs of a table, all at once, since Holm's adjustment is within the table.
+    """Compare the pairs of a table, with Holm's adjustment over all of them.
 
     Raises:
-        ValueError: as :func:`paired_interval`; the message names the pair too.
+        ValueError: see :func:`paired_interval`; the message also names the pair.
 
     Example:
         >>> gift = {"a": {0: 62.0}, "b": {0: 64.0}, "c": {0: 63.0}, "d": {0: 65.0}}

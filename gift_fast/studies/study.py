@@ -1,7 +1,7 @@
-"""A study: which runs of the evaluation answer a question.
+"""A study: a set of runs that answers one question.
 
-The runs are the product of sets, students, losses, optimizers, classes and seeds. A run is
-identified by its configuration and inputs alone, so a run that two studies share is trained once.
+The runs are all combinations of sets, students, losses, optimizers, classes and seeds. A run is
+identified by its configuration and inputs only, so a run that two studies share is trained once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from gift_fast.files import spec
 from gift_fast.studies.sets import LEARNED_LABELS, NATIVE_LOSSES, RANDOM, SELECTED, SetSource
 from gift_fast.training.objectives import OBJECTIVES
 
-STUDENTS = 10_000
-"""More than the largest of a study's ``seeds``; see :func:`student_seed`."""
+SEEDS_PER_SET = 10_000
+"""Upper limit of a study's ``seeds``; see :func:`student_seed`."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Experiment:
     """One run of a study.
 
     Attributes:
-        source: the set that the student is trained on.
-        config: of the run, before what follows from the set is filled in.
-        purpose: ``protocol``, at the study's settings; ``trial`` of a learning rate and a weight
-            decay; ``tuned``, with those that the trials have chosen; or ``baseline``.
+        source: the distilled set.
+        config: the configuration of the run, not resolved.
+        purpose: ``protocol``: with the protocol's hyperparameters; ``trial``: of a learning rate
+            and weight decay; ``tuned``: with those that the trials chose; or ``baseline``.
     """
 
     source: SetSource
@@ -40,19 +40,20 @@ class Experiment:
     purpose: str = "protocol"
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain values that JSON can hold."""
+        """Convert to a dictionary of JSON-compatible values."""
         source = dataclasses.asdict(self.source)
         return {"purpose": self.purpose, "set": source, "config": self.config.to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How learning rate and weight decay are chosen; see :mod:`gift_fast.studies.tuning`.
+    """The choice of learning rate and weight decay; see :mod:`gift_fast.studies.tuning`.
 
     Attributes:
-        weight_decays: that are tried with every learning rate.
-        seeds: one student each, none of them a reported one's.
-        dataset_seeds: of generated sets for the trials; none of them is a reported set's.
+        weight_decays: weight decays that are tried with every learning rate.
+        seeds: seeds of the trials, different from those of reported runs.
+        dataset_seeds: seeds of the generated sets for trials, different from those of reported
+            runs.
     """
 
     weight_decays: tuple[float, ...] = (0.0, 5e-4)
@@ -60,28 +61,30 @@ class Tuning:
     dataset_seeds: tuple[int, ...] = (1000,)
 
     def check_against(self, study: Study) -> None:
-        """Raise ValueError if a seed is also a reported run's, or there is no validation split."""
+        """Raise ValueError if the study has the same seeds, or no validation split."""
         for name in ("seeds", "dataset_seeds"):
             both = sorted(set(getattr(self, name)) & set(getattr(study, name)))
             if both:
-                raise ValueError(f"tuning: {name} must not be the study's own, got {both} in both")
+                raise ValueError(
+                    f"tuning: {name} must differ from the study's {name}, got {both} in both"
+                )
         arms = [(o.get("optimizer"), o.get("momentum")) for o in study.optimizers]
         if len(set(arms)) < len(arms):
             raise ValueError(
-                "optimizers must differ in more than what is tuned, rate and weight decay; "
+                "optimizers must differ in more than the tuned learning rate and weight decay, "
                 f"got {list(map(dict, study.optimizers))}"
             )
         if not study.validation:
-            raise ValueError("validation must be a number of images for tuning, got 0")
+            raise ValueError("validation must be at least 1 for a study with tuning, got 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study's file says; see the module for its fields.
+    """The contents of a study file; :mod:`gift_fast.studies.study_files` describes the fields.
 
     Attributes:
-        name: the file's name without its ending.
-        sets: (set, students) pairs.
+        name: the name of the file without its extension.
+        sets: pairs of a set and its students.
     """
 
     name: str
@@ -104,23 +107,23 @@ class Study:
     baselines: bool = False
 
     def __post_init__(self) -> None:
-        if max(self.seeds) >= STUDENTS:
-            raise ValueError(f"seeds must be less than {STUDENTS}, got {max(self.seeds)}")
+        if max(self.seeds) >= SEEDS_PER_SET:
+            raise ValueError(f"seeds must be less than {SEEDS_PER_SET}, got {max(self.seeds)}")
         if self.tuning is not None:
             self.tuning.check_against(self)
 
     def experiments(self, *, published: bool) -> tuple[Experiment, ...]:
-        """Every run at the study's settings once.
+        """All runs with the protocol's hyperparameters.
 
-        They come set by set, and in a set seed by seed, so that losses grow together.
+        They are ordered by set and then by seed, so that an unfinished study has results for all
+        losses.
 
         Args:
-            published: whether the methods' own sets are there. If not, one set for each of
-                ``dataset_seeds`` is generated in their place; methods with soft labels of their own
-                are left out.
+            published: whether to use published sets. Otherwise, one set per seed in
+                ``dataset_seeds`` is generated instead; methods with learned labels are omitted.
 
         Raises:
-            TypeError, ValueError: a name that is not registered, or a value out of range.
+            TypeError, ValueError: a name is not registered, or a value is out of range.
 
         Example:
             >>> from gift_fast.studies.study_files import load_study
@@ -146,7 +149,7 @@ class Study:
                                 "dataset": source.sized_dataset,
                                 "ipc": source.ipc,
                                 "student": student,
-                                "teachers": self.labellers(source, student),
+                                "teachers": self.labelers(source, student),
                                 "loss": loss_of(loss, source.method),
                                 "classes": classes,
                                 "seed": student_seed(source, seed),
@@ -154,62 +157,62 @@ class Study:
                             found.append(Experiment(source, EvaluationConfig.from_dict(values)))
         return tuple(dict.fromkeys(found))
 
-    def labellers(self, source: SetSource, student: str) -> tuple[str, ...]:
-        """The networks that label a set's images for a student: none where it has its labels."""
+    def labelers(self, source: SetSource, student: str) -> tuple[str, ...]:
+        """The teachers that label a set for a student; none if the set includes learned labels."""
         by_student = self.labelled_by == "student" and source.teachers
         return (student,) if by_student else source.teachers
 
     def teachers_of(self, source: SetSource) -> tuple[str, ...]:
-        """The networks that a set needs: those that label it, and the one that it is made with."""
+        """The teachers that a set needs: those that label it, and the one that generates it."""
         needed = [source.network] if source.generated else []
         for published in (True, False):
             for each, students in self.available(published=published):
                 method = source.method if source.method == RANDOM else each.method
                 if replace(each, seed=None, method=method) == replace(source, seed=None):
-                    needed += [n for s in students for n in self.labellers(each, s)]
-                    if self.baselines:  # their accuracy is that of the full training set
+                    needed += [n for s in students for n in self.labelers(each, s)]
+                    if self.baselines:  # for the accuracy with the full training set
                         needed += students
         return tuple(dict.fromkeys(needed))
 
     def available(self, *, published: bool) -> list[tuple[SetSource, tuple[str, ...]]]:
-        """The sets with their students: those of the file, or those made in their place."""
+        """The sets with their students: published ones, or those generated instead."""
         students_of: dict[SetSource, tuple[str, ...]] = {}
         for source, students in self.sets:
             sources = [source]
             if source.generated or not published:
                 if source.method in LEARNED_LABELS:
                     continue
-                own = split_validation(source.dataset)[1]
-                dataset = (
-                    source.dataset if own else with_validation(source.dataset, self.validation)
-                )
+                dataset = source.dataset
+                if not split_validation(dataset)[1]:
+                    dataset = with_validation(dataset, self.validation)
                 method = source.method if source.generated else self.made_by
-                made = replace(source, dataset=dataset, method=method)
-                sources = [replace(made, seed=seed) for seed in self.dataset_seeds]
+                generated = replace(source, dataset=dataset, method=method)
+                sources = [replace(generated, seed=seed) for seed in self.dataset_seeds]
             for each in sources:
-                before = students_of.get(each, ())
-                students_of[each] = tuple(dict.fromkeys(before + students))
+                others = students_of.get(each, ())
+                students_of[each] = tuple(dict.fromkeys(others + students))
         return list(students_of.items())
 
 
 def student_seed(source: SetSource, seed: int) -> int:
     """The seed of a student, which differs between generated sets.
 
-    All losses have the same students on a set. But students that began alike on every set would
-    have in common what their beginning does to a loss, and an interval over sets would not show it.
+    All losses have the same seeds on a set, so that they are paired. If the seeds were also the
+    same on all sets, the effect of the initialization would not vary between sets, and an interval
+    over sets would not cover it.
 
     Example:
-        >>> made = SetSource(dataset="digits", method="selected", ipc=1, network="convnet3", seed=3)
-        >>> student_seed(made, 1)
+        >>> source = SetSource(
+        ...     dataset="digits", method="selected", ipc=1, network="convnet3", seed=3
+        ... )
+        >>> student_seed(source, 1)
         30001
     """
-    return seed if source.seed is None else STUDENTS * source.seed + seed
+    return seed if source.seed is None else SEEDS_PER_SET * source.seed + seed
 
 
 def loss_of(loss: str, method: str) -> str:
-    """A loss of a study for a method: ``native`` replaced, options of their default left out.
-
-    An experiment is written in one way in all studies.
+    """The canonical specification of a study's loss for a method, with ``native`` replaced.
 
     Example:
         >>> loss_of("refine+native", "gvbsm"), loss_of("gift:gamma=0.1", "rded")
@@ -221,8 +224,8 @@ def loss_of(loss: str, method: str) -> str:
         method = spec.split_spec(method)[0]
         if method not in NATIVE_LOSSES:
             raise ValueError(
-                f"native must stand for the loss of {', '.join(NATIVE_LOSSES)}; {method!r} has "
-                "none that is known here"
+                f"native must be used with the methods {', '.join(NATIVE_LOSSES)}; the native loss "
+                f"of {method!r} is not known"
             )
         parts[parts.index("native")] = NATIVE_LOSSES[method]
     return spec.canonical("loss", "+".join(parts) + colon + options, OBJECTIVES)

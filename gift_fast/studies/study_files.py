@@ -1,33 +1,33 @@
 """Studies in YAML files.
 
-    title       what is compared, in a line
-    answers     the tables and figures of the GIFT paper with the same question
-    notes       what a reader should know
-    preset      settings of every run (default: paper); see gift_fast.evaluation.protocols
-    settings    fields of the run's configuration that override the preset's
-    teacher     fields of the teachers' configuration, where teachers are trained here
-    sets        distilled sets: dataset, method, ipc, the network they were distilled on, and the
-                students if not that network alone; method and ipc may be lists
-    labelled_by the network that a set was distilled on (default: network), or the student's, as in
-                the paper's code (student)
-    losses      specifications; in them, native stands for the method's own loss
-    classes     that a student has seen (default: all): specifications, or steps, orders and heads
-                of continual learning, each one or a list, for every step of them; see
+    title       what is compared, in one line
+    answers     the corresponding tables and figures of the GIFT paper
+    notes       background for the reader
+    preset      settings of all runs (default: paper); see gift_fast.evaluation.protocols
+    settings    fields of EvaluationConfig that override the preset
+    teacher     fields of TeacherConfig, for teachers that are trained
+    sets        distilled sets: dataset, method, ipc, the network that they were distilled on, and
+                the students (default: that network); method and ipc may be lists
+    labelled_by the teacher: the network that a set was distilled on (network, the default), or the
+                student's network, as in the paper's code (student)
+    losses      specifications; native refers to the native loss of the method
+    classes     the classes that a student has seen (default: all): specifications, or a mapping
+                with steps, orders and heads for continual learning, which may be lists; see
                 gift_fast.data.classes
-    optimizers  each with its learning rate, weight decay and momentum (default: the preset's)
-    seeds       of the students (default: 0 1 2); see student_seed
-    made_by     how sets are generated, see gift_fast.distillation (default: selected)
+    optimizers  optimizers with learning rate, weight decay and momentum (default: the preset's)
+    seeds       seeds of the students (default: 0 1 2); see student_seed
+    made_by     method for generated sets, see gift_fast.distillation (default: selected)
     dataset_seeds
-                of generated sets, one per set (default: 0 1 2 3 4)
-    validation  size of the validation split, which teachers and generated sets do not see (default:
-                none); a tenth of the images of a smaller dataset given with --dataset
-    tuning      runs every loss again at the learning rate and weight decay that trials choose:
-                weight_decays, and the trials' own seeds and dataset_seeds
-    baselines   true: random images, hard labels and the full training set beside every set, with
-                DD-Ranking's scores, see gift_fast.studies.baselines (default: false)
+                seeds of the generated sets (default: 0 1 2 3 4)
+    validation  size of the validation split, which is not used for teachers and generated sets
+                (default: none); at most a tenth of the images of a dataset given with --dataset
+    tuning      also run every loss with the learning rate and weight decay that trials choose:
+                weight_decays, and seeds and dataset_seeds of the trials
+    baselines   true: also run random images, hard labels and the full training set, for
+                DD-Ranking's scores; see gift_fast.studies.baselines (default: false)
 
-The runs are the product of sets, students, losses, optimizers, classes and seeds. A run has no
-identity beside its configuration and inputs, so what two studies share is trained once.
+The runs are all combinations of sets, students, losses, optimizers, classes and seeds. A run is
+identified by its configuration and inputs only, so a run that two studies share is trained once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from gift_fast.evaluation.protocols import FIELDS, check_keys, hinted, load_pres
 from gift_fast.files import spec
 from gift_fast.files.checks import check_choice, check_integer, check_number
 from gift_fast.files.packaged import load_yaml, packaged_names
-from gift_fast.files.record_names import present
+from gift_fast.files.record_names import current_name
 from gift_fast.files.text_files import parse_yaml
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Study, Tuning
@@ -55,26 +55,26 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 LABELLED_BY = ("network", "student")
-"""Whose labels a set has that holds none: the network that it was distilled on, or the student."""
+"""The teacher of sets without labels: the network that a set was distilled on, or the student's."""
 
 OPTIMIZER_FIELDS = ("optimizer", "learning_rate", "weight_decay", "momentum")
 
 SETTINGS = FIELDS - {"loss", "student", "teachers", "seed", *OPTIMIZER_FIELDS}
-"""What ``settings`` may hold: the axes are not among them."""
+"""The keys of ``settings``: all fields that have no key of their own in a study file."""
 
 TEACHER_SETTINGS = {f.name for f in dataclasses.fields(TeacherConfig)} - {"dataset", "model"}
 
 
 def study_names() -> list[str]:
-    """The studies that come with the package."""
+    """The names of the studies that come with the package."""
     return packaged_names(studies_folder())
 
 
 def load_study(study: str) -> Study:
-    """The study of this name, or in this YAML file.
+    """Load a study by name, or from a YAML file.
 
     Raises:
-        ValueError: no such study or file, or one that is not a study; the message says why.
+        ValueError: unknown name, missing file, or an invalid study; the message gives the reason.
 
     Example:
         >>> load_study("gamma").answers
@@ -84,25 +84,29 @@ def load_study(study: str) -> Study:
 
 
 def studies_folder() -> Traversable:
-    """Where the studies lie that come with the package."""
+    """The folder of the studies that come with the package."""
     return resources.files("gift_fast.studies").joinpath("paper")
 
 
 def parse_study(name: str, text: str) -> Study:
-    """The study that a YAML text holds.
+    """Parse a study from YAML.
+
+    Args:
+        name: the name of the study.
+        text: the contents of its file.
 
     Raises:
-        ValueError: the text is no study; the message names the key, what came and what was
-            expected.
+        ValueError: the study is invalid; the message names the key, the value received and the
+            value expected.
     """
     contents = parse_yaml(text)
     if not isinstance(contents, dict):
         raise ValueError(f"a study must be a mapping, got {contents!r}")
-    contents = with_present_names("a study", contents)
+    contents = with_current_names("a study", contents)
     check_keys("a study", contents, READERS.keys())
     missing = [key for key in ("title", "sets", "losses") if key not in contents]
     if missing:
-        raise ValueError(f"a study must hold {missing[0]!r}, got {list(contents)}")
+        raise ValueError(f"a study must have the key {missing[0]!r}, got {list(contents)}")
     try:
         study = Study(name=name, **{key: READERS[key](key, contents[key]) for key in contents})
         load_preset(study.preset)
@@ -117,53 +121,53 @@ def parse_study(name: str, text: str) -> Study:
     return study
 
 
-def with_present_names(place: str, contents: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A mapping with its present keys; raises ValueError where a key comes twice."""
-    found: dict[Any, Any] = {}
+def with_current_names(where: str, contents: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Replace former names of keys by the current ones; raise ValueError if a key is repeated."""
+    renamed: dict[Any, Any] = {}
     for key, value in contents.items():
-        name = present(key) if isinstance(key, str) else key
-        if name in found:
-            raise ValueError(f"{place} may hold {name} once, got it as {key} too")
-        found[name] = value
-    return found
+        name = current_name(key) if isinstance(key, str) else key
+        if name in renamed:
+            raise ValueError(f"{where} must have {name} only once, got it as {key} too")
+        renamed[name] = value
+    return renamed
 
 
-def read_text(key: str, value: Any) -> str:
-    """A text."""
+def read_string(key: str, value: Any) -> str:
+    """Read a string."""
     if not isinstance(value, str):
-        raise ValueError(f"{key} must be a text, got {value!r}")
+        raise ValueError(f"{key} must be a string, got {value!r}")
     return value.strip()
 
 
-def read_texts(key: str, value: Any) -> tuple[str, ...]:
-    """One text or more, all different."""
-    return read_list(key, value, str, "a text or a list of texts")
+def read_strings(key: str, value: Any) -> tuple[str, ...]:
+    """Read one string or a list of different strings."""
+    return read_list(key, value, str, "a string or a list of strings")
 
 
-def read_numbers(key: str, value: Any) -> tuple[int, ...]:
-    """One integer or more, all different."""
+def read_integers(key: str, value: Any) -> tuple[int, ...]:
+    """Read one integer or a list of different integers."""
     return read_list(key, value, int, "an integer or a list of integers")
 
 
 def read_seeds(key: str, value: Any) -> tuple[int, ...]:
-    """One seed or more, all different."""
-    seeds = read_numbers(key, value)
+    """Read one seed or a list of different seeds."""
+    seeds = read_integers(key, value)
     check_counts(key, seeds, 0)
     return seeds
 
 
 def read_list(key: str, value: Any, kind: type, expected: str) -> tuple[Any, ...]:
-    """A value or a list of values of one type, at least one and all different."""
+    """Read one value or a non-empty list of different values of one type."""
     values = value if isinstance(value, list) else [value]
     if not values or not all(type(item) is kind for item in values):
         raise ValueError(f"{key} must be {expected}, got {value!r}")
     if len(set(values)) < len(values):
-        raise ValueError(f"{key} must differ from each other, got {value!r}")
+        raise ValueError(f"{key} must not have duplicates, got {value!r}")
     return tuple(values)
 
 
 def read_mapping(key: str, value: Any, known: set[str]) -> dict[str, Any]:
-    """A mapping with known keys."""
+    """Read a mapping with known keys."""
     if not isinstance(value, dict):
         raise ValueError(f"{key} must be a mapping, got {value!r}")
     check_keys(key, value, known)
@@ -171,63 +175,63 @@ def read_mapping(key: str, value: Any, known: set[str]) -> dict[str, Any]:
 
 
 def read_optimizers(key: str, value: Any) -> tuple[Mapping[str, Any], ...]:
-    """A list of optimizers with their settings."""
+    """Read a list of optimizers with their settings."""
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{key} must be a list of one mapping or more, got {value!r}")
+        raise ValueError(f"{key} must be a non-empty list of mappings, got {value!r}")
     optimizers = tuple(read_mapping("an optimizer", item, set(OPTIMIZER_FIELDS)) for item in value)
     for optimizer in optimizers:
         if "optimizer" not in optimizer:
-            raise ValueError(f"an optimizer must hold its name, optimizer; got {optimizer!r}")
+            raise ValueError(f"an optimizer must have the key 'optimizer', got {optimizer!r}")
     return optimizers
 
 
 def read_labelled_by(key: str, value: Any) -> str:
-    """One of ``LABELLED_BY``."""
+    """Read one of ``LABELLED_BY``."""
     check_choice(key, value, LABELLED_BY)
     return str(value)
 
 
 def read_made_by(key: str, value: Any) -> str:
-    """A method with its options, in one way of writing it."""
-    return spec.canonical(key, read_text(key, value), METHODS)
+    """Read a distillation method, and return its canonical specification."""
+    return spec.canonical(key, read_string(key, value), METHODS)
 
 
 def read_classes(key: str, value: Any) -> tuple[str, ...]:
-    """Specifications, or every step of some numbers of steps; those of fewer classes first."""
+    """Read specifications of classes, or a mapping that expands to all steps, in rising order."""
     if not isinstance(value, dict):
-        return tuple(dict.fromkeys(map(canonical_classes, read_texts(key, value))))
+        return tuple(dict.fromkeys(map(canonical_classes, read_strings(key, value))))
     read_mapping(key, value, {"steps", "orders", "heads"})
     if "steps" not in value:
-        raise ValueError(f"{key} must hold 'steps', got {value!r}")
-    counts = read_numbers(f"{key}: steps", value["steps"])
+        raise ValueError(f"{key} must have the key 'steps', got {value!r}")
+    counts = read_integers(f"{key}: steps", value["steps"])
     check_counts(f"{key}: steps", counts, 2)
     orders = value.get("orders", IN_ORDER)
     orders = [str(order) for order in (orders if isinstance(orders, list) else [orders])]
-    heads = read_texts(f"{key}: heads", value.get("heads", "seen"))
-    every = [
+    heads = read_strings(f"{key}: heads", value.get("heads", "seen"))
+    classes = [
         canonical_classes(f"seen:steps={steps},step={step},order={order},head={head}")
         for order, head, steps in product(orders, heads, counts)
         for step in range(1, steps + 1)
     ]
-    return tuple(sorted(dict.fromkeys(every), key=lambda classes: build_classes(classes).share))
+    return tuple(sorted(dict.fromkeys(classes), key=lambda name: build_classes(name).share))
 
 
 def read_sets(key: str, value: Any) -> tuple[tuple[SetSource, tuple[str, ...]], ...]:
-    """A list of sets, each entry one for every method and number of images that it names."""
+    """Read a list of sets; an entry with lists is expanded to one set per method and IPC."""
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{key} must be a list of one mapping or more, got {value!r}")
+        raise ValueError(f"{key} must be a non-empty list of mappings, got {value!r}")
     sets = []
     required = ("dataset", "method", "ipc", "network")
     for entry in value:
         read_mapping("a set", entry, {*required, "students"})
         missing = [name for name in required if name not in entry]
         if missing:
-            raise ValueError(f"a set must hold {missing[0]!r}, got {entry!r}")
-        dataset, network = (read_text(name, entry[name]) for name in ("dataset", "network"))
-        students = read_texts("students", entry.get("students", network))
-        counts = read_numbers("ipc", entry["ipc"])
+            raise ValueError(f"a set must have the key {missing[0]!r}, got {entry!r}")
+        dataset, network = (read_string(name, entry[name]) for name in ("dataset", "network"))
+        students = read_strings("students", entry.get("students", network))
+        counts = read_integers("ipc", entry["ipc"])
         check_counts("ipc", counts, 1)
-        for method in read_texts("method", entry["method"]):
+        for method in read_strings("method", entry["method"]):
             for ipc in counts:
                 source = SetSource(dataset=dataset, method=method, ipc=ipc, network=network)
                 sets.append((source, students))
@@ -235,22 +239,22 @@ def read_sets(key: str, value: Any) -> tuple[tuple[SetSource, tuple[str, ...]], 
 
 
 def read_validation(key: str, value: Any) -> int:
-    """A number of images."""
+    """Read the size of the validation split."""
     check_integer(key, value, 0)
     return int(value)
 
 
-def read_flag(key: str, value: Any) -> bool:
-    """True or false."""
+def read_bool(key: str, value: Any) -> bool:
+    """Read true or false."""
     if not isinstance(value, bool):
         raise ValueError(f"{key} must be true or false, got {value!r}")
     return value
 
 
 def read_tuning(key: str, value: Any) -> Tuning:
-    """What is tried; an empty mapping takes all defaults."""
+    """Read the settings of tuning; an empty mapping uses the defaults."""
     if isinstance(value, dict):
-        value = with_present_names(key, value)
+        value = with_current_names(key, value)
     read_mapping(key, value, {field.name for field in dataclasses.fields(Tuning)})
     settings: dict[str, Any] = {
         name: read_seeds(f"{key}: {name}", value[name])
@@ -263,21 +267,23 @@ def read_tuning(key: str, value: Any) -> Tuning:
         for decay in decays:
             check_number(f"{key}: weight_decays", decay, 0.0, math.inf, "0 or more")
         if not decays or len(set(decays)) < len(decays):
-            raise ValueError(f"{key}: weight_decays must be one or more that differ, got {decays}")
+            raise ValueError(
+                f"{key}: weight_decays must be a non-empty list without duplicates, got {decays}"
+            )
         settings["weight_decays"] = tuple(map(float, decays))
     return Tuning(**settings)
 
 
 READERS: dict[str, Callable[[str, Any], Any]] = {
-    "title": read_text,
-    "answers": read_texts,
-    "notes": read_text,
-    "preset": read_text,
+    "title": read_string,
+    "answers": read_strings,
+    "notes": read_string,
+    "preset": read_string,
     "settings": lambda key, value: read_mapping(key, value, SETTINGS),
     "teacher": lambda key, value: read_mapping(key, value, TEACHER_SETTINGS),
     "sets": read_sets,
     "labelled_by": read_labelled_by,
-    "losses": read_texts,
+    "losses": read_strings,
     "classes": read_classes,
     "optimizers": read_optimizers,
     "seeds": read_seeds,
@@ -285,14 +291,14 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "dataset_seeds": read_seeds,
     "validation": read_validation,
     "tuning": read_tuning,
-    "baselines": read_flag,
+    "baselines": read_bool,
 }
-"""How the value of every key of a study is read."""
+"""The functions that read and check the values of a study's keys."""
 
 
-def check_counts(name: str, values: Sequence[int], least: int) -> None:
-    """Raise unless there is one integer or more, each at least ``least``, all different."""
+def check_counts(name: str, values: Sequence[int], minimum: int) -> None:
+    """Raise unless the values are a non-empty sequence of different integers >= ``minimum``."""
     for value in values:
-        check_integer(name, value, least)
+        check_integer(name, value, minimum)
     if not values or len(set(values)) < len(values):
-        raise ValueError(f"{name} must be one or more that differ, got {list(values)}")
+        raise ValueError(f"{name} must be a non-empty list without duplicates, got {list(values)}")

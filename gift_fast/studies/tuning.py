@@ -1,12 +1,11 @@
-"""Learning rate and weight decay of every loss, chosen with equal trials for each.
+"""Tuning of learning rate and weight decay, with the same number of trials for every loss.
 
-The losses of a table are tried on one grid: half decades of the learning rate times a few weight
-decays. It is extended for all of them until the curve of each falls towards both ends, so that no
-loss has a trial more than another. What chooses is the mean top-1 after the last epoch, over seeds
-that no reported run has, on images that no reported number is of: the validation split where
-sets are generated, one half of the test images (see
-:func:`gift_fast.training.predict.second_half`) where they are not. Everything else of a loss stays
-at its default.
+All losses of a table are tried on the same grid of learning rates, in steps of half a decade, and
+weight decays. The grid is extended for all losses until the accuracy of each loss falls towards
+both ends. The criterion is the mean top-1 after the last epoch. Trials have other seeds than
+reported runs, and other test images: the validation split for generated sets, and one half of the
+test images for published sets (see :func:`gift_fast.training.predict.second_half`). Other options
+of a loss are not tuned.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ from gift_fast.studies.manifest import Finished, results_in
 from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Experiment, Study, Tuning
 
-SPAN = 2
-"""Half decades on either side of the protocol's learning rate, to begin with."""
+INITIAL_STEPS = 2
+"""Steps of the initial grid on either side of the protocol's learning rate."""
 
-FARTHEST = 8
-"""Half decades from the protocol's learning rate at which a grid ends whatever was best."""
+MAX_STEPS = 8
+"""Maximum number of steps of a grid on either side of the protocol's learning rate."""
 
 Runner = Callable[[Sequence[Experiment]], list[Finished]]
-"""Gives the results of experiments, in their order."""
+"""Runs experiments and returns the results in the same order."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is tuned on its own: a loss with an optimizer, for a student on sets of one kind.
+    """A loss, optimizer and student on sets of one kind, which are tuned together.
 
     Attributes:
         source: the set, without its seed.
-        config: at the protocol's settings, with seed 0.
+        config: the configuration with the protocol's hyperparameters and seed 0.
         generated: whether the sets are generated.
     """
 
@@ -52,20 +51,21 @@ class Arm:
 
     @property
     def table(self) -> Arm:
-        """The same for all losses that are compared: they share a grid."""
+        """The key of the arm's table; losses of a table have the same key and share a grid."""
         return replace(self, config=replace(self.config, loss="gift"))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for an arm.
+    """The hyperparameters chosen for an arm.
 
     Attributes:
-        learning_rate: the best on the grid.
-        weight_decay: the best with it.
-        top1: mean over the trials with both, percent, on the images that chose.
-        inside: whether the best rate has neighbors on both sides; if not, a better may lie beyond.
-        trials: runs on the whole grid.
+        learning_rate: the best learning rate on the grid.
+        weight_decay: the best weight decay with that learning rate.
+        top1: mean accuracy of the trials with both, in percent, on the images used for tuning.
+        inside: whether the learning rate is not at an end of the grid; at an end, a better one may
+            be outside of the grid.
+        trials: number of trials on the whole grid.
     """
 
     learning_rate: float
@@ -76,13 +76,13 @@ class Choice:
 
 
 def arm_of(experiment: Experiment) -> Arm:
-    """The arm that an experiment at the protocol's settings is of."""
+    """The arm of an experiment with the protocol's hyperparameters."""
     source = replace(experiment.source, seed=None)
     return Arm(source, replace(experiment.config, seed=0), experiment.source.generated)
 
 
 def half_decade(step: int) -> float:
-    """A learning rate on the grid, to three digits.
+    """The learning rate of a step of the grid, rounded to three digits.
 
     Example:
         >>> [half_decade(step) for step in (-6, -5, -4)]
@@ -92,7 +92,7 @@ def half_decade(step: int) -> float:
 
 
 def nearest_step(learning_rate: float) -> int:
-    """The step of the grid that a learning rate is nearest to.
+    """The step of the grid that is nearest to a learning rate.
 
     Example:
         >>> nearest_step(0.001), nearest_step(0.05)
@@ -102,7 +102,7 @@ def nearest_step(learning_rate: float) -> int:
 
 
 def trials_of(arm: Arm, tuning: Tuning, steps: Iterable[int]) -> list[Experiment]:
-    """The trials of an arm at some learning rates, with every weight decay."""
+    """The trials of an arm on some steps of the grid, with all weight decays."""
     source, config = arm.source, arm.config
     sources, tested_on = [source], "test"
     if arm.generated:
@@ -119,7 +119,7 @@ def trials_of(arm: Arm, tuning: Tuning, steps: Iterable[int]) -> list[Experiment
                 weight_decay=weight_decay,
                 seed=seed,
                 tested_on=tested_on,
-                eval_every=config.epochs or paper_epochs(config.dataset),  # the last alone counts
+                eval_every=config.epochs or paper_epochs(config.dataset),  # test only at the end
             ),
             purpose="trial",
         )
@@ -131,28 +131,28 @@ def trials_of(arm: Arm, tuning: Tuning, steps: Iterable[int]) -> list[Experiment
 
 
 def trial_score(result: RunResult) -> float:
-    """The images of a trial's accuracy: validation split or first half of the test images."""
+    """The accuracy of a trial, on the validation split or on the first half of the test images."""
     last = result.last
     return last.top1 if result.config.tested_on == VALIDATION else last.halves[0]
 
 
 def means_of(trials: Sequence[Finished]) -> dict[tuple[float, float], float]:
-    """The mean score of every learning rate and weight decay, in rising order."""
+    """The mean score of every pair of learning rate and weight decay, in ascending order."""
     scores: dict[tuple[float, float], list[float]] = {}
     for trial in trials:
         config = trial.experiment.config
         assert config.learning_rate is not None
-        place = (config.learning_rate, config.weight_decay)
-        scores.setdefault(place, []).append(trial_score(trial.result))
-    return {place: spread(values).mean for place, values in sorted(scores.items())}
+        point = (config.learning_rate, config.weight_decay)
+        scores.setdefault(point, []).append(trial_score(trial.result))
+    return {point: spread(values).mean for point, values in sorted(scores.items())}
 
 
 def choose(trials: Sequence[Finished]) -> Choice:
-    """The best of the trials of one arm; of equals the middle one, by learning rate first."""
+    """Choose the best hyperparameters of one arm; in case of a tie, the middle ones."""
     means = means_of(trials)
-    best = [place for place, mean in means.items() if mean == max(means.values())]
+    best = [point for point, mean in means.items() if mean == max(means.values())]
     rate, weight_decay = best[(len(best) - 1) // 2]
-    rates = [place[0] for place in means]
+    rates = [point[0] for point in means]
     inside = min(rates) < rate < max(rates)
     return Choice(rate, weight_decay, means[rate, weight_decay], inside, len(trials))
 
@@ -160,53 +160,57 @@ def choose(trials: Sequence[Finished]) -> Choice:
 def tune(
     experiments: Sequence[Experiment], tuning: Tuning, run: Runner
 ) -> tuple[list[Finished], dict[Arm, Choice]]:
-    """Run trials until the curve of every arm falls towards both ends of its grid.
+    """Run trials until the accuracy of every arm falls towards both ends of its grid.
 
     Args:
-        experiments: at the protocol's settings.
-        tuning: what is tried.
-        run: gives the results of trials.
+        experiments: experiments with the protocol's hyperparameters.
+        tuning: the settings of tuning.
+        run: runs the trials.
 
     Returns:
-        All trials, and what they choose for every arm.
+        All trials, and the choice for every arm.
     """
     tables: dict[Arm, dict[Arm, list[Finished]]] = {}
     for arm in dict.fromkeys(map(arm_of, experiments)):
         tables.setdefault(arm.table, {})[arm] = []
-    wanted: dict[Arm, set[int]] = {}
-    centres: dict[Arm, int] = {}
+    new_steps: dict[Arm, set[int]] = {}
+    centers: dict[Arm, int] = {}
     for table in tables:
         config = table.config
-        centres[table] = nearest_step(config.learning_rate or paper_learning_rate(config.student))
-        wanted[table] = {centres[table] + step for step in range(-SPAN, SPAN + 1)}
+        center = nearest_step(config.learning_rate or paper_learning_rate(config.student))
+        centers[table] = center
+        new_steps[table] = set(range(center - INITIAL_STEPS, center + INITIAL_STEPS + 1))
     grids: dict[Arm, set[int]] = {table: set() for table in tables}
-    while any(wanted.values()):
+    while any(new_steps.values()):
         batch = {
-            arm: trials_of(arm, tuning, sorted(wanted[table]))
+            arm: trials_of(arm, tuning, sorted(new_steps[table]))
             for table, arms in tables.items()
             for arm in arms
         }
         finished = iter(run([trial for trials in batch.values() for trial in trials]))
         for table, arms in tables.items():
-            grids[table] |= wanted[table]
+            grids[table] |= new_steps[table]
             for arm, trials in arms.items():
                 trials += [next(finished) for _ in batch[arm]]
-            wanted[table] = beyond(grids[table], arms.values())
-            wanted[table] = {s for s in wanted[table] if abs(s - centres[table]) <= FARTHEST}
+            new_steps[table] = {
+                step
+                for step in steps_to_add(grids[table], arms.values())
+                if abs(step - centers[table]) <= MAX_STEPS
+            }
     all_trials = [t for arms in tables.values() for trials in arms.values() for t in trials]
     choices = {arm: choose(t) for arms in tables.values() for arm, t in arms.items()}
     return all_trials, choices
 
 
-def beyond(grid: set[int], arms: Iterable[Sequence[Finished]]) -> set[int]:
-    """The steps to add to a grid: past an end towards which the curve of an arm rises.
+def steps_to_add(grid: set[int], arms: Iterable[Sequence[Finished]]) -> set[int]:
+    """The steps by which a grid must be extended, because an arm's accuracy rises towards an end.
 
-    That is so where the end is the best, and also where a loss that has collapsed in the middle
-    begins to learn at the end: its optimum may lie beyond however good the middle is.
+    This includes a loss that is best in the middle, or has collapsed there, and improves again at
+    an end: its optimum may be outside of the grid.
 
     Args:
         grid: the steps that were tried.
-        arms: the trials of every arm on them.
+        arms: the trials of every arm on the grid.
     """
     steps = sorted(grid)
     added = set()
@@ -221,7 +225,7 @@ def beyond(grid: set[int], arms: Iterable[Sequence[Finished]]) -> set[int]:
 
 
 def curve_of(trials: Sequence[Finished]) -> dict[float, float]:
-    """The mean score at every learning rate, with the best weight decay at each."""
+    """The mean score of every learning rate, with the best weight decay for each."""
     curve: dict[float, float] = {}
     for (rate, _), mean in means_of(trials).items():
         curve[rate] = max(mean, curve.get(rate, -math.inf))
@@ -229,7 +233,7 @@ def curve_of(trials: Sequence[Finished]) -> dict[float, float]:
 
 
 def tuned(experiments: Sequence[Experiment], choices: dict[Arm, Choice]) -> list[Experiment]:
-    """The experiments with what was chosen for them."""
+    """The experiments with their chosen hyperparameters."""
     found = []
     for experiment in experiments:
         choice = choices[arm_of(experiment)]
@@ -243,16 +247,16 @@ def tuned(experiments: Sequence[Experiment], choices: dict[Arm, Choice]) -> list
 
 
 def expected_runs(study: Study, experiments: Sequence[Experiment], out: Path) -> list[Experiment]:
-    """The runs of a study, as far as the finished runs in a folder determine them.
+    """The runs of a study, as far as they are known from the finished runs in a folder.
 
-    Trials are those of the grids that are known to be needed; before all of them have finished, a
-    tuned experiment stands in the list without a learning rate.
+    The trials are those of the grids so far. Until all of them have finished, tuned experiments are
+    included without a learning rate.
     """
     baselines = baseline_experiments(experiments) if study.baselines else []
     if study.tuning is None:
         return [*experiments, *baselines]
     trials: list[Experiment] = []
-    again = [
+    tuned_experiments = [
         replace(e, config=replace(e.config, learning_rate=None), purpose="tuned")
         for e in experiments
     ]
@@ -264,7 +268,7 @@ def expected_runs(study: Study, experiments: Sequence[Experiment], out: Path) ->
 
     try:
         _, choices = tune(experiments, study.tuning, read)
-        again = tuned(experiments, choices)
-    except KeyError:  # of a trial that has not finished
+        tuned_experiments = tuned(experiments, choices)
+    except KeyError:  # a trial has not finished
         pass
-    return [*experiments, *trials, *again, *baselines]
+    return [*experiments, *trials, *tuned_experiments, *baselines]

@@ -1,7 +1,7 @@
-"""The verdict on a published accuracy that was measured again.
+"""Verdicts on published accuracies: reproduced, not reproduced or inconclusive.
 
-A verdict compares two numbers. Whether the configurations are the same, which makes a reproduced
-number a reproduction, is a second field, see :mod:`gift_fast.report.published_comparison`.
+A verdict compares a measured and a published number. Whether both have the same configuration is a
+separate field, see :mod:`gift_fast.report.published_comparison`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gift_fast.studies.published import Reading
-from gift_fast.studies.statistics import FEWEST_SETS, Comparison, Interval, Sample, welch_interval
+from gift_fast.studies.statistics import MIN_SETS, Comparison, Interval, Sample, welch_interval
 
 TOLERANCE = 1.0
-"""Points within which a published number counts as reproduced."""
+"""Percentage points within which a published number counts as reproduced."""
 
 PUBLISHED_RUNS = 3
-"""Runs behind a published number, by the authors' code; the paper does not say."""
+"""Runs per published number, according to the authors' code; the paper does not state it."""
 
-LEAST_STD = 0.05
-"""Points; published deviations are rounded to a tenth, so that 0.0 is anything below this."""
+MIN_STD = 0.05
+"""Minimum standard deviation of a published number, in points: it is rounded to a tenth."""
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 
@@ -29,12 +29,12 @@ SignVerdict = Literal["agrees", "disagrees", "undecided", "not run"]
 
 @dataclass(frozen=True)
 class NumberVerdict:
-    """The verdict on a published number and what it rests on.
+    """The verdict on a published number, with its intervals.
 
     Attributes:
         verdict: see :func:`judge_number`.
-        narrow: the 90 % interval of measured minus published; None where nothing was run.
-        wide: the 95 % interval, likewise.
+        narrow: the 90 % interval of measured minus published; None if there are no runs.
+        wide: the 95 % interval of measured minus published; None if there are no runs.
     """
 
     verdict: Verdict
@@ -43,30 +43,30 @@ class NumberVerdict:
 
 
 def published_sample(reading: Reading) -> Sample:
-    """The runs behind a published number.
+    """The sample statistics of a published number.
 
-    The published deviation is divided by n = 3; times sqrt(3 / 2) it is the one divided by n - 1.
+    The published standard deviation has ddof 0 and is multiplied by sqrt(3 / 2), for ddof 1.
 
     Example:
         >>> published_sample(Reading(table=1, mean=50.6, std=0.0))
         Sample(mean=50.6, std=0.05, n=3)
     """
     correction = math.sqrt(PUBLISHED_RUNS / (PUBLISHED_RUNS - 1))
-    return Sample(reading.mean, max(LEAST_STD, reading.std * correction), PUBLISHED_RUNS)
+    return Sample(reading.mean, max(MIN_STD, reading.std * correction), PUBLISHED_RUNS)
 
 
 def judge_number(measured: Sample | None, reading: Reading) -> NumberVerdict:
-    """The verdict on a published number, by Welch's interval of measured minus published.
+    """The verdict on a published number, from Welch's interval of measured minus published.
 
-    - reproduced: the 90 % interval lies within one point of 0, which is the test of equivalence at
-      5 % by two one-sided tests (Schuirmann, 1987);
+    - reproduced: the 90 % interval is within one point of 0; this is the equivalence test at the
+      5 % level by two one-sided tests (Schuirmann, 1987);
     - not reproduced: the 95 % interval excludes 0, and the difference exceeds one point;
     - inconclusive: neither;
     - not run: ``measured`` is None.
 
     Args:
-        measured: top-1 of the runs, percent.
-        reading: the published number; of one that contradicts itself, each reading has its verdict.
+        measured: top-1 of the runs, in percent.
+        reading: the published number. If readings contradict each other, each has its own verdict.
 
     Example:
         >>> judge_number(Sample(50.4, 0.3, 5), Reading(table=1, mean=50.6, std=0.3)).verdict
@@ -88,22 +88,22 @@ def judge_number(measured: Sample | None, reading: Reading) -> NumberVerdict:
 
 
 def judge_sign(measured: Comparison | None, published_difference: float) -> SignVerdict:
-    """The verdict on which of two losses is better, GIFT or the method's native one.
+    """The verdict on the sign of GIFT minus the native loss.
 
     The measured sign is known if the interval excludes 0 and there are at least four sets:
 
-    - agrees: it is known and is the published one;
-    - disagrees: it is known and is the opposite;
-    - undecided: it is not known, or the published means are equal;
+    - agrees: the sign is known and is the published one;
+    - disagrees: the sign is known and is the opposite;
+    - undecided: the sign is not known, or the published means are equal;
     - not run: ``measured`` is None.
 
-    The size of the difference does not matter: a negligible difference may have a sign. Nor does
-    the standard deviation of the published means, since only signs are compared.
+    Only signs are compared, so neither the size of the difference nor the standard deviations of
+    the published means matter.
 
     Args:
-        measured: GIFT compared with the native loss, in this order, best at 95 %.
-        published_difference: GIFT's published mean minus the native loss's, of the same table;
-            the first readings of both always are.
+        measured: GIFT compared with the native loss, in this order, usually with a 95 % interval.
+        published_difference: the published mean of GIFT minus that of the native loss, from the
+            same table, as the first readings of both are.
 
     Raises:
         ValueError: the published difference is not a number.
@@ -112,7 +112,7 @@ def judge_sign(measured: Comparison | None, published_difference: float) -> Sign
         raise ValueError(f"published_difference must be a number, got {published_difference}")
     if measured is None:
         return "not run"
-    known = measured.n >= FEWEST_SETS and measured.excludes_zero
+    known = measured.n >= MIN_SETS and measured.excludes_zero
     if not known or published_difference == 0.0:
         return "undecided"
     return "agrees" if measured.difference * published_difference > 0.0 else "disagrees"

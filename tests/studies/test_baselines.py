@@ -158,7 +158,7 @@ def test_a_study_without_baselines_has_no_table(tmp_path):
 
 
 def test_a_study_runs_its_baselines(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(baselines, "RATES", (0.01,))
+    monkeypatch.setattr(baselines, "LEARNING_RATES", (0.01,))
     path = tmp_path / "mine.yaml"
     path.write_text(STUDY.replace("baselines: true", ""))
     out = tmp_path / "runs"

@@ -9,10 +9,10 @@ from gift_fast.studies.board import (
     Board,
     Overview,
     PlainOverview,
-    Reading,
     Reporter,
     RichOverview,
-    Standing,
+    RunProgress,
+    Snapshot,
     show_overview,
 )
 
@@ -55,10 +55,10 @@ def test_a_reporter_tells_of_a_run_once_a_second_and_of_every_image():
         for step in (1, 2):
             clock.now += 0.05
             reporter.step(epoch, step, 2, 25, lambda: pytest.fail("has read a loss"))
-            assert board.read().standings["a.json"].done >= epoch - 1 + step / 2 - 10
+            assert board.read().runs["a.json"].done >= epoch - 1 + step / 2 - 10
         reporter.epoch(epoch)
     reporter.end("top-1 40.0 %")
-    assert board.read() == Reading({}, images=5000, news=[])
+    assert board.read() == Snapshot({}, images=5000, messages=[])
     assert handle.calls < 100 / 9 + 3
 
 
@@ -66,43 +66,43 @@ def test_a_run_that_is_resumed_is_news_and_one_that_has_finished_is_none():
     board = Board()
     board.begin("a", "CE, seed 0", 100, done=0)
     board.begin("b", "CE, seed 1", 100, done=100)
-    assert board.read().news == []
+    assert board.read().messages == []
     board.begin("a", "CE, seed 0", 100, done=40)  # after its worker was lost
-    assert board.read().news == ["CE, seed 0: resumed after 40 of 100 epochs"]
+    assert board.read().messages == ["CE, seed 0: resumed after 40 of 100 epochs"]
 
 
 def test_a_late_message_of_a_run_that_has_ended_does_not_bring_it_back():
     board = Board()
     board.begin("a", "CE, seed 0", 100, done=0)
     board.end("a")
-    board.tell("a", 7.5, images=70)
-    assert board.read() == Reading({}, images=70, news=[])
+    board.update("a", 7.5, images=70)
+    assert board.read() == Snapshot({}, images=70, messages=[])
 
 
 def test_the_time_left_is_what_all_runs_still_train_at_their_common_rate():
     clock = Clock()
     overview = Overview(3, clock=clock)
     left = {"a": (100, 10), "b": (100, 10)}
-    overview.update(Reading({}), left, known=True)
+    overview.update(Snapshot({}), left, known=True)
     clock.now += 10
-    standings = {"a": Standing(100, 30), "b": Standing(100, 20)}
+    runs = {"a": RunProgress(100, 30), "b": RunProgress(100, 20)}
     overview.count(failed=1)
-    overview.update(Reading(standings, images=500), left, known=True)
+    overview.update(Snapshot(runs, images=500), left, known=True)
     # 500 of 2000 images in 10 s: the other 1500 take 30 s.
-    expected = "0 of 3 runs done, 2 going on, 1 failed, 50 images/s, 0:00:30 left"
+    expected = "0 of 3 runs done, 2 running, 1 failed, 50 images/s, 0:00:30 left"
     assert str(overview) == expected
-    overview.update(Reading(standings, images=500), left, known=False)
+    overview.update(Snapshot(runs, images=500), left, known=False)
     assert str(overview) == expected.removesuffix(", 0:00:30 left")
 
 
 def test_epochs_from_an_earlier_call_count_for_no_rate():
     clock = Clock()
     overview = Overview(1, clock=clock)
-    overview.update(Reading(), {"a": (100, 10)}, known=True)
+    overview.update(Snapshot(), {"a": (100, 10)}, known=True)
     clock.now += 10
-    overview.update(Reading({"a": Standing(100, 60)}, images=100), {"a": (100, 10)}, known=True)
+    overview.update(Snapshot({"a": RunProgress(100, 60)}, images=100), {"a": (100, 10)}, known=True)
     # From 50 to 60: the 40 epochs left take four times these 10 s.
-    assert str(overview) == "0 of 1 runs done, 1 going on, 10 images/s, 0:00:40 left"
+    assert str(overview) == "0 of 1 runs done, 1 running, 10 images/s, 0:00:40 left"
 
 
 def test_a_log_has_a_line_for_every_outcome_and_the_counts_twice_a_minute():
@@ -111,11 +111,13 @@ def test_a_log_has_a_line_for_every_outcome_and_the_counts_twice_a_minute():
         overview.count(done=1, line="CE, seed 0: top-1 40.0 %")
         for _ in range(130):
             clock.now += 1
-            overview.update(Reading(), {}, known=True)
-        overview.update(Reading(news=["CE, seed 1: resumed after 5 of 10 epochs"]), {}, known=True)
+            overview.update(Snapshot(), {}, known=True)
+        overview.update(
+            Snapshot(messages=["CE, seed 1: resumed after 5 of 10 epochs"]), {}, known=True
+        )
     assert stream.getvalue().splitlines() == [
         "[ 1/10] CE, seed 0: top-1 40.0 %",
-        *["[ 1/10] 1 of 10 runs done, 0 going on"] * 4,
+        *["[ 1/10] 1 of 10 runs done, 0 running"] * 4,
         "[ 1/10] CE, seed 1: resumed after 5 of 10 epochs",
     ]
 
@@ -141,5 +143,5 @@ def test_the_overview_fits_where_the_standard_error_goes(monkeypatch, stream, te
     assert type(overview) is kind
     with overview:
         overview.count(done=1, line="[bold]CE[/bold], seed 0: top-1 40.0 %")
-        overview.update(Reading(), {}, known=True)
+        overview.update(Snapshot(), {}, known=True)
     assert ("[bold]CE[/bold], seed 0: top-1 40.0 %" in stream.getvalue()) == (not quiet)

@@ -266,7 +266,7 @@ def test_without_ray_the_option_names_the_extra(tmp_path, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["--ray", "here"], "--ray must be local, auto, HOST:PORT or ray://HOST:PORT"),
-        (["--ray", "localhost:1"], "--ray localhost:1: no Ray cluster answers there"),
+        (["--ray", "localhost:1"], "--ray localhost:1: cannot connect to a Ray cluster"),
         (["--ray", "local", "--cpus-per-run", "0"], "--cpus-per-run must be at least 1, got 0"),
         (["--ray", "local", "--gpus-per-run", "2"], "--gpus-per-run must be at most 1, got 2.0"),
         (["--ray", "local", "--gpus-per-run", "0"], "--gpus-per-run must be 1e-4 or more, got 0.0"),
@@ -439,18 +439,18 @@ def test_machines_that_read_other_files_than_were_looked_over_are_found_out(
     ray, tmp_path, monkeypatch
 ):
     study = parse_study("mine", STUDY % (1, "ce"))
-    look_over = ray_tasks.look_over
+    plan_set = ray_tasks.plan_set
 
     def elsewhere(site, group, place, path):
-        value = look_over(site, group, place, path)
-        ray_tasks.kept_inputs.cache_clear()
+        value = plan_set(site, group, place, path)
+        ray_tasks.cached_inputs.cache_clear()
         weights = next(place.teacher_dir.glob("*.pth"))
         state = torch.load(weights, weights_only=True)
         state["model"]["classifier.bias"] += 1.0
         torch.save(state, weights)
         return value
 
-    monkeypatch.setattr(ray_runner, "look_over", elsewhere)
+    monkeypatch.setattr(ray_runner, "plan_set", elsewhere)
     with pytest.raises(RunsFailed) as failed:
         runner_of(ray, study, tmp_path)(study.experiments(published=False))
     assert "must be the same for all machines" in failed.value.report()
@@ -560,5 +560,5 @@ def test_runs_share_a_cluster(machines, share, device, expected):
 
 def test_gpus_are_not_to_be_asked_for_where_there_are_none():
     options = ClusterOptions(address="auto", gpus_per_run=0.5)
-    with pytest.raises(ValueError, match="gpus_per_run must be left out where runs have no GPU"):
+    with pytest.raises(ValueError, match="gpus_per_run must not be set without GPUs"):
         cluster_of(Imitation({"CPU": 2.0}), options, "auto")

@@ -96,13 +96,13 @@ def test_classes_may_be_listed():
     ("classes", "message"),
     [
         ("{step: 5}", "classes may hold heads, orders, steps; got 'step'"),
-        ("{orders: [0]}", "classes must hold 'steps'"),
+        ("{orders: [0]}", "classes must have the key 'steps'"),
         ("{steps: 1}", "classes: steps must be at least 2, got 1"),
         ("{steps: five}", "classes: steps must be an integer or a list of integers, got 'five'"),
         ("{steps: 5, orders: random}", "classes: order must be dataset or a seed, got 'random'"),
         ("{steps: 5, heads: both}", "classes: head must be one of seen, all, got 'both'"),
         ("seen:step=6", "classes: step must be from 1 to 5, got 6"),
-        ("3", "classes must be a text or a list of texts, got 3"),
+        ("3", "classes must be a string or a list of strings, got 3"),
     ],
 )
 def test_classes_that_cannot_be_are_refused(classes, message):
@@ -150,7 +150,7 @@ def test_more_steps_train_only_what_is_new(finished, trained, capsys):
     assert study(finished, "{steps: [2, 4]}", "--dry-run") == 0
     printed = capsys.readouterr().out
     assert "  done   digits selected IPC 1 set 0, 50 % of the classes, convnet3:width=8" in printed
-    assert "8 of 16 runs done; the time of 8 more is not known" in printed
+    assert "8 of 16 runs done; 8 left without an estimate" in printed
     assert study(finished, "{steps: [2, 4]}", name="more") == 0
     assert sorted(set(trained)) == ["seen:steps=4,step=1", "seen:steps=4,step=3"]
     assert len(trained) == 2 * 2 * 2

@@ -16,7 +16,7 @@ def test_a_record_names_files_of_its_own_folder_alone(tmp_path, file):
     contents = json.loads(path.read_text())
     contents["runs"][0]["file"] = file
     path.write_text(json.dumps(contents))
-    with pytest.raises(ValueError, match=r"study-mine\.json .*file must lie in the folder"):
+    with pytest.raises(ValueError, match=r"study-mine\.json .*file must be in the same folder"):
         read_manifest(path)
 
 

@@ -140,11 +140,11 @@ def test_labels_that_another_study_reads_are_not_removed(tmp_path):
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     reader = Lock(folder)
-    assert reader.take(exclusive=False)
+    assert reader.acquire(exclusive=False)
     remove(folder)
     assert folder.exists()
     second = Lock(folder)
-    assert not second.take(exclusive=True, wait=False)
+    assert not second.acquire(exclusive=True, wait=False)
     second.close()
     reader.close()
     remove(folder)
@@ -166,7 +166,7 @@ def test_runs_read_labels_at_the_same_time(tmp_path):
 def test_labels_that_are_being_written_are_waited_for(tmp_path, monkeypatch):
     folder = tmp_path / "labels" / "seed0-0"
     writer = Lock(folder)
-    assert writer.take(exclusive=True)
+    assert writer.acquire(exclusive=True)
 
     def waited(seconds: float) -> None:
         shutil.copytree(GOLDEN, folder)
@@ -190,7 +190,7 @@ def test_without_locks_on_a_file_system_nothing_is_removed(tmp_path, monkeypatch
     folder.mkdir(parents=True)
     monkeypatch.setattr(shared_labels, "fcntl", NoLocks)
     lock = Lock(folder)
-    assert not lock.take(exclusive=True)
+    assert not lock.acquire(exclusive=True)
     lock.close()
     remove(folder)
     assert folder.exists()

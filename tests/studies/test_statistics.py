@@ -111,8 +111,12 @@ def test_a_difference_without_spread_is_an_interval_of_no_width(gain, p):
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ({"a": {0: 1.0}, "b": {0: 1.0}}, {"a": {0: 1.0}}, "same sets, got 'b', which second lacks"),
-        ({"a": {0: 1.0}}, {"a": {0: 1.0}, "c": {0: 1.0}}, "same sets, got 'c', which first lacks"),
+        (
+            {"a": {0: 1.0}, "b": {0: 1.0}},
+            {"a": {0: 1.0}},
+            "same sets, but second does not have 'b'",
+        ),
+        ({"a": {0: 1.0}}, {"a": {0: 1.0}, "c": {0: 1.0}}, "same sets, but first does not have 'c'"),
         (
             {"a": {0: 1.0}, "b": {0: 1.0, 2: 1.0}},
             {"a": {0: 1.0}, "b": {1: 1.0, 0: 1.0}},
@@ -188,7 +192,7 @@ def test_one_sample_may_have_no_spread():
 
 
 def test_two_samples_without_spread_have_no_interval():
-    with pytest.raises(ValueError, match="std must be positive in one sample at least"):
+    with pytest.raises(ValueError, match="std must be positive in at least one sample"):
         welch_interval(Sample(50.0, 0.0, 3), Sample(49.0, 0.0, 3))
 
 
@@ -214,7 +218,7 @@ def test_what_is_no_sample_is_refused(values, message):
 
 
 def test_a_single_value_is_no_sample():
-    with pytest.raises(ValueError, match="values must hold at least 2 numbers, got 1"):
+    with pytest.raises(ValueError, match="values must have at least 2 elements, got 1"):
         sample_of([50.0])
 
 
@@ -340,7 +344,7 @@ def test_the_outcome_follows_the_rules(changes, outcome, better):
     ],
 )
 def test_a_comparison_in_words(changes, end):
-    words = replace(CLEAR, **changes).in_words
+    words = replace(CLEAR, **changes).summary
     n, difference = changes.get("n", 5), changes.get("difference", 2.0)
     assert words == (
         f"GIFT minus KL: {difference:+.2f} points, 95 % interval +1.00 to +3.00, "
@@ -382,10 +386,10 @@ def test_a_table_of_losses_that_do_not_differ_names_a_winner_in_one_of_twenty(ge
 def test_the_confidence_of_a_table_is_that_of_its_intervals(generator):
     (comparison,) = compare_losses([Pair("a", "b", *draw(generator))], confidence=0.9)
     assert comparison.confidence == 0.9
-    assert "90 % interval" in comparison.in_words
+    assert "90 % interval" in comparison.summary
 
 
 def test_a_pair_that_cannot_be_compared_is_named(generator):
     first, second = draw(generator)
-    with pytest.raises(ValueError, match="GIFT and KL: first and second must be on the same sets"):
+    with pytest.raises(ValueError, match="GIFT and KL: first and second must have the same sets"):
         compare_losses([Pair("GIFT", "KL", first, {**second, "extra": {0: 1.0}})])

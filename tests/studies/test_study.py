@@ -133,10 +133,10 @@ def test_a_dry_run_trains_nothing_and_counts_what_other_studies_have_done(
     printed = capsys.readouterr().out
     assert "  done   digits selected IPC 1 set 0, convnet3:width=8, CE, AdamW, seed 0" in printed
     assert "  to do  digits selected IPC 1 set 1, convnet3:width=8, KL, AdamW, seed 1" in printed
-    assert "4 of 8 runs done; 4 more take about " in printed
+    assert "4 of 8 runs done; 4 left, which take about " in printed
     assert study(finished, "ce", "--dry-run", "--ipc", "2") == 0
     printed = capsys.readouterr().out
-    assert "0 of 4 runs done; the time of 4 more is not known" in printed
+    assert "0 of 4 runs done; 4 left without an estimate" in printed
     assert trained == []
     assert not (finished / "runs" / "study-third.json").exists()
 
@@ -149,7 +149,7 @@ def test_the_estimate_is_the_mean_time_of_those_done(tmp_path, finished, capsys)
             contents["seconds"] = 90.0 if contents["config"]["seed"] % 2 else 30.0
         (tmp_path / "runs" / path.name).write_text(json.dumps(contents))
     assert study(tmp_path, "ce, gift, softce", "--dry-run") == 0
-    assert "8 of 12 runs done; 4 more take about 4 min 0 s" in capsys.readouterr().out
+    assert "8 of 12 runs done; 4 left, which take about 4 min 0 s" in capsys.readouterr().out
 
 
 def test_an_interrupted_study_goes_on_where_it_stood(tmp_path, trained, monkeypatch, capsys):
@@ -211,13 +211,13 @@ def test_published_sets_are_read_from_their_folders_and_the_others_left_out(
     assert "| KL (native) | " in printed.out
     empty = tmp_path / "empty"
     assert main([*arguments[:2], "--sets", str(empty), *folders, "--quiet"]) == 2
-    assert "the study published must have a run, got none" in capsys.readouterr().err
+    assert "the study published must have at least one run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seeds", "0", "0"], "seeds must be one or more that differ, got [0, 0]"),
+        (["--seeds", "0", "0"], "seeds must be a non-empty list without duplicates, got [0, 0]"),
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--dataset", "mnits"], "got 'mnits'"),
     ],
@@ -231,7 +231,7 @@ def test_a_bad_argument_is_refused_before_any_work(tmp_path, capsys, arguments, 
 def test_another_studys_damaged_manifest_is_named_and_left_aside(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "study-old.json").write_text('{"format": 0}')
-    with pytest.warns(UserWarning, match=r"study-old\.json must hold the record of a study"):
+    with pytest.warns(UserWarning, match=r"study-old\.json must be the record of a study"):
         assert study(tmp_path, "ce", "--dry-run") == 0
 
 
@@ -242,7 +242,7 @@ def test_a_studys_own_damaged_manifest_is_refused_and_kept(tmp_path, trained, ca
     assert study(tmp_path, "ce") == 2
     assert trained == []
     printed = capsys.readouterr().err
-    assert "study-mine.json must hold the record of a study" in printed
+    assert "study-mine.json must be the record of a study" in printed
     assert "delete it" in printed
     assert own.read_text() == '{"format": 0}'
 
@@ -306,8 +306,8 @@ TUNED = "validation: 300\ntuning: {weight_decays: 0.0, seeds: 100, dataset_seeds
 def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
     tmp_path, trained, monkeypatch, capsys
 ):
-    monkeypatch.setattr(tuning, "SPAN", 1)
-    monkeypatch.setattr(tuning, "FARTHEST", 1)
+    monkeypatch.setattr(tuning, "INITIAL_STEPS", 1)
+    monkeypatch.setattr(tuning, "MAX_STEPS", 1)
     few = ("--seeds", "0", "--dataset-seeds", "0")
     text = STUDY % "ce, gift" + TUNED
     path = tmp_path / "mine.yaml"
@@ -326,7 +326,7 @@ def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
     assert "2 of at least 10 runs done" in printed  # those tuned are no runs yet
     assert (
         "to do  digits:validation=300 selected IPC 1 set 0, convnet3:width=8, GIFT, AdamW, seed 0, "
-        "tuned as trials will choose" in printed
+        "tuned with hyperparameters not chosen yet" in printed
     )
     assert call() == 0
     runs = runs_of(tmp_path)
@@ -354,13 +354,13 @@ def test_a_tuned_study_tries_then_repeats_with_what_was_chosen(
     assert len(trained) == before
     parts = [line for line in capsys.readouterr().err.splitlines() if line.startswith("part")]
     assert parts == [
-        "part 1 of 3: 2 runs at the study's own settings",
-        "part 2 of 3: trials; rates are added where a curve still rises at an end",
-        "part 3 of 3: 2 runs at what 6 trials have chosen",
+        "part 1 of 3: 2 runs with the protocol's hyperparameters",
+        "part 2 of 3: trials; the grid is extended if accuracy still rises at one of its ends",
+        "part 3 of 3: 2 runs with hyperparameters from 6 trials",
     ]
     assert call("--dry-run") == 0
     printed = capsys.readouterr().out
-    assert "10 of 10 runs done; nothing is left" in printed
+    assert "10 of 10 runs done; no runs left" in printed
     assert "GIFT, AdamW, seed 0, tuned: learning rate" in printed
     assert call("--no-tuning", "--dry-run") == 0
     assert "2 of 2 runs done" in capsys.readouterr().out

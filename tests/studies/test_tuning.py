@@ -9,7 +9,7 @@ from gift_fast.evaluation.results import RunResult
 from gift_fast.studies.manifest import Finished
 from gift_fast.studies.study import Experiment
 from gift_fast.studies.study_files import parse_study
-from gift_fast.studies.tuning import FARTHEST, choose, half_decade, nearest_step, tune, tuned
+from gift_fast.studies.tuning import MAX_STEPS, choose, half_decade, nearest_step, tune, tuned
 from gift_fast.training.eval_result import EvalResult
 
 STUDY = """
@@ -112,7 +112,7 @@ def test_a_loss_that_has_collapsed_in_the_middle_is_followed_to_where_it_learns(
 def test_a_grid_ends_somewhere_and_says_that_the_optimum_may_lie_beyond():
     landscape = Landscape(kl=1e30, gift=0.01)
     _, _, choices, _ = tune_on(landscape)
-    assert choices["kl"].learning_rate == half_decade(-4 + FARTHEST)
+    assert choices["kl"].learning_rate == half_decade(-4 + MAX_STEPS)
     assert not choices["kl"].inside
     assert choices["gift"].inside
 
@@ -164,12 +164,16 @@ def test_the_grid_holds_half_decades_to_three_digits():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[100, 101]", "[1, 2]", r"tuning: seeds must not be the study's own, got \[1\] in both"),
-        ("[100]}", "[0]}", r"tuning: dataset_seeds must not be the study's own, got \[0\]"),
+        (
+            "[100, 101]",
+            "[1, 2]",
+            r"tuning: seeds must differ from the study's seeds, got \[1\] in both",
+        ),
+        ("[100]}", "[0]}", r"tuning: dataset_seeds must differ from .*, got \[0\]"),
         (
             "validation: 300",
             "validation: 0",
-            "validation must be a number of images for tuning, got 0",
+            "validation must be at least 1 for a study with tuning, got 0",
         ),
         ("[0.0, 5.0e-4]", "[-1.0]", "tuning: weight_decays must be 0 or more, got -1.0"),
         ("dataset_seeds: [100]", "rates: 3", "got 'rates'"),

@@ -36,7 +36,7 @@ from gift_fast.data.images.file_split import FileSplit
 from gift_fast.data.images.splits import Split, TensorSplit
 from gift_fast.data.images.unreadable_files import check_readable
 from gift_fast.files import spec
-from gift_fast.files.record_names import present
+from gift_fast.files.record_names import current_name
 
 __all__ = [
     "COPY_OF",
@@ -80,8 +80,12 @@ def dataset_title(dataset: str) -> str:
         >>> dataset_title("cifar10-jpeg:normalization=imagenet"), dataset_title("digits:heldout=9")
         ('CIFAR-10 (JPEG copies), normalization=imagenet', 'digits:validation=9')
     """
-    name, colon, options = present(dataset).partition(":")
-    return f"{TITLES[name]}{', ' if colon else ''}{options}" if name in TITLES else present(dataset)
+    name, colon, options = current_name(dataset).partition(":")
+    return (
+        f"{TITLES[name]}{', ' if colon else ''}{options}"
+        if name in TITLES
+        else current_name(dataset)
+    )
 
 
 def check_dataset(dataset: str) -> None:

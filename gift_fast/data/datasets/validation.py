@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gift_fast.data.datasets.image_dataset import ImageDataset
 from gift_fast.files import spec
-from gift_fast.files.record_names import recorded
+from gift_fast.files.record_names import record_name
 
-VALIDATION = recorded("validation")
+VALIDATION = record_name("validation")
 """The split, and the option of every dataset: ``digits:validation=300``, as records spell it."""
 
 SPLIT_SEED = 0
@@ -31,7 +31,7 @@ def split_validation(dataset: str) -> tuple[str, int]:
         >>> split_validation("digits")
         ('digits', 0)
     """
-    rest, text = spec.take_option(recorded(dataset), VALIDATION)
+    rest, text = spec.take_option(record_name(dataset), VALIDATION)
     if text is None:
         return dataset, 0
     if not text.isdecimal() or int(text) == 0:
