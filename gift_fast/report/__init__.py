@@ -1,4 +1,4 @@
-"""``gift-fast report``: the studies of a folder as one HTML page, Markdown, LaTeX and CSV."""
+"""Reports: the studies of a folder as one HTML page, Markdown, LaTeX and CSV."""
 
 from gift_fast.report.writing import write_report, write_tables
 

@@ -1,4 +1,4 @@
-"""The table of baselines: accuracies beside the distilled set's, and DD-Ranking's two scores."""
+"""The table of baselines and of DD-Ranking's two scores."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ SELECTIONS = {
     VALIDATION: "lr selected on the validation split",
     "test": "lr selected on test images",
 }
-"""What selects a learning rate, and how the table calls it."""
+"""The split on which the learning rate is selected, and its name in the table."""
 
 
 class Question(NamedTuple):
-    """What all arms of a row have in common.
+    """The settings that all arms of a row have in common.
 
     Attributes:
-        dataset: with its options.
+        dataset: the dataset, with its options.
         ipc: images per class.
-        network: that the set was distilled on.
-        student: the network.
-        optimizer: its specification.
+        network: the network that the set was distilled on.
+        student: the network of the student.
+        optimizer: the specification of the optimizer.
     """
 
     dataset: str
@@ -49,13 +49,13 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs of a baseline that differ in learning rate, split and seeds alone.
+    """Runs of a baseline that differ only in learning rate, split and seeds.
 
     Attributes:
         question: see :class:`Question`.
-        method: of the set.
-        loss: its specification.
-        plain: whether there is no augmentation.
+        method: the method of the set.
+        loss: the specification of the loss.
+        plain: whether training has no augmentation.
     """
 
     question: Question
@@ -75,10 +75,10 @@ def arm_of(run: Run) -> Arm:
 
 
 def baselines_table(study: StudyRecord) -> Table | None:
-    """A row per distilled set and loss, or None if the study has no baselines.
+    """A table with one row per distilled set and loss, or None if the study has no baselines.
 
-    With each selection of the learning rate: accuracies and both scores. A score is missing until
-    all of its runs have finished.
+    It has accuracies and both scores for each selection of the learning rate. A score is empty
+    until all of its runs have finished.
     """
     scores: dict[Arm, dict[tuple[str, float], list[float]]] = {}
     for run in study.runs:
@@ -126,32 +126,33 @@ def baselines_table(study: StudyRecord) -> Table | None:
             items += items_of(arm, full, selection, means)
         rows.append(tuple(items))
     notes = (
-        "Full data: the student's network trained on all training images with hard labels, as the "
-        "teachers are. Random: as many random training images with the same soft labels.",
-        "LRS and ARS: label-robust and augmentation-robust score of DD-Ranking, of accuracies as "
+        "Full data: the student's network trained on all training images with hard labels, like "
+        "the teachers. Random: the same number of random training images with soft labels of the "
+        "same teacher.",
+        "LRS and ARS: label-robust and augmentation-robust score of DD-Ranking, from accuracies as "
         "fractions. DD-Ranking selects the learning rate on the test images, which is optimistic.",
     )
     return Table("Baselines of the distilled sets", tuple(columns), tuple(rows), notes)
 
 
 Means = dict[Arm, dict[tuple[str, float], float]]
-"""The mean top-1 of every arm by split and learning rate, percent."""
+"""The mean top-1 of every arm in percent, by split and learning rate."""
 
 
 def has_augmented(arm: Arm, means: Means) -> bool:
-    """Whether the arm was also run with augmentation, whose row it is then part of."""
+    """Whether the arm was also run with augmentation, and is part of that row."""
     return Arm(arm.question, arm.method, arm.loss, plain=False) in means
 
 
 def selected_accuracy(arm: Arm, selection: str, means: Means) -> float:
-    """Top-1 on the test images at the learning rate that a split selects; NaN if not known."""
+    """Top-1 on the test images with the learning rate selected on a split; NaN if not known."""
     of_arm = means.get(arm, {})
     curve = [(rate, top1) for (split, rate), top1 in of_arm.items() if split == selection]
     return of_arm.get(("test", best_rate(curve)), math.nan) if curve else math.nan
 
 
 def items_of(arm: Arm, full: float, selection: str, means: Means) -> list[Item]:
-    """Accuracies and scores of a row with one selection of the learning rate."""
+    """The accuracies and scores of a row for one selection of the learning rate."""
 
     def top1(method: str, loss: str, plain: bool) -> float:
         return selected_accuracy(Arm(arm.question, method, loss, plain), selection, means)

@@ -1,4 +1,4 @@
-"""The runs of a study in order: condition, setting, loss, and the scores of a cell."""
+"""The runs of a study by condition, setting and loss, and the scores of each cell."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ NUM_CLASSES = {
     **dict.fromkeys(("imagenet-nette", "imagenet-woof", "imagenet-10"), 10),
     **{"cifar100": 100, "imagenet-100": 100, "tinyimagenet": 200, "imagenet-1k": 1000},
 }
-"""Of the datasets with a fixed number: what chance is, and the protocol's batch size, follow."""
+"""The number of classes of a dataset, which determines chance and the protocol's batch size."""
 
 Replicate = tuple[str, int]
-"""Of a score: the name of the set, which is what is counted, and the student's seed."""
+"""The name of the distilled set and the seed of the student of a score."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What all losses of a comparison have in common.
+    """The settings that all losses of a comparison have in common.
 
     Attributes:
         source: the distilled set, without its seed.
-        settings: name and value of every field of the configuration that does not vary.
+        settings: names and values of the fields of the configuration that do not vary.
     """
 
     source: SetSource
@@ -48,13 +48,13 @@ class Condition:
 
     @cached_property
     def descriptions(self) -> dict[str, str]:
-        """What tells it from others, in words, by what the words are about."""
+        """Descriptions of the settings, by topic."""
         optimizer = optimizer_name(self["optimizer"])
         if self["optimizer"].startswith("sgd"):
             optimizer += f", momentum {self['momentum']:g}"
         epochs = "the protocol's epochs" if self["epochs"] is None else f"{self['epochs']} epochs"
         dataset, validation = split_validation(self.source.dataset)
-        words = {
+        descriptions = {
             "dataset": dataset_title(dataset)
             + (f", validation split of {validation} training images" if validation else ""),
             "method": f"{self.source.method} sets",
@@ -65,33 +65,33 @@ class Condition:
             "epochs": epochs,
         }
         if self["teachers"] != self.source.teachers:
-            words["teachers"] = f"teacher {', '.join(self['teachers']) or 'none'}"
+            descriptions["teachers"] = f"teacher {', '.join(self['teachers']) or 'none'}"
         if self["classes"] != ALL:
-            words["classes"] = self["classes"]
+            descriptions["classes"] = self["classes"]
         for name in ("schedule", "augmentation", "mixing", "batch_size", "mixed_precision"):
-            words[name] = f"{name.replace('_', ' ')} {self[name]}"
-        return words
+            descriptions[name] = f"{name.replace('_', ' ')} {self[name]}"
+        return descriptions
 
     @property
     def chance(self) -> float | None:
-        """Top-1 of guessing, percent; None where the number of classes is not known."""
+        """Chance accuracy in percent; None if the number of classes is not known."""
         classes = NUM_CLASSES.get(spec.split_spec(self.source.dataset)[0])
         return None if classes is None or self["classes"] != ALL else 100.0 / classes
 
     @property
     def native(self) -> str | None:
-        """The loss that the method's authors train with."""
+        """The native loss of the method."""
         return NATIVE_LOSSES.get(spec.split_spec(self.source.method)[0])
 
 
 @dataclass(frozen=True)
 class Setting:
-    """At which learning rate and weight decay the losses of a comparison are run.
+    """The learning rate and weight decay of a comparison.
 
     Attributes:
-        purpose: ``protocol``, with one of each for all; or ``tuned``, with each loss's own.
-        learning_rate: the protocol's; None where it follows from the student, or for ``tuned``.
-        weight_decay: likewise.
+        purpose: ``protocol``: the same for all losses; or ``tuned``: chosen for each loss.
+        learning_rate: the protocol's; None if it depends on the student, or for ``tuned``.
+        weight_decay: the protocol's; None for ``tuned``.
     """
 
     purpose: str
@@ -107,13 +107,13 @@ class Cell:
     """All runs that differ only in the seeds of set and student.
 
     Attributes:
-        condition: what they share with the other losses.
-        setting: at which they are run.
+        condition: the settings shared with the other losses.
+        setting: learning rate and weight decay.
         loss: the specification of the loss.
-        share: of the classes that the student has seen, 1 but in continual learning.
-        runs: in the order of the manifest; at least one.
-        halved: whether the score is on the second half of the test images, since the first has
-            chosen the learning rate.
+        share: the share of classes that the student has seen; 1 except in continual learning.
+        runs: the runs in the order of the manifest; at least one.
+        halved: whether the score is on the second half of the test images, because the first half
+            was used for tuning.
     """
 
     condition: Condition
@@ -125,7 +125,7 @@ class Cell:
 
     @cached_property
     def scores(self) -> dict[str, dict[int, float]]:
-        """Top-1 after the last epoch, percent: the set -> the student's seed -> the score."""
+        """Top-1 after the last epoch in percent: set -> seed of the student -> score."""
         scores: dict[str, dict[int, float]] = {}
         for run in self.runs:
             name, seed = replicate_of(run)
@@ -133,45 +133,45 @@ class Cell:
         return scores
 
     def score_of(self, run: Run) -> float:
-        """The score of one of its runs, percent."""
+        """The score of one of its runs, in percent."""
         last = run.result.last
         return last.halves[1] if self.halved else last.top1
 
     @cached_property
     def replicates(self) -> tuple[float, ...]:
-        """What is counted: the means of the sets where there are several, else the students."""
+        """The means of the sets if there are several, otherwise the scores of the students."""
         if len(self.scores) > 1:
             return tuple(math.fsum(s.values()) / len(s) for s in self.scores.values())
         return tuple(score for seeds in self.scores.values() for score in seeds.values())
 
     @property
     def over(self) -> str:
-        """What ``replicates`` are: ``sets`` or ``seeds``."""
+        """The kind of ``replicates``: ``sets`` or ``seeds``."""
         return "sets" if len(self.scores) > 1 else "seeds"
 
     @cached_property
     def top1(self) -> Spread:
-        """Of the replicates, percent."""
+        """Mean and standard deviation of the replicates, in percent."""
         return spread(self.replicates)
 
     @property
     def results(self) -> list[RunResult]:
-        """Of its runs."""
+        """The results of its runs."""
         return [run.result for run in self.runs]
 
     @property
     def best_mean(self) -> float:
-        """Mean top-1 of each run's best check, which the paper's code reports, percent."""
+        """Mean top-1 of the best test of each run, which the paper's code reports, in percent."""
         return spread([run.result.best.top1 for run in self.runs]).mean
 
     @property
     def config(self) -> EvaluationConfig:
-        """Of the first run, with everything filled in."""
+        """The resolved configuration of the first run."""
         return self.runs[0].result.config
 
     @property
     def loss_name(self) -> str:
-        """How a table calls the loss."""
+        """The display name of the loss."""
         return display_name(self.loss)
 
 
@@ -181,10 +181,10 @@ class Trial:
 
     Attributes:
         loss: the specification of the loss.
-        learning_rate: that was tried.
-        weight_decay: that was tried.
-        top1: mean of what chooses, percent.
-        runs: at least one.
+        learning_rate: the learning rate.
+        weight_decay: the weight decay.
+        top1: mean accuracy on the images used for tuning, in percent.
+        runs: the trials; at least one.
     """
 
     loss: str
@@ -195,22 +195,22 @@ class Trial:
 
     @property
     def results(self) -> list[RunResult]:
-        """Of its runs."""
+        """The results of the trials."""
         return [run.result for run in self.runs]
 
     def score_of(self, run: Run) -> float:
-        """What one of its runs is judged by, percent."""
+        """The accuracy of one trial on the images used for tuning, in percent."""
         return trial_score(run.result)
 
 
 def replicate_of(run: Run) -> Replicate:
-    """The set and the seed of a run, by which its score is found in its cell."""
+    """The set and the seed of a run, which identify its score in a cell."""
     source = run.experiment.source
     return source.name if source.seed is None else f"set {source.seed}", run.experiment.config.seed
 
 
 def signed(difference: float) -> str:
-    """Points with their sign, to a tenth; no sign where nothing is left of them.
+    """Format a difference in points with its sign, rounded to a tenth; 0.0 has no sign.
 
     Example:
         >>> signed(2.345), signed(-0.04)

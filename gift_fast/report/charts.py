@@ -1,4 +1,4 @@
-"""The figures of a report: which numbers of a study are drawn, and how they are called."""
+"""The figures of a report: which numbers of a study are drawn, and their labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gift_fast.files import spec
 from gift_fast.report import svg
 from gift_fast.report.cells import TUNED, Cell
 from gift_fast.report.panels import Panel
-from gift_fast.report.published_comparison import PublishedComparison, whole
+from gift_fast.report.published_comparison import PublishedComparison, on_all_images
 from gift_fast.report.study_tables import setting_name
 from gift_fast.training.objectives import OBJECTIVES, display_name
 
@@ -19,11 +19,11 @@ TOP1 = "top-1, %"
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture of a figure.
+    """One chart of a figure.
 
     Attributes:
-        title: above it; may be empty.
-        picture: SVG.
+        title: title above the chart; may be empty.
+        picture: the chart as SVG.
     """
 
     title: str
@@ -32,13 +32,13 @@ class Chart:
 
 @dataclass(frozen=True)
 class Figure:
-    """Pictures with one caption and one legend.
+    """Charts with a common caption and legend.
 
     Attributes:
-        caption: what they show.
-        charts: side by side.
-        legend: number, name and mark, SVG, of every series; empty for none.
-        wide: whether a picture takes the whole width.
+        caption: the caption.
+        charts: the charts, shown side by side.
+        legend: index, name and marker (SVG) of every series; may be empty.
+        wide: whether a chart takes the full width.
     """
 
     caption: str
@@ -54,13 +54,13 @@ def legend_of(panel: Panel) -> tuple[tuple[int, str, str], ...]:
     )
 
 
-def sentence(words: str) -> str:
-    """Words with a capital, as they stand above a picture."""
-    return words[:1].upper() + words[1:]
+def capitalized(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
 
 
 def bars_figure(panel: Panel) -> Figure:
-    """A bar for every loss and setting."""
+    """A bar chart with one bar per loss and setting."""
     groups = []
     for loss in panel.losses:
         cells = [panel.cells.get((setting, loss)) for setting in panel.settings]
@@ -69,7 +69,7 @@ def bars_figure(panel: Panel) -> Figure:
             for c in cells
         ]
         groups.append((display_name(loss), bars))
-    names = [sentence(setting_name(setting, panel)) for setting in panel.settings]
+    names = [capitalized(setting_name(setting, panel)) for setting in panel.settings]
     counts = sorted({cell.top1.n for cell in panel.cells.values()})
     label = "; ".join(
         f"{name}: " + ", ".join(f"{c.loss_name} {c.top1.mean:.1f}" for c in panel.column(setting))
@@ -78,7 +78,7 @@ def bars_figure(panel: Panel) -> Figure:
     over = {"sets": "sets", "seeds": "students on one set"}[next(iter(panel.cells.values())).over]
     keys = [svg.bar_key(k) for k in range(len(names))]
     return Figure(
-        f"Top-1 of every loss: mean, sample standard deviation, and the "
+        f"Top-1 of every loss: mean, sample standard deviation, and "
         f"{' or '.join(map(str, counts))} {over} as dots.",
         (Chart("", svg.bar_chart(groups, label=f"Bar chart of top-1. {label}")),),
         tuple(zip(range(len(names)), names, keys, strict=True)) if len(names) > 1 else (),
@@ -87,12 +87,12 @@ def bars_figure(panel: Panel) -> Figure:
 
 
 def curves_figure(panel: Panel) -> Figure | None:
-    """Training curves: the mean of all tests of a loss; None where runs were tested once."""
+    """Training curves: mean accuracy of every loss at each test; None if runs were tested once."""
     charts = []
-    every = [cell for cell in panel.cells.values() if len(cell.runs[0].result.checks) > 1]
-    values = [y for cell in every for _, y in curve_of(cell)]
+    curves = [cell for cell in panel.cells.values() if len(cell.runs[0].result.checks) > 1]
+    values = [y for cell in curves for _, y in curve_of(cell)]
     for setting in panel.settings:
-        cells = [cell for cell in panel.column(setting) if cell in every]
+        cells = [cell for cell in panel.column(setting) if cell in curves]
         if not cells:
             continue
         series = []
@@ -100,19 +100,19 @@ def curves_figure(panel: Panel) -> Figure | None:
             points = curve_of(cell)
             titles = tuple(f"{cell.loss_name}, epoch {x:g}: {y:.1f} %" for x, y in points)
             series.append(svg.Series(panel.series[cell.loss], points, titles))
-        name = sentence(setting_name(setting, panel))
+        name = capitalized(setting_name(setting, panel))
         picture = svg.line_chart(
             series, label=f"Training curves, {name}", x_label="epoch", y_label=TOP1, y_values=values
         )
         charts.append(Chart(name, picture))
     if not charts:
         return None
-    caption = "Training curves: top-1 at every test, the mean of all runs."
+    caption = "Training curves: mean top-1 of all runs at every test."
     return Figure(caption, tuple(charts), legend_of(panel))
 
 
 def curve_of(cell: Cell) -> tuple[tuple[float, float], ...]:
-    """Epoch and mean top-1 of the tests that all runs of a cell have."""
+    """Epochs and mean top-1 of the tests that all runs of a cell have."""
     by_epoch: dict[int, list[float]] = {}
     for run in cell.runs:
         for check in run.result.checks:
@@ -127,7 +127,7 @@ def curve_of(cell: Cell) -> tuple[tuple[float, float], ...]:
 
 
 def tuning_figure(panel: Panel) -> Figure | None:
-    """Top-1 of the trials over the learning rate, a picture for every weight decay."""
+    """Top-1 of the trials over the learning rate, with one chart per weight decay."""
     if not panel.trials:
         return None
     losses = list(dict.fromkeys(trial.loss for trial in panel.trials))
@@ -167,15 +167,15 @@ def tuning_figure(panel: Panel) -> Figure | None:
         )
         charts.append(Chart(f"Weight decay {decay:g}", picture))
     caption = (
-        "The whole tuning: mean top-1 of the trials, on the images that choose. A ring marks what "
-        "was chosen"
+        "Tuning: mean top-1 of the trials, on the images used for tuning. Rings mark the chosen "
+        "hyperparameters"
     )
     caption += "." if marker is None else "; the dashed line is the protocol's learning rate."
     return Figure(caption, tuple(charts), legend_of(panel))
 
 
 def gamma_figure(panel: Panel) -> Figure | None:
-    """Top-1 over GIFT's gamma; None for fewer than three gammas."""
+    """Top-1 over GIFT's gamma; None if there are fewer than three values of gamma."""
     series, legend = [], []
     for index, setting in enumerate(panel.settings):
         cells = [cell for cell in panel.column(setting) if gamma_of(cell.loss) is not None]
@@ -184,31 +184,31 @@ def gamma_figure(panel: Panel) -> Figure | None:
             continue
         titles = tuple(f"gamma {x:g}: {y:.1f} %" for x, y in points)
         series.append(svg.Series(index, points, titles))
-        name = sentence(setting_name(setting, panel))
+        name = capitalized(setting_name(setting, panel))
         legend.append((index, name, svg.legend_mark(index)))
     if not series:
         return None
     picture = svg.line_chart(series, label="Top-1 over gamma", x_label="gamma", y_label=TOP1)
-    caption = "Top-1 over gamma, the share of the hard label in the refined one."
+    caption = "Top-1 over gamma, the weight of the hard label in the refined soft label."
     return Figure(caption, (Chart("", picture),), tuple(legend) if len(legend) > 1 else ())
 
 
 def gamma_of(loss: str) -> float | None:
-    """GIFT's gamma in a specification of it that sets nothing else, or None.
+    """The gamma of a GIFT specification without other options, or None.
 
     Example:
         >>> gamma_of("gift:gamma=0.3"), gamma_of("gift"), gamma_of("kl")
         (0.3, 0.1, None)
     """
-    name, written = spec.split_spec(loss)
-    if name != "gift" or set(written) - {"gamma"}:
+    name, given = spec.split_spec(loss)
+    if name != "gift" or set(given) - {"gamma"}:
         return None
     _, options = spec.resolve("loss", loss, OBJECTIVES)
     return float(options["gamma"])
 
 
 def shares_figure(panel: Panel) -> Figure | None:
-    """Top-1 over the share of the classes that has been seen; None outside continual learning."""
+    """Top-1 over the share of classes seen; None except in continual learning."""
     charts = []
     values = [cell.top1.mean for cells in panel.shares.values() for cell in cells]
     for setting in panel.settings:
@@ -221,7 +221,7 @@ def shares_figure(panel: Panel) -> Figure | None:
             if points:
                 series.append(svg.Series(panel.series[loss], points, titles))
         if series:
-            name = sentence(setting_name(setting, panel))
+            name = capitalized(setting_name(setting, panel))
             picture = svg.line_chart(
                 series,
                 label=f"Top-1 over the classes seen, {name}",
@@ -237,7 +237,7 @@ def shares_figure(panel: Panel) -> Figure | None:
 
 
 def scatter_figure(found: Sequence[PublishedComparison]) -> Figure | None:
-    """Measured against published means; None where nothing published was run."""
+    """Measured against published means; None if there are no published numbers."""
     groups: dict[str, list[PublishedComparison]] = {}
     for each in found:
         groups.setdefault(kind_of(each), []).append(each)
@@ -247,7 +247,7 @@ def scatter_figure(found: Sequence[PublishedComparison]) -> Figure | None:
     series = []
     for kind, index in kinds.items():
         members = groups[kind]
-        points = tuple((b.published.mean, whole(b.cell).top1.mean) for b in members)
+        points = tuple((b.published.mean, on_all_images(b.cell).top1.mean) for b in members)
         titles = tuple(
             f"{b.published.dataset}, {b.published.method}, IPC {b.published.ipc}, "
             f"{b.cell.loss_name}: published {x:g}, measured {y:.1f}"
@@ -261,7 +261,7 @@ def scatter_figure(found: Sequence[PublishedComparison]) -> Figure | None:
         y_label="measured top-1, %",
     )
     legend = tuple((index, kind, svg.legend_mark(index)) for kind, index in kinds.items())
-    caption = "Measured against published top-1; on the dashed line they are equal."
+    caption = "Measured against published top-1. On the dashed line, they are equal."
     return Figure(caption, (Chart("", picture),), legend)
 
 
@@ -272,5 +272,5 @@ KINDS = (*VERDICTS, *(f"{verdict}, other configuration" for verdict in VERDICTS)
 
 
 def kind_of(each: PublishedComparison) -> str:
-    """The series of ``KINDS`` that a number belongs to."""
+    """The series of ``KINDS`` for a comparison."""
     return each.verdict if each.same_configuration else f"{each.verdict}, other configuration"

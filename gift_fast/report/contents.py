@@ -1,4 +1,4 @@
-"""What a report contains, in reading order."""
+"""The contents of a report, in reading order."""
 
 from __future__ import annotations
 
@@ -29,43 +29,45 @@ from gift_fast.report.wording import plural, span
 
 READING = (
     (
-        "A score",
-        "is top-1 on the test images after the last epoch, never the best of several looks. Mean ± "
-        "image_grid standard deviation (ddof 1). Click a number to see its runs and settings.",
+        "Score",
+        "Top-1 on the test images after the last epoch, never the best of several tests. Scores "
+        "are shown as mean ± sample standard deviation (ddof 1). Click a number to see its runs "
+        "and settings.",
     ),
     (
-        "The unit of replication",
-        "is the distilled set: the scores of the students of a set are averaged first. With one "
-        "set, n is the number of students, and the deviation does not cover other sets.",
+        "Unit of replication",
+        "The distilled set: the scores of the students of a set are averaged first. With one set, "
+        "n is the number of students, and the standard deviation does not cover variation between "
+        "sets.",
     ),
     (
-        "An interval",
-        "is a paired 95 % t interval for the difference of two losses over sets, on the same sets "
-        "and seeds. It covers this comparison alone and is not adjusted.",
+        "Interval",
+        "Paired 95 % t interval over sets for the difference between two losses on the same sets "
+        "and seeds. It is not adjusted for the number of comparisons.",
     ),
     (
         "Better",
-        "is a loss if the difference is significant: p is below 0.05 after Holm's adjustment over "
-        "all comparisons of the study. A difference below half a point is negligible, whatever p. "
-        "With three sets or fewer there is an interval and no test.",
+        "The difference is significant: p is below 0.05 after Holm's adjustment over all "
+        "comparisons of the study. A difference below half a point is negligible, regardless of p. "
+        "With three sets or fewer, differences are not tested.",
     ),
     (
         "Tuned",
-        "is a loss with the learning rate and weight decay that trials chose for it: the same "
-        "number of trials for every loss, with other seeds and on images that no score uses.",
+        "Trained with the learning rate and weight decay that trials chose for the loss. All "
+        "losses have the same number of trials, with other seeds and on images that no score uses.",
     ),
     (
         "Reproduced",
-        "is a published number if the 90 % Welch interval of measured minus published lies within "
-        "one point; not reproduced, if the 95 % interval excludes 0 and the difference exceeds one "
-        "point; otherwise inconclusive. It is a reproduction only with the same configuration; "
-        "differences are listed.",
+        "The 90 % Welch interval of measured minus published is within one point of 0. Not "
+        "reproduced: the 95 % interval excludes 0, and the difference exceeds one point. "
+        "Inconclusive: neither. A reproduced number is a reproduction only with the same "
+        "configuration; the differences are listed.",
     ),
 )
 
 
-UNFOLDED = 4
-"""Conditions of a study that are shown unfolded."""
+MAX_EXPANDED = 4
+"""Maximum number of conditions of a study that are shown expanded."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,15 @@ class ConditionSection:
     """One condition of a study.
 
     Attributes:
-        anchor: by which it is linked to.
-        heading: what distinguishes it from the study's other conditions.
-        sentences: what it shows, in sentences.
-        shares: continual learning at every share of the classes, or None.
-        table: of the losses.
-        figures: of the same runs.
-        trials: the tuning in numbers, or None.
+        anchor: anchor of the section, for links.
+        heading: the settings that distinguish it from the study's other conditions.
+        sentences: the summary in sentences.
+        shares: table of continual learning at every share of the classes, or None.
+        table: table of the losses.
+        figures: figures of the same runs.
+        trials: table of the trials, or None.
         image_grid: images of a distilled set, or None.
-        rows: lines of the CSV file.
+        rows: rows of the CSV file.
     """
 
     anchor: str
@@ -100,15 +102,15 @@ class StudySection:
     """One study.
 
     Attributes:
-        anchor: by which it is linked to.
-        title: of the study.
-        settings: what all its runs share, in words.
-        unfinished: how many runs are missing, in words; else empty.
-        notes: the study's own.
-        sentences: what all conditions together show, in sentences.
-        overview: all conditions at once, or None where there is one.
-        baselines: of the distilled sets with DD-Ranking's scores, or None.
-        conditions: with their own tables and figures.
+        anchor: anchor of the section, for links.
+        title: title of the study.
+        settings: the settings that all runs share.
+        unfinished: a sentence on unfinished runs; may be empty.
+        notes: the notes of the study.
+        sentences: the summary of all conditions, in sentences.
+        overview: table of all conditions; None if there is only one.
+        baselines: table of baselines with DD-Ranking's scores, or None.
+        conditions: the conditions, with their own tables and figures.
     """
 
     anchor: str
@@ -123,8 +125,8 @@ class StudySection:
 
     @property
     def folded(self) -> bool:
-        """Whether the conditions are so many that each is shown when it is asked for."""
-        return len(self.conditions) > UNFOLDED
+        """Whether the conditions are collapsed, because there are too many."""
+        return len(self.conditions) > MAX_EXPANDED
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,12 @@ class Contents:
     """A whole report.
 
     Attributes:
-        title: of the report.
-        summary: what was read.
-        damaged: files that could not be read, one message per file.
+        title: title of the report.
+        summary: number of studies and runs.
+        damaged: messages about files that could not be read.
         sections: the studies.
-        published: of all studies.
-        reading: terms and what they mean.
+        published: comparison with published numbers, of all studies.
+        reading: the terms of the report and their meanings.
     """
 
     title: str
@@ -164,20 +166,20 @@ def contents_of(folder: Folder) -> Contents:
     missing = sum(sum(study.unfinished.values()) for study in folder.studies)
     summary = f"{len(studies)} {plural('study', len(studies))}, {len(names)} finished runs"
     summary += f"; {missing} {plural('run', missing)} unfinished." if missing else "."
-    title = studies[0][0].title if len(studies) == 1 else "Losses for soft labels, compared"
+    title = studies[0][0].title if len(studies) == 1 else "Comparison of losses for soft labels"
     published = published_section(studies, found)
-    return Contents(title, summary, folder.damaged, each_set_once(sections), published)
+    return Contents(title, summary, folder.damaged, without_repeated_grids(sections), published)
 
 
-def each_set_once(sections: Sequence[StudySection]) -> tuple[StudySection, ...]:
-    """The sections with the images of every set where they first come, and there alone."""
+def without_repeated_grids(sections: Sequence[StudySection]) -> tuple[StudySection, ...]:
+    """The sections with the images of every set at their first occurrence only."""
     shown: set[str] = set()
     found = []
     for section in sections:
         conditions = []
         for each in section.conditions:
-            again = each.image_grid is not None and each.image_grid.name in shown
-            conditions.append(replace(each, image_grid=None) if again else each)
+            is_repeated = each.image_grid is not None and each.image_grid.name in shown
+            conditions.append(replace(each, image_grid=None) if is_repeated else each)
             if each.image_grid is not None:
                 shown.add(each.image_grid.name)
         found.append(replace(section, conditions=tuple(conditions)))
@@ -185,14 +187,14 @@ def each_set_once(sections: Sequence[StudySection]) -> tuple[StudySection, ...]:
 
 
 def order_of(study: StudyRecord) -> tuple[bool, bool, int, str]:
-    """Studies come as the paper's tables do, then its figures, then what it does not ask."""
+    """The sort key of a study: tables of the paper, then its figures, then all other studies."""
     first = study.answers[0] if study.answers else ""
     numbers = re.findall(r"\d+", first)
     return not numbers, "table" not in first, int(numbers[0]) if numbers else 0, study.name
 
 
 def anchor_of(*names: str) -> str:
-    """Names as an anchor."""
+    """The anchor for a section, from its names."""
     return "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names)
 
 
@@ -202,7 +204,7 @@ def study_section(
     found: dict[Cell, PublishedComparison],
     folder: Folder,
 ) -> StudySection:
-    """A study in the report."""
+    """The section of a study."""
     headings = headings_of(panels)
     conditions = tuple(
         condition_section(study, panel, heading, index, found, folder)
@@ -225,15 +227,17 @@ def study_section(
 
 
 def settings_of(study: StudyRecord, panels: Sequence[Panel]) -> str:
-    """What all runs of a study share, in a line."""
+    """The settings that all runs of a study share, as sentences."""
     parts = []
     if study.answers:
         parts.append(f"Corresponds to {', '.join(study.answers)}")
     if panels:
         varying = varying_descriptions(panels)
         shown = ("dataset", "method", "ipc", "network", "student", "optimizer", "epochs", "classes")
-        words = panels[0].condition.descriptions
-        shared = [words[name] for name in shown if name in words and name not in varying]
+        descriptions = panels[0].condition.descriptions
+        shared = [
+            descriptions[name] for name in shown if name in descriptions and name not in varying
+        ]
         if shared:
             parts.append(f"{'With' if 'dataset' in varying else 'On'} {', '.join(shared)}")
         parts.append(f"preset {study.preset}")
@@ -252,8 +256,8 @@ def settings_of(study: StudyRecord, panels: Sequence[Panel]) -> str:
 
 
 def unfinished_of(study: StudyRecord) -> str:
-    """How many runs of a study are missing, in words; empty where none is."""
-    kinds = {"protocol": "at the protocol's settings", "trial": "trials", "tuned": "tuned"}
+    """A sentence on the unfinished runs of a study; empty if all have finished."""
+    kinds = {"protocol": "with the protocol's settings", "trial": "trials", "tuned": "tuned"}
     kinds["baseline"] = "baselines"
     missing = [f"{n} {kinds[kind]}" for kind, n in study.unfinished.items() if n]
     if not missing:
@@ -273,7 +277,7 @@ def condition_section(
     found: dict[Cell, PublishedComparison],
     folder: Folder,
 ) -> ConditionSection:
-    """A condition in the report."""
+    """The section of a condition."""
     means = shares_figure(panel) or gamma_figure(panel) or bars_figure(panel)
     figures = (means, tuning_figure(panel), curves_figure(panel))
     caption = "Top-1 of every loss" + (" on all classes seen" if panel.shares else "")

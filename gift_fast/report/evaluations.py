@@ -1,4 +1,4 @@
-"""``gift-fast table``: the evaluations of a folder side by side, a row a configuration."""
+"""The table of ``gift-fast table``: one row for each configuration that was evaluated."""
 
 from __future__ import annotations
 
@@ -22,72 +22,72 @@ from gift_fast.report.terminal import print_table
 from gift_fast.studies.manifest import read_manifest
 
 RUN_FILE = re.compile(r"-[0-9a-f]{12}\.json")
-"""How the names of runs end; see :func:`gift_fast.evaluation.results.run_path`."""
+"""The end of the file name of a run; see :func:`gift_fast.evaluation.results.run_path`."""
 
-TOLD = ("dataset", "ipc", "student", "teachers", "loss", "optimizer", "learning_rate", "epochs")
-"""Settings that a note names if all rows share them."""
+NOTED = ("dataset", "ipc", "student", "teachers", "loss", "optimizer", "learning_rate", "epochs")
+"""Settings that a note lists if all rows have the same value."""
 
-FOLLOWING = ("eval_every", "batch_size")
-"""The settings that follow from others, unless they are given."""
+DERIVED = ("eval_every", "batch_size")
+"""Settings that depend on other settings by default."""
 
-TOLD_OTHERWISE = {
+NOTED_UNLESS_DEFAULT = {
     "classes": ALL,
     "tested_on": "test",
     "batch_rule": "paper",
     "forward_twice": False,
     "eval_after": 0.0,
 }
-"""Settings that a note names only if they differ from these."""
+"""Settings that a note lists only if they differ from these values."""
 
-REAL = ("learning_rate", "weight_decay", "momentum")
+FLOATS = ("learning_rate", "weight_decay", "momentum")
 """The settings that are real numbers."""
 
-DIGEST = 7
-"""Characters of a digest that are shown."""
+DIGEST_LENGTH = 7
+"""Number of characters of a digest that are shown."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The runs that differ in nothing but their seeds.
+    """Runs that differ only in their seeds.
 
     Attributes:
-        runs: at least one, in the order of their seeds.
+        runs: the runs in the order of their seeds; at least one.
     """
 
     runs: tuple[RunResult, ...]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Every field of the configuration but the seed."""
+        """All fields of the configuration except the seed."""
         values = self.runs[0].config.all_fields()
         del values["seed"]
-        # A preset's file may hold 0 where the command line gives 0.0.
-        return {k: float(v) if k in REAL and v is not None else v for k, v in values.items()}
+        # A preset file may have 0 where the command line has 0.0.
+        return {k: float(v) if k in FLOATS and v is not None else v for k, v in values.items()}
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Digests of what the runs have read."""
+        """Digests of the inputs of the runs."""
         return self.runs[0].inputs
 
     @property
     def source(self) -> str:
-        """Where the distilled set is from, in words; by which format it was read is left out."""
+        """The description of the distilled set, without its file format."""
         # "recognised", in runs of earlier versions
         return re.split(r"; recogni[sz]ed as ", self.runs[0].source)[0]
 
     @cached_property
     def top1(self) -> Spread:
-        """After the last epoch, percent."""
+        """Top-1 after the last epoch, in percent."""
         return spread([run.last.top1 for run in self.runs])
 
     @property
     def top5(self) -> float:
-        """Mean after the last epoch, percent."""
+        """Mean top-5 after the last epoch, in percent."""
         return spread([run.last.top5 for run in self.runs]).mean
 
     @property
     def best(self) -> float:
-        """Mean top-1 of each run's best check, percent."""
+        """Mean top-1 of the best test of each run, in percent."""
         return spread([run.best.top1 for run in self.runs]).mean
 
 
@@ -95,9 +95,9 @@ class Evaluations(NamedTuple):
     """The evaluations of a folder, see :func:`read_evaluations`.
 
     Attributes:
-        found: those with the same settings but the loss together, the best of these first.
-        damaged: what could not be read, a message a file.
-        of_studies: how many runs of studies are there beside them.
+        found: the evaluations, grouped by all settings except the loss; the best of a group first.
+        damaged: messages about files that could not be read.
+        of_studies: number of runs that belong to studies.
     """
 
     found: tuple[Evaluation, ...]
@@ -106,13 +106,13 @@ class Evaluations(NamedTuple):
 
 
 def read_evaluations(folder: Path) -> Evaluations:
-    """The finished runs of a folder that belong to no study, put together by configuration.
+    """Read the finished runs of a folder that belong to no study, grouped by configuration.
 
     Args:
-        folder: that ``gift-fast evaluate --out`` has written to.
+        folder: output folder of ``gift-fast evaluate``.
 
     Raises:
-        ValueError: there is no such folder, or no run in it that is not a study's.
+        ValueError: the folder does not exist, or all of its runs belong to studies.
     """
     of_studies, damaged = files_of_studies(folder)
     files = [path for path in sorted(folder.glob("*.json")) if RUN_FILE.search(path.name)]
@@ -126,7 +126,7 @@ def read_evaluations(folder: Path) -> Evaluations:
             continue
         name = run_path(folder, run.config, run.inputs).name
         if path.name != name:
-            damaged.append(f"{path} must be named {name}, by what it holds: it may be a copy")
+            damaged.append(f"{path} must be named {name} according to its contents; is it a copy?")
             continue
         key = json.dumps([Evaluation((run,)).settings, run.inputs], sort_keys=True)
         groups.setdefault(key, []).append(run)
@@ -139,60 +139,57 @@ def read_evaluations(folder: Path) -> Evaluations:
     ]
     left_out = sum(len(runs) for key, runs in groups.items() if key not in own)
     if not found and not damaged:
-        beside = f", whose {left_out} are studies': see gift-fast report" if left_out else ""
-        raise ValueError(
-            "folder must hold runs, as `gift-fast evaluate --out` leaves them; "
-            f"got {folder}{beside}"
-        )
+        hint = f", which has {left_out} runs of studies: use gift-fast report" if left_out else ""
+        raise ValueError(f"folder must contain runs of `gift-fast evaluate`, got {folder}{hint}")
     others = [name for name in varying(found) if name != "loss"]
     found.sort(key=lambda one: ([rank_of(one.settings[n]) for n in others], -one.top1.mean))
     return Evaluations(tuple(found), tuple(damaged), left_out)
 
 
 def files_of_studies(folder: Path) -> tuple[set[str], list[str]]:
-    """The files of runs that the studies of a folder name; and what could not be read."""
+    """The files of all runs of the studies in a folder, and messages about damaged manifests."""
     files: set[str] = set()
     damaged = []
     for manifest in sorted(folder.glob("study-*.json")):
         try:
             files |= {run["file"] for run in read_manifest(manifest) if run["file"] is not None}
         except (OSError, ValueError) as error:
-            damaged.append(f"{error}; its runs are taken for evaluations")
+            damaged.append(f"{error}; its runs are shown as evaluations")
     return files, damaged
 
 
 def rank_of(value: object) -> tuple[bool, float, str]:
-    """By which a setting is sorted: numbers by their size, before words."""
+    """The sort key of a setting: numbers by size, then strings."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return True, 0.0, text_of(value)
+        return True, 0.0, format_setting(value)
     return False, float(value), ""
 
 
 def varying(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The settings in which evaluations differ, the loss first."""
+    """The settings in which evaluations differ, starting with the loss."""
     names = evaluations[0].settings if evaluations else {}
-    found = [n for n in names if len({text_of(one.settings[n]) for one in evaluations}) > 1]
+    found = [n for n in names if len({format_setting(one.settings[n]) for one in evaluations}) > 1]
     return sorted(found, key=lambda name: name != "loss")
 
 
-def shown(evaluations: Sequence[Evaluation], inputs: Collection[Sequence[str]]) -> list[str]:
-    """The settings that have a column: those that differ, but for what the others tell already."""
+def column_names(evaluations: Sequence[Evaluation], inputs: Collection[Sequence[str]]) -> list[str]:
+    """The settings that have a column: those that differ, except redundant derived ones."""
     names = varying(evaluations)
-    for left_out in FOLLOWING:
-        others = [name for name in names if name != left_out]
-        columns = [[text_of(one.settings[n]) for one in evaluations] for n in others]
+    for derived in DERIVED:
+        others = [name for name in names if name != derived]
+        columns = [[format_setting(one.settings[n]) for one in evaluations] for n in others]
         if others != names and len(set(zip(*columns, *inputs, strict=True))) == len(evaluations):
             names = others
     return names
 
 
-def text_of(value: object) -> str:
-    """A setting as a table has it.
+def format_setting(value: object) -> str:
+    """Format the value of a setting for a table.
 
     Example:
-        >>> text_of(["convnet3", "resnet18"]), text_of([]), text_of(0.001), text_of(True)
-        ('convnet3 resnet18', 'none', '0.001', 'yes')
-        >>> text_of(None)  # images per class, where none are chosen
+        >>> format_setting(["convnet3", "resnet18"]), format_setting([]), format_setting(0.001)
+        ('convnet3 resnet18', 'none', '0.001')
+        >>> format_setting(None)  # images per class, if all are used
         'all'
     """
     if value is None:
@@ -207,17 +204,17 @@ def text_of(value: object) -> str:
 
 
 def input_columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
-    """Inputs in which evaluations with equal settings differ: a column's heading and its texts.
+    """Columns for inputs in which evaluations with equal settings differ: headings and values.
 
-    A distilled set is named by its source if that differs, anything else by its digest.
+    A distilled set is shown by its source if that is unique, other inputs by their digests.
     """
     columns = {}
     differing = varying(evaluations)
     for name in dict.fromkeys(name for one in evaluations for name in one.inputs):
         digests = [one.inputs.get(name, "none") for one in evaluations]
-        # Which loss reads them changes no files but those of the user's own functions.
+        # Of all inputs, only the code of user-defined functions depends on the loss.
         known = [setting for setting in differing if setting != "loss" or name == "code"]
-        settings = [tuple(text_of(one.settings[n]) for n in known) for one in evaluations]
+        settings = [tuple(format_setting(one.settings[n]) for n in known) for one in evaluations]
         if len(set(zip(settings, digests, strict=True))) == len(set(settings)):
             continue
         sources = [one.source for one in evaluations]
@@ -225,52 +222,52 @@ def input_columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
         if name == "distilled" and len(pairs) == len(set(digests)) == len(set(sources)):
             columns["distilled set"] = sources
         else:
-            columns[f"{name}, digest"] = [digest[:DIGEST] for digest in digests]
+            columns[f"{name}, digest"] = [digest[:DIGEST_LENGTH] for digest in digests]
     return columns
 
 
 def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
-    """The table: in what evaluations differ, and what came of them."""
+    """The table of evaluations: the settings in which they differ, and their accuracies."""
     inputs = input_columns(evaluations)
-    names = shown(evaluations, inputs.values()) or ["loss"]
+    names = column_names(evaluations, inputs.values()) or ["loss"]
     columns = [Column(name.replace("_", " "), numeric=False) for name in names]
     columns += [Column(name, numeric=False, long=True) for name in inputs]
     columns += map(Column, ("top-1", "seeds", "top-5", "best top-1"))
     rows = []
     for index, one in enumerate(evaluations):
-        texts = [text_of(one.settings[name]) for name in names]
-        texts += [texts[index] for texts in inputs.values()]
+        values = [format_setting(one.settings[name]) for name in names]
+        values += [column[index] for column in inputs.values()]
         top1 = marked(score(one.top1), one.runs)
-        texts += [top1, str(one.top1.n), f"{one.top5:.1f}", f"{one.best:.1f}"]
-        rows.append(tuple(map(Item, texts)))
+        values += [top1, str(one.top1.n), f"{one.top5:.1f}", f"{one.best:.1f}"]
+        rows.append(tuple(map(Item, values)))
     shared = evaluations[0].settings
     differing = varying(evaluations)
-    told = [
-        f"{name.replace('_', ' ')} {text_of(shared[name])}"
-        for name in (*TOLD, *TOLD_OTHERWISE)
+    noted = [
+        f"{name.replace('_', ' ')} {format_setting(shared[name])}"
+        for name in (*NOTED, *NOTED_UNLESS_DEFAULT)
         if name not in differing
         and shared[name] is not None
-        and shared[name] != TOLD_OTHERWISE.get(name)
+        and shared[name] != NOTED_UNLESS_DEFAULT.get(name)
     ]
     images = "the test images" if shared["tested_on"] == "test" else "the validation split"
     if "tested_on" in names:
-        images = "what was tested on"
+        images = "the split in the column tested on"
     return Table(
         caption=f"Accuracy on {images} after the last epoch, percent",
         columns=tuple(columns),
         rows=tuple(rows),
         notes=(
-            *([f"All rows: {', '.join(told)}."] if told else []),
+            *([f"All rows: {', '.join(noted)}."] if noted else []),
             *divergence([run for one in evaluations for run in one.runs]),
-            "± is the sample standard deviation (ddof 1) over seeds: it does not cover other "
-            "distilled sets. The best test is selected on the images that it is measured on, so it "
-            "is optimistic.",
+            "± is the sample standard deviation (ddof 1) over seeds; it does not cover variation "
+            "between distilled sets. The best test is selected on the images that it is measured "
+            "on, so it is optimistic.",
         ),
     )
 
 
 def print_evaluations(table: Table) -> None:
-    """Print the table on the standard output, as wide as the terminal."""
+    """Print the table to standard output, at the width of the terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -287,7 +284,7 @@ def print_evaluations(table: Table) -> None:
 
 
 def evaluations_csv(evaluations: Sequence[Evaluation]) -> str:
-    """A line for every evaluation, with every setting and the digest of everything it has read."""
+    """The evaluations as CSV: one row each, with all settings and the digests of all inputs."""
     inputs = dict.fromkeys(f"{name}_digest" for one in evaluations for name in one.inputs)
     results = (
         *("source", "n", "seeds", "top1", "population_std", "sample_std", "top5", "best_top1"),

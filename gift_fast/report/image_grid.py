@@ -1,4 +1,4 @@
-"""Images of a generated set in a grid, as PNG in a data URI."""
+"""A grid of images of a generated set, as PNG in a data URI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gift_fast.data.distilled.native import pair_of
 from gift_fast.report.panels import Panel
 
 CLASSES, PER_CLASS = 10, 10
-"""Most rows and columns of a grid."""
+"""Maximum number of rows and columns of a grid."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class ImageGrid:
     """A grid of distilled images, one row per class.
 
     Attributes:
-        name: the set's.
-        uri: the picture.
-        width: pixels.
-        height: pixels.
-        classes: names of the classes, from above.
-        shown: how many images are in it.
-        of: how many the set has.
+        name: name of the set.
+        uri: data URI of the PNG.
+        width: width in pixels.
+        height: height in pixels.
+        classes: names of the classes, from top to bottom.
+        shown: number of images in the grid.
+        of: number of images in the set.
     """
 
     name: str
@@ -43,15 +43,15 @@ class ImageGrid:
 
     @property
     def shown_width(self) -> int:
-        """Pixels of the screen: whole ones for each of its own, as far as there is room."""
+        """Width on the page in CSS pixels: an integer multiple of ``width``."""
         side = self.height / max(len(self.classes), 1)
         return self.width * max(1, round(36 / side))
 
 
 def image_grid_of(panel: Panel, folder: Path) -> ImageGrid | None:
-    """Images of the first set of a condition that is in the folder's ``sets``, or None.
+    """The grid of the first set of a condition found in the folder's ``sets``, or None.
 
-    A set is known by its fingerprint, which every run records.
+    Sets are identified by their fingerprint, which is part of every run record.
     """
     wanted = [run.result.inputs.get("distilled") for c in panel.cells.values() for run in c.runs]
     for path in sorted((folder / "sets").glob(f"{panel.condition.source.name}_seed*.json")):
@@ -59,13 +59,13 @@ def image_grid_of(panel: Panel, folder: Path) -> ImageGrid | None:
             description = json.loads(path.read_text(encoding="utf-8"))
             if description["fingerprint"] in wanted and not description["whitened"]:
                 return grid_of(path, tuple(description["class_names"]))
-        except (OSError, ValueError, KeyError, TypeError):  # damaged: the report does without it
+        except (OSError, ValueError, KeyError, TypeError):  # skip damaged files
             continue
     return None
 
 
 def grid_of(path: Path, class_names: tuple[str, ...]) -> ImageGrid:
-    """The grid of a set in the project's own format."""
+    """The grid of a set in gift-fast's own format."""
     from safetensors.torch import load_file
 
     tensors = load_file(pair_of(path)[0])
@@ -85,9 +85,9 @@ def grid_of(path: Path, class_names: tuple[str, ...]) -> ImageGrid:
 
 
 def canvas_of(rows: Sequence[Tensor], line: int = 0) -> Tensor:
-    """One picture, uint8 (C, height, width), of rows of images, each (N, C, S, S).
+    """Arrange rows of images, each (N, C, S, S), in one picture, uint8 (C, height, width).
 
-    Images are a pixel apart; ``line`` is the brightness of these pixels and of missing images.
+    Images are one pixel apart; ``line`` is the value of these pixels and of missing images.
     """
     columns = max(map(len, rows))
     channels, side = rows[0].shape[1:3]
@@ -101,7 +101,7 @@ def canvas_of(rows: Sequence[Tensor], line: int = 0) -> Tensor:
 
 
 def as_png(canvas: Tensor, scale: int = 1) -> bytes:
-    """A picture, uint8 (C, height, width), as PNG; every pixel becomes ``scale`` x ``scale``."""
+    """Encode a picture, uint8 (C, height, width), as PNG, enlarged by an integer factor."""
     from PIL import Image
 
     canvas = canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
@@ -112,7 +112,7 @@ def as_png(canvas: Tensor, scale: int = 1) -> bytes:
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Images (N, C, S, S) as uint8, from uint8 or from float32 in [0, 1]."""
+    """Convert images (N, C, S, S) from uint8 or float32 in [0, 1] to uint8."""
     if images.dtype == torch.uint8:
         return images
     return (255.0 * images.clamp(0.0, 1.0)).round().to(torch.uint8)

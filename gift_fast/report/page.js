@@ -32,7 +32,7 @@ function showRuns(index) {
   const body = document.getElementById("behind-body");
   document.getElementById("behind-title").textContent = cell.title;
   const runs = element("table", undefined, [
-    element("thead", undefined, [row("th", ["set", "seed", "score, %", "best check, %", "file"])]),
+    element("thead", undefined, [row("th", ["set", "seed", "score, %", "best test, %", "file"])]),
     element("tbody", undefined, cell.runs.map((run) => row("td", run))),
   ]);
   const box = element("div", undefined, [runs]);
@@ -44,11 +44,11 @@ function showRuns(index) {
     return [name.replaceAll("_", " "), text === null || text === "" ? "none" : text];
   });
   body.replaceChildren(
-    element("p", cell.words),
+    element("p", cell.description),
     element("h3", "Runs"), box,
     element("h3", "Settings"), pairs(shown),
     ...cell.environments.flatMap((k) => [
-      element("h3", "Made with"), pairs(Object.entries(data.environments[k])),
+      element("h3", "Versions"), pairs(Object.entries(data.environments[k])),
     ]),
   );
   dialog.showModal();
@@ -58,10 +58,10 @@ function showRuns(index) {
 document.addEventListener("click", (event) => {
   const cell = event.target.closest("[data-cell]");
   if (cell) showRuns(cell.dataset.cell);
-  if (event.target === dialog) dialog.close(); // on what lies around it
+  if (event.target === dialog) dialog.close(); // a click outside of the dialog
 });
 
-// ---- tables are sorted by any column -----------------------------------------------------------
+// ---- sorting of tables by any column -----------------------------------------------------------
 
 function valueOf(row, column) {
   const item = row.cells[column];
@@ -80,7 +80,7 @@ function sortBy(head) {
   const down = head.getAttribute("aria-sort") === "descending";
   const table = head.closest("table");
   for (const other of table.querySelectorAll("[aria-sort]")) other.removeAttribute("aria-sort");
-  // The best is what one looks for, so numbers fall at first; names rise.
+  // Numbers are first sorted in descending order, so that the best comes first.
   const first = head.classList.contains("n") ? "descending" : "ascending";
   const again = first === "descending" ? "ascending" : "descending";
   const order = head.dataset.sorted === first ? again : first;
@@ -100,7 +100,7 @@ for (const button of document.querySelectorAll(".sort")) {
   button.addEventListener("click", () => sortBy(button.closest("th")));
 }
 
-// ---- a series alone, where the pointer rests on its name ---------------------------------------
+// ---- highlighting of a series while the pointer is on its legend entry -------------------------
 
 for (const item of document.querySelectorAll(".legend li")) {
   const series = item.closest("figure").querySelectorAll(".charts [data-series]");
@@ -113,7 +113,7 @@ for (const item of document.querySelectorAll(".legend li")) {
   item.addEventListener("pointerleave", () => fade(false));
 }
 
-// ---- light and dark ----------------------------------------------------------------------------
+// ---- light and dark mode -----------------------------------------------------------------------
 
 const theme = document.getElementById("theme");
 const SCHEMES = { auto: "light dark", light: "light", dark: "dark" };
@@ -122,7 +122,7 @@ function remembered() {
   try {
     return localStorage.getItem("gift-fast-theme") ?? "auto";
   } catch {
-    return "auto"; // a browser may keep nothing for files
+    return "auto"; // browsers may disable storage for local files
   }
 }
 
@@ -131,11 +131,11 @@ function setTheme(name) {
   document.documentElement.style.colorScheme = SCHEMES[known];
   theme.querySelector("span").textContent = known;
   theme.dataset.theme = known;
-  theme.setAttribute("aria-label", `Colours: ${known === "auto" ? "as the system" : known}`);
+  theme.setAttribute("aria-label", `Color scheme: ${known === "auto" ? "as the system" : known}`);
   try {
     localStorage.setItem("gift-fast-theme", known);
   } catch {
-    // The choice then lasts as long as the page.
+    // Without storage, the choice is lost when the page is closed.
   }
 }
 
@@ -145,12 +145,12 @@ theme.addEventListener("click", () => {
 });
 setTheme(remembered());
 
-// ---- what is folded ----------------------------------------------------------------------------
+// ---- collapsed sections ------------------------------------------------------------------------
 
-// On paper nothing can be unfolded.
+// Expand all sections for printing.
 addEventListener("beforeprint", () => {
   for (const each of document.querySelectorAll("details")) each.open = true;
 });
 
-// On a phone the contents would fill the first screen.
+// Collapse the contents on small screens, which they would fill.
 if (matchMedia("(max-width: 64rem)").matches) document.querySelector("nav details").open = false;

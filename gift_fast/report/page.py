@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that needs nothing else."""
+"""The report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -36,40 +36,40 @@ def as_page(contents: Contents) -> str:
         script=script,
         script_hash=hash_of(script),
         number=behind.number,
-        # Called at the end of the page, when its tables have asked for all their cells' numbers.
+        # Called at the end of the template, after all tables have called ``number``.
         data=lambda: as_json(behind.to_dict()),
         footer=f"Written by gift-fast {gift_fast.__version__}.",
     )
 
 
 def hash_of(script: str) -> str:
-    """What the page's policy knows its only script by: no other one runs."""
+    """The hash of the page's script for its content security policy, which blocks other scripts."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def as_json(values: Any) -> str:
-    """JSON that may stand in a script element: nothing in it can end the element."""
+    """Encode as JSON for a script element; ``<`` is escaped, so that it cannot end the element."""
     text = json.dumps(values, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")
 
 
 @dataclass
 class Behind:
-    """What the page shows of the runs behind a number, each of them once."""
+    """The runs behind the numbers of the page, each stored once."""
 
     cells: list[Cell | Trial] = field(default_factory=list)
     numbers: dict[int, int] = field(default_factory=dict)
 
     def number(self, cell: Cell | Trial) -> int:
-        """By which the page knows a cell."""
+        """The index of a cell in the data of the page; adds the cell if it is new."""
         if id(cell) not in self.numbers:
             self.numbers[id(cell)] = len(self.cells)
             self.cells.append(cell)
         return self.numbers[id(cell)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
+        """Convert to a dictionary of JSON-compatible values."""
         configs = [config_of(cell) for cell in self.cells]
         common = common_to(configs)
         environments: list[dict[str, str]] = []
@@ -83,7 +83,7 @@ class Behind:
             cells.append(
                 {
                     "title": title_of(cell),
-                    "words": words_of(cell),
+                    "description": description_of(cell),
                     "config": {k: v for k, v in config.items() if k not in common},
                     "environments": sorted(set(used)),
                     "runs": [row_of(cell, run) for run in cell.runs],
@@ -94,7 +94,7 @@ class Behind:
 
 
 def config_of(cell: Cell | Trial) -> dict[str, Any]:
-    """The settings of a cell's runs, with everything filled in, but for their seeds."""
+    """The resolved settings of a cell's runs, without their seeds."""
     run = cell.runs[0]
     config = run.result.config.to_dict()
     del config["seed"]
@@ -102,43 +102,43 @@ def config_of(cell: Cell | Trial) -> dict[str, Any]:
 
 
 def common_to(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The settings that all have."""
+    """The settings that all configurations share."""
     if not configs:
         return {}
     return {k: v for k, v in configs[0].items() if all(config.get(k) == v for config in configs)}
 
 
 def title_of(cell: Cell | Trial) -> str:
-    """What a number is, in a line."""
+    """The title of a cell."""
     run = cell.runs[0]
     source, config = run.experiment.source, run.result.config
     dataset = dataset_title(source.dataset)
     return f"{display_name(cell.loss)} on {dataset}, IPC {source.ipc}, {config.student}"
 
 
-def words_of(cell: Cell | Trial) -> str:
-    """How a number comes from its runs."""
+def description_of(cell: Cell | Trial) -> str:
+    """How the number of a cell is computed from its runs."""
     if isinstance(cell, Trial):
         return (
             f"Mean top-1 of {len(cell.runs)} trials after the last epoch, {cell.top1:.2f} %, on "
-            "the images that choose."
+            "the images used for tuning."
         )
     spread = cell.top1
-    what = (
-        "distilled sets, the students of each averaged first"
+    replicates = (
+        "distilled sets, after averaging the students of each set"
         if cell.over == "sets"
-        else ("students on one distilled set")
+        else "students on one distilled set"
     )
     deviation = f", sample standard deviation {spread.sample_std:.2f}" if spread.n > 1 else ""
-    where = "the second half of the test images" if cell.halved else "the test images"
+    images = "the second half of the test images" if cell.halved else "the test images"
     return (
-        f"Top-1 on {where} after the last epoch: mean {spread.mean:.2f} %{deviation}, over "
-        f"{spread.n} {what}. The mean of the best tests is {cell.best_mean:.2f} %."
+        f"Top-1 on {images} after the last epoch: mean {spread.mean:.2f} %{deviation}, over "
+        f"{spread.n} {replicates}. The mean of the best tests is {cell.best_mean:.2f} %."
     )
 
 
 def row_of(cell: Cell | Trial, run: Run) -> list[str | int]:
-    """A run of a cell."""
+    """The table row of a run: set, seed, score, best test and file."""
     source = run.experiment.source
     return [
         "-" if source.seed is None else source.seed,

@@ -1,4 +1,4 @@
-"""The conditions of a study, each with all of its runs and comparisons."""
+"""The conditions of a study, with their runs and comparisons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gift_fast.studies.statistics import Comparison, Pair, compare_losses
 from gift_fast.studies.tuning import trial_score
 
 REFERENCE = "gift"
-"""The loss that the others are compared with, where a study has it."""
+"""The loss that the others are compared with, if the study includes it."""
 
 AXES = {"loss", "seed", "learning_rate", "weight_decay", "tested_on", "eval_every", "eval_after"}
 """Fields of a configuration that may differ within a condition."""
@@ -21,18 +21,19 @@ AXES = {"loss", "seed", "learning_rate", "weight_decay", "tested_on", "eval_ever
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One condition of a study with everything that was run in it.
+    """One condition of a study with all of its runs.
 
     Attributes:
-        condition: what all of it has in common.
-        settings: at which losses were run, ``TUNED`` last.
-        losses: their specifications, in the order of the study.
-        cells: by setting and loss; in continual learning of the greatest share of the classes.
-        shares: all of them in continual learning, in rising order; elsewhere empty.
-        trials: of every loss; empty where nothing was tuned.
+        condition: the settings that all runs share.
+        settings: learning rates and weight decays of the runs; ``TUNED`` is last.
+        losses: the specifications of the losses, in the order of the study.
+        cells: the cells by setting and loss; in continual learning, those with the largest share
+            of the classes.
+        shares: in continual learning, the cells of all shares in ascending order; otherwise empty.
+        trials: the trials of all losses; empty without tuning.
         reference: the loss that the others are compared with.
-        comparisons: the reference compared with another loss, by setting and the other; absent
-            where there are fewer than two sets in common.
+        comparisons: the comparison of the reference with each loss, by setting and loss; missing if
+            there are fewer than two sets in common.
     """
 
     condition: Condition
@@ -46,7 +47,7 @@ class Panel:
 
     @property
     def series(self) -> dict[str, int]:
-        """The number by which every chart draws a loss; the reference has the first."""
+        """The index of every loss in charts; that of the reference is 0."""
         others = [loss for loss in self.losses if loss != self.reference]
         return {loss: index for index, loss in enumerate((self.reference, *others))}
 
@@ -85,7 +86,7 @@ def way_of(classes: str) -> str:
 
 
 def setting_of(run: Run) -> Setting:
-    """The setting that a run is of."""
+    """The setting that a run belongs to."""
     if run.experiment.purpose == "tuned":
         return TUNED
     config = run.experiment.config
@@ -93,9 +94,9 @@ def setting_of(run: Run) -> Setting:
 
 
 def panels_of(study: StudyRecord) -> tuple[Panel, ...]:
-    """The conditions of a study, in the order of its manifest, compared within all of it.
+    """The conditions of a study in the order of its manifest, with their comparisons.
 
-    Holm's adjustment is over every comparison of the study, which is one table.
+    Holm's adjustment covers all comparisons of the study.
     """
     groups: dict[Condition, list[Run]] = {}
     for run in study.runs:
@@ -123,7 +124,7 @@ def panels_of(study: StudyRecord) -> tuple[Panel, ...]:
 
 
 def with_ends(groups: dict[Condition, list[Run]]) -> dict[Condition, list[Run]]:
-    """The runs on all classes are the end of every way in which classes come."""
+    """Add the runs on all classes to every condition of continual learning, as its last step."""
     ends = set()
     found = {condition: list(runs) for condition, runs in groups.items()}
     for condition, runs in found.items():
@@ -135,46 +136,27 @@ def with_ends(groups: dict[Condition, list[Run]]) -> dict[Condition, list[Run]]:
 
 
 def at_end(condition: Condition) -> Condition:
-    """A condition when all classes have come."""
+    """The condition after the last step of continual learning, with all classes."""
     settings = tuple((k, ALL if k == "classes" else v) for k, v in condition.settings)
     return replace(condition, settings=settings)
 
 
 def paired(first: Cell, second: Cell) -> Pair | None:
-    """Two cells on the sets and seeds that both have; None where these are fewer than two sets."""
+    """Pair two cells on their common sets and seeds; None if there are fewer than two sets."""
     scores: tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]] = ({}, {})
     for name in first.scores:
         seeds = first.scores[name].keys() & second.scores.get(name, {}).keys()
         if seeds:
-            for own, cell in zip(scores, (first, second), strict=True):
-                own[name] = {seed: cell.scores[name][seed] for seed in sorted(seeds)}
+            for common, cell in zip(scores, (first, second), strict=True):
+                common[name] = {seed: cell.scores[name][seed] for seed in sorted(seeds)}
     if len(scores[0]) < 2:
         return None
     return Pair(first.loss_name, second.loss_name, *scores)
 
 
 def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
-    """A condition with its runs, nothing compared yet."""
-    tuned = any(run.experiment.purpose == "tuned" for run in runs)
-    halved = tuned and not any(run.experiment.source.generated for run in runs)
-    groups: dict[tuple[Setting, str, float], list[Run]] = {}
-    tried: dict[tuple[str, float, float], list[Run]] = {}
-    for run in runs:
-        config = run.experiment.config
-        if run.experiment.purpose == "trial":
-            assert config.learning_rate is not None
-            key = config.loss, config.learning_rate, config.weight_decay
-            tried.setdefault(key, []).append(run)
-        else:
-            share = build_classes(config.classes).share
-            groups.setdefault((setting_of(run), config.loss, share), []).append(run)
-    by_share: dict[tuple[Setting, str], list[Cell]] = {}
-    for (setting, loss, share), every in groups.items():
-        group = every if setting != TUNED else at_one_setting(every)
-        cell = Cell(condition, setting, loss, share, tuple(group), halved)
-        by_share.setdefault((setting, loss), []).append(cell)
-    for cells in by_share.values():
-        cells.sort(key=lambda cell: cell.share)
+    """The panel of a condition, without comparisons."""
+    by_share = cells_by_share(condition, runs)
     continual = condition["classes"] != ALL
     most = max((cells[-1].share for cells in by_share.values()), default=1.0)
     settings = sorted({setting for setting, _ in by_share}, key=lambda setting: setting == TUNED)
@@ -186,33 +168,67 @@ def panel_of(condition: Condition, runs: Sequence[Run]) -> Panel:
         losses=losses,
         cells={k: cells[-1] for k, cells in by_share.items() if cells[-1].share == most},
         shares={key: tuple(cells) for key, cells in by_share.items() if continual},
-        trials=tuple(
-            Trial(*key, spread([trial_score(run.result) for run in group]).mean, tuple(group))
-            for key, group in sorted(tried.items(), key=lambda item: item[0][1:])
-        ),
+        trials=trials_of(runs),
         reference=reference or losses[0],
         comparisons={},
     )
 
 
-def at_one_setting(runs: Sequence[Run]) -> list[Run]:
-    """Tuned runs of one loss at the learning rate and weight decay of the study's last call.
+def cells_by_share(
+    condition: Condition, runs: Sequence[Run]
+) -> dict[tuple[Setting, str], list[Cell]]:
+    """The cells of a condition by setting and loss, in ascending order of the share of classes."""
+    tuned = any(run.experiment.purpose == "tuned" for run in runs)
+    halved = tuned and not any(run.experiment.source.generated for run in runs)
+    groups: dict[tuple[Setting, str, float], list[Run]] = {}
+    for run in runs:
+        if run.experiment.purpose != "trial":
+            config = run.experiment.config
+            share = build_classes(config.classes).share
+            groups.setdefault((setting_of(run), config.loss, share), []).append(run)
+    by_share: dict[tuple[Setting, str], list[Cell]] = {}
+    for (setting, loss, share), group in groups.items():
+        kept = group if setting != TUNED else latest_tuned(group)
+        cell = Cell(condition, setting, loss, share, tuple(kept), halved)
+        by_share.setdefault((setting, loss), []).append(cell)
+    for cells in by_share.values():
+        cells.sort(key=lambda cell: cell.share)
+    return by_share
 
-    A manifest lists its last call first. More trials may have moved the choice; what was run at an
-    earlier one is not of the same cell.
+
+def trials_of(runs: Sequence[Run]) -> tuple[Trial, ...]:
+    """The trials of a condition, in ascending order of learning rate and weight decay."""
+    groups: dict[tuple[str, float, float], list[Run]] = {}
+    for run in runs:
+        if run.experiment.purpose == "trial":
+            config = run.experiment.config
+            assert config.learning_rate is not None
+            key = config.loss, config.learning_rate, config.weight_decay
+            groups.setdefault(key, []).append(run)
+    return tuple(
+        Trial(*key, spread([trial_score(run.result) for run in group]).mean, tuple(group))
+        for key, group in sorted(groups.items(), key=lambda item: item[0][1:])
+    )
+
+
+def latest_tuned(runs: Sequence[Run]) -> list[Run]:
+    """The tuned runs of one loss with the hyperparameters of the study's last call.
+
+    A manifest lists the runs of the last call first. Earlier calls with fewer trials may have
+    chosen other hyperparameters.
     """
-    places = [(r.experiment.config.learning_rate, r.experiment.config.weight_decay) for r in runs]
-    return [run for run, place in zip(runs, places, strict=True) if place == places[0]]
+    points = [(r.experiment.config.learning_rate, r.experiment.config.weight_decay) for r in runs]
+    return [run for run, point in zip(runs, points, strict=True) if point == points[0]]
 
 
 def varying_descriptions(panels: Sequence[Panel]) -> list[str]:
-    """What conditions differ in, by the keys of ``Condition.descriptions``."""
+    """The keys of ``Condition.descriptions`` in which conditions differ."""
     names = dict.fromkeys(name for panel in panels for name in panel.condition.descriptions)
     return [name for name in names if len({p.condition.descriptions.get(name) for p in panels}) > 1]
 
 
 def headings_of(panels: Sequence[Panel]) -> list[str]:
-    """What each condition does not share with the others, in words."""
+    """Headings of conditions: the settings in which they differ."""
     varying = varying_descriptions(panels)
-    found = [[panel.condition.descriptions.get(part, "") for part in varying] for panel in panels]
-    return [", ".join(filter(None, words)) for words in found]
+    found = [[panel.condition.descriptions.get(name, "") for name in varying] for panel in panels]
+    return [", ".join(filter(None, descriptions)) for descriptions in found]

@@ -1,4 +1,4 @@
-"""Pictures of ``gift-fast demo``: a distilled set, and accuracies as bars."""
+"""Pictures of ``gift-fast demo``: the distilled set, and a bar chart of accuracies."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gift_fast.training.objectives import display_name
 from gift_fast.training.optimizers import optimizer_name
 
 PIXEL = 6
-"""Width of an image's pixel in the saved picture."""
+"""Size of an image pixel in the saved picture, in pixels."""
 
 
 def save_images(path: Path, distilled: DistilledSet) -> None:
-    """Save a distilled set as PNG: one row per class, its images side by side."""
+    """Save a distilled set as PNG, with one row of images per class."""
     images, labels = distilled.images.cpu(), distilled.labels.cpu()
     rows = [images[labels == label] for label in labels.unique()]
     with replacing(path) as temporary:
@@ -26,7 +26,7 @@ def save_images(path: Path, distilled: DistilledSet) -> None:
 
 
 def save_accuracies(path: Path, cells: Sequence[LossSummary], num_classes: int) -> None:
-    """Save a bar chart as SVG: a group of bars per loss, a bar per optimizer, a dot per seed."""
+    """Save a bar chart as SVG: one group per loss, one bar per optimizer, one dot per seed."""
     losses = list(dict.fromkeys(cell.loss for cell in cells))
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
     found = {(cell.loss, cell.optimizer): cell for cell in cells}
@@ -44,7 +44,7 @@ def save_accuracies(path: Path, cells: Sequence[LossSummary], num_classes: int) 
     chart = svg.bar_chart(groups, label=f"Bar chart of top-1. {label}", marker=100.0 / num_classes)
     document = svg.document(
         chart,
-        caption="Top-1 after the last epoch: mean, population standard deviation and every seed",
+        caption="Top-1 after the last epoch: mean, population standard deviation and all seeds",
         bars=[optimizer_name(optimizer) for optimizer in optimizers],
         marker="chance",
     )

@@ -1,11 +1,11 @@
-"""Published accuracies beside the measured ones, with two fields: verdict, and same configuration.
+"""Comparison of measured accuracies with published ones: the verdict, and the configurations.
 
-A cell stands beside a published experiment of the same dataset, images per class, method, loss and
-optimizer. The verdict compares the two numbers, see :mod:`gift_fast.studies.verdicts`. Beside it
-stands whether the configurations are the same, with a list of the differences: distilled set,
+A cell is compared with a published experiment of the same dataset, images per class, method, loss
+and optimizer. The verdict compares the two numbers, see :mod:`gift_fast.studies.verdicts`. A second
+field states whether the configurations are the same, or lists the differences: distilled set,
 dataset, networks, accuracy of the teacher, protocol, number of students, and which test of a run is
-reported. Only a number that is reproduced with the same configuration is a reproduction. What a
-paper does not specify counts as different. Generated sets stand beside RDED's.
+reported. Only a number that is reproduced with the same configuration is a reproduction. Settings
+that a paper does not specify count as different. Generated sets are compared with RDED's.
 """
 
 from __future__ import annotations
@@ -49,31 +49,32 @@ from gift_fast.training.objectives import OBJECTIVES
 from gift_fast.training.weights import checkpoint_name
 
 METHODS = {**{ours: theirs for theirs, ours in FORMATS.items()}, SELECTED: "RDED"}
-"""The papers' name of a method; generated sets stand beside RDED's."""
+"""The names of methods in the papers; generated sets are compared with RDED's."""
 
 SAME_TEACHER = 1.0
-"""Points within which two teachers count as equally accurate."""
+"""Percentage points within which two teachers count as equally accurate."""
 
 ROUNDING = 0.05
-"""Points that a published number may be off by rounding."""
+"""Maximum rounding error of a published number, in percentage points."""
 
 PROTOCOL = (
     *("optimizer", "learning_rate", "weight_decay", "epochs", "batch_size", "schedule"),
     *("augmentation", "mixing", "mixed_precision", "forward_twice"),
 )
-"""Fields of a configuration in which the protocol must agree."""
+"""Fields of a configuration that are compared with the protocol."""
 
 
 @dataclass(frozen=True)
 class PublishedComparison:
-    """A cell and the published experiment that it stands beside.
+    """A comparison of a cell with a published experiment.
 
     Attributes:
-        cell: what was measured.
+        cell: the measured cell.
         published: the experiment of the paper.
-        differences: between the configurations, in words; empty if they are the same.
-        verdicts: on every reading of another mean, the first reading's first; empty for a single
-            replicate, which has no interval.
+        differences: descriptions of the differences between the configurations; empty if they are
+            the same.
+        verdicts: the verdicts on the first reading and on those with a different mean; empty for a
+            single replicate, which has no interval.
     """
 
     cell: Cell
@@ -83,7 +84,7 @@ class PublishedComparison:
 
     @property
     def same_configuration(self) -> bool:
-        """Whether nothing differs but the random numbers."""
+        """Whether the configurations are the same, except for random numbers."""
         return not self.differences
 
     @property
@@ -93,17 +94,17 @@ class PublishedComparison:
 
     @property
     def difference(self) -> float:
-        """Measured minus published, points."""
-        return whole(self.cell).top1.mean - self.published.mean
+        """Measured minus published, in percentage points."""
+        return on_all_images(self.cell).top1.mean - self.published.mean
 
     @property
     def verdict(self) -> Verdict:
-        """On the first reading."""
+        """The verdict on the first reading."""
         return self.verdicts[0][1].verdict if self.verdicts else "inconclusive"
 
     @property
-    def verdict_in_words(self) -> str:
-        """The verdict with its interval, and those on contradicting readings."""
+    def verdict_text(self) -> str:
+        """The verdict with its interval, and the verdicts on contradicting readings."""
         if not self.verdicts:
             return "inconclusive: one run has no interval"
         (_, first), *others = self.verdicts
@@ -114,31 +115,32 @@ class PublishedComparison:
                 f"{signed(first.narrow.high)})"
             )
         for reading, verdict in others:
-            text += f"; table {reading.table} says {reading.mean:g}: {verdict.verdict}"
+            text += f"; table {reading.table} has {reading.mean:g}: {verdict.verdict}"
         return text
 
     @property
-    def configuration_in_words(self) -> str:
+    def configuration_text(self) -> str:
         """``yes``, or ``no`` with the differences."""
         return "yes" if self.same_configuration else "no: " + "; ".join(self.differences)
 
 
-def whole(cell: Cell) -> Cell:
-    """The same scored on all test images, as published numbers are."""
+def on_all_images(cell: Cell) -> Cell:
+    """The cell with its scores on all test images, like published numbers."""
     return replace(cell, halved=False)
 
 
 def compare_with_published(cell: Cell, study: StudyRecord) -> PublishedComparison | None:
-    """A cell beside the published experiment that is most like it; None if there is none.
+    """Compare a cell with the most similar published experiment; None if there is none.
 
-    Under RDED's own protocol, RDED's accuracies come before those of the GIFT paper.
+    Under RDED's own protocol, accuracies of the RDED paper take precedence over those of the GIFT
+    paper.
     """
     sources = (RDED_PAPER, GIFT_PAPER) if study.preset == RDED_PAPER.preset else (GIFT_PAPER,)
     candidates = (published_experiment_of(cell, source) for source in sources)
     published = next(filter(None, candidates), None)
     if published is None:
         return None
-    values = whole(cell).replicates
+    values = on_all_images(cell).replicates
     verdicts: list[tuple[Reading, NumberVerdict]] = []
     if len(values) > 1:
         sample = sample_of(values)
@@ -149,7 +151,10 @@ def compare_with_published(cell: Cell, study: StudyRecord) -> PublishedCompariso
 
 
 def published_experiment_of(cell: Cell, source: Source) -> Published | None:
-    """The experiment of the same dataset, ipc, method, loss and optimizer, the likest networks."""
+    """The experiment with the same dataset, IPC, method, loss and optimizer, or None.
+
+    If there are several, the one with the most similar networks is chosen.
+    """
     distilled, config = cell.condition.source, cell.config
     if config.classes != ALL or cell.setting.purpose != "protocol":
         return None
@@ -159,13 +164,13 @@ def published_experiment_of(cell: Cell, source: Source) -> Published | None:
     optimizer, _ = spec.split_spec(config.optimizer)
     dataset = COPIES.get(dataset, dataset)
     wanted = (dataset, distilled.ipc, METHODS.get(method), loss, optimizer)
-    found = experiments_by_question(source).get(wanted, ())
-    found = tuple(each for each in found if is_loss(cell.loss, each.our_loss))
-    return max(found, key=lambda published: likeness(cell, published), default=None)
+    found = experiments_by_settings(source).get(wanted, ())
+    found = tuple(each for each in found if is_same_loss(cell.loss, each.our_loss))
+    return max(found, key=lambda published: similarity(cell, published), default=None)
 
 
-def is_loss(loss: str, published: str | None) -> bool:
-    """Whether a loss may be the published one, of which None is known by its name alone."""
+def is_same_loss(loss: str, published: str | None) -> bool:
+    """Whether a loss may be the published one; None means that only the name is published."""
     if published is None:
         return True
     ours, theirs = (spec.canonical("loss", each, OBJECTIVES) for each in (loss, published))
@@ -173,8 +178,8 @@ def is_loss(loss: str, published: str | None) -> bool:
 
 
 @cache
-def experiments_by_question(source: Source) -> dict[tuple[object, ...], tuple[Published, ...]]:
-    """A paper's experiments by dataset, ipc, method, loss and optimizer."""
+def experiments_by_settings(source: Source) -> dict[tuple[object, ...], tuple[Published, ...]]:
+    """The experiments of a paper by dataset, IPC, method, loss and optimizer."""
     groups: dict[tuple[object, ...], list[Published]] = {}
     for each in read_published(source):
         key = (each.dataset, each.ipc, each.method, each.loss, each.optimizer)
@@ -182,14 +187,14 @@ def experiments_by_question(source: Source) -> dict[tuple[object, ...], tuple[Pu
     return {key: tuple(group) for key, group in groups.items()}
 
 
-def likeness(cell: Cell, published: Published) -> tuple[bool, bool]:
-    """Whether student and network of the set agree; the greater, the more alike."""
+def similarity(cell: Cell, published: Published) -> tuple[bool, bool]:
+    """A sort key: whether the students are the same, then the networks of the sets."""
     student = published.our_student == cell.config.student
     return student, our_network(published) == cell.condition.source.network
 
 
 def our_network(published: Published) -> str | None:
-    """The network that the published set was distilled on, in this package's names."""
+    """The network that a published set was distilled on, by its name in gift-fast."""
     network = STUDENTS[published.dataset, published.distilled_on]
     norm = published.method == "DATM" and published.distilled_on == "convnet"
     return f"{network}:norm=instance" if norm else network
@@ -198,12 +203,12 @@ def our_network(published: Published) -> str | None:
 def differences_of(
     cell: Cell, published: Published, teachers: Mapping[str, float]
 ) -> tuple[str, ...]:
-    """The differences between a cell's configuration and the published one, in words.
+    """Describe the differences between the configuration of a cell and the published one.
 
     Args:
-        cell: what was measured.
-        published: the experiment that it stands beside.
-        teachers: top-1 of the study's teachers, percent, by the names of their files.
+        cell: the measured cell.
+        published: the published experiment.
+        teachers: top-1 of the study's teachers in percent, by file name.
     """
     source, config, paper = cell.condition.source, cell.config, published.source.name
     found = []
@@ -220,7 +225,7 @@ def differences_of(
             found.append(f"{what} {ours}, not {theirs}")
     if published.our_loss is None:
         found.append(f"{paper} does not give the options of its loss")
-    # Its code labels with the student's network, whichever the set was distilled on.
+    # In the paper's code, the teacher always has the student's network.
     networks = () if source.method in LEARNED_LABELS else (config.student,)
     if config.teachers != networks:
         ours, theirs = (", ".join(names) or "none" for names in (config.teachers, networks))
@@ -239,7 +244,7 @@ def differences_of(
 
 
 def dataset_differences(dataset: str, published: Published) -> list[str]:
-    """Validation split, lossy copies and options of the dataset."""
+    """Differences in the dataset: validation split, lossy copies and options."""
     name, validation = split_validation(dataset)
     found = [f"validation split of {validation} training images"] if validation else []
     base, options = spec.split_spec(name)[0], name.partition(":")[2]
@@ -254,7 +259,7 @@ def dataset_differences(dataset: str, published: Published) -> list[str]:
 def teacher_differences(
     config: EvaluationConfig, published: Published, teachers: Mapping[str, float]
 ) -> list[str]:
-    """The accuracy of the teacher, where that of the published one is known."""
+    """Differences in the accuracy of the teacher, if that of the published one is known."""
     found = []
     for network in config.teachers:
         theirs = TEACHERS.get((published.dataset, network))
@@ -262,28 +267,27 @@ def teacher_differences(
             continue
         ours = teachers.get(checkpoint_name(config.dataset, network))
         if ours is None:
-            found.append(f"accuracy of the teacher not recorded, published {theirs:g} %")
+            found.append(f"accuracy of the teacher not recorded, published: {theirs:g} %")
         elif abs(ours - theirs) > SAME_TEACHER:
             found.append(f"teacher of {ours:.1f} %, not {theirs:g} %")
     return found
 
 
 def scoring_differences(cell: Cell, published: Published) -> list[str]:
-    """The number of students, and which test of a run is reported, where it makes a difference."""
+    """Differences in scoring: the number of students, and the reported test if it matters."""
     found = []
     if len(cell.runs) != PUBLISHED_RUNS:
         found.append(f"{len(cell.runs)} students, not {PUBLISHED_RUNS}")
     last = spread([run.result.last.top1 for run in cell.runs]).mean
     if cell.best_mean - last > ROUNDING:
         found.append(
-            f"scored after the last epoch, not by {published.source.scoring}, which has "
-            f"{cell.best_mean:.1f} %"
+            f"score after the last epoch, not {published.source.scoring} ({cell.best_mean:.1f} %)"
         )
     return found
 
 
 def protocol_of(cell: Cell, published: Published) -> EvaluationConfig:
-    """The paper's configuration on a published experiment's set and the cell's networks."""
+    """The configuration of the paper for a published experiment, with the networks of the cell."""
     config, method = cell.config, FORMATS[published.method]
     settings = load_preset(published.source.preset).settings_for(
         dataset=published.dataset, student=config.student, format=method
@@ -294,7 +298,7 @@ def protocol_of(cell: Cell, published: Published) -> EvaluationConfig:
         "ipc": published.ipc,
         "student": config.student,
     }
-    if published.source == GIFT_PAPER:  # whose tables 5 and 12 compare optimizers
+    if published.source == GIFT_PAPER:  # tables 5 and 12 compare optimizers
         values["optimizer"] = config.optimizer
     images = published.ipc * NUM_CLASSES[published.dataset]
     return EvaluationConfig.from_dict(values).resolved(images)
@@ -302,15 +306,15 @@ def protocol_of(cell: Cell, published: Published) -> EvaluationConfig:
 
 @dataclass(frozen=True)
 class SignComparison:
-    """Whether GIFT or the method's native loss is better, published and measured.
+    """The published and measured differences between GIFT and the native loss.
 
     Attributes:
         native: the cell of the native loss.
-        published: GIFT's published mean minus the native loss's, points.
-        measured: the same of the cells, points.
+        published: published mean of GIFT minus that of the native loss, in percentage points.
+        measured: the measured difference, in percentage points.
         verdict: see :func:`gift_fast.studies.verdicts.judge_sign`.
-        same_configuration: whether that of both cells is the published one.
-        reason: why it is undecided with a single set; else empty.
+        same_configuration: whether both cells have the published configuration.
+        reason: the reason if the verdict is undecided because of a single set; otherwise empty.
     """
 
     native: Cell
@@ -324,21 +328,21 @@ class SignComparison:
 def sign_of(
     panel: Panel, setting: Setting, found: Sequence[PublishedComparison]
 ) -> SignComparison | None:
-    """The verdict on GIFT minus native; None if one of the two is not published or was not run.
+    """Compare the signs of GIFT minus native; None if one of them is not published or was not run.
 
     Args:
-        panel: that the cells are of.
-        setting: at which they were run.
-        found: the cells of the panel that stand beside published numbers.
+        panel: the panel of the cells.
+        setting: the setting of the cells.
+        found: the comparisons of the panel with published numbers.
     """
-    beside = {each.published: each for each in found if each.cell.setting == setting}
-    for published, gift in beside.items():
-        native = beside.get(published.native) if published.native is not None else None
+    comparisons = {each.published: each for each in found if each.cell.setting == setting}
+    for published, gift in comparisons.items():
+        native = comparisons.get(published.native) if published.native is not None else None
         if published.loss != "gift" or native is None:
             continue
         same = gift.same_configuration and native.same_configuration
         difference = published.mean - native.published.mean
-        measured = whole(gift.cell).top1.mean - whole(native.cell).top1.mean
+        measured = on_all_images(gift.cell).top1.mean - on_all_images(native.cell).top1.mean
         comparison = panel.comparisons.get((setting, native.cell.loss))
         if comparison is None:
             reason = "one distilled set is too few"

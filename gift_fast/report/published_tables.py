@@ -18,13 +18,13 @@ from gift_fast.training.objectives import display_name
 
 @dataclass(frozen=True)
 class PublishedSection:
-    """Published numbers beside the measured ones.
+    """The comparison of measured with published numbers.
 
     Attributes:
-        summary: in words, above all where there is nothing to show.
-        figure: the scatter, or None.
-        table: every pair, or None.
-        signs: the verdicts on GIFT minus native, or None.
+        summary: a summary in sentences.
+        figure: the scatter chart, or None.
+        table: table of all comparisons, or None.
+        signs: table of the verdicts on GIFT minus native, or None.
     """
 
     summary: str
@@ -36,12 +36,12 @@ class PublishedSection:
 def published_section(
     studies: Sequence[tuple[StudyRecord, Sequence[Panel]]], found: dict[Cell, PublishedComparison]
 ) -> PublishedSection:
-    """All comparisons with published numbers."""
+    """The section with all comparisons with published numbers."""
     if not found:
         return PublishedSection(
-            "None of these runs has a published number to compare with: the GIFT paper has "
-            "CIFAR-100, Tiny-ImageNet and ImageNet-1K, and the RDED paper has RDED's sets on "
-            "CIFAR-10 under its own protocol.",
+            "There are no published numbers for these runs. The GIFT paper covers CIFAR-100, "
+            "Tiny-ImageNet and ImageNet-1K; the RDED paper covers RDED's sets on CIFAR-10 under "
+            "its own protocol.",
             None,
             None,
             None,
@@ -61,8 +61,8 @@ def published_section(
         )
     else:
         summary += (
-            "None has the published configuration, so none is a reproduction; the table lists the "
-            "differences."
+            "None of them has the published configuration, so none is a reproduction; the table "
+            "lists the differences."
         )
     return PublishedSection(
         summary,
@@ -73,7 +73,7 @@ def published_section(
 
 
 def pairs_table(found: dict[Cell, PublishedComparison]) -> Table:
-    """Every measured number beside the published one, with the verdict and the differences."""
+    """The table of measured and published numbers, with verdicts and differences."""
     columns = (
         *(Column(name, numeric=False) for name in ("loss", "dataset", "method")),
         *(Column(name) for name in ("IPC", "measured, %", "published, %", "difference")),
@@ -97,19 +97,19 @@ def pairs_table(found: dict[Cell, PublishedComparison]) -> Table:
                 configuration,
             )
         )
-    return Table("Published beside measured", columns, tuple(rows), divergence_of(found))
+    return Table("Measured and published top-1", columns, tuple(rows), divergence_of(found))
 
 
 def signs_table(
     studies: Sequence[tuple[StudyRecord, Sequence[Panel]]], found: dict[Cell, PublishedComparison]
 ) -> Table | None:
-    """Whether GIFT or the native loss is better, published and measured; None if not known."""
+    """The table of published and measured signs of GIFT minus native, or None if it is empty."""
     rows = []
     for study, panels in studies:
         for panel, heading in zip(panels, headings_of(panels), strict=True):
-            besides = [found[cell] for cell in panel.cells.values() if cell in found]
+            comparisons = [found[cell] for cell in panel.cells.values() if cell in found]
             for setting in panel.of_purpose("protocol"):
-                sign = sign_of(panel, setting, besides)
+                sign = sign_of(panel, setting, comparisons)
                 if sign is not None:
                     rows.append(sign_row(heading or study.title, sign))
     if not rows:
@@ -126,7 +126,7 @@ def signs_table(
 
 
 def sign_row(heading: str, sign: SignComparison) -> tuple[Item, ...]:
-    """A verdict on a sign."""
+    """The table row of a verdict on a sign."""
     verdict = f"{sign.verdict}: {sign.reason}" if sign.reason else sign.verdict
     return (
         Item(heading),

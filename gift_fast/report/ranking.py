@@ -1,4 +1,4 @@
-"""What a comparison of losses on one distilled set shows, in sentences."""
+"""Sentences on a comparison of losses on one distilled set."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from gift_fast.training.objectives import OBJECTIVES, display_name
 from gift_fast.training.optimizers import optimizer_name
 
 COLLAPSED = 2.0
-"""A loss has collapsed where its students are right at most this many times as often as chance."""
+"""A loss has collapsed if its accuracy is at most this many times chance."""
 
 FAR_BEHIND = 5.0
-"""Points of top-1 behind the best loss that call for an explanation."""
+"""Percentage points behind the best loss at which KL under SGD is explained."""
 
 SLOW_KL = (
-    "KL is taken at its temperature T without the factor T^2, as the literature's code does, so "
-    "its gradient is T^2 times smaller than with it. SGD's step is proportional to the gradient "
-    "(AdamW's is not), so where KL fails under SGD that can be a matter of the learning rate and "
-    "not of the loss. To see: gift-fast demo --losses kl kl:scale_t2=true"
+    "KL has temperature T and no factor T^2, as in published code, so its gradient is T^2 times "
+    "smaller than with the factor. The step of SGD is proportional to the gradient (that of AdamW "
+    "is not), so a low accuracy of KL under SGD can be due to the learning rate and not to the "
+    "loss. To compare: gift-fast demo --losses kl kl:scale_t2=true"
 )
 
 
 def ranking_sentences(cells: Sequence[LossSummary], num_classes: int) -> list[str]:
-    """What the table shows, in sentences that treat all losses alike."""
+    """Describe the results in sentences, with the same rules for all losses."""
     chance = 100.0 / num_classes
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
     columns = [[cell for cell in cells if cell.optimizer == name] for name in optimizers]
@@ -35,7 +35,7 @@ def ranking_sentences(cells: Sequence[LossSummary], num_classes: int) -> list[st
         best = max(cell.last.mean for cell in cells)
         return [
             *sentences,
-            f"No loss is far above chance ({best:.1f} at best, chance {chance:.1f}): the students "
+            f"All losses are close to chance (best {best:.1f}, chance {chance:.1f}): the students "
             "are not trained enough to compare losses.",
         ]
     sentences += [collapse(cell, chance) for cell in collapsed]
@@ -46,7 +46,7 @@ def ranking_sentences(cells: Sequence[LossSummary], num_classes: int) -> list[st
 
 
 def ranking(column: Sequence[LossSummary]) -> str:
-    """The losses under one optimizer from best to worst, and whether the first two are close."""
+    """Rank the losses under one optimizer, and state whether the first two are close."""
     ranked = sorted(column, key=lambda cell: cell.last.mean, reverse=True)
     scores = [f"{display_name(cell.loss)} {cell.last.mean:.1f}" for cell in ranked]
     text = f"Under {optimizer_name(ranked[0].optimizer)}: {', '.join(scores)}."
@@ -60,19 +60,20 @@ def ranking(column: Sequence[LossSummary]) -> str:
         return f"{text} With a single seed, the order is unreliable."
     if gap <= noise:
         return (
-            f"{text} The first two lie {gap:.1f} apart, within one std ({noise:.1f}): "
-            f"{n} seeds do not separate them."
+            f"{text} The first two differ by {gap:.1f}, less than one std ({noise:.1f}): "
+            f"{n} seeds are not enough to distinguish them."
         )
     return (
-        f"{text} {display_name(first.loss)} leads by {gap:.1f} points, more than the larger std of "
-        f"the two ({noise:.1f})."
+        f"{text} {display_name(first.loss)} is better by {gap:.1f} points, more than the larger "
+        f"std of the two ({noise:.1f})."
     )
 
 
 def is_near_chance(top1: float, chance: float) -> bool:
-    """Whether students with this mean, in percent like ``chance``, learned next to nothing.
+    """Whether a mean accuracy is near chance; both are in percent.
 
-    Of two classes twice chance is all there is: there it is half of the way to 100.
+    The limit is twice chance, but at most halfway between chance and 100 %: with two classes,
+    twice chance is 100 %.
     """
     return top1 <= min(COLLAPSED * chance, (chance + 100.0) / 2)
 
@@ -81,12 +82,12 @@ def collapse(cell: LossSummary, chance: float) -> str:
     """State that a loss collapsed."""
     return (
         f"{display_name(cell.loss)} collapsed under {optimizer_name(cell.optimizer)}: "
-        f"{cell.last.mean:.1f} where chance is {chance:.1f}."
+        f"{cell.last.mean:.1f}, where chance is {chance:.1f}."
     )
 
 
 def change(before: Sequence[LossSummary], after: Sequence[LossSummary]) -> str:
-    """What another optimizer, with settings of its own, does to every loss."""
+    """State how the accuracy of every loss changes from one optimizer to another."""
     old = {cell.loss: cell.last.mean for cell in before}
     moves = [
         f"{display_name(cell.loss)} {cell.last.mean - old[cell.loss]:+.1f}"
@@ -98,7 +99,7 @@ def change(before: Sequence[LossSummary], after: Sequence[LossSummary]) -> str:
 
 
 def is_slow_kl(cell: LossSummary, column: Sequence[LossSummary]) -> bool:
-    """Whether KL without T^2 lies far behind the best loss under SGD."""
+    """Whether KL without T^2 is far behind the best loss under SGD."""
     if cell.optimizer != "sgd" or spec.split_spec(cell.loss)[0] != "kl":
         return False
     _, options = spec.resolve("loss", cell.loss, OBJECTIVES)

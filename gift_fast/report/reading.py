@@ -1,4 +1,4 @@
-"""What the studies in a folder have recorded: their manifests, and the runs that have finished."""
+"""Reading of the records of studies: their manifests and finished runs."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ PURPOSES = ("protocol", "trial", "tuned", "baseline")
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a study that has finished.
+    """A finished run of a study.
 
     Attributes:
-        experiment: what was to be run.
-        result: what came of it.
-        file: the name of its file in the folder.
+        experiment: the experiment.
+        result: its result.
+        file: the name of its file.
     """
 
     experiment: Experiment
@@ -44,18 +44,18 @@ class Run:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What one manifest says, with the results of its runs.
+    """The contents of a manifest, with the results of its runs.
 
     Attributes:
-        name: of the study.
-        title: what is compared, in a line.
-        answers: tables and figures of the paper with the same question.
-        notes: what a reader should know.
-        preset: settings of every run.
-        tuning: how learning rate and weight decay were chosen, or None.
-        teachers: top-1 of its teachers, percent, by the names of their files, where it is known.
-        runs: those that have finished.
-        unfinished: how many have not, by purpose.
+        name: the name of the study.
+        title: what is compared, in one line.
+        answers: the corresponding tables and figures of the paper.
+        notes: background for the reader.
+        preset: settings of all runs.
+        tuning: the settings of tuning, or None.
+        teachers: top-1 of the teachers in percent by file name, if known.
+        runs: the finished runs.
+        unfinished: the number of unfinished runs by purpose.
     """
 
     name: str
@@ -74,9 +74,9 @@ class Folder:
     """All studies of a folder.
 
     Attributes:
-        path: of the folder.
-        studies: in the order of their names.
-        damaged: what could not be read, a message a file, which names it.
+        path: path of the folder.
+        studies: the studies, sorted by name.
+        damaged: messages about files that could not be read, which name the files.
     """
 
     path: Path
@@ -85,18 +85,17 @@ class Folder:
 
 
 def read_folder(path: Path) -> Folder:
-    """Read every ``study-*.json`` of a folder and the runs that they name.
+    """Read all manifests of a folder, ``study-*.json``, and their runs.
 
-    Damaged and missing files are listed in ``damaged``, and the rest is read.
+    Damaged files are listed in ``damaged``; all others are read.
 
     Raises:
-        ValueError: there is no such folder, or no study in it.
+        ValueError: the folder does not exist or has no studies.
     """
     manifests = sorted(path.glob("study-*.json"))
     if not manifests:
         raise ValueError(
-            f"folder must hold studies, study-NAME.json, as `gift-fast study --out` leaves them; "
-            f"got {path}"
+            f"folder must contain the output of `gift-fast study` (study-NAME.json), got {path}"
         )
     results: dict[str, RunResult | None] = {}
     damaged: dict[str, None] = {}
@@ -112,19 +111,19 @@ def read_folder(path: Path) -> Folder:
 def read_study(
     manifest: Path, results: dict[str, RunResult | None], damaged: dict[str, None]
 ) -> StudyRecord:
-    """Read a manifest and those of its runs that are not in ``results`` yet.
+    """Read a manifest and its runs.
 
     Args:
-        manifest: the file.
-        results: by the name of the run's file, None where it cannot be read; grows.
-        damaged: messages, in order; grows.
+        manifest: path of the manifest.
+        results: cache of results by file name, None if a file cannot be read; is extended.
+        damaged: messages about damaged files, as an ordered set; is extended.
     """
     entries = read_manifest(manifest)
     contents = json.loads(manifest.read_text(encoding="utf-8"))
     runs = []
     unfinished = dict.fromkeys(PURPOSES, 0)
     try:
-        texts = {name: str(contents[name]) for name in ("name", "title", "notes", "preset")}
+        strings = {name: str(contents[name]) for name in ("name", "title", "notes", "preset")}
         answers = tuple(map(str, contents["answers"]))
         tuning = contents["tuning"]
         teachers = {str(k): float(v) for k, v in contents.get("teachers", {}).items()}
@@ -136,7 +135,8 @@ def read_study(
             result = results[file] if file is not None else None
             if result is not None and not is_of(result, experiment):
                 damaged[
-                    f"{manifest.parent / file} must hold {title_of(experiment)}; it does not"
+                    f"{manifest.parent / file} must be the result of {title_of(experiment)}, but "
+                    "its configuration differs"
                 ] = None
                 result = None
             if result is None:
@@ -144,17 +144,17 @@ def read_study(
             else:
                 runs.append(Run(experiment, result, file))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{manifest} must hold the record of a study, got: {error!r}") from error
+        raise ValueError(f"{manifest} must be the record of a study, got: {error!r}") from error
     if not isinstance(tuning, dict | None) or (tuning is not None and tuning.keys() != TUNING):
-        raise ValueError(f"{manifest} must hold the record of a study, got: tuning {tuning!r}")
-    kept = of_one_set(runs)
+        raise ValueError(f"{manifest} must be the record of a study, got: tuning {tuning!r}")
+    kept = with_current_inputs(runs)
     if len(kept) < len(runs):
         damaged[
-            f"{manifest}: {len(runs) - len(kept)} runs are left out, since they are of other "
-            "distilled sets or teachers than those of the last call"
+            f"{manifest}: {len(runs) - len(kept)} runs are not included, because their distilled "
+            "sets or teachers differ from those of the last call"
         ] = None
     return StudyRecord(
-        **texts,
+        **strings,
         answers=answers,
         tuning=tuning,
         teachers=teachers,
@@ -164,33 +164,33 @@ def read_study(
 
 
 def is_of(result: RunResult, experiment: Experiment) -> bool:
-    """Whether a result has the settings of an experiment, where these are not left to the set."""
+    """Whether a result has the settings of an experiment, except those that were not specified."""
     config = experiment.config.to_dict()
-    settled = result.config.to_dict()
-    return config.keys() == settled.keys() and all(
-        settled[name] == value for name, value in config.items() if value is not None
+    resolved = result.config.to_dict()
+    return config.keys() == resolved.keys() and all(
+        resolved[name] == value for name, value in config.items() if value is not None
     )
 
 
-def of_one_set(runs: Sequence[Run]) -> list[Run]:
-    """The runs that read what the first of the same set read: its images, its teachers.
+def with_current_inputs(runs: Sequence[Run]) -> list[Run]:
+    """The runs with the same set and teachers, by digest, as the last call of the study.
 
-    A manifest names a set by its seed and a teacher by its network, and both may have been made
-    anew; it begins with the runs of the last call.
+    A manifest identifies a set by its seed and a teacher by its network, so both may have been
+    created again between calls. The runs of the last call come first.
     """
-    read: dict[tuple[object, ...], tuple[str | None, ...]] = {}
+    current: dict[tuple[object, ...], tuple[str | None, ...]] = {}
     kept = []
     for run in runs:
         config, inputs = run.experiment.config, run.result.inputs
         key = (run.experiment.source, config.dataset, config.classes, config.teachers)
         digests = (inputs.get("distilled"), inputs.get("teachers"))
-        if read.setdefault(key, digests) == digests:
+        if current.setdefault(key, digests) == digests:
             kept.append(run)
     return kept
 
 
 def record_of(study: Study, finished: Sequence[Finished], folder: Path) -> StudyRecord:
-    """The record of a study whose results are at hand, all of them."""
+    """Create the record of a finished study from its results."""
     return StudyRecord(
         name=study.name,
         title=study.title,
@@ -212,14 +212,14 @@ def file_of(result: RunResult, folder: Path) -> str:
 
 
 def experiment_of(entry: dict[str, Any]) -> Experiment:
-    """The experiment of a manifest's entry."""
+    """The experiment of an entry of a manifest."""
     check_choice("purpose", entry["purpose"], PURPOSES)
     source = SetSource(**entry["set"])
     return Experiment(source, EvaluationConfig.from_dict(entry["config"]), entry["purpose"])
 
 
 def read_result(file: Path, damaged: dict[str, None]) -> RunResult | None:
-    """A run's result; None if it has not finished or cannot be read, which ``damaged`` records."""
+    """Read the result of a run; None if it is missing, or damaged, which adds to ``damaged``."""
     try:
         return read_run(file)
     except FileNotFoundError:

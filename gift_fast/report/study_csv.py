@@ -1,4 +1,4 @@
-"""The CSV file of a report: one line per cell and per mean of trials."""
+"""The CSV file of a report: one row per cell and per mean of trials."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CSV_COLUMNS = (
     *("published_mean", "published_std", "published_in", "verdict"),
     *("same_configuration", "differences"),
 )
-"""Of the CSV file."""
+"""The columns of the CSV file."""
 
 
 def as_csv(rows: Iterable[Mapping[str, object]]) -> str:
-    """A line a cell; see :func:`csv_rows`."""
+    """Format the rows of :func:`csv_rows` as CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -36,7 +36,7 @@ def as_csv(rows: Iterable[Mapping[str, object]]) -> str:
 def csv_rows(
     study: str, panel: Panel, found: Mapping[Cell, PublishedComparison]
 ) -> list[dict[str, object]]:
-    """A line for every cell of a condition, and for the mean of every trial."""
+    """The rows of a condition: one per cell, and one per mean of trials."""
     source = panel.condition.source
     of_source = {name: getattr(source, name) for name in ("dataset", "method", "ipc", "network")}
     rows: list[dict[str, object]] = []
@@ -54,13 +54,13 @@ def csv_rows(
 
 
 def config_columns(config: object) -> dict[str, object]:
-    """The columns of a run's configuration that every line has."""
+    """The columns of the configuration that all rows have."""
     names = ("student", "optimizer", "momentum", "epochs", "classes")
     return {name: getattr(config, name) for name in names}
 
 
 def cell_row(cell: Cell, loss: str, purpose: str) -> dict[str, object]:
-    """The accuracy of a cell."""
+    """The row of a cell, without comparisons."""
     return {
         **config_columns(cell.config),
         "loss": loss,
@@ -79,7 +79,7 @@ def cell_row(cell: Cell, loss: str, purpose: str) -> dict[str, object]:
 
 
 def comparison_columns(comparison: Comparison) -> dict[str, object]:
-    """A cell's difference from the reference loss."""
+    """The columns of the comparison with the reference loss."""
     return {
         "difference": round(comparison.difference, 4),
         "low": round(comparison.low, 4),
@@ -90,19 +90,19 @@ def comparison_columns(comparison: Comparison) -> dict[str, object]:
 
 
 def published_columns(found: PublishedComparison) -> dict[str, object]:
-    """A cell beside a published number."""
+    """The columns of the comparison with a published number."""
     return {
         "published_mean": found.published.mean,
         "published_std": found.published.std,
         "published_in": found.published.source.name,
-        "verdict": found.verdict_in_words,
+        "verdict": found.verdict_text,
         "same_configuration": "yes" if found.same_configuration else "no",
         "differences": "; ".join(found.differences),
     }
 
 
 def trial_row(trial: Trial) -> dict[str, object]:
-    """The mean accuracy of a trial."""
+    """The row of the mean of trials."""
     config = trial.runs[0].result.config
     return {
         **config_columns(config),

@@ -16,33 +16,33 @@ from gift_fast.training.objectives import display_name
 
 
 def score_of(cell: Cell) -> str:
-    """The score of a cell as a table has it, marked where a run of it has diverged."""
+    """The score of a cell for a table, with a mark if one of its runs has diverged."""
     return marked(score(cell.top1), cell.results)
 
 
 def setting_name(setting: Setting, panel: Panel) -> str:
-    """How a sentence calls a setting: at length only where a panel has two of the protocol's."""
+    """The name of a setting in sentences; the learning rate is named only if there are several."""
     if setting == TUNED:
-        return "tuned"
+        return "with tuning"
     if len(panel.of_purpose("protocol")) == 1:
-        return "at the protocol's settings"
-    return f"at {rates_of(setting, panel)}"
+        return "with the protocol's settings"
+    return f"with {hyperparameters_of(setting, panel)}"
 
 
 def setting_heading(setting: Setting, panel: Panel) -> str:
-    """How a table calls a setting."""
-    return "tuned" if setting == TUNED else f"protocol: {rates_of(setting, panel)}"
+    """The name of a setting in column headings."""
+    return "tuned" if setting == TUNED else f"protocol: {hyperparameters_of(setting, panel)}"
 
 
-def rates_of(setting: Setting, panel: Panel) -> str:
-    """Learning rate and weight decay that all losses have at a setting of the protocol."""
+def hyperparameters_of(setting: Setting, panel: Panel) -> str:
+    """The learning rate and weight decay of all losses at a setting of the protocol."""
     rates = {cell.config.learning_rate for cell in panel.column(setting)}
     rate = f"lr {rates.pop():g}" if len(rates) == 1 else "the protocol's lr"
     return f"{rate}, wd {setting.weight_decay:g}"
 
 
 def outcome(comparison: Comparison) -> Item:
-    """The outcome of a comparison, in a few words; see ``Comparison``."""
+    """The outcome of a comparison; see ``Comparison``."""
     text, tone = str(comparison.outcome), ""
     if comparison.better is not None:
         text = f"{comparison.better} better"
@@ -59,12 +59,12 @@ def interval(comparison: Comparison) -> Item:
 
 
 def losses_table(panel: Panel, caption: str, found: Mapping[Cell, PublishedComparison]) -> Table:
-    """The losses of a condition: scores and comparisons at every setting, and the paper's number.
+    """The table of the losses of a condition: scores, comparisons and published numbers.
 
     Args:
         panel: the condition.
-        caption: what it is.
-        found: the published experiment that a cell is compared with.
+        caption: the caption of the table.
+        found: the comparisons with published experiments, by cell.
     """
     reference = display_name(panel.reference)
     alone = len(panel.settings) == 1
@@ -101,7 +101,7 @@ def losses_table(panel: Panel, caption: str, found: Mapping[Cell, PublishedCompa
 
 
 def notes_of(panel: Panel) -> tuple[str, ...]:
-    """What the numbers of a table of losses are."""
+    """The notes of a table of losses."""
     cells = list(panel.cells.values())
     counts = sorted({cell.top1.n for cell in cells})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
@@ -112,27 +112,27 @@ def notes_of(panel: Panel) -> tuple[str, ...]:
     notes = [f"Top-1 after the last epoch{what}."]
     if any(cell.halved for cell in cells):
         notes.append(
-            "Scored on the second half of the test images: the first has chosen lr and wd."
+            "Scores are on the second half of the test images; lr and wd were chosen on the first."
         )
     if panel.comparisons:
-        notes.append("In brackets, 95 % paired t interval over sets; p after Holm's adjustment.")
+        notes.append("In brackets: 95 % paired t interval over sets; p after Holm's adjustment.")
     if len(panel.settings) > 1:
         notes.append("lr: learning rate; wd: weight decay.")
     return (*notes, *divergence_of(cells))
 
 
 def divergence_of(cells: Iterable[Cell | Trial]) -> tuple[str, ...]:
-    """What the mark of diverged runs means, where a table has one."""
+    """The note on diverged runs, if there are any."""
     return tuple(divergence([result for cell in cells for result in cell.results]))
 
 
 def has_comparisons(panel: Panel, setting: Setting) -> bool:
-    """Whether any loss is compared at a setting."""
+    """Whether a setting has comparisons."""
     return any(key[0] == setting for key in panel.comparisons)
 
 
 def items_of(panel: Panel, setting: Setting, loss: str) -> list[Item]:
-    """What a row holds of one setting."""
+    """The items of a row for one setting."""
     cell = panel.cells.get((setting, loss))
     items = []
     if setting == TUNED:
@@ -149,8 +149,8 @@ def items_of(panel: Panel, setting: Setting, loss: str) -> list[Item]:
     before = panel.of_purpose("protocol")
     if setting == TUNED and before:
         start = panel.cells.get((before[0], loss))
-        gained = None if cell is None or start is None else cell.top1.mean - start.top1.mean
-        items.append(EMPTY if gained is None else Item(signed(gained), gained))
+        gain = None if cell is None or start is None else cell.top1.mean - start.top1.mean
+        items.append(EMPTY if gain is None else Item(signed(gain), gain))
     if has_comparisons(panel, setting):
         comparison = panel.comparisons.get((setting, loss))
         items += (
@@ -160,7 +160,7 @@ def items_of(panel: Panel, setting: Setting, loss: str) -> list[Item]:
 
 
 def published_items(comparison: PublishedComparison | None) -> list[Item]:
-    """A published number, the verdict on it, and whether the configuration is the same."""
+    """The items of a row for a published number: the number, its verdict and the configuration."""
     if comparison is None:
         return [EMPTY, Item("not published"), EMPTY]
     published = comparison.published
@@ -170,28 +170,28 @@ def published_items(comparison: PublishedComparison | None) -> list[Item]:
     text = f"{published.mean:.{digits}f} ± {published.std:.1f} ({paper}{tables})"
     return [
         Item(text, published.mean),
-        Item(comparison.verdict_in_words, comparison.difference),
-        Item(comparison.configuration_in_words, len(comparison.differences)),
+        Item(comparison.verdict_text, comparison.difference),
+        Item(comparison.configuration_text, len(comparison.differences)),
     ]
 
 
 def overview_table(panels: Sequence[Panel], caption: str) -> Table:
-    """All conditions of a study at once, like the paper's: the losses' means side by side.
+    """The table of all conditions of a study, as in the paper, with one column per loss.
 
-    A loss that is native in some condition and not run in all of them is called native.
+    If the native loss differs between conditions, its column is called native.
     """
     keys = [(p, s) for p in panels for s in p.settings]
     varying = varying_descriptions(panels)
     if any(len(panel.settings) > 1 for panel in panels):
         varying.append("settings")
     names = dict.fromkeys(role_of(p, loss, panels) for p in panels for loss in p.losses)
-    two = len(names) > 1 and all(len(panel.losses) == 2 for panel in panels)
+    has_two = len(names) > 1 and all(len(panel.losses) == 2 for panel in panels)
     rows = []
     for panel, setting in keys:
         column = panel.column(setting)
         by_role = {role_of(panel, cell.loss, panels): cell for cell in column}
         best = max((cell.top1.mean for cell in column), default=math.nan)
-        items = [Item(text) for text in condition_texts(panel, setting, varying)]
+        items = [Item(text) for text in condition_columns(panel, setting, varying)]
         for name in names:
             cell = by_role.get(name)
             if cell is None:
@@ -199,12 +199,12 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
                 continue
             tone = "best" if cell.top1.mean == best else ""
             items.append(Item(score_of(cell), cell.top1.mean, cell, tone))
-        if two:
+        if has_two:
             items += difference_items(panel, setting)
         rows.append(tuple(items))
-    columns = [Column(HEADINGS.get(part, part), numeric=False) for part in varying]
+    columns = [Column(HEADINGS.get(name, name), numeric=False) for name in varying]
     columns += [Column(name) for name in names]
-    if two:
+    if has_two:
         columns += [Column(f"{display_name(panels[0].reference)} - loss")]
         columns += [Column("outcome", numeric=False)]
     notes = divergence_of(cell for panel in panels for cell in panel.cells.values())
@@ -212,19 +212,19 @@ def overview_table(panels: Sequence[Panel], caption: str) -> Table:
 
 
 HEADINGS = {"ipc": "IPC", "network": "distilled on"}
-"""Heads of the columns that conditions differ in, where they are not called as the part is."""
+"""Column headings that differ from the key of the description."""
 
 
-def condition_texts(panel: Panel, setting: Setting, varying: Sequence[str]) -> list[str]:
-    """The first columns of an overview's row; what a column's head says is not repeated."""
-    parts = {**panel.condition.descriptions, "settings": setting_heading(setting, panel)}
-    heads = {"ipc": "IPC ", "network": "distilled on ", "student": "student "}
-    texts = [parts.get(part, "").removeprefix(heads.get(part, "")) for part in varying]
-    return [text.removesuffix(" sets") for text in texts]
+def condition_columns(panel: Panel, setting: Setting, varying: Sequence[str]) -> list[str]:
+    """The first columns of a row of the overview, without the words in the column headings."""
+    descriptions = {**panel.condition.descriptions, "settings": setting_heading(setting, panel)}
+    prefixes = {"ipc": "IPC ", "network": "distilled on ", "student": "student "}
+    columns = [descriptions.get(n, "").removeprefix(prefixes.get(n, "")) for n in varying]
+    return [column.removesuffix(" sets") for column in columns]
 
 
 def difference_items(panel: Panel, setting: Setting) -> list[Item]:
-    """The reference minus the only other loss; without an interval where there is one set."""
+    """The difference between the reference and the other loss; with one set, without interval."""
     reference = panel.cells.get((setting, panel.reference))
     others = [cell for cell in panel.column(setting) if cell is not reference]
     if reference is None or not others:
@@ -237,7 +237,7 @@ def difference_items(panel: Panel, setting: Setting) -> list[Item]:
 
 
 def role_of(panel: Panel, loss: str, panels: Sequence[Panel]) -> str:
-    """What a column of the overview calls a loss."""
+    """The name of a loss in the column headings of the overview."""
     natives = {each.condition.native for each in panels}
     if loss == panel.condition.native and len(natives) > 1:
         return "native"
@@ -245,7 +245,7 @@ def role_of(panel: Panel, loss: str, panels: Sequence[Panel]) -> str:
 
 
 def shares_table(panel: Panel, caption: str) -> Table:
-    """Continual learning: the losses' means at every share of the classes that was run."""
+    """The table of continual learning: scores of the losses at every share of the classes."""
     shares = sorted({cell.share for cells in panel.shares.values() for cell in cells})
     columns = [Column("loss", numeric=False)]
     for setting in panel.settings:
@@ -267,7 +267,7 @@ def shares_table(panel: Panel, caption: str) -> Table:
 
 
 def trials_table(panel: Panel, caption: str) -> Table:
-    """The mean of the trials of every loss, learning rate and weight decay."""
+    """The table of trials: mean accuracy for every loss, learning rate and weight decay."""
     decays = sorted({trial.weight_decay for trial in panel.trials})
     rates = sorted({trial.learning_rate for trial in panel.trials})
     losses = list(dict.fromkeys(trial.loss for trial in panel.trials))

@@ -1,6 +1,6 @@
-"""Charts as SVG: text stays text, and colors are the page's, so that they follow light and dark.
+"""SVG charts. Labels are text, and colors are CSS classes, so that they follow light and dark mode.
 
-A series is identified by color, by the shape of its markers and, past eight, by a dashed line.
+A series is identified by its color and marker and, from the ninth series on, by a dashed line.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from html import escape
 from importlib import resources
 
 COLORS = 8
-"""Classes ``c0`` to ``c7`` of the page's style: the colors of Okabe and Ito."""
+"""The number of colors, CSS classes ``c0`` to ``c7``: those of Okabe and Ito."""
 
 WIDTH, HEIGHT = 420.0, 280.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 42.0
-"""Margins of a chart with two axes, in its own units."""
+"""Margins of a chart with two axes, in SVG units."""
 
 BAR, GAP = 13.0, 9.0
-"""Thickness of a bar and distance between groups of bars."""
+"""Thickness of a bar and distance between groups of bars, in SVG units."""
 
 CHARACTER = 6.7
 """Average width of a character."""
@@ -27,13 +27,13 @@ CHARACTER = 6.7
 
 @dataclass(frozen=True)
 class Series:
-    """A line or a cloud of points.
+    """A line or a set of points.
 
     Attributes:
-        index: index of its color and mark.
-        points: (x, y) pairs; for a line in the order of x.
-        titles: of the points, shown where the pointer rests; or empty.
-        rings: indices of points that are set off by a ring.
+        index: index of its color and marker.
+        points: (x, y) pairs; for a line in ascending order of x.
+        titles: tooltips of the points; may be empty.
+        rings: indices of points that are highlighted by a ring.
     """
 
     index: int
@@ -47,9 +47,9 @@ class Bar:
     """A bar of a group.
 
     Attributes:
-        value: its length.
-        std: half the length of the line across its end; NaN for none.
-        dots: single values.
+        value: the value of the bar.
+        std: half the length of the error bar; NaN for none.
+        dots: individual values.
     """
 
     value: float
@@ -59,14 +59,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Scale:
-    """A map from data to the units of a chart.
+    """A map from data to coordinates.
 
     Attributes:
-        low: data at ``start``.
-        high: data at ``end``.
-        start: units.
-        end: units.
-        logarithmic: whether equal factors are equally far.
+        low: the value at ``start``.
+        high: the value at ``end``.
+        start: first coordinate.
+        end: last coordinate.
+        logarithmic: whether the scale is logarithmic.
     """
 
     low: float
@@ -76,7 +76,7 @@ class Scale:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        """The place of a value."""
+        """The coordinate of a value."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = (math.log10(x) for x in (low, high, value))
@@ -94,7 +94,7 @@ class Scale:
 
 
 def nice_step(span: float, most: int = 6) -> float:
-    """The least of 1, 2, 5 times a power of ten that divides a span into few steps.
+    """The smallest of 1, 2 or 5 times a power of ten that divides a span into few enough steps.
 
     Example:
         >>> nice_step(100.0), nice_step(0.7)
@@ -107,7 +107,7 @@ def nice_step(span: float, most: int = 6) -> float:
 def scale_over(
     values: Sequence[float], start: float, end: float, *, logarithmic: bool = False
 ) -> Scale:
-    """A scale on which values lie with a little room, and percent do not leave 0 to 100."""
+    """A scale that covers the values with a small margin."""
     low, high = min(values), max(values)
     if logarithmic:
         return Scale(low / 1.3, high * 1.3, start, end, logarithmic=True)
@@ -116,7 +116,7 @@ def scale_over(
 
 
 def percent_scale(values: Sequence[float], start: float, end: float) -> Scale:
-    """A scale for accuracies: round ends, between 0 and 100."""
+    """A scale for accuracies in percent, with round ends between 0 and 100."""
     low, high = min(values), max(values)
     step = nice_step(max(high - low, 2.0))
     low = max(0.0, step * math.floor(low / step))
@@ -125,18 +125,18 @@ def percent_scale(values: Sequence[float], start: float, end: float) -> Scale:
 
 
 def figure(width: float, height: float, label: str, parts: Sequence[str]) -> str:
-    """An SVG element with what it shows in words."""
+    """An SVG element with a label for screen readers."""
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}</svg>"
     )
 
 
-def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> str:
-    """A text at a point, by its ``start``, ``middle`` or ``end``."""
+def text(x: float, y: float, content: str, anchor: str = "start", kind: str = "") -> str:
+    """A text element, anchored at its ``start``, ``middle`` or ``end``."""
     style = f' class="{kind}"' if kind else ""
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f"<text {place}{style}>{escape(words)}</text>"
+    position = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f"<text {position}{style}>{escape(content)}</text>"
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -145,8 +145,8 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 
 def mark(index: int, x: float, y: float, title: str = "", size: float = 3.6) -> str:
-    """The mark of a series at a point."""
-    r, words = size, f"<title>{escape(title)}</title>" if title else ""
+    """The marker of a series at a point."""
+    r, tooltip = size, f"<title>{escape(title)}</title>" if title else ""
     shapes = (
         f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z",
         f"M{x - r:.1f} {y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z",
@@ -155,17 +155,17 @@ def mark(index: int, x: float, y: float, title: str = "", size: float = 3.6) -> 
         f"l{-1.3 * r:.2f} {-1.3 * r:.2f}z",
         f"M{x:.1f} {y + 1.2 * r:.1f}l{1.2 * r:.2f} {-2.1 * r:.2f}h{-2.4 * r:.2f}z",
     )
-    return f'<path d="{shapes[index % len(shapes)]}">{words}</path>'
+    return f'<path d="{shapes[index % len(shapes)]}">{tooltip}</path>'
 
 
 def series_class(index: int) -> str:
-    """The class that gives a series its color and, past the last color, a dashed line."""
+    """The CSS classes of a series: its color and, after the last color, a dashed line."""
     dashed = " dashed" if index >= COLORS else ""
     return f"series c{index % COLORS}{dashed}"
 
 
 def axes(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:
-    """Grid, numbers and labels of two axes."""
+    """The grid, tick labels and titles of two axes."""
     parts = []
     for value in y.ticks():
         parts.append(line(x.start, y(value), x.end, y(value), "grid"))
@@ -192,35 +192,35 @@ def line_chart(
     marker: float | None = None,
     y_values: Sequence[float] = (),
 ) -> str:
-    """Lines with marks.
+    """A line chart with markers.
 
     Args:
-        series: at least one, with points.
-        label: what it shows, in words, for those who do not see it.
-        x_label: of the horizontal axis.
-        y_label: of the vertical axis, of percent.
-        logarithmic: whether the horizontal axis is.
-        marker: where a vertical line stands, or None.
-        y_values: that the vertical axis must hold too, as where charts share one.
+        series: the series, at least one, with points.
+        label: description of the chart for screen readers.
+        x_label: title of the horizontal axis.
+        y_label: title of the vertical axis, which is in percent.
+        logarithmic: whether the horizontal axis is logarithmic.
+        marker: position of a vertical line, or None.
+        y_values: further values that the vertical axis covers, for charts with equal axes.
     """
     xs = [x for each in series for x, _ in each.points]
     ys = [y for each in series for _, y in each.points]
-    marks = [] if marker is None else [marker]
-    x = scale_over([*xs, *marks], LEFT, WIDTH - RIGHT, logarithmic=logarithmic)
+    markers = [] if marker is None else [marker]
+    x = scale_over([*xs, *markers], LEFT, WIDTH - RIGHT, logarithmic=logarithmic)
     y = percent_scale([*ys, *y_values], HEIGHT - BOTTOM, TOP)
     parts = axes(x, y, x_label, y_label)
     if marker is not None:
         parts.append(line(x(marker), y.start, x(marker), y.end, "marker"))
     for each in series:
         index = each.index
-        places = [(x(a), y(b)) for a, b in each.points]
-        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+        points = [(x(a), y(b)) for a, b in each.points]
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         parts.append(f'<g class="{series_class(index)}" data-series="{index}">')
         parts.append(f'<polyline points="{path}"/>')
-        titles = each.titles or ("",) * len(places)
-        parts += [mark(index, a, b, t) for (a, b), t in zip(places, titles, strict=True)]
+        titles = each.titles or ("",) * len(points)
+        parts += [mark(index, a, b, t) for (a, b), t in zip(points, titles, strict=True)]
         for k in each.rings:
-            a, b = places[k]
+            a, b = points[k]
             parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="7.5" class="ring"/>')
         parts.append("</g>")
     return figure(WIDTH, HEIGHT, label, parts)
@@ -229,12 +229,12 @@ def line_chart(
 def bar_chart(
     groups: Sequence[tuple[str, Sequence[Bar | None]]], *, label: str, marker: float | None = None
 ) -> str:
-    """Horizontal bars in groups, from 0 percent, each with its number, deviation and dots.
+    """A horizontal bar chart from 0 percent, with values, error bars and dots.
 
     Args:
-        groups: name and bars of every group; None leaves the place of a bar empty.
-        label: what the chart shows, for screen readers.
-        marker: where a vertical line stands, or None.
+        groups: name and bars of every group; None is a missing bar.
+        label: description of the chart for screen readers.
+        marker: position of a vertical line, or None.
     """
     widest = max(len(name) for name, _ in groups)
     left = min(170.0, 14.0 + CHARACTER * widest)
@@ -263,7 +263,7 @@ def bar_chart(
 
 
 def one_bar(bar: Bar, index: int, x: Scale, top: float) -> str:
-    """A bar with what belongs to it."""
+    """A bar with its error bar, dots and value."""
     middle = top + BAR / 2
     parts = [
         f'<g class="bar b{index}"><rect x="{x.start:.1f}" y="{top + 0.5:.1f}" '
@@ -283,7 +283,7 @@ def one_bar(bar: Bar, index: int, x: Scale, top: float) -> str:
 
 
 def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, y_label: str) -> str:
-    """Points around the diagonal, on which both axes agree."""
+    """A scatter chart with a diagonal, on which both coordinates are equal."""
     values = [value for each in series for point in each.points for value in point]
     side = 420.0
     scale = percent_scale(values, 0.0, 1.0)
@@ -303,7 +303,7 @@ def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, y_label
 
 
 def legend_mark(index: int) -> str:
-    """The mark of a series for its legend."""
+    """The legend entry of a series: its line and marker."""
     parts = [
         f'<g class="{series_class(index)}"><polyline points="1,7 25,7"/>{mark(index, 13, 7)}</g>'
     ]
@@ -311,7 +311,7 @@ def legend_mark(index: int) -> str:
 
 
 def bar_key(index: int) -> str:
-    """A bar of a group for its legend."""
+    """The legend entry of a bar."""
     rect = '<rect x="1" y="1" width="24" height="12"/>'
     return (
         '<svg viewBox="0 0 26 14" class="key" aria-hidden="true">'
@@ -320,11 +320,11 @@ def bar_key(index: int) -> str:
 
 
 def document(chart: str, *, caption: str, bars: Sequence[str], marker: str = "") -> str:
-    """A bar chart as an SVG file of its own, with caption and legend above it.
+    """A standalone SVG file of a bar chart, with a caption and a legend above it.
 
     Args:
-        chart: from :func:`bar_chart`.
-        caption: what the bars, lines and dots are.
+        chart: the result of :func:`bar_chart`.
+        caption: explanation of the bars, lines and dots.
         bars: names of the bars of a group.
         marker: name of the vertical line; empty if there is none.
     """

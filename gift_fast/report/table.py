@@ -1,4 +1,4 @@
-"""A table as data, and its Markdown and LaTeX."""
+"""Tables as data, and their conversion to Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gift_fast.report.cells import Cell, Trial
 
 @dataclass(frozen=True)
 class Item:
-    """A cell of a table as it is shown.
+    """A cell of a table.
 
     Attributes:
-        text: as shown.
-        value: by which its column is sorted; None comes last.
+        text: the displayed text.
+        value: the sort key of the column; None is sorted last.
         behind: the runs behind the number, or None.
-        tone: ``better``, ``worse``, ``best`` or empty: how it is highlighted.
+        tone: the highlighting: ``better``, ``worse``, ``best`` or empty.
     """
 
     text: str
@@ -28,13 +28,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column.
+    """A column of a table.
 
     Attributes:
-        title: what it holds.
-        group: what it shares with its neighbors; empty for none.
-        numeric: whether it is set to the right.
-        long: whether it holds sentences, which are broken into lines.
+        title: the heading of the column.
+        group: common heading of adjacent columns; empty for none.
+        numeric: whether the column is right-aligned.
+        long: whether the column contains sentences, which are wrapped.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Both in one line."""
+        """The group and the title on one line."""
         return f"{self.group}: {self.title}" if self.group else self.title
 
 
@@ -53,10 +53,10 @@ class Table:
     """A table.
 
     Attributes:
-        caption: what it shows.
-        columns: their heads, the first that of the rows' names.
-        rows: one item per column.
-        notes: what its numbers mean, in sentences.
+        caption: the caption.
+        columns: the columns; the first has the names of the rows.
+        rows: the rows, with one item per column.
+        notes: notes below the table, in sentences.
     """
 
     caption: str
@@ -66,7 +66,7 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """The columns' groups with their widths; empty where no column has one."""
+        """The groups of columns with their widths; empty if there are none."""
         runs: list[tuple[str, int]] = []
         for column in self.columns:
             if runs and runs[-1][0] == column.group:
@@ -80,7 +80,7 @@ EMPTY = Item("-")
 
 
 def score(top1: Spread) -> str:
-    """Mean and sample standard deviation; one run alone has no deviation.
+    """Format mean and sample standard deviation; a single run has none.
 
     Example:
         >>> from gift_fast.evaluation.summary import spread
@@ -91,7 +91,7 @@ def score(top1: Spread) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value as a table has it.
+    """Format a p-value.
 
     Example:
         >>> p_value(0.0213), p_value(4e-7)
@@ -101,20 +101,20 @@ def p_value(p: float) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A table in Markdown, its best numbers in bold."""
+    """Convert a table to Markdown, with the best numbers in bold."""
     lines = [
         f"| {' | '.join(escaped_markdown(column.heading) for column in table.columns)} |",
         f"|{'|'.join('---:' if column.numeric else '---' for column in table.columns)}|",
     ]
     for row in table.rows:
-        texts = [escaped_markdown(item.text) for item in row]
-        texts = [f"**{t}**" if i.tone == "best" else t for t, i in zip(texts, row, strict=True)]
-        lines.append(f"| {' | '.join(texts)} |")
+        cells = [escaped_markdown(item.text) for item in row]
+        cells = [f"**{c}**" if i.tone == "best" else c for c, i in zip(cells, row, strict=True)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def escaped_markdown(text: str) -> str:
-    """A text that stays in its column and starts no markup."""
+    """Escape a text for a cell of a Markdown table."""
     return re.sub(r"[\\|*_`]|<(?=\S)", r"\\\g<0>", " ".join(text.split()))
 
 
@@ -128,16 +128,16 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }
-"""What LaTeX takes for a command, and what its fonts may lack."""
+"""Replacements for special characters of LaTeX and for characters that fonts may lack."""
 
 
 def escaped_latex(text: str) -> str:
-    """A text as LaTeX prints it."""
+    """Escape a text for LaTeX."""
     return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def as_latex(table: Table) -> str:
-    """A table in LaTeX, for the package booktabs, its best numbers in bold, its notes comments."""
+    """Convert a table to LaTeX (booktabs), with the best numbers in bold and notes as comments."""
     shape = "".join("r" if column.numeric else "l" for column in table.columns)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped_latex(table.caption)}}}"]
     lines += [rf"\begin{{tabular}}{{{shape}}}", r"\toprule"]
@@ -152,11 +152,11 @@ def as_latex(table: Table) -> str:
     lines.append(" & ".join(escaped_latex(c.title) for c in table.columns) + r" \\")
     lines.append(r"\midrule")
     for row in table.rows:
-        texts = [escaped_latex(item.text) for item in row]
-        texts = [
-            rf"\textbf{{{t}}}" if i.tone == "best" else t for t, i in zip(texts, row, strict=True)
+        cells = [escaped_latex(item.text) for item in row]
+        cells = [
+            rf"\textbf{{{c}}}" if i.tone == "best" else c for c, i in zip(cells, row, strict=True)
         ]
-        lines.append(" & ".join(texts) + r" \\")
+        lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [f"% {note}" for note in table.notes]
     lines.append(r"\end{table}")

@@ -1,4 +1,4 @@
-"""Accuracies in the terminal: tables of ``gift-fast evaluate`` and ``gift-fast demo``."""
+"""Tables of accuracies in the terminal, for ``gift-fast evaluate`` and ``gift-fast demo``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-FOLDED = 8
-"""Characters that a column of words has at least."""
+MIN_TEXT_WIDTH = 8
+"""Minimum width of a text column, in characters."""
 
 
 def accuracy_table(cells: Sequence[LossSummary]) -> Table:
-    """A table of top-1 with one row for every loss and optimizer."""
+    """A table of top-1 accuracies with one row per loss and optimizer."""
     from rich import box
     from rich.table import Table
 
@@ -33,7 +33,7 @@ def accuracy_table(cells: Sequence[LossSummary]) -> Table:
     )
     table.add_column("loss")
     table.add_column("optimizer")
-    for heading in ("last epoch", "std", "n", "best check", "s/run"):
+    for heading in ("last epoch", "std", "n", "best test", "s/run"):
         table.add_column(heading, justify="right")
     for cell in cells:
         table.add_row(
@@ -49,10 +49,10 @@ def accuracy_table(cells: Sequence[LossSummary]) -> Table:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table; where the terminal is too narrow for it, without lines, its words folded.
+    """Print a table; in a narrow terminal, omit the borders and wrap text columns.
 
-    Numbers, which are the columns to the right, stay whole, if need be beyond the terminal's edge.
-    A file has no edge.
+    Right-aligned columns, which contain numbers, are not wrapped, even if the table is then wider
+    than the terminal. In a file, the width is not limited.
     """
     for column in table.columns:
         column.overflow = "fold"
@@ -64,21 +64,21 @@ def print_table(console: Console, table: Table) -> None:
         table.box = None
         table.padding = (0, 1, 0, 0)
     width = console.width
-    least = sum(1 + (column.min_width or FOLDED) for column in table.columns)
-    console.width = max(width, least if console.is_terminal else needed.maximum)
+    minimum = sum(1 + (column.min_width or MIN_TEXT_WIDTH) for column in table.columns)
+    console.width = max(width, minimum if console.is_terminal else needed.maximum)
     console.print(table)
     console.width = width
 
 
 def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
-    """Print every run and their mean on the standard output, as a table or as one JSON object.
+    """Print all runs and their means to standard output, as a table or as one JSON object.
 
-    Both standard deviations are named: the population's (ddof 0), which the paper's code reports,
+    Both standard deviations are printed: the population's (ddof 0), which the paper's code reports,
     and the sample's (ddof 1).
     """
     last, best = (spread([getattr(run, which).top1 for run in runs]) for which in ("last", "best"))
     if as_json:
-        means = {"last": plain(last), "best": plain(best)}
+        means = {"last": without_nan(last), "best": without_nan(best)}
         contents = {"runs": [run.to_dict() for run in runs], **means}
         print(json.dumps(contents, indent=2, allow_nan=False))
         return
@@ -102,23 +102,23 @@ def print_results(runs: Sequence[RunResult], *, as_json: bool = False) -> None:
         )
     console = Console(highlight=False)
     print_table(console, table)
-    for name, values in (("last epoch", last), ("best check", best)):
-        spreads = "one seed"
+    for name, values in (("after the last epoch", last), ("of the best test", best)):
+        details = "one seed"
         if values.n > 1:
-            spreads = (
+            details = (
                 f"population std {values.population_std:.2f} (ddof 0), sample std "
                 f"{values.sample_std:.2f} (ddof 1), {values.n} seeds"
             )
-        console.print(f"top-1 of the {name}: {values.mean:.2f}, {spreads}", soft_wrap=True)
+        console.print(f"top-1 {name}: {values.mean:.2f}, {details}", soft_wrap=True)
     console.print(
-        f"The score is the last epoch's. The best check is chosen on the {images} images, so it is "
-        "optimistic.",
+        "The score is the accuracy after the last epoch. The best test is selected on the "
+        f"{images} images, so it is optimistic.",
         soft_wrap=True,
     )
     for line in divergence(runs):
         console.print(line, soft_wrap=True)
 
 
-def plain(values: Spread) -> dict[str, float | None]:
-    """A spread as JSON can hold it, which has no NaN: a single run has no sample deviation."""
+def without_nan(values: Spread) -> dict[str, float | None]:
+    """A spread for JSON, which has no NaN: the sample std of a single run becomes None."""
     return {name: None if math.isnan(x) else x for name, x in asdict(values).items()}

@@ -1,4 +1,4 @@
-"""Words that several parts of a report share."""
+"""Formatting of nouns, ranges and lists in the sentences of a report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def plural(noun: str, count: int) -> str:
-    """A noun for so many.
+    """The singular or plural of a noun for a count.
 
     Example:
         >>> plural("study", 1), plural("study", 2), plural("run", 0)
@@ -18,7 +18,7 @@ def plural(noun: str, count: int) -> str:
 
 
 def span(counts: Sequence[int]) -> str:
-    """A number, or the least and the greatest of several.
+    """Format a sorted sequence of counts as a range.
 
     Example:
         >>> span([5]), span([2, 3, 5])
@@ -28,7 +28,7 @@ def span(counts: Sequence[int]) -> str:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Names as a sentence lists them.
+    """Join names with commas and "and".
 
     Example:
         >>> join_names(["KL", "CE", "MSE"]), join_names(["KL"])

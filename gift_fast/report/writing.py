@@ -1,4 +1,4 @@
-"""``gift-fast report``: the studies of a folder as one HTML page, Markdown, LaTeX and CSV."""
+"""Writing of reports and tables to files."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from gift_fast.studies.study import Study
 
 
 def write_report(folder: Path, page: Path | None = None) -> tuple[Path, tuple[str, ...]]:
-    """Write the report of a folder: the page, and beside it ``.md``, ``.tex`` and ``.csv``.
+    """Write the report of a folder: an HTML page, and ``.md``, ``.tex`` and ``.csv`` files.
 
     Args:
-        folder: that ``gift-fast study --out`` has written to.
-        page: of the HTML file; None is ``report.html`` in the folder.
+        folder: output folder of ``gift-fast study``.
+        page: path of the HTML file; None is ``report.html`` in the folder.
 
     Returns:
-        The page, and what could not be read, a message a file.
+        The path of the page, and one message per file that could not be read.
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: there is no study in the folder, or ``page`` is no name of an HTML file.
+        ValueError: the folder has no studies, or ``page`` is not the name of an HTML file.
     """
     page = folder / "report.html" if page is None else page
     if page.suffix not in (".html", ".htm"):
         raise ValueError(f"out must be the name of an HTML file, got {page}")
     if page.stem.startswith("study-"):
-        raise ValueError(f"out must not be named as a study's own tables are, study-, got {page}")
+        raise ValueError(f"out must not start with study-, like the tables of studies, got {page}")
     contents = contents_of(read_folder(folder))
     rows = [
         row for section in contents.sections for part in section.conditions for row in part.rows
     ]
-    texts = {
+    files = {
         page: as_page(contents),
         page.with_suffix(".md"): markdown_of(contents),
         page.with_suffix(".tex"): latex_of(contents),
         page.with_suffix(".csv"): as_csv(rows),
     }
-    write_texts(texts)
+    write_files(files)
     return page, contents.damaged
 
 
 def write_tables(folder: Path, study: Study, finished: Sequence[Finished]) -> tuple[Path, Path]:
-    """Write what a study has found as ``study-NAME.md`` and ``.csv`` into its folder.
+    """Write the results of a study to ``study-NAME.md`` and ``.csv`` in its folder.
 
     Raises:
         OSError: a file cannot be written.
@@ -58,30 +58,30 @@ def write_tables(folder: Path, study: Study, finished: Sequence[Finished]) -> tu
     record = record_of(study, finished, folder)
     (section,) = contents_of(Folder(folder, (record,), ())).sections
     path = manifest_path(folder, study.name)
-    texts = {
+    files = {
         path.with_suffix(".md"): "\n".join(section_in_markdown(section)).rstrip() + "\n",
         path.with_suffix(".csv"): as_csv(row for part in section.conditions for row in part.rows),
     }
-    write_texts(texts)
-    markdown, table = texts
+    write_files(files)
+    markdown, table = files
     return markdown, table
 
 
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write every file whole or not at all."""
-    for path, text in texts.items():
+def write_files(files: Mapping[Path, str]) -> None:
+    """Write text files atomically."""
+    for path, text in files.items():
         with replacing(path) as temporary:
-            # JSON may hold surrogates, which UTF-8 has not.
+            # JSON may contain surrogates, which UTF-8 cannot encode.
             temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def markdown_of(contents: Contents) -> str:
-    """Sentences and tables in Markdown."""
+    """The report in Markdown: sentences and tables."""
     lines = [f"# {escaped_markdown(contents.title)}", "", contents.summary, ""]
-    lines += [f"- could not be read: {each}" for each in contents.damaged]
+    lines += [f"- could not be read: {message}" for message in contents.damaged]
     for section in contents.sections:
         lines += section_in_markdown(section)
-    lines += ["## Published against measured", "", contents.published.summary, ""]
+    lines += ["## Published and measured accuracies", "", contents.published.summary, ""]
     for table in (contents.published.table, contents.published.signs):
         if table is not None:
             lines += [as_markdown(table), *table.notes]
@@ -89,7 +89,7 @@ def markdown_of(contents: Contents) -> str:
 
 
 def section_in_markdown(section: StudySection) -> list[str]:
-    """The lines of a study."""
+    """The Markdown lines of a study."""
     lines = [f"## {escaped_markdown(section.title)}", "", section.settings, ""]
     lines += [text + "\n" for text in (section.unfinished, section.notes) if text]
     if section.overview is not None:
@@ -113,7 +113,7 @@ def section_in_markdown(section: StudySection) -> list[str]:
 
 
 def latex_of(contents: Contents) -> str:
-    """The tables in LaTeX, a study's title before their captions."""
+    """All tables in LaTeX, with the title of the study in their captions."""
     tables: list[tuple[str, Table | None]] = []
     for section in contents.sections:
         tables += [(section.title, section.overview), (section.title, section.baselines)]
@@ -121,9 +121,9 @@ def latex_of(contents: Contents) -> str:
             tables += [(section.title, table) for table in (part.shares, part.table, part.trials)]
     published = contents.published
     tables += [("The GIFT paper", table) for table in (published.table, published.signs)]
-    texts = [
+    sources = [
         as_latex(replace(table, caption=f"{title}. {table.caption}"))
         for title, table in tables
         if table is not None
     ]
-    return "\n".join(["% \\usepackage{booktabs}", *texts])
+    return "\n".join(["% \\usepackage{booktabs}", *sources])

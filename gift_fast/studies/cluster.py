@@ -32,7 +32,7 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         if self.address not in ("local", "auto") and self.host_and_port is None:
             raise ValueError(
-                "--ray must be local, auto, HOST:PORT (the port of Ray) or ray://HOST:PORT (that of "
+                "--ray must be local, auto, HOST:PORT (port of Ray) or ray://HOST:PORT (port of "
                 f"the Ray client server), got {self.address!r}"
             )
         check_integer("cpus_per_run", self.cpus_per_run, 1)

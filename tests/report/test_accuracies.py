@@ -34,7 +34,7 @@ def test_the_leader_is_named_whoever_it_is():
 
 def test_a_gap_within_one_std_is_no_lead():
     text = ranking([cell("gift", "adamw", 80.0, 90.0), cell("ce", "adamw", 83.0, 85.0)])
-    assert "lie 1.0 apart, within one std (5.0): 2 seeds do not separate them" in text
+    assert "differ by 1.0, less than one std (5.0): 2 seeds are not enough" in text
 
 
 def test_a_single_seed_settles_no_order():
@@ -46,7 +46,7 @@ def test_where_no_loss_learns_none_is_said_to_collapse():
     text = "\n".join(
         ranking_sentences([cell("ce", "adamw", 12.0), cell("gift", "adamw", 20.0)], 10)
     )
-    assert "No loss is far above chance (20.0 at best, chance 10.0)" in text
+    assert "All losses are close to chance (best 20.0, chance 10.0)" in text
     assert "collapsed" not in text
 
 
@@ -65,7 +65,7 @@ def test_one_seed_has_no_deviation_in_the_table():
 def test_a_collapse_is_told_of_any_loss(loss):
     cells = [cell(loss, "sgd", 12.0, 14.0), cell("mse", "sgd", 50.0, 51.0)]
     text = "\n".join(ranking_sentences(cells, num_classes=10))
-    assert f"{display_name(loss)} collapsed under SGD: 13.0 where chance is 10.0." in text
+    assert f"{display_name(loss)} collapsed under SGD: 13.0, where chance is 10.0." in text
 
 
 def test_no_collapse_is_told_where_there_is_none():
@@ -153,9 +153,9 @@ def results(*scores: float) -> list[RunResult]:
 def test_results_are_printed_with_both_standard_deviations_named(capsys):
     print_results(results(70.0, 74.0))
     out = capsys.readouterr().out
-    assert "top-1 of the last epoch: 72.00, population std 2.00 (ddof 0)" in out
+    assert "top-1 after the last epoch: 72.00, population std 2.00 (ddof 0)" in out
     assert "sample std 2.83 (ddof 1), 2 seeds" in out
-    assert "top-1 of the best check: 77.00" in out
+    assert "top-1 of the best test: 77.00" in out
 
 
 def test_a_single_seed_has_no_sample_std_in_words_nor_in_json(capsys):

@@ -100,7 +100,13 @@ def opened(browser, report):
 def test_it_opens_without_an_error_and_asks_for_nothing_else(opened, report):
     assert opened.noted == [report.as_uri()]
     assert opened.locator("main h2").all_inner_texts() == [
-        *("Main", "Losses on digits", "Gamma", "Published against measured", "How to read this")
+        *(
+            "Main",
+            "Losses on digits",
+            "Gamma",
+            "Published and measured accuracies",
+            "How to read this",
+        )
     ]
     assert opened.locator("figure svg[role=img]").count() > 10
 

@@ -128,10 +128,10 @@ def test_a_tuned_loss_stands_beside_the_protocols_with_its_learning_rate(tmp_pat
     text = report_of(study.write(), ".md")
     assert "protocol: lr 0.01, wd 0.0001: top-1, %" in text
     assert "| 1 | 0 | **70.5 ± 0.2** | +55.3 |" in text
-    assert "Tuned, KL gains 55.3 points (learning rate 0.01 to 1): its collapse" in text
+    assert "With tuning, KL gains 55.3 points (learning rate 0.01 to 1): its collapse" in text
     assert "is due to the learning rate and not to the loss" in text
-    assert "The best and the worst loss differ by 53.0 points at the protocol's settings" in text
-    assert "The learning rate of KL lies at an end of the grid" in text
+    assert "The best and the worst loss differ by 53.0 points with the protocol's settings" in text
+    assert "The learning rate of KL is at an end of the grid" in text
     assert "| KL | 0 | 40.2 | 40.6 | 42.0 | 46.3 | **60.0** |" in text
     trials = [row for row in csv_of(tmp_path / "runs") if row["purpose"] == "trial"]
     assert {row["scored_on"] for row in trials} == {"validation"}
@@ -146,7 +146,9 @@ def test_what_tuning_has_made_worse_is_said(tmp_path):
             study.add(loss, before + 0.1 * seed, source=source, learning_rate=0.01)
             study.add(loss, after + 0.1 * seed, source=source, learning_rate=0.003, purpose="tuned")
     text = report_of(study.write(), ".md")
-    assert "Tuned, KL loses 13.0 points (learning rate 0.01 to 0.003): the trials chose" in text
+    assert (
+        "With tuning, KL loses 13.0 points (learning rate 0.01 to 0.003): the trials chose" in text
+    )
     assert "GIFT loses" not in text
 
 
@@ -156,7 +158,7 @@ def test_a_tuned_study_of_a_foreign_set_is_scored_on_the_half_that_did_not_choos
         study.add("gift", 50.0, source=RDED, purpose=purpose, halves=(45.0, 55.0))
     rows = csv_of(study.write())
     assert {(row["mean"], row["scored_on"]) for row in rows} == {("55.0", "second half")}
-    assert "the first has chosen lr and wd" in report_of(tmp_path / "runs", ".md")
+    assert "lr and wd were chosen on the first" in report_of(tmp_path / "runs", ".md")
 
 
 def test_continual_learning_has_a_column_for_every_share_of_the_classes(tmp_path):
@@ -191,7 +193,7 @@ def test_a_verdict_names_its_interval_and_contradicting_tables(tmp_path):
     gift = next(row for row in csv_of(tmp_path / "runs") if row["loss"] == "gift")
     assert gift["published_mean"] == "50.6"
     assert gift["verdict"].startswith("reproduced (0.0, 90 % interval ")
-    assert "table 6 says 49.5: not reproduced" in gift["verdict"]
+    assert "table 6 has 49.5: not reproduced" in gift["verdict"]
     assert (gift["same_configuration"], gift["differences"]) == ("yes", "")
     assert "have the published configuration, with 2 reproductions" in text
     assert "undecided: one distilled set is too few" in text
@@ -206,7 +208,7 @@ def test_a_verdict_names_its_interval_and_contradicting_tables(tmp_path):
         ({"teachers": ("resnet18_modified",)}, "teacher resnet18_modified, not convnet3"),
         ({"augmentation": "none"}, "augmentation none, not dsa"),
         ({"optimizer": "sgd"}, "the GIFT paper gives no learning rate for sgd"),
-        ({"best": 60.0}, "not by the best test of every run, which has 60.0 %"),
+        ({"best": 60.0}, "not the best test of every run (60.0 %)"),
     ],
 )
 def test_another_configuration_has_a_verdict_and_is_no_reproduction(tmp_path, settings, difference):
@@ -222,7 +224,7 @@ def test_another_configuration_has_a_verdict_and_is_no_reproduction(tmp_path, se
 @pytest.mark.parametrize(
     ("teachers", "difference"),
     [
-        ({}, "accuracy of the teacher not recorded, published 61.27 %"),
+        ({}, "accuracy of the teacher not recorded, published: 61.27 %"),
         ({"cifar100_convnet3.pth": 70.0}, "teacher of 70.0 %, not 61.27 %"),
     ],
 )
@@ -286,9 +288,7 @@ def test_another_loss_does_not_stand_beside_a_published_one(tmp_path):
 
 
 def test_a_report_without_anything_published_says_so(two_losses):
-    assert "None of these runs has a published number to compare with" in report_of(
-        two_losses.write(), ".md"
-    )
+    assert "There are no published numbers for these runs" in report_of(two_losses.write(), ".md")
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_a_report_without_anything_published_says_so(two_losses):
 def test_unfinished_runs_are_counted(two_losses):
     two_losses.add("gift", 60.0, seed=7, finished=False)
     text = report_of(two_losses.write(), ".md")
-    assert "1 of 11 runs have not finished (1 at the protocol's settings)" in text
+    assert "1 of 11 runs have not finished (1 with the protocol's settings)" in text
 
 
 def test_a_damaged_file_is_named_and_the_rest_is_shown(two_losses, capsys):
@@ -308,7 +308,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(two_losses, capsys):
     assert main(["report", str(folder)]) == 1
     printed = capsys.readouterr()
     assert f"{damaged} must hold the result of a run" in printed.err
-    assert "study-other.json must hold the record of a study" in printed.err
+    assert "study-other.json must be the record of a study" in printed.err
     assert "report.html" in printed.out
     assert "**64.0 ± 1.6**" in (folder / "report.md").read_text()
     assert "could not be read" in (folder / "report.md").read_text()
@@ -316,14 +316,14 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(two_losses, capsys):
 
 def test_a_folder_without_a_study_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
-    assert "must hold studies, study-NAME.json" in capsys.readouterr().err
+    assert "study-NAME.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("report.pdf", "must be the name of an HTML file"),
-        ("study-mine.html", "must not be named as a study's own tables are"),
+        ("study-mine.html", "must not start with study-"),
     ],
 )
 def test_a_page_that_could_not_be_told_from_other_files_is_refused(
@@ -387,7 +387,7 @@ def test_runs_of_another_set_under_the_same_name_are_left_out_and_told(tmp_path)
     assert "| GIFT | **60.0 ± 0.0** |" in before.replace("| GIFT | 60.0", "| GIFT | **60.0")
     text = report_of(folder, ".md")
     assert "60.0 ± 0.0" in text
-    assert "1 runs are left out, since they are of other distilled sets or teachers" in text
+    assert "1 runs are not included, because their distilled sets or teachers differ" in text
 
 
 def test_a_file_that_holds_another_run_is_told(tmp_path):
@@ -398,7 +398,7 @@ def test_a_file_that_holds_another_run_is_told(tmp_path):
     contents = json.loads(path.read_text())
     contents["config"]["loss"] = "mse"
     path.write_text(json.dumps(contents))
-    assert f"{path.name} must hold digits" in report_of(folder, ".md")
+    assert f"{path.name} must be the result of digits" in report_of(folder, ".md")
 
 
 def test_diverged_runs_are_marked_in_every_table_and_counted(tmp_path):
