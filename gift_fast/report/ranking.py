@@ -17,10 +17,10 @@ FAR_BEHIND = 5.0
 """Percentage points behind the best loss at which KL under SGD is explained."""
 
 SLOW_KL = (
-    "KL has temperature T and no factor T^2, as in published code, so its gradient is T^2 times "
-    "smaller than with the factor. The step of SGD is proportional to the gradient (that of AdamW "
-    "is not), so a low accuracy of KL under SGD can be due to the learning rate and not to the "
-    "loss. To compare: gift-fast demo --losses kl kl:scale_t2=true"
+    "KL with temperature T is computed without the factor T^2, as in published code, so its "
+    "gradient is T^2 times smaller than with the factor. The step of SGD is proportional to the "
+    "gradient (that of AdamW is not), so a low accuracy of KL under SGD can be due to the learning "
+    "rate and not to the loss. To compare: gift-fast demo --losses kl kl:scale_t2=true"
 )
 
 

@@ -29,7 +29,7 @@ def cell(loss: str, optimizer: str, *values: float) -> LossSummary:
 
 def test_the_leader_is_named_whoever_it_is():
     text = ranking([cell("gift", "adamw", 80.0, 80.2), cell("kl", "adamw", 90.0, 90.2)])
-    assert text.startswith("Under AdamW: KL 90.1, GIFT 80.1. KL leads by 10.0 points")
+    assert text.startswith("Under AdamW: KL 90.1, GIFT 80.1. KL is better by 10.0 points")
 
 
 def test_a_gap_within_one_std_is_no_lead():
