@@ -76,7 +76,7 @@ class LossSummary:
         loss: the specification of the loss.
         optimizer: name of the optimizer.
         last: top-1 after the last epoch, percent: the score.
-        best: top-1 of each run's best check, percent.
+        best: top-1 of the best test of each run, in percent.
         values: the score of every seed, in the order of the runs.
         seconds: mean wall time of a run.
         diverged: how many of the runs have diverged.

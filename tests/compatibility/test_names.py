@@ -49,7 +49,7 @@ def test_a_study_is_the_same_under_both_names():
 
 
 def test_a_key_under_two_names_is_refused():
-    with pytest.raises(ValueError, match="validation once"):
+    with pytest.raises(ValueError, match="validation only once"):
         parse_study("digits", STUDY + FORMER + "validation: 200\n")
 
 
