@@ -154,7 +154,7 @@ COMMANDS = {
     "report": Command(
         module="gift_fast.cli.report",
         usage="DIR",
-        help="show the results of studies beside published ones",
+        help="write a report on studies, with published results for comparison",
         description=(
             "Writes all studies of a folder to one self-contained HTML page, and their tables as "
             "Markdown, LaTeX and CSV. Unfinished studies are shown with the runs that have "

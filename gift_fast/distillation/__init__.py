@@ -115,12 +115,7 @@ def distill(
     if path.exists():
         if is_made(path) and has_settings(path, record):
             return read_distilled("auto", path, dataset)
-        if not (force and is_made(path)):
-            advice = "--force replaces it" if is_made(path) else "choose another folder"
-            raise ValueError(
-                f"out must be a new folder or contain a set generated with the same settings, but "
-                f"{path} has other contents; {advice}"
-            )
+        check_replaceable(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
@@ -156,6 +151,16 @@ def check_request(method: str, ipc: int, seed: int = 0) -> None:
     spec.resolve("method", method, METHODS)
     check_integer("ipc", ipc, 1)
     check_integer("seed", seed, 0)
+
+
+def check_replaceable(path: Path, force: bool) -> None:
+    """Raise ValueError unless ``path`` contains a set and ``force`` allows to replace it."""
+    if not (force and is_made(path)):
+        advice = "--force replaces it" if is_made(path) else "choose another folder"
+        raise ValueError(
+            f"out must be a new folder or contain a set generated with the same settings, but "
+            f"{path} has other contents; {advice}"
+        )
 
 
 def is_made(path: Path) -> bool:

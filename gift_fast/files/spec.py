@@ -95,7 +95,7 @@ def resolve(
     """
     if not isinstance(spec, str):
         raise TypeError(f"{argument} must be a string, got {type(spec).__name__}")
-    name, texts = split_spec(spec)
+    name, given = split_spec(spec)
     if name in registry:
         function = registry[name]
     elif "." in name:
@@ -113,7 +113,7 @@ def resolve(
                 f"{argument} {name!r}: {key} must have a default, from which its type is inferred; "
                 "it has none"
             )
-    for key, text in texts.items():
+    for key, text in given.items():
         if key not in options:
             known = ", ".join(options) or "none"
             raise ValueError(

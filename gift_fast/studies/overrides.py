@@ -12,6 +12,7 @@ from gift_fast.data.datasets.sizes import default_validation_size
 from gift_fast.data.datasets.validation import split_validation
 from gift_fast.files import spec
 from gift_fast.files.checks import check_integer
+from gift_fast.studies.sets import SetSource
 from gift_fast.studies.study import Study
 from gift_fast.studies.study_files import check_counts
 from gift_fast.training.models import MODELS
@@ -55,26 +56,13 @@ def with_overrides(
         OSError: the images of ``dataset`` cannot be counted, because they are missing.
         TypeError, ValueError: a value is not valid in a study file.
     """
-    sets = list(study.sets)
     if dataset is not None:
         check_dataset(dataset)
-        known = [source.dataset for source, _ in sets]
-        kept = dataset if dataset in known else known[0]
+        known = [source.dataset for source, _ in study.sets]
         has_split = split_validation(dataset)[1]
         if dataset not in known and validation is None and study.validation and not has_split:
             validation = default_validation_size(dataset, study.validation, data_root)
-        sets = [
-            (replace(source, dataset=dataset), students)
-            for source, students in sets
-            if source.dataset == kept
-        ]
-    if ipc is not None:
-        check_counts("ipc", ipc, 1)
-        sets = [(replace(source, ipc=n), students) for source, students in sets for n in ipc]
-    if student is not None:
-        spec.resolve("student", student, MODELS)
-        sets = [(replace(source, network=student), (student,)) for source, _ in sets]
-    changes: dict[str, Any] = {"sets": tuple(dict.fromkeys(sets))}
+    changes: dict[str, Any] = {"sets": overridden_sets(study, dataset, ipc, student)}
     if epochs is not None:
         changes["settings"] = {**study.settings, "epochs": epochs}
     for name, values in (("seeds", seeds), ("dataset_seeds", dataset_seeds)):
@@ -95,3 +83,25 @@ def with_overrides(
             )
         tuning = replace(tuning, seeds=tuple(tuning_seeds))
     return replace(study, **changes, tuning=tuning)
+
+
+def overridden_sets(
+    study: Study, dataset: str | None, ipc: Sequence[int] | None, student: str | None
+) -> tuple[tuple[SetSource, tuple[str, ...]], ...]:
+    """The sets of a study with another dataset, IPC or student; see :func:`with_overrides`."""
+    sets = list(study.sets)
+    if dataset is not None:
+        known = [source.dataset for source, _ in sets]
+        kept = dataset if dataset in known else known[0]
+        sets = [
+            (replace(source, dataset=dataset), students)
+            for source, students in sets
+            if source.dataset == kept
+        ]
+    if ipc is not None:
+        check_counts("ipc", ipc, 1)
+        sets = [(replace(source, ipc=n), students) for source, students in sets for n in ipc]
+    if student is not None:
+        spec.resolve("student", student, MODELS)
+        sets = [(replace(source, network=student), (student,)) for source, _ in sets]
+    return tuple(dict.fromkeys(sets))
