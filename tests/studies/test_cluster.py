@@ -285,7 +285,8 @@ def test_a_run_larger_than_every_machine_is_refused(cluster, tmp_path, capsys):
     arguments = command(tmp_path, "ce", "--ray", cluster.address, epochs=1)
     assert main([*arguments, "--cpus-per-run", "2"]) == 2
     message = (
-        "--cpus-per-run must be at most the cores of a machine, got 2; the largest machine has 1"
+        "--cpus-per-run must be at most the number of cores of a machine, got 2; the largest "
+        "machine has 1"
     )
     assert message in capsys.readouterr().err
 
@@ -441,8 +442,8 @@ def test_machines_that_read_other_files_than_were_looked_over_are_found_out(
     study = parse_study("mine", STUDY % (1, "ce"))
     plan_set = ray_tasks.plan_set
 
-    def elsewhere(site, group, place, path):
-        value = plan_set(site, group, place, path)
+    def elsewhere(worker, group, place, path):
+        value = plan_set(worker, group, place, path)
         ray_tasks.cached_inputs.cache_clear()
         weights = next(place.teacher_dir.glob("*.pth"))
         state = torch.load(weights, weights_only=True)
@@ -453,7 +454,7 @@ def test_machines_that_read_other_files_than_were_looked_over_are_found_out(
     monkeypatch.setattr(ray_runner, "plan_set", elsewhere)
     with pytest.raises(RunsFailed) as failed:
         runner_of(ray, study, tmp_path)(study.experiments(published=False))
-    assert "must be the same for all machines" in failed.value.report()
+    assert "must be the same on all machines" in failed.value.report()
 
 
 SIGNALLED = """
@@ -521,8 +522,8 @@ def test_a_cancelled_batch_says_what_was_saved_also_where_the_board_is_gone(
     """Of three runs one has saved, one has not within the grace, and one had not begun."""
     batch = object.__new__(Batch)
     board = board()
-    cluster, site = SimpleNamespace(ray=ray), SimpleNamespace(board=board)
-    batch.runner = SimpleNamespace(cluster=cluster, site=site)
+    cluster, worker = SimpleNamespace(ray=ray), SimpleNamespace(board=board)
+    batch.runner = SimpleNamespace(cluster=cluster, worker=worker)
     batch.groups = {}
     batch.runs = {"saves": "a", "hangs": "b", "waits": "c"}
     batch.files = {name: f"{name}.json" for name in "abc"}
