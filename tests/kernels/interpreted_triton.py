@@ -335,6 +335,19 @@ def test_top_k_labels_that_point_away_from_the_hard_one_do_not_cancel(classes, k
     assert_close_in_logits(torch.randn(2, classes), labels, target, gamma=0.5)
 
 
+def test_a_rest_above_all_values_is_the_largest_score():
+    logits, labels, target = top_k_batch(33, 4)
+    labels = labels._replace(rest=labels.rest + 200)
+    assert_close_in_logits(logits, labels, target, soft_label_temperature=0.5)
+
+
+def test_one_class_that_is_not_kept_is_no_small_difference_of_large_sums():
+    classes = 1001
+    indices = torch.arange(1, classes).expand(2, -1)
+    labels = TopKLabels(torch.full((2, classes - 1), 0.01), indices, torch.full((2,), 30.0))
+    assert_close_in_logits(torch.full((2, classes), 0.7), labels, torch.tensor([0, 5]))
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e14, 1e30])
 def test_logits_of_any_magnitude_with_top_k_labels(scale):
     for classes, k in ((10, 3), (1001, 10)):
