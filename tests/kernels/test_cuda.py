@@ -93,8 +93,8 @@ def test_top_k_labels_trip_no_assert(programs):
 
 # ---- compiled --------------------------------------------------------------------------------
 
-# Each from PTX of its own, as setup.py builds it. The oldest and the newest, since nvcc takes minutes
-# for each; `make test-cuda` names all that setup.py builds for.
+# Each from PTX of its own, as setup.py builds it. The oldest and the newest: nvcc takes minutes for
+# each, and `make test-cuda` names all that setup.py builds for.
 ARCHITECTURES = tuple(map(int, os.environ.get("GIFT_FAST_TEST_ARCHITECTURES", "75,120").split(",")))
 BYTES = {"f": 4, "d": 8, "6__half": 2, "13__nv_bfloat16": 2}  # as C++ mangles the types
 
