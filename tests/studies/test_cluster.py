@@ -265,7 +265,7 @@ def test_without_ray_the_option_names_the_extra(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ray", "here"], "--ray must be local, auto, HOST:PORT or ray://HOST:PORT"),
+        (["--ray", "here"], "--ray must be local, auto, HOST:PORT"),
         (["--ray", "localhost:1"], "--ray localhost:1: cannot connect to a Ray cluster"),
         (["--ray", "local", "--cpus-per-run", "0"], "--cpus-per-run must be at least 1, got 0"),
         (["--ray", "local", "--gpus-per-run", "2"], "--gpus-per-run must be at most 1, got 2.0"),
