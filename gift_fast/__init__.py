@@ -1,9 +1,9 @@
 """GIFT: a fused loss for soft labels, and the evaluation of students trained with it.
 
-``import gift_fast`` leaves torch alone, so that ``gift-fast --version`` answers at once; the names
-below import it when they are first used. The operators ``torch.ops.gift_fast.*`` are registered by
-that use, by ``import gift_fast`` where torch has been imported before, and by
-``import gift_fast.loss`` in any case: a program that only loads an exported graph writes the last.
+``import gift_fast`` does not import torch, so that ``gift-fast --version`` is fast; torch is
+imported when one of the names below is first used. This also registers the operators
+``torch.ops.gift_fast.*``, as does ``import gift_fast`` if torch has already been imported. A
+program that only loads an exported graph registers them with ``import gift_fast.loss``.
 """
 
 import sys
@@ -46,7 +46,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name, and torch with it, when it is first used."""
+    """Import a public name, and torch, on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(_HOMES.get(name, "gift_fast.evaluation.from_files"))

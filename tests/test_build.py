@@ -95,12 +95,12 @@ def test_backends_say_that_it_was_not_built(not_built):
 
 def test_a_broken_extension_warns_once(broken):
     assert broken[0] == "1 RuntimeWarning"
-    assert "built, but does not load: undefined symbol: gone" in broken[1]
+    assert "built, but cannot be loaded: undefined symbol: gone" in broken[1]
     assert "reinstall" in broken[1]
 
 
 def test_backends_say_why_it_does_not_load(broken):
-    assert broken[2] == "built, but does not load: undefined symbol: gone"
+    assert broken[2] == "built, but cannot be loaded: undefined symbol: gone"
 
 
 @pytest.mark.parametrize("build", ["not_built", "broken"])

@@ -1,4 +1,4 @@
-"""Audits: checks a distilled set, its labels and its teacher for mistakes that raise no error."""
+"""Audits, which check a distilled set, its labels and its teacher for mistakes without symptoms."""
 
 from gift_fast.auditing.audit import audit
 from gift_fast.auditing.audit_report import SEVERITIES, AuditReport, Finding, print_audit

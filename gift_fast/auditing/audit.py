@@ -1,8 +1,7 @@
-"""Checks a distilled set against its teacher and the test set for mistakes that raise no error.
+"""Checks a distilled set, its teacher and the test set for mistakes that raise no error.
 
-With a different class order, a different image scale, missing classes or labels of other images,
-training runs as usual and the accuracy is at chance. An audit measures these and reports its
-findings in plain sentences.
+With another class order, another image scale, missing classes or labels of other images, training
+runs normally and the accuracy is at chance. An audit detects these mistakes and reports them.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ def audit(
     quick: bool = False,
     whiten: Transform | None = None,
 ) -> AuditReport:
-    """Examines a distilled set together with the test set and the teachers it is to be used with.
+    """Examine a distilled set together with the test set and the teachers it will be used with.
 
     Args:
         dataset: its test split, normalization and class names are used.
-        distilled: on the CPU or a device; its mistakes are reported, not raised.
+        distilled: on the CPU or a device; mistakes are reported and raise no errors.
         teachers: map normalized images (B, C, S, S) to logits (B, classes), each on its own
             device. Without teachers, only hard and stored soft labels are compared.
-        quick: examines a sample of the images of both sets, with every class in it.
+        quick: examines a sample of the images of both sets, which includes every class.
         whiten: maps test images in [0, 1] to the inputs of the teachers, instead of the
             dataset's normalization, for a whitened set.
 
@@ -150,7 +149,7 @@ def usable(distilled: DistilledSet, examined: Tensor) -> Split | None:
 def compare_stored(
     dataset: ImageDataset, distilled: DistilledSet, *, quick: bool
 ) -> ClassOrder | None:
-    """Compares the class order of stored soft labels and hard labels; None without soft labels."""
+    """Compare the class order of stored soft labels and hard labels; None without soft labels."""
     pair = stored_predictions(distilled, dataset.num_classes, quick=quick)
     return None if pair is None else compare_classes(*pair, dataset.num_classes)
 
@@ -158,8 +157,8 @@ def compare_stored(
 def agreement_finding(stored: ClassOrder) -> Finding:
     """How often the largest stored soft label is the hard label."""
     text = (
-        f"{stored.agreement:.1f} % of {stored.images} stored labels name the class of their image "
-        f"(by chance {stored.chance:.1f} %)."
+        f"{stored.agreement:.1f} % of {stored.images} stored labels predict the class of their "
+        f"image (by chance {stored.chance:.1f} %)."
     )
     if stored.permuted:  # another finding reports it
         return Finding("note", SOFT, text)
@@ -180,7 +179,7 @@ def examine_teacher(
     name: str,
     place: str,
 ) -> tuple[ClassOrder | None, Accuracy | None, list[Finding]]:
-    """Measures a teacher on the images of one split.
+    """Measure a teacher on the images of one split.
 
     Args:
         teacher: see :func:`audit`.
@@ -222,8 +221,8 @@ def examine_teacher(
         return order, accuracy, [Finding("ok", TEACHER, text)]
     if order.same:
         text += (
-            f" It is weak: for only {order.at_home} of {order.classes} classes, its most frequent "
-            "prediction is correct."
+            f" It is weak: its most frequent prediction is correct for only {order.at_home} of "
+            f"{order.classes} classes."
         )
         return order, accuracy, [Finding("warning", TEACHER, text)]
     text += (
@@ -249,7 +248,7 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> Accuracy:
 
 
 def summary_of(order: ClassOrder) -> dict[str, Any]:
-    """A comparison as plain values, without the class map if it moves nothing."""
+    """A comparison as JSON-compatible values, without the class map if no class is moved."""
     values = asdict(order)
     if not order.permuted:
         for name in ("class_map", "moved", "guessed"):
@@ -270,8 +269,8 @@ def with_diagnoses(
 
 
 def in_sample(report: AuditReport) -> AuditReport:
-    """The same report, with a note in its findings on class orders that it is from a sample."""
-    text = " This is from a sample; gift-fast audit examines all images."
+    """Add a note to the findings on class orders that only a sample was examined."""
+    text = " Only a sample was examined; gift-fast audit examines all images."
     findings = tuple(
         replace(found, text=found.text + text)
         if found.topic == CLASS_ORDER and found.severity != "ok"

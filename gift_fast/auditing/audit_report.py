@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SEVERITIES = ("ok", "note", "warning", "error")
-"""In rising order: correct; worth knowing; probably wrong; certainly wrong."""
+"""In ascending order: correct, worth knowing, probably wrong, certainly wrong."""
 
 COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 
@@ -25,8 +25,8 @@ class Finding:
 
     Attributes:
         severity: one of ``SEVERITIES``.
-        topic: what it is about: images, labels, soft labels, teacher, class order.
-        text: plain sentences with the numbers.
+        topic: images, labels, soft labels, teacher or class order.
+        text: sentences with the measured values.
     """
 
     severity: str
@@ -40,9 +40,9 @@ class AuditReport:
 
     Attributes:
         findings: in the order of the checks.
-        measures: the measurements behind them, as values that JSON can hold.
-        class_map: entry i is the class of the test set that label i of the distilled set stands
-            for; None if no class map is needed or would help.
+        measures: the measurements, as JSON-compatible values.
+        class_map: entry i is the class of the test set for label i of the distilled set; None if no
+            class map is needed or would help.
     """
 
     findings: tuple[Finding, ...]
@@ -55,7 +55,7 @@ class AuditReport:
         return max((finding.severity for finding in self.findings), key=SEVERITIES.index)
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain values that JSON can hold."""
+        """The report as JSON-compatible values."""
         return {
             "severity": self.severity,
             "findings": [asdict(finding) for finding in self.findings],
@@ -64,19 +64,19 @@ class AuditReport:
         }
 
     def write_class_map(self, path: Path) -> None:
-        """Writes the class map for ``--class-map``: a JSON list, whose entry i is label i's class.
+        """Write the class map for ``--class-map``, a JSON list whose entry i is label i's class.
 
         Raises:
             ValueError: the audit found no class map.
         """
         if self.class_map is None:
-            raise ValueError("class_map must not be None to be written; the audit found none")
+            raise ValueError("class_map must not be None; the audit found no class map to write")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(list(self.class_map)) + "\n", encoding="utf-8")
 
 
 def print_audit(report: AuditReport, console: Console) -> None:
-    """Prints every finding and the number of findings of each severity.
+    """Print every finding and the number of findings of each severity.
 
     A terminal gets columns and colors; a file or pipe gets one line per finding, unwrapped.
     """
@@ -113,7 +113,7 @@ def summary(report: AuditReport) -> str:
 
 
 def in_bytes(count: int) -> str:
-    """A number of bytes in decimal units, as file managers and papers give it.
+    """Format a number of bytes in decimal units.
 
     Example:
         >>> in_bytes(950), in_bytes(5_700_000_000)

@@ -1,23 +1,22 @@
-"""Finds out from labels and predictions whether two sources have the same class order.
+"""Determines from labels and predictions whether two sources have the same class order.
 
 A teacher, a test set and a distilled set from different sources may have different class orders:
-sorted folders, the lines of a list, the order of first appearance. Nothing fails then, and the
-accuracy is at chance. The sign of it is a confusion matrix that is good after its columns are
-rearranged.
+sorted folders, the lines of a list, or the order of first appearance. Nothing fails, but accuracy
+is at chance. The symptom is a confusion matrix that is good after its columns are rearranged.
 
 Three other cases look similar and are distinguished here:
 
-- A network that knows nothing about the images. The best of all C! rearrangements fits any matrix
-  to some degree: with one image per class, random predictions fit by 1 - 1/e = 63 %. Therefore a
-  rearrangement found on one half of the images is tested on the other half; with one image per
+- A network that was trained on other images. The best of all C! rearrangements fits any matrix to
+  some degree: with one image per class, random predictions fit by 1 - 1/e = 63 %. Therefore, a
+  rearrangement found on one half of the images is tested on the other half. With one image per
   class, the test is how rarely random predictions would all differ.
-- A weak network in the right order. It predicts "dog" for many cats. But most images predicted as
-  dogs are dogs: a network predicts the most probable class, and training makes that right on
-  average. Therefore a class counts as moved only if both directions agree: m is the most frequent
+- A weak network with the right order. It predicts "dog" for many cats, but most images predicted as
+  dogs are dogs: a network predicts the most probable class, and training makes that correct on
+  average. Therefore, a class counts as moved only if both directions agree: m is the most frequent
   prediction for its images, and its label is the most frequent among images predicted as m.
-- An untrained network. It distinguishes some classes and assigns outputs to them at random, so that
-  a few of ten may even swap places. Therefore more classes must have a mutual partner than random
-  outputs would give them.
+- An untrained network. It distinguishes some classes and assigns outputs to them at random, so a
+  few of ten classes may even swap places. Therefore, more classes must have a mutual partner than
+  with random outputs.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ SURE = 1e-6
 """Findings with a smaller p-value are reported as certain."""
 
 TRAINED = 75.0
-"""Accuracy in percent that no untrained network with more than a few classes reaches, however its
-outputs are rearranged. Almost disjoint clusters of points gave up to 65 with 10 classes and 79 with
-5 (200 networks each), scikit-learn's digits up to 21 (120 ConvNet-3)."""
+"""Accuracy in percent that no untrained network with more than a few classes reaches with any
+rearrangement of its outputs. Almost disjoint clusters of points gave up to 65 with 10 classes and
+79 with 5 (200 networks per setting), scikit-learn's digits up to 21 (120 ConvNet-3)."""
 
 FOLD_SEED = 0
 
 
 @dataclass(frozen=True)
 class ClassOrder:
-    """How the classes of labels relate to those of predictions.
+    """The relation between the classes of labels and those of predictions.
 
     Attributes:
         images: number of images compared.
@@ -61,8 +60,8 @@ class ClassOrder:
         class_map: entry i is the prediction that corresponds to label i; (0, 1, ...) unless labels
             are permuted.
         moved: the labels whose prediction in ``class_map`` is another class.
-        guessed: those of them whose prediction was found by elimination, with too few images to
-            confirm it.
+        guessed: those of them whose prediction was determined by elimination, with too few images
+            to confirm it.
         at_home: number of classes for which label and prediction are each other's most frequent
             partner.
         classes: number of classes with images.
@@ -107,7 +106,7 @@ class ClassOrder:
 
 
 def compare_classes(labels: Tensor, predictions: Tensor, num_classes: int) -> ClassOrder:
-    """Compares the class order of labels and predictions, and finds the permutation between them.
+    """Compare the class order of labels and predictions, and find the permutation between them.
 
     Args:
         labels: (N) int64 in [0, num_classes), of images.
@@ -197,7 +196,7 @@ def strays_of(labels: Ints, predictions: Ints, num_classes: int) -> tuple[tuple[
 
 
 def is_knowledge(settled: int, present: int, num_classes: int, explained: float) -> bool:
-    """Whether an untrained network would very rarely do as well.
+    """Whether an untrained network would very rarely reach this result.
 
     Args:
         settled: number of classes that are each other's most frequent partner with a prediction.
@@ -214,26 +213,26 @@ def is_knowledge(settled: int, present: int, num_classes: int, explained: float)
 def best_partners(
     labels: Ints, predictions: Ints, num_classes: int
 ) -> tuple[Ints, NDArray[np.bool_]]:
-    """The bijection from labels to predictions with the best fit, and where it is unambiguous.
+    """The best bijection from labels to predictions, and where it is unambiguous.
 
     Returns:
-        The prediction of every label, (C), each once; and for every label, (C) bool, whether the
-        two are each other's most frequent partner.
+        The prediction of every label, (C), a permutation; and for every label, (C) bool, whether
+        the two are each other's most frequent partner.
     """
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
-    # The cells of the confusion matrix that hold anything, and its diagonal: 21,841 classes would
-    # take 4 GB whole.
+    # Only the non-zero cells of the confusion matrix and its diagonal; a dense matrix for 21,841
+    # classes has 4 GB.
     diagonal = np.arange(num_classes) * (num_classes + 1)
     cells, counts = np.unique(
         np.concatenate([labels * num_classes + predictions, diagonal]), return_counts=True
     )
     row, column = np.divmod(cells, num_classes)
-    # Half a count on the diagonal lets the order stay as it is where nothing speaks against it.
+    # Half a count on the diagonal keeps the order if there is no evidence against it.
     weight = counts - 0.5 * (row == column)
-    # Shares, so that labels with many images do not outweigh the others; one more image in the
-    # denominator, so that a single image counts half of what many do.
+    # Fractions, so that labels with many images do not outweigh the others. With one more image in
+    # the denominator, a single image has half the weight of many.
     weight = weight / (np.bincount(labels, minlength=num_classes) + 1)[row]
 
     best = is_strict_maximum(row, weight) & is_strict_maximum(column, weight)
@@ -348,8 +347,8 @@ def credible_cycles_of_single_images(
     free = np.setdiff1d(np.arange(num_classes), predictions[~wrong])
     distinct = len(np.intersect1d(predictions[wrong], free))
     probability = distinct_tail(int(wrong.sum()), len(free), num_classes, distinct)
-    # Real mistakes are not random: similar classes are confused with each other. That explains the
-    # predictions unless hardly any is correct.
+    # Real mistakes are not random: similar classes are confused with each other. This explains the
+    # predictions unless hardly any are correct.
     if probability >= LIKELY or distinct < 2 * int((~wrong).sum()):
         return []
     return [(cycle, probability) for cycle in cycles_of(partner) if mutual[cycle].mean() > 0.5]
@@ -359,11 +358,11 @@ def distinct_tail(draws: int, free: int, classes: int, distinct: int) -> float:
     """Probability that random predictions hit at least ``distinct`` different classes.
 
     Args:
-        draws: mistakes, each of which hits one of the ``classes`` - 1 others; or where all classes
-            are free, predictions that hit any class.
-        free: classes that no right prediction has taken, those of the mistakes among them.
+        draws: number of mistakes, each of which hits one of the ``classes`` - 1 others; or, if all
+            classes are free, number of predictions.
+        free: number of classes that no correct prediction has hit, including those of the mistakes.
         classes: C.
-        distinct: of the free classes that were hit.
+        distinct: number of free classes that were hit.
 
     Example:
         >>> round(distinct_tail(10, 10, 10, 10), 6)  # 10! / 10^10
@@ -374,7 +373,7 @@ def distinct_tail(draws: int, free: int, classes: int, distinct: int) -> float:
     if draws == 0 or distinct == 0:
         return 1.0
     hit = np.arange(free + 1)
-    # A mistake does not hit its own class, which is one of the free ones.
+    # A mistake does not hit the correct class, which is one of the free ones.
     new = np.minimum((free - hit) / free * (free - 1) / (classes - 1), 1.0)
     state = np.zeros(free + 1)
     state[0] = 1.0

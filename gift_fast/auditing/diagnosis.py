@@ -1,4 +1,4 @@
-"""Says which of teacher, test set, distilled set and stored labels has another class order."""
+"""Determines whether teacher, test set, distilled set and stored labels have one class order."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def diagnose(
     names: Sequence[str],
     teacher: str = "the teacher",
 ) -> Diagnosis:
-    """Says which class orders agree, and what to do if they do not.
+    """Determine which class orders agree, and what to do if they do not.
 
     Args:
         test: labels of the test set against the teacher's predictions; None without a teacher.
         distilled: hard labels of the distilled set against the teacher's predictions.
-        stored: hard labels of the distilled set against the stored soft labels; None without.
+        stored: hard labels of the distilled set against stored soft labels; None without them.
         names: of the classes, in the order of the test set.
-        teacher: how to call the teacher.
+        teacher: name of the teacher in the findings.
 
     Returns:
-        Findings, and a class map if one helps. ``--class-map`` moves hard and stored soft labels
-        together, so it only fixes a distilled set whose labels are all in the same other order.
+        Findings, and a class map if it would help. ``--class-map`` moves hard and stored soft
+        labels together, so it only fixes a set in which both have the same wrong order.
     """
     if test is None:
         return without_teacher(stored, names)
@@ -66,7 +66,7 @@ def diagnose(
             text += (
                 " The hard labels agree with the teacher, so the soft labels were computed in "
                 "another order. --class-map moves both and does not fix that; --labels-class-map "
-                "does, if the soft labels are in files of their own."
+                "does, if the soft labels are in separate files."
             )
         return Diagnosis((finding(text, stored),))
     if distilled is not None and not distilled.same:
@@ -87,7 +87,7 @@ def diagnose(
 
 
 def without_teacher(stored: ClassOrder | None, names: Sequence[str]) -> Diagnosis:
-    """Compares hard and stored soft labels if no teacher knows the test set."""
+    """Compare hard and stored soft labels if no teacher knows the test set."""
     if stored is None or not (stored.same or stored.permuted):
         return Diagnosis(())
     if not stored.permuted:
@@ -105,9 +105,9 @@ def without_teacher(stored: ClassOrder | None, names: Sequence[str]) -> Diagnosi
 
 
 def new_strays(distilled: ClassOrder | None, test: ClassOrder) -> dict[int, int]:
-    """Labels whose distilled images are mostly predicted as one other class.
+    """The labels whose distilled images are mostly predicted as one other class.
 
-    Without those that a class map explains and the teacher's mistakes on the test images.
+    Excludes those that a class map explains and the teacher's mistakes on test images.
     """
     if distilled is None:
         return {}
@@ -119,7 +119,7 @@ def new_strays(distilled: ClassOrder | None, test: ClassOrder) -> dict[int, int]
 
 
 def turns(strays: Mapping[int, int]) -> bool:
-    """Whether some labels form a cycle, as in a permutation; mistakes seldom do.
+    """Whether some labels form a cycle, as in a permutation; mistakes rarely do.
 
     Example:
         >>> turns({0: 1, 1: 0}), turns({0: 1, 2: 1})
@@ -135,11 +135,11 @@ def turns(strays: Mapping[int, int]) -> bool:
 
 
 def called(strays: Mapping[int, int], names: Sequence[str]) -> str:
-    """A sentence on the strays and what to do."""
-    clauses = [f"label {old} are called {new} ({names[new]})" for old, new in strays.items()]
+    """A sentence about the strays and what to do."""
+    clauses = [f"label {old} are predicted as {new} ({names[new]})" for old, new in strays.items()]
     return (
-        f"But most distilled images of {first_few(clauses)}: either these classes have another "
-        "order, or these are mistakes. There are too few images to decide; look at them."
+        f"But most distilled images of {first_few(clauses)}: either the order of these classes is "
+        "different, or these are mistakes. There are too few images to decide; look at them."
     )
 
 
@@ -150,8 +150,8 @@ def distilled_differs(
     names: Sequence[str],
     teacher: str,
 ) -> Diagnosis:
-    """Teacher and test set agree with each other and not with the distilled set."""
-    moved = moves(distilled, lambda old, new: f"label {old} is what both call {new} ({names[new]})")
+    """The findings if teacher and test set agree, but not with the distilled set."""
+    moved = moves(distilled, lambda old, new: f"label {old} is their class {new} ({names[new]})")
     text = (
         f"{capital(teacher)} and the test set agree; the distilled set's classes are permuted: "
         f"{moved}"
@@ -164,7 +164,7 @@ def distilled_differs(
         pairs = zip(stored.class_map, distilled.class_map, strict=True)
         alike = all(a == b or label in guessed for label, (a, b) in enumerate(pairs))
         text += (
-            " The stored soft labels are in the test set's order: the hard labels alone are wrong"
+            " The stored soft labels are in the test set's order: only the hard labels are wrong"
             if alike
             else " The stored soft labels are in a third order"
         )
@@ -183,7 +183,7 @@ def test_differs(
     names: Sequence[str],
     teacher: str,
 ) -> Diagnosis:
-    """The test set is not in the teacher's order."""
+    """The findings if test set and teacher have different orders."""
     moved = moves(test, lambda old, new: f"class {old} ({names[old]}) is output {new} of {teacher}")
     if distilled is None or not (distilled.same or distilled.permuted):
         text = (
@@ -199,14 +199,14 @@ def test_differs(
         text = (
             f"The test set and the distilled set agree; the outputs of {teacher} are permuted: "
             f"{moved} A class map does not fix that: use weights that were trained with the "
-            "test set's order, or wrap the network so that it reorders its outputs."
+            "test set's order, or a wrapper that reorders the outputs of the network."
         )
         return Diagnosis((finding(text, test),))
     if distilled.same and not distilled.permuted:
         text = (
             f"{capital(teacher)} and the distilled set agree; the test set's classes are permuted: "
-            f"{moved} A student would learn the other order and score at chance; load the test set "
-            "in the order of the other two."
+            f"{moved} A student would learn the other order and be at chance; load the test set in "
+            "the order of the other two."
         )
         if stored is None or not stored.same:
             return Diagnosis((finding(text, test),))
@@ -218,25 +218,25 @@ def test_differs(
     arrows = first_few([f"{old} -> {new}" for old, new in enumerate(onward) if old != new])
     text = (
         f"{capital(teacher)}, the test set and the distilled set have three orders: {moved} "
-        f"--class-map moves the distilled set to the test set's order ({arrows}), but {teacher} "
-        "keeps its own, so do not use it for labels."
+        f"--class-map moves the distilled set to the test set's order ({arrows}), but the order of "
+        f"{teacher} stays different, so do not use it for labels."
     )
     weaker = test if test.probability > distilled.probability else distilled
     return Diagnosis((finding(text, weaker),), onward)
 
 
 def recognized(distilled: ClassOrder, teacher: str) -> Finding:
-    """The teacher knows the distilled images but not the test images."""
+    """The finding if the teacher recognizes the distilled images, but not the test images."""
     text = (
-        f"{capital(teacher)} knows the distilled images ({distilled.agreement:.1f} %) and not the "
-        "test images: it belongs to the distilled set, and the test set is a different one or has "
-        "a different scale."
+        f"{capital(teacher)} recognizes the distilled images ({distilled.agreement:.1f} %), but "
+        "not the test images: it belongs to the distilled set, and the test set is another one or "
+        "has another scale."
     )
     return Finding("warning", TOPIC, text)
 
 
 def unrecognized(test: ClassOrder, distilled: ClassOrder, teacher: str) -> Finding:
-    """The teacher knows the test images but not the distilled images."""
+    """The finding if the teacher recognizes the test images, but not the distilled images."""
     from scipy.stats import binom
 
     hits = round(distilled.images * distilled.agreement / 100)
@@ -247,14 +247,14 @@ def unrecognized(test: ClassOrder, distilled: ClassOrder, teacher: str) -> Findi
     )
     if distilled.rearranged is not None and distilled.rearranged > 2 * distilled.chance:
         text += (
-            f"; rearranged, {distilled.rearranged:.1f} % would fit, so the class order may be "
-            "part of the cause, but too few classes stand out to determine it"
+            f"; with rearranged classes, {distilled.rearranged:.1f} % would agree, so the class "
+            "order may be part of the cause, but too few classes stand out to determine it"
         )
     text += (
-        ". Either the images have another scale or are unlike the training images, or the class "
-        "order differs."
+        ". Either the images have another scale, or they differ from the training images, or the "
+        "class order differs."
     )
-    # Distilled images may be harder than real ones; below half the accuracy something is wrong.
+    # Distilled images may be harder than real ones, but half of the accuracy should be reached.
     rare = binom.cdf(hits, distilled.images, test.agreement / 200) < 1e-3
     if not rare:
         text += f" {distilled.images} images are too few to decide."
@@ -262,41 +262,41 @@ def unrecognized(test: ClassOrder, distilled: ClassOrder, teacher: str) -> Findi
 
 
 def finding(text: str, order: ClassOrder) -> Finding:
-    """A permutation as a finding, with its confidence."""
+    """Convert a permutation to a finding, with its confidence."""
     severity = "error" if order.certain else "warning"
     return Finding(severity, TOPIC, f"{text} {confidence(order)}")
 
 
 def moves(order: ClassOrder, clause: Callable[[int, int], str]) -> str:
-    """The number of moved classes, and a clause from old to new for each of the first."""
+    """State the number of moved classes, with a clause for each of the first."""
     clauses = first_few([clause(label, order.class_map[label]) for label in order.moved])
     return f"{len(order.moved)} of {len(order.class_map)} classes are moved, {clauses}."
 
 
 def soft_move(names: Sequence[str]) -> Callable[[int, int], str]:
     """A clause of :func:`moves` for soft labels against hard ones."""
-    return lambda old, new: f"label {old} is what the soft labels call {new} ({names[new]})"
+    return lambda old, new: f"label {old} is class {new} ({names[new]}) of the soft labels"
 
 
 def confidence(order: ClassOrder) -> str:
-    """A sentence on the evidence for a permutation."""
+    """A sentence about the evidence for a permutation."""
     fit = (
-        f"As they are, {order.agreement:.1f} % of {order.images} images agree, rearranged "
-        f"{order.mapped:.1f} %, by chance {order.chance:.1f} %."
+        f"Unchanged, {order.agreement:.1f} % of {order.images} images agree; rearranged, "
+        f"{order.mapped:.1f} %; by chance, {order.chance:.1f} %."
     )
     odds = CHANCE if order.certain else f"with probability {order.probability:.1g}"
     if order.images_per_class == 1:
         text = (
-            f"{fit} With one image per class this cannot be cross-validated: the evidence is that "
-            f"nearly all predictions differ, which random mistakes do {odds}."
+            f"{fit} With one image per class, this cannot be cross-validated; the evidence is that "
+            f"nearly all predictions differ, which happens at random {odds}."
         )
     else:
         text = (
-            f"{fit} One half of the images confirms the result of the other; two classes that only "
-            f"look alike would do so {odds}."
+            f"{fit} One half of the images confirms the result of the other; for two classes that "
+            f"only look alike, this happens {odds}."
         )
     if order.guessed:
-        text += f" Found by elimination, so check them: {first_few(order.guessed)}."
+        text += f" Determined by elimination, so check them: {first_few(order.guessed)}."
     return text
 
 

@@ -1,4 +1,4 @@
-"""Checks the pixels of a distilled set: scale, content, copies."""
+"""Checks the pixels of a distilled set: scale, content and duplicates."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from gift_fast.files.text_files import first_few
 TOPIC = "images"
 
 CHUNK = 1000
-"""Images that are examined at a time; more would only need more memory."""
+"""Images that are examined at a time, to limit memory."""
 
 GRAY = 2.0 / LARGEST_BYTE
-"""Two steps of 8 bits: JPEG leaves gray images this far from gray."""
+"""Two steps of 8 bits: the channels of gray JPEG images differ by up to this."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 OVERSHOOT = 0.5
-"""Optimized images that were not clipped leave [0, 1] by less, normalized ones by more."""
+"""Optimized images that were not clipped exceed [0, 1] by less, normalized ones by more."""
 
 TAILS = 5.0
 """Standard deviations on both sides of 0 that whitened images exceed: patches of scikit-learn's
-sample photographs reach 9 to 14 with ZCA's eps from 0.1 to 1e-5. Normalized images, cut off at
-black and white, stay within 3 under the constants of CIFAR and ImageNet."""
+sample photographs reach 9 to 14 with ZCA's eps from 0.1 to 1e-5. Normalized images, which end at
+black and white, are within 3 with the constants of CIFAR and ImageNet."""
 
 ANOTHER_MEAN = 0.2
-"""About one std of a pixel; the mean over ten images or more lies much nearer."""
+"""About one std of a pixel; the mean over ten or more images differs much less."""
 
 
 def examine_images(
     dataset: ImageDataset, distilled: DistilledSet, index: Tensor
 ) -> tuple[list[Finding], dict[str, Any]]:
-    """Examines the images at ``index``, int64 (M).
+    """Examine the images at ``index``, int64 (M).
 
     Returns:
-        Findings, and the measurements behind them.
+        Findings, and their measurements.
     """
     numbers = measure_images(distilled.images, index)
     measures = {
@@ -69,14 +69,14 @@ def examine_images(
 
 
 def plain(value: Any) -> Any:
-    """A measurement as JSON can hold it: tensors as lists, infinity and NaN as None."""
+    """A measurement as a JSON-compatible value: tensors as lists, infinity and NaN as None."""
     if isinstance(value, Tensor):
         return [plain(number) for number in value.tolist()]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_expected(distilled: DistilledSet, numbers: dict[str, Any]) -> str:
-    """Describes the images if nothing is wrong with them."""
+    """Describe images without mistakes."""
     channels, height, width = distilled.images.shape[1:]
     scale = "whitened, " if distilled.whitened else ""
     kind = str(distilled.images.dtype).removeprefix("torch.")
@@ -87,18 +87,18 @@ def as_expected(distilled: DistilledSet, numbers: dict[str, Any]) -> str:
 
 
 def shape_findings(dataset: ImageDataset, distilled: DistilledSet) -> list[Finding]:
-    """Findings on shapes that differ from those of the test images."""
+    """Findings about shapes that differ from those of the test images."""
     shape, expected = tuple(distilled.images.shape[1:]), tuple(dataset.test.shape)
     if shape == expected:
         return []
     text = f"The images are (C, H, W) = {shape}, the test images {expected}."
     if shape[0] != expected[0] and shape[2] == expected[0]:
-        text += " The channels seem to come last."
+        text += " The channels seem to be last."
     return [Finding("error", TOPIC, text)]
 
 
 def finite_findings(numbers: dict[str, Any], examined: int) -> list[Finding]:
-    """Findings on NaN and infinity."""
+    """Findings about NaN and infinity."""
     count = numbers["not_finite"]
     if count == 0:
         return []
@@ -108,9 +108,9 @@ def finite_findings(numbers: dict[str, Any], examined: int) -> list[Finding]:
 def range_findings(
     dataset: ImageDataset, distilled: DistilledSet, numbers: dict[str, Any]
 ) -> list[Finding]:
-    """Findings on values outside [0, 255] for uint8 or [0, 1] for floats."""
+    """Findings about values outside of [0, 255] for uint8 or [0, 1] for floats."""
     low, high = numbers["minimum"], numbers["maximum"]
-    seen = f"Values run from {low:.3g} to {high:.3g}"
+    seen = f"Values are in [{low:.3g}, {high:.3g}]"
     if low > high:  # no image is finite
         return []
     if distilled.images.dtype == torch.uint8:
@@ -133,13 +133,13 @@ def range_findings(
         text = f"{seen}: the images were divided by 255 twice, or are black."
         return [Finding("error", TOPIC, text)]
     if numbers["outside"] < 0.25 and low > -OVERSHOOT and high < 1.0 + OVERSHOOT:
-        text = f"{seen}, {numbers['outside']:.1%} of them outside [0, 1]: they were not clipped."
+        text = f"{seen}, {numbers['outside']:.1%} of them outside of [0, 1]: they were not clipped."
         return [Finding("warning", TOPIC, text)]
-    return [Finding("error", TOPIC, f"{seen}, and not in [0, 1]: {scale_of(dataset, numbers)}.")]
+    return [Finding("error", TOPIC, f"{seen}, not in [0, 1]: {scale_of(dataset, numbers)}.")]
 
 
 def scale_of(dataset: ImageDataset, numbers: dict[str, Any]) -> str:
-    """Describes the scale of values outside [0, 1]."""
+    """Describe the scale of values outside of [0, 1]."""
     low, high = numbers["minimum"], numbers["maximum"]
     if low >= -ROUNDING:
         byte = high <= LARGEST_BYTE + ROUNDING
@@ -150,7 +150,7 @@ def scale_of(dataset: ImageDataset, numbers: dict[str, Any]) -> str:
     if tails > TAILS:
         return (
             f"they reach {tails:.1f} standard deviations on both sides of 0, which is typical of "
-            "whitened images; a whitened set must be read as one"
+            "whitened images; read the set as whitened"
         )
     if low >= -1.0 - ROUNDING and high <= 1.0 + ROUNDING:
         return "they are in [-1, 1]; convert them with (x + 1) / 2"
@@ -161,7 +161,7 @@ def scale_of(dataset: ImageDataset, numbers: dict[str, Any]) -> str:
         if len(mean) == len(numbers["channel_low"]):
             lows = numbers["channel_low"] * torch.tensor(std) + torch.tensor(mean)
             highs = numbers["channel_high"] * torch.tensor(std) + torch.tensor(mean)
-            # Rounding grows with the division by the std.
+            # Dividing by the std amplifies rounding.
             if lows.min() > -10 * ROUNDING and highs.max() < 1.0 + 10 * ROUNDING:
                 return (
                     f"they were normalized with the constants of {owner}, and would be normalized "
@@ -171,7 +171,7 @@ def scale_of(dataset: ImageDataset, numbers: dict[str, Any]) -> str:
 
 
 def mean_findings(dataset: ImageDataset, numbers: dict[str, Any], scale: float) -> list[Finding]:
-    """Findings on a mean far from the dataset's own, which the normalization assumes."""
+    """Findings about a mean far from that of the dataset, which the normalization assumes."""
     means = [mean / scale for mean in numbers["mean"]]
     if len(means) != len(dataset.mean):
         return []
@@ -179,14 +179,14 @@ def mean_findings(dataset: ImageDataset, numbers: dict[str, Any], scale: float) 
     if away <= ANOTHER_MEAN:
         return []
     here, there = (", ".join(f"{m:.2f}" for m in values) for values in (means, dataset.mean))
-    text = f"The channels have the means {here}, those of {dataset.name} are {there}."
+    text = f"The means of the channels are {here}, those of {dataset.name} are {there}."
     return [Finding("note", TOPIC, text)]
 
 
 def content_findings(
     dataset: ImageDataset, numbers: dict[str, Any], examined: int
 ) -> list[Finding]:
-    """Findings on images of one color, and on gray images if the test images are not gray."""
+    """Findings about images of one color, and about gray images if the test images are not gray."""
     findings = []
     constant, gray = numbers["constant"], numbers["grey"]
     if constant:
@@ -205,7 +205,7 @@ def content_findings(
 def copy_findings(
     distilled: DistilledSet, index: Tensor, measures: dict[str, Any]
 ) -> list[Finding]:
-    """Findings on duplicate images; adds their numbers to ``measures``."""
+    """Findings about duplicate images; adds their numbers to ``measures``."""
     first: dict[bytes, int] = {}
     copies, conflicts = [], []
     labels = distilled.labels.tolist()
@@ -220,21 +220,24 @@ def copy_findings(
                 )
     measures["copies"], measures["copies_of_another_class"] = len(copies), len(conflicts)
     if conflicts:
-        text = f"{len(conflicts)} images equal one of another class: {first_few(conflicts)}."
+        text = (
+            f"{len(conflicts)} images are duplicates of images of another class: "
+            f"{first_few(conflicts)}."
+        )
         return [Finding("error", TOPIC, text)]
     if copies:
-        text = f"{len(copies)} of {len(index)} images equal an earlier one: {first_few(copies)}."
+        text = f"{len(copies)} of {len(index)} images are duplicates: {first_few(copies)}."
         return [Finding("warning", TOPIC, text)]
     return []
 
 
 def measure_images(images: Tensor, index: Tensor) -> dict[str, Any]:
-    """Measurements of the images at ``index``, on their own scale.
+    """Measure the images at ``index``, on their original scale.
 
     Returns:
         minimum, maximum, mean and std (lists, one value per channel), outside (the fraction of
-        values outside [0, 1]), channel_low and channel_high (tensors), and the number of images
-        that are not_finite, constant or gray; images that are not finite are left out of the rest.
+        values outside of [0, 1]), channel_low and channel_high (tensors), and the numbers of images
+        that are not_finite, constant and ``grey``. Images that are not finite are only counted.
     """
     channels = images.shape[1]
     low, high = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
@@ -278,6 +281,6 @@ def chunks(images: Tensor, index: Tensor) -> Iterator[Tensor]:
 
 
 def is_gray(images: Tensor, scale: float) -> Tensor:
-    """Which images (N, C, H, W) in [0, scale] have equal channels, bool (N)."""
+    """Whether images (N, C, H, W) in [0, scale] have equal channels, bool (N)."""
     spread = (images.amax(1) - images.amin(1)).flatten(1).amax(1)
     return spread <= GRAY * scale

@@ -1,4 +1,4 @@
-"""Checks the labels of a distilled set: missing classes, numbering, content."""
+"""Checks the labels of a distilled set: their classes, numbering and values."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ from gift_fast.files.text_files import first_few
 TOPIC, SOFT = "labels", "soft labels"
 
 ROWS_A_CLASS = 5
-"""Stored labels per class that are read from a folder, whose batches hold all classes equally."""
+"""Stored labels per class that are read from a folder, in whose batches all classes are equal."""
 
 FEWEST_BATCHES, MOST_BATCHES = 2, 16
-"""Files that are read from such a folder; 16 files of ImageNet-1K have 33 MB."""
+"""Number of files that are read from such a folder; 16 files of ImageNet-1K have 33 MB."""
 
 
 def examine_labels(
     dataset: ImageDataset, distilled: DistilledSet
 ) -> tuple[list[Finding], dict[str, Any]]:
-    """Counts the images of every class.
+    """Count the images of every class.
 
     Returns:
-        Findings, and the numbers behind them.
+        Findings, and their measurements.
     """
     labels, classes = distilled.labels, dataset.num_classes
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         text = (
-            f"Labels run from {low} to {high}, the classes of {dataset.name} from 0 to "
-            f"{classes - 1}."
+            f"Labels are {low} to {high}, but the classes of {dataset.name} are 0 to {classes - 1}."
         )
         if low == 1 and high == classes:
             text += " They seem to start at 1."
@@ -52,7 +51,7 @@ def examine_labels(
     }
     if missing:
         names = [f"{label} ({dataset.class_names[label]})" for label in missing]
-        text = f"{len(missing)} of {classes} classes have no image: {first_few(names)}."
+        text = f"{len(missing)} of {classes} classes have no images: {first_few(names)}."
         return [Finding("warning", TOPIC, text)], measures
     images = "1 image" if most == 1 else f"{most} images"
     if fewest == most:
@@ -65,15 +64,15 @@ def examine_labels(
 def examine_soft_labels(
     dataset: ImageDataset, distilled: DistilledSet, image_bytes: int
 ) -> tuple[list[Finding], dict[str, Any] | None]:
-    """Examines the form and the size of stored soft labels; their classes are compared elsewhere.
+    """Examine the form and the size of stored soft labels; their classes are compared elsewhere.
 
     Args:
-        dataset: its classes are what the labels should have.
-        distilled: may hold rows, a folder of batches, or neither.
+        dataset: the real dataset, with the classes that the labels should have.
+        distilled: with soft labels in rows, in a folder of batches, or without any.
         image_bytes: size of the images, for comparison.
 
     Returns:
-        Findings, and the measurements behind them; None if no soft labels are stored.
+        Findings, and their measurements; None if no soft labels are stored.
     """
     if distilled.replay is not None:
         size = distilled.replay.nbytes
@@ -84,12 +83,12 @@ def examine_soft_labels(
         return [Finding("ok", SOFT, text)], {"form": "batches", "bytes": size}
     soft_labels = distilled.soft_labels
     if soft_labels is None:
-        return [Finding("ok", SOFT, "None are stored; a teacher must compute them.")], None
+        return [Finding("ok", SOFT, "None are stored, so a teacher must compute them.")], None
     size = soft_labels.numel() * soft_labels.element_size()
     measures = {"form": "rows", "bytes": size, "shape": list(soft_labels.shape)}
     if soft_labels.shape[1:] != (dataset.num_classes,):
         text = (
-            f"They have the shape {tuple(soft_labels.shape)}; {dataset.name} with its "
+            f"They have the shape {tuple(soft_labels.shape)}, but {dataset.name} with "
             f"{dataset.num_classes} classes needs {(len(distilled), dataset.num_classes)}."
         )
         return [Finding("error", SOFT, text)], measures
@@ -103,8 +102,8 @@ def examine_soft_labels(
     if kind == "logits":
         return [Finding("ok", SOFT, text)], measures
     text += (
-        " Losses such as KL take a softmax of them as if they were logits, which makes "
-        "probabilities nearly uniform over the classes; GIFT and cosine use them as they are."
+        " Losses such as KL treat them as logits and take a softmax of them, which makes "
+        "probabilities nearly uniform over the classes; GIFT and cosine use them unchanged."
     )
     return [Finding("note", SOFT, text)], measures
 
@@ -117,7 +116,7 @@ def against(size: int, image_bytes: int) -> str:
 def kind_of(soft_labels: Tensor) -> str:
     """Whether rows are logits, probabilities, or one-hot vectors."""
     rows = soft_labels.float()
-    # float16 rounds 1,000 probabilities to a sum that is off by 1e-3 or so.
+    # The sum of 1,000 probabilities in float16 is off by about 1e-3.
     if bool((rows < 0).any()) or bool(((rows.sum(1) - 1).abs() > 1e-2).any()):
         return "logits"
     return "one-hot labels" if bool((rows.amax(1) > 0.9999).all()) else "probabilities"
@@ -126,10 +125,10 @@ def kind_of(soft_labels: Tensor) -> str:
 def stored_predictions(
     distilled: DistilledSet, num_classes: int, *, quick: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """The hard labels of images and the classes that their stored soft labels name, (M) each.
+    """The hard labels of images, (M), and the classes that their soft labels predict, (M).
 
-    The first batches of a folder are read. Of two mixed images, the label of the one with the
-    larger weight counts.
+    Only the first batches of a folder are read. For mixed images, the hard label with the larger
+    weight is used.
     """
     if distilled.replay is not None:
         return replayed_predictions(

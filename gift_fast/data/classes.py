@@ -93,13 +93,13 @@ class Seen:
         count = num_classes * self.step // self.steps
         if count == 0:
             raise ValueError(
-                f"classes: step must be one that has classes, got {self.step} of {self.steps} "
-                f"steps for {num_classes} classes"
+                f"classes: step must be one with at least one class, got {self.step} of "
+                f"{self.steps} steps for {num_classes} classes"
             )
         return count
 
     def labels(self, num_classes: int) -> Tensor:
-        """The seen classes, int64, in rising order."""
+        """The seen classes, int64, in ascending order."""
         order = torch.arange(num_classes)
         if self.order != IN_ORDER:
             generator = torch.Generator().manual_seed(int(self.order))
@@ -108,7 +108,7 @@ class Seen:
 
 
 def all_classes() -> Seen:
-    """Every class, as at the end of any number of steps."""
+    """All classes, as after the last step."""
     return Seen(steps=1, step=1)
 
 
@@ -125,11 +125,11 @@ def build_classes(classes: str) -> Seen:
     return spec.build("classes", classes, CLASSES)
 
 
-def classes_in_words(classes: str) -> str:
-    """A specification as tables show it.
+def classes_title(classes: str) -> str:
+    """Describe a specification for tables.
 
     Example:
-        >>> classes_in_words("all"), classes_in_words("seen:steps=10,step=3,order=0")
+        >>> classes_title("all"), classes_title("seen:steps=10,step=3,order=0")
         ('all classes', '30 % of the classes, order 0')
     """
     seen = build_classes(classes)
@@ -141,9 +141,9 @@ def classes_in_words(classes: str) -> str:
 
 
 def canonical_classes(classes: str) -> str:
-    """The canonical specification: step and steps in lowest terms, ``all`` at the end.
+    """The canonical specification: step and steps in lowest terms, and ``all`` for the last step.
 
-    Equal sets of classes thus have one specification, and share their runs.
+    Equal sets of classes thus have the same specification and share their runs.
 
     Example:
         >>> canonical_classes("seen:steps=10,step=4,order=0"), canonical_classes("seen:step=5")
@@ -164,7 +164,7 @@ def canonical_classes(classes: str) -> str:
 def narrow(
     classes: str, dataset: ImageDataset, distilled: DistilledSet, teachers: Sequence[nn.Module] = ()
 ) -> tuple[ImageDataset, DistilledSet, tuple[nn.Module, ...]]:
-    """Restricts dataset, distilled set and teachers to some of the classes.
+    """Restrict dataset, distilled set and teachers to some of the classes.
 
     Args:
         classes: a name in ``CLASSES``, with options. ``all`` changes nothing.
@@ -174,23 +174,23 @@ def narrow(
 
     Returns:
         The same with the test and distilled images of the seen classes only. If the head is
-        ``seen``, the labels are renumbered in rising order, and teachers and soft labels have one
-        logit for every seen class.
+        ``seen``, the labels are renumbered in ascending order, and teachers and soft labels have
+        one logit per seen class.
 
     Raises:
-        ValueError: no such classes, or none of them; the dataset has been narrowed before; the set
-            is not one of the dataset's classes, or its soft labels are to be replayed, and the
-            stored batches hold images of all classes.
+        ValueError: an invalid specification, or no class has been seen; the dataset is already
+            restricted; the set is not one for the dataset's classes; or stored batches would be
+            replayed, which contain images of all classes.
     """
     classes = canonical_classes(classes)
     if classes == ALL:
         return dataset, distilled, tuple(teachers)
     if dataset.classes != ALL:
-        raise ValueError(f"dataset must hold all classes, got {dataset.classes}")
+        raise ValueError(f"dataset must have all classes, got {dataset.classes}")
     if distilled.replay is not None and not teachers:
         raise ValueError(
-            f"classes must be {ALL} if stored batches are replayed, because they hold images of "
-            f"all classes; got {classes!r}. Use a teacher instead"
+            f"classes must be {ALL} if stored batches are replayed, because they contain images "
+            f"of all classes; got {classes!r}. Use a teacher instead"
         )
     distilled.check_against(dataset)
     seen = build_classes(classes)
@@ -206,7 +206,7 @@ def narrow(
     target = new_of_old.to(distilled.labels.device)[distilled.labels]
     index = (target >= 0).nonzero().squeeze(1)
     if not len(index):
-        raise ValueError(f"distilled must hold an image of the classes {classes}, got none")
+        raise ValueError(f"distilled must contain images of the classes {classes}, got none")
     rows = None if distilled.soft_labels is None else distilled.soft_labels[index]
     distilled = replace(
         distilled,
@@ -248,8 +248,8 @@ class TeacherOfSeen(nn.Module):
 
     Args:
         teacher: maps images to logits (B, C).
-        labels: (K) int64, the classes whose logits are kept; part of the state, and therefore of a
-            run's digest.
+        labels: (K) int64, the classes whose logits are kept; part of the state dict, and therefore
+            of a run's digest.
     """
 
     labels: Tensor
@@ -260,6 +260,6 @@ class TeacherOfSeen(nn.Module):
         self.register_buffer("labels", labels)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, S, S) to logits (B, K)."""
+        """Map images (B, C, S, S) to logits (B, K)."""
         logits: Tensor = self.teacher(images)
         return logits.index_select(1, self.labels)

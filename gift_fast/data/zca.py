@@ -1,9 +1,9 @@
 """ZCA whitening, which DATM applies to distilled images and test images.
 
 This is kornia's ``ZCAWhitening(eps=0.1)``, fitted on the training images in [0, 1], as in the code
-of DATM (Guo et al., ICLR 2024), which follows MTT's. It maps every image x, flattened to D numbers,
-to (x - mean) W with W = U (S + 0.1)^(-1/2) U^T, where U S U^T is the covariance of the training
-images.
+of DATM (Guo et al., ICLR 2024), which is based on MTT's. It maps every image x, flattened to D
+numbers, to (x - mean) W with W = U (S + 0.1)^(-1/2) U^T, where U S U^T is the covariance of the
+training images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gift_fast.files.pickles import load_tensors
 logger = logging.getLogger(__name__)
 
 EPSILON = 0.1
-"""Added to every variance, so that directions with hardly any variance stay small."""
+"""Added to every variance, so that directions with little variance are not amplified."""
 
 IMAGES_AT_ONCE = 1000
 
@@ -47,7 +47,7 @@ class ZCA:
     matrix: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Whitens images (N, C, H, W) in [0, 1], in float32 even under autocast.
+        """Whiten images (N, C, H, W) in [0, 1], in float32 even under autocast.
 
         Raises:
             ValueError: the images do not have the size of those that the whitening was fitted on.
@@ -55,8 +55,8 @@ class ZCA:
         flat = images.flatten(1)
         if flat.shape[1] != len(self.matrix):
             raise ValueError(
-                f"images must have {len(self.matrix)} values each, as the training images of the "
-                f"whitening have, got shape {tuple(images.shape)}"
+                f"images must have {len(self.matrix)} values per image, like the training images "
+                f"of the whitening, got shape {tuple(images.shape)}"
             )
         with torch.autocast(images.device.type, enabled=False):
             return ((flat.float() - self.mean) @ self.matrix).view(images.shape)
@@ -71,13 +71,13 @@ class ZCA:
 
 
 def fit_zca(split: Split, cache: Path | None = None) -> ZCA:
-    """Fits the whitening on a training split, or reads it from the cache.
+    """Fit the whitening on a training split, or read it from the cache.
 
-    Fitting takes memory for three times the images in float32 (1.8 GB for CIFAR, measured) and a
-    singular value decomposition of a D x D matrix, so the result is kept in ``cache``.
+    Fitting needs memory for three times the images in float32 (1.8 GB for CIFAR, measured) and a
+    singular value decomposition of a D x D matrix, so the result is stored in ``cache``.
 
     Args:
-        split: the training images; they are read on the split's device, and fitted there.
+        split: the training images; the whitening is fitted on the split's device.
         cache: the folder of cache files, keyed by the split's fingerprint. None disables it. A
             damaged file is replaced, with a warning.
 
@@ -85,7 +85,7 @@ def fit_zca(split: Split, cache: Path | None = None) -> ZCA:
         The whitening, on the CPU.
 
     Raises:
-        ImportError: the cache has no such file, and kornia is not installed.
+        ImportError: the whitening is not in the cache, and kornia is not installed.
         OSError: the folder cannot be written to.
     """
     path = None if cache is None else cache / f"zca-{split.fingerprint()}.pt"
@@ -116,11 +116,11 @@ def read_zca(path: Path, split: Split) -> ZCA:
     size = math.prod(split.shape)
     shapes = {"mean": (1, size), "matrix": (size, size)}
     if not isinstance(contents, dict) or contents.keys() != shapes.keys():
-        raise ValueError(f"{path} must hold {' and '.join(shapes)}")
+        raise ValueError(f"{path} must contain {' and '.join(shapes)}")
     for name, shape in shapes.items():
         tensor = contents[name]
         if not isinstance(tensor, Tensor) or tensor.shape != shape or not tensor.isfinite().all():
-            raise ValueError(f"{path}: {name} must be finite numbers {shape}")
+            raise ValueError(f"{path}: {name} must be finite numbers of shape {shape}")
     return ZCA(**contents)
 
 

@@ -1,6 +1,6 @@
-"""Evaluating a distilled set: students trained on it, tested on real images.
+"""Evaluation of distilled sets: students are trained on them and tested on real images.
 
-The functions take loaded objects; :func:`gift_fast.evaluate` takes names and paths.
+These functions take loaded objects; :func:`gift_fast.evaluate` takes names and paths.
 """
 
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig

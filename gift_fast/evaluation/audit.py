@@ -1,4 +1,4 @@
-"""Audits of what an evaluation reads."""
+"""Audits of the inputs of an evaluation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gift_fast.evaluation.job import EvaluationJob
 
 
 def run_audit(job: EvaluationJob, context: RunContext, *, quick: bool = False) -> AuditReport:
-    """Examines what a job reads, and trains nothing."""
+    """Audit the inputs of a job, without training."""
     device = context.accelerator(job.config).device
     return audit_of(load_inputs(job, context, device, verify=False), device, quick=quick)
 
 
 def audit_of(inputs: Inputs, device: torch.device, *, quick: bool) -> AuditReport:
-    """The audit of what has been read, on a device."""
+    """Audit loaded inputs on a device."""
     from gift_fast.auditing import audit
 
     return audit(
@@ -35,9 +35,13 @@ def audit_of(inputs: Inputs, device: torch.device, *, quick: bool) -> AuditRepor
 
 
 def warn_of(report: AuditReport, name: str | None = None) -> None:
-    """Says on the standard error what an audit has found wrong, with a set of several by its name.
+    """Print the warnings and errors of an audit to standard error.
 
-    What is called an error here stops nothing: an accuracy at chance may be what is looked for.
+    Even errors do not stop the evaluation: chance accuracy may be what the user wants to measure.
+
+    Args:
+        report: of the audit.
+        name: of the set, if there are several.
     """
     where = "" if name is None else f"{name}: "
     for finding in report.findings:

@@ -1,4 +1,4 @@
-"""Whether a configuration and what it is to be run on agree."""
+"""Checks that a configuration and the inputs of a run agree."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def check_inputs(
     *,
     labeled: bool = False,
 ) -> None:
-    """Raises ValueError where the configuration and what it is to be run on disagree.
+    """Raise ValueError if the configuration and the inputs of a run disagree.
 
-    With ``labeled``, a label set stands in for the teachers, which may be left out.
+    With ``labeled``, a label set replaces the teachers, which can be omitted.
     """
     if dataset.name in DATASETS and dataset.name != spec.split_spec(config.dataset)[0]:
-        raise ValueError(f"dataset must be config's, {config.dataset}; got {dataset.name}")
+        raise ValueError(f"dataset must be that of config, {config.dataset}, got {dataset.name}")
     if dataset.classes != config.classes:
         raise ValueError(
-            f"dataset must be narrowed to config's classes, {config.classes}; got {dataset.classes}"
+            f"dataset must have the classes of config, {config.classes}, got {dataset.classes}"
         )
     classes = number_seen(dataset)
     if config.ipc is not None and len(distilled) != config.ipc * classes:
         raise ValueError(
-            f"distilled must hold {config.ipc * classes} images, {config.ipc} for each "
+            f"distilled must contain {config.ipc * classes} images, {config.ipc} for each "
             f"of {classes} classes, got {len(distilled)}"
         )
     if distilled.images.shape[1:] != dataset.test.shape:
         raise ValueError(
-            f"distilled must hold images of shape {dataset.test.shape}, "
+            f"distilled must contain images of shape {dataset.test.shape}, "
             f"got {tuple(distilled.images.shape[1:])}"
         )
     distilled.check_against(dataset)
@@ -57,16 +57,16 @@ def check_inputs(
     stored = distilled.soft_labels is not None or distilled.replay is not None
     if not (teachers or labeled or stored) and build_objective(config.loss).reads_soft_labels:
         raise ValueError(
-            f"distilled must hold soft labels for the loss {config.loss} where there is no "
-            "teacher, got none"
+            f"distilled must contain soft labels for the loss {config.loss}, because there is no "
+            "teacher; got none"
         )
     per_image = (
         not config.teachers and distilled.replay is None and distilled.soft_labels is not None
     )
     if per_image and config.mixing != "none" and build_objective(config.loss).reads_soft_labels:
         raise ValueError(
-            "mixing must be none where the soft labels are stored, one an image, since there is "
-            f"none for a mixed image; got {config.mixing!r}"
+            "mixing must be none if one soft label per image is stored, because mixed images have "
+            f"no stored labels; got {config.mixing!r}"
         )
     replay = None if config.teachers else distilled.replay
     if replay is not None:
@@ -74,12 +74,13 @@ def check_inputs(
     epochs = config.epochs or 0
     if replay is not None and replay.epochs is not None and epochs > replay.epochs:
         raise ValueError(
-            f"epochs must be at most {replay.epochs}, of which labels are stored, got {epochs}"
+            f"epochs must be at most {replay.epochs}, the number of epochs with stored labels, "
+            f"got {epochs}"
         )
     if distilled.whitened and whiten is None:
-        raise ValueError("whiten must be given, since the distilled images are whitened; got None")
+        raise ValueError("whiten must be given, because distilled images are whitened; got None")
     if whiten is not None and not distilled.whitened:
-        raise ValueError("whiten must be None, since the distilled images are not whitened")
+        raise ValueError("whiten must be None, because distilled images are not whitened")
     as_stored = replay is not None and replay.batch_size is not None
     if not as_stored and config.batch_size is not None:
         check_last_batch(
@@ -92,15 +93,15 @@ def check_inputs(
 
 
 def check_loss(loss: str, replay: StoredLabels) -> None:
-    """Raises ValueError where a loss cannot be trained on the kind of labels that are stored."""
+    """Raise ValueError if a loss does not support the kind of labels that are stored."""
     objective = build_objective(loss)
     if not objective.reads_soft_labels or replay.kind in READABLE[objective.reads]:
         return
     reads = {
-        "vector": "a number for every class, or gift with soft_label_temperature",
-        "logits": "the teacher's logits themselves",
+        "vector": "values for all classes (or use gift with soft_label_temperature)",
+        "logits": "the teacher's logits",
     }[objective.reads]
     raise ValueError(
-        f"loss must be one that reads a softmax of the soft labels, such as kl, softce or kd, for "
-        f"{replay.folder}, which holds {replay.kind} ({replay.form}); {loss} reads {reads}"
+        f"loss must read a softmax of the soft labels, as kl, softce and kd do, because "
+        f"{replay.folder} contains {replay.kind} ({replay.form}); {loss} needs {reads}"
     )

@@ -1,10 +1,10 @@
-"""What a run depends on, as two frozen dataclasses: training a teacher, evaluating a student.
+"""The configurations of teachers and students.
 
-The defaults are the protocol of the GIFT paper (table 11), and where the paper is silent those of
-its code; a field that is None follows a rule of the protocol, which ``resolved`` applies. Two runs
-with the same resolved configuration and the same inputs are the same run.
+The defaults are the protocol of the GIFT paper (table 11), or of its code where the paper does not
+say. A field that is None follows a rule of the protocol, which ``resolved`` applies. A run is
+identified by its resolved configuration and its inputs.
 
-Every field says in its metadata what it is; the command line is made from that.
+The command line options are created from the metadata of the fields.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from gift_fast.training.objectives import OBJECTIVES
 from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES
 
 TESTED_ON = ("test", VALIDATION)
-"""What accuracy may be measured on, as records spell it: test split or validation split."""
+"""Splits on which accuracy can be measured, as records spell them: test and validation split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig(TrainingConfig):
-    """How a teacher is trained on the whole training split, with cross-entropy.
+    """The settings of a teacher, which is trained on the training split with cross-entropy.
 
     The defaults are common for convolutional networks on small images; the paper does not describe
     its teachers.
 
     Attributes:
-        dataset: a name in ``DATASETS``, with options; its validation split is not trained on.
+        dataset: a name in ``DATASETS``, with options; a validation split is not trained on.
         model: a name in ``MODELS``.
     """
 
@@ -68,7 +68,7 @@ class TeacherConfig(TrainingConfig):
         spec.resolve("model", self.model, MODELS)
 
     def resolved(self, num_images: int) -> ResolvedTeacherConfig:
-        """The same with the paper's value where a field is None."""
+        """Replace fields that are None by the paper's values."""
         return ResolvedTeacherConfig(
             **{**values_of(self), **paper_values(self, self.dataset, self.model, num_images)}
         )
@@ -85,34 +85,35 @@ class ResolvedTeacherConfig(TeacherConfig, ResolvedTrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(TrainingConfig):
-    """One student, trained on a distilled dataset and tested on the real test split.
+    """The settings of a student, which is trained on a distilled set and tested on real images.
 
     Attributes:
         dataset: a name in ``DATASETS``.
-        tested_on: split that accuracy is measured on: ``test``, or ``validation``, for which the
-            dataset must have the option: ``fashion-mnist:validation=5000``. Records spell it
-            ``heldout``, and so does the field.
-        ipc: distilled images per class; None where the set has other numbers in every class.
+        tested_on: split on which accuracy is measured: ``test``, or ``validation``, for which the
+            dataset must have the option ``validation``, as in ``fashion-mnist:validation=5000``.
+            Records and this field spell it ``heldout``.
+        ipc: distilled images per class; None if the classes have unequal numbers.
         student: a name in ``MODELS``.
-        teachers: names in ``MODELS``: they label every augmented batch, and where there are several
-            their logits are averaged. Empty takes the soft labels stored with the distilled set.
+        teachers: names in ``MODELS``. They label every augmented batch, and the logits of several
+            are averaged. If empty, the soft labels stored with the distilled set are used.
         loss: a name in ``OBJECTIVES``, with options: ``kl:temperature=4,scale_t2=true``.
-        mixed_targets: on a batch mixed by mixup or cutmix, a loss that reads hard labels takes both
-            of every image, weighted; False takes the image's own, as G-VBSM's code does.
-        batch_rule: a name in ``BATCH_RULES``: gives the batch size where ``batch_size`` is None.
-        forward_twice: every batch also passes through the student in training mode without a
-            gradient, before the pass that has one. Batch norm's running statistics then move twice
-            a step, as in RDED's code; nothing else changes but the random numbers of dropout.
-        eval_every: epochs between tests; None is a quarter of all, as the paper's code does. The
-            last epoch is always tested.
-        eval_after: fraction of the epochs before the first test, in [0, 1); RDED's code tests in
-            the last fifth alone.
-        hard_loss: loss of a middle part of the run, on augmented and mixed batches with hard labels
-            alone; ``none`` trains on soft labels throughout.
+        mixed_targets: whether a loss that reads hard labels uses both hard labels of a mixed image,
+            weighted. If False, it uses the image's own, as in G-VBSM's code.
+        batch_rule: a name in ``BATCH_RULES``, the rule for the batch size if ``batch_size`` is
+            None.
+        forward_twice: runs every batch through the student a first time, in training mode without
+            gradient. Batch norm's running statistics are then updated twice per step, as in RDED's
+            code. Apart from the random numbers of dropout, nothing else changes.
+        eval_every: epochs between tests; None is a quarter of all epochs, as in the paper's code.
+            The last epoch is always followed by a test.
+        eval_after: fraction of the epochs before the first test, in [0, 1); RDED's code only tests
+            in the last fifth.
+        hard_loss: loss of a middle part of the run, in which augmented and mixed batches have hard
+            labels only; ``none`` uses soft labels in all epochs.
         hard_start: fraction of the epochs before that part.
-        hard_stop: fraction of the epochs at its end.
-        classes: of the dataset, that the student has seen: a name in ``CLASSES``, with options:
-            ``seen:steps=5,step=2``.
+        hard_stop: fraction of the epochs at the end of that part.
+        classes: the classes that the student is trained and tested on: a name in ``CLASSES``, with
+            options, such as ``seen:steps=5,step=2``.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -136,7 +137,7 @@ class EvaluationConfig(TrainingConfig):
     )
     forward_twice: bool = option(
         False,
-        "run every batch through the student twice, as RDED's code does",
+        "run every batch through the student twice, as in RDED's code",
         bool,
         added=True,
     )
@@ -147,7 +148,7 @@ class EvaluationConfig(TrainingConfig):
         0.0, "fraction of the epochs before the first test", float, added=True
     )
     hard_loss: str = option(
-        "none", "loss of a middle part of the run, on hard labels alone: ce, or none", added=True
+        "none", "loss of a middle part of the run, on hard labels only: ce, or none", added=True
     )
     hard_start: float = option(
         0.25, "fraction of the epochs before the part with --hard-loss", float, added=True
@@ -180,7 +181,7 @@ class EvaluationConfig(TrainingConfig):
         for teacher in self.teachers:
             spec.resolve("teachers", teacher, MODELS)
         spec.build("loss", self.loss, OBJECTIVES)
-        # One way to write a loss, so that a run is found again however it was asked for.
+        # The canonical form, because the digest of a run covers it.
         object.__setattr__(self, "loss", spec.canonical("loss", self.loss, OBJECTIVES))
         check_bool("mixed_targets", self.mixed_targets)
         check_choice("batch_rule", self.batch_rule, BATCH_RULES)
@@ -191,7 +192,7 @@ class EvaluationConfig(TrainingConfig):
         if self.hard_loss != "none":
             if spec.build("hard_loss", self.hard_loss, OBJECTIVES).reads_soft_labels:
                 raise ValueError(
-                    f"hard_loss must read hard labels alone, such as ce, got {self.hard_loss!r}"
+                    f"hard_loss must not read soft labels, use ce; got {self.hard_loss!r}"
                 )
             hard_loss = spec.canonical("hard_loss", self.hard_loss, OBJECTIVES)
             object.__setattr__(self, "hard_loss", hard_loss)
@@ -200,23 +201,24 @@ class EvaluationConfig(TrainingConfig):
             raise TypeError(f"hard_stop must be a number, got {self.hard_stop!r}")
         if not self.hard_start <= self.hard_stop <= 1.0:
             raise ValueError(
-                f"hard_stop must be from hard_start, {self.hard_start}, to 1, got {self.hard_stop}"
+                f"hard_stop must be between hard_start, {self.hard_start}, and 1, "
+                f"got {self.hard_stop}"
             )
 
     def resolved(
         self, num_images: int, learned_rate: float | None = None, ipc: int | None = None
     ) -> ResolvedEvaluationConfig:
-        """The same with the protocol's value where a field is None.
+        """Replace fields that are None by the protocol's values.
 
         Args:
-            num_images: images of the distilled set, which the batch size follows.
-            learned_rate: the learning rate that came with the set; SGD takes it, for which it was
-                learned.
-            ipc: images of each class of the set, where the configuration does not say; None where
-                they are unequal.
+            num_images: number of distilled images, which determines the batch size.
+            learned_rate: learning rate stored with the set, if any; used with SGD, for which it
+                was learned.
+            ipc: images per class of the set, if the configuration has none; None if they are
+                unequal.
 
         Raises:
-            ValueError: ``batch_rule`` has no batch size for such a set.
+            ValueError: ``batch_rule`` has no batch size for this set.
         """
         given = values_of(self)
         if self.batch_size is None:
@@ -231,7 +233,7 @@ class EvaluationConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedEvaluationConfig(EvaluationConfig, ResolvedTrainingConfig):
-    """A student's configuration in which every field has a value; a run is recorded with it.
+    """A student's configuration in which no field is None; it is recorded with the run.
 
     Attributes:
         eval_every: epochs between tests.
@@ -247,7 +249,7 @@ class ResolvedEvaluationConfig(EvaluationConfig, ResolvedTrainingConfig):
         check_given("eval_every", self.eval_every)
 
     def is_hard_epoch(self, epoch: int) -> bool:
-        """Whether ``epoch``, counted from 1, is trained with ``hard_loss``.
+        """Whether ``epoch``, counted from 1, uses ``hard_loss``.
 
         Example:
             >>> config = EvaluationConfig(dataset="digits", epochs=300, hard_loss="ce")
@@ -272,7 +274,7 @@ def values_of(config: TrainingConfig) -> dict[str, Any]:
 def paper_values(
     config: TrainingConfig, dataset: str, network: str, num_images: int
 ) -> dict[str, Any]:
-    """What the paper derives from dataset, network and number of images, where it is not given."""
+    """The paper's values for settings that are None."""
     return {
         "learning_rate": config.learning_rate or paper_learning_rate(network),
         "epochs": config.epochs or paper_epochs(dataset),

@@ -1,4 +1,4 @@
-"""Where runs are kept, on what device they run and what they show."""
+"""The settings of runs that do not affect results: folders, device, trackers and progress."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ TRACKERS = {
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),
 }
-"""Names of trackers, and the packages of which each needs one."""
+"""Supported trackers, each with the packages of which it needs one."""
 
 
 LABEL_LIMIT = 10.0
-"""GB: the labels of a CIFAR-100 set of IPC 50 take 2.2 in 1000 epochs under DSA."""
+"""Default size limit of label sets in GB. The labels of a CIFAR-100 set with 50 images per class
+take 2.2 GB for 1000 epochs with DSA."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Where runs are kept, on what device they run and what they show; no result depends on it.
+    """The settings of runs that do not affect results.
 
     Attributes:
-        out: folder for everything that is written; made where it is missing.
-        data_root: folder that holds the real datasets.
-        teacher_dir: folder of the teachers' weights, ``{dataset}_{model}.pth``.
+        out: folder for results and checkpoints; created if missing.
+        data_root: folder with the real datasets.
+        teacher_dir: folder with the teachers' weights, ``{dataset}_{model}.pth``.
         device: ``auto`` or ``cpu``.
         checkpoint_every: seconds between checkpoints.
-        trackers: names in ``TRACKERS``, to which every test is reported.
-        label_limit: largest label set that a study stores for runs to share, in GB; the teachers
-            of runs with larger ones label online, and with 0 those of all runs.
-        quiet: shows no progress.
+        trackers: names in ``TRACKERS``; the results of all tests are sent to them.
+        label_limit: maximum size in GB of a label set that a study stores for several runs to
+            share. If it would be larger, the teachers label during training; 0 disables sharing.
+        quiet: hides progress.
         force: repeats finished runs.
-        progress: follows the runs; see :meth:`showing`.
+        progress: shows the progress of the runs; see :meth:`showing`.
     """
 
     out: Path = Path("runs")
@@ -68,15 +69,16 @@ class RunContext:
         check_number("label_limit", self.label_limit, 0.0, math.inf, "0 or more")
         for tracker in self.trackers:
             if tracker not in TRACKERS:
-                raise ValueError(f"trackers must be of {', '.join(TRACKERS)}, got {tracker!r}")
+                raise ValueError(f"trackers must be any of {', '.join(TRACKERS)}, got {tracker!r}")
             if not any(map(importlib.util.find_spec, TRACKERS[tracker])):
                 package = TRACKERS[tracker][0]
                 raise ValueError(
-                    f"trackers must be installed, {tracker} is not: pip install {package}"
+                    f"trackers must be installed, got {tracker}, which is not: "
+                    f"pip install {package}"
                 )
 
     def accelerator(self, config: TrainingConfig) -> Accelerator:
-        """A new accelerator for runs of this precision, with the trackers."""
+        """Create an accelerator with the precision of a configuration and the trackers."""
         trackers = list(self.trackers) or None
         return new_accelerator(
             config, device=self.device, log_with=trackers, project_dir=self.out / "logs"
@@ -84,14 +86,14 @@ class RunContext:
 
     @contextmanager
     def showing(self, accelerator: Accelerator, stages: int) -> Iterator[RunContext]:
-        """The same context while it shows the progress of so many stages, in one process."""
+        """Show the progress of ``stages`` stages, in the main process; yields a copy."""
         quiet = self.quiet or not accelerator.is_main_process
         with show_progress(stages, quiet=quiet) as progress:
             yield replace(self, progress=progress)
 
 
 def check_writable(folder: Path, accelerator: Accelerator) -> None:
-    """Makes a folder, and raises OSError now where nothing could be written to it in the end."""
+    """Create a folder, and raise OSError before training starts if it is not writable."""
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -102,7 +104,7 @@ def check_writable(folder: Path, accelerator: Accelerator) -> None:
 def tracked(
     accelerator: Accelerator, context: RunContext, name: str, config: TrainingConfig
 ) -> Iterator[None]:
-    """Opens the accelerator's trackers for one run of this name, and closes them after it."""
+    """Open the accelerator's trackers for one run and close them after it."""
     accelerator.project_configuration.logging_dir = str(context.out / "logs" / name)
     settings = {k: str(v) for k, v in config.to_dict().items()}
     accelerator.init_trackers(

@@ -1,4 +1,4 @@
-"""The settings and inputs of a run in words, as the commands print them."""
+"""Texts that describe the settings and inputs of a run, as the commands print them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "augmentation": AUGMENTATIONS,
     "mixing": MIXINGS,
 }
-"""Of the settings that have options, which are printed too."""
+"""Registries of the settings whose options are printed."""
 
 
-def values_in_words(config: TrainingConfig) -> dict[str, str]:
-    """Every setting but the seed, with the options of what has some."""
+def setting_texts(config: TrainingConfig) -> dict[str, str]:
+    """All settings except the seed as texts, including options at their defaults."""
     values = config.all_fields()
     del values["seed"]
     if isinstance(config, EvaluationConfig) and config.ipc is None:
@@ -40,30 +40,30 @@ def values_in_words(config: TrainingConfig) -> dict[str, str]:
     for name in ("dataset", "tested_on"):
         if name in values:
             values[name] = current_name(values[name])
-    return {name: value_in_words(value) for name, value in values.items()}
+    return {name: setting_text(value) for name, value in values.items()}
 
 
 def setting_lines(values: Mapping[str, str], width: int) -> str:
-    """Settings, one per line."""
+    """Format settings, one per line, with names padded to ``width``."""
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in values.items())
 
 
-def settings_in_words(config: TrainingConfig) -> str:
-    """Every setting of a run as given by the user, one per line."""
-    values = values_in_words(config)
+def describe_settings(config: TrainingConfig) -> str:
+    """Describe all settings of a run before they are resolved, one per line."""
+    values = setting_texts(config)
     return setting_lines(values, max(map(len, values)))
 
 
-def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: Inputs) -> str:
-    """The inputs of runs, and the settings that follow from them, one per line.
+def describe_inputs(given: EvaluationConfig, config: EvaluationConfig, inputs: Inputs) -> str:
+    """Describe the inputs of runs and the settings that were resolved from them, one per line.
 
     Args:
-        asked: the configuration as it was asked for.
-        config: settled.
-        inputs: narrowed to its classes.
+        given: the configuration before it was resolved.
+        config: the resolved configuration.
+        inputs: of the configuration's classes.
     """
     tested = current_name(config.tested_on)
-    before, values = values_in_words(asked), values_in_words(config)
+    before, values = setting_texts(given), setting_texts(config)
     if inputs.distilled.replay is not None and not config.teachers:
         stored = ["augmentation", "mixing"] if config.hard_loss == "none" else []
         stored += ["batch_size"] if inputs.distilled.replay.batch_size else []
@@ -71,28 +71,28 @@ def inputs_in_words(asked: EvaluationConfig, config: EvaluationConfig, inputs: I
     changed = {name: value for name, value in values.items() if value != before[name]}
     lines = [
         f"distilled set: {len(inputs.distilled)} images, {inputs.distilled.source}",
-        f"soft labels: {labels_in_words(config, inputs)}",
+        f"soft labels: {describe_labels(config, inputs)}",
         f"test set: {len(inputs.dataset.test)} {tested} images of {inputs.dataset.name}",
-        *(["settings that follow:"] if changed else []),
+        *(["resolved settings:"] if changed else []),
         *([setting_lines(changed, max(map(len, values)))] if changed else []),
     ]
     return "\n".join(lines)
 
 
-def value_in_words(value: object) -> str:
-    """A setting as it is printed.
+def setting_text(value: object) -> str:
+    """Format a setting.
 
     Example:
-        >>> value_in_words(["convnet3", "resnet18"]), value_in_words([]), value_in_words(None)
-        ('convnet3, resnet18', 'none', 'by the rules of the protocol')
+        >>> setting_text(["convnet3", "resnet18"]), setting_text([]), setting_text(None)
+        ('convnet3, resnet18', 'none', "by the protocol's rules")
     """
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return "by the rules of the protocol" if value is None else str(value)
+    return "by the protocol's rules" if value is None else str(value)
 
 
-def labels_in_words(config: EvaluationConfig, inputs: Inputs) -> str:
-    """Where the soft labels of a run come from."""
+def describe_labels(config: EvaluationConfig, inputs: Inputs) -> str:
+    """Describe the source of a run's soft labels."""
     distilled = inputs.distilled
     stored = distilled.soft_labels is not None or distilled.replay is not None
     if not build_objective(config.loss).reads_soft_labels:
@@ -102,6 +102,6 @@ def labels_in_words(config: EvaluationConfig, inputs: Inputs) -> str:
             return "stored with the set"
         return f"stored with the set: {distilled.replay.form}"
     if inputs.label_sets is not None:
-        return f"{', '.join(config.teachers)}, replayed: {inputs.label_sets.in_words}"
-    unread = "; those stored with the set are not read, `--teacher` without a name reads them"
+        return f"{', '.join(config.teachers)}, replayed: {inputs.label_sets.description}"
+    unread = "; those stored with the set are not used, `--teacher` without a name uses them"
     return f"{', '.join(config.teachers)}, for every batch{unread if stored else ''}"

@@ -1,4 +1,4 @@
-"""Digests of what a run reads and calls, which tell one run from another."""
+"""Digests of the inputs and the user-defined code of a run, which identify it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inputs_of(
     teachers: Sequence[nn.Module],
     whiten: Transform | None = None,
 ) -> dict[str, str]:
-    """Digests of what a run reads beside its configuration."""
+    """Compute the digests of the inputs of a run."""
     constants = f"{dataset.mean} {dataset.std}"
     inputs = {
         "test": fingerprint([dataset.test.fingerprint(), constants]),
@@ -39,9 +39,9 @@ def inputs_of(
 
 
 def code_of(config: EvaluationConfig) -> dict[str, str]:
-    """A digest of the modules with functions of the user's own, where a configuration names any.
+    """Compute a digest of the modules with user-defined functions, if a configuration names any.
 
-    Two runs that call ``my_losses.huber`` are the same only where ``my_losses`` is.
+    If ``my_losses`` changes, runs that call ``my_losses.huber`` are repeated.
     """
     specs = (
         *(config.dataset, config.student, *config.teachers, config.loss, config.optimizer),
@@ -55,7 +55,7 @@ def code_of(config: EvaluationConfig) -> dict[str, str]:
 
 
 def source_of(module: ModuleType | None) -> str:
-    """The text of a module; of one without a text, its name."""
+    """The source code of a module, or its name if it has none."""
     try:
         return "" if module is None else inspect.getsource(module)
     except (OSError, TypeError):

@@ -1,7 +1,7 @@
-"""Evaluations, audits and teachers from file names: the functions that ``gift_fast`` exports.
+"""Evaluations, audits and teachers from names and paths: the functions that ``gift_fast`` exports.
 
-They take names and paths where :mod:`gift_fast.evaluation` takes loaded objects, and do what the
-commands ``gift-fast evaluate``, ``audit`` and ``train-teacher`` do, with the same results.
+They give the same results as the commands ``gift-fast evaluate``, ``label``, ``audit`` and
+``train-teacher``. The functions of :mod:`gift_fast.evaluation` take loaded objects.
 """
 
 from __future__ import annotations
@@ -59,40 +59,41 @@ def evaluate(
 ) -> Scores:
     """Train students on a distilled set and measure their accuracy on real test images.
 
-    Every finished student is kept in ``out`` and read on the next call; an interrupted one resumes
-    from its checkpoint. The command ``gift-fast evaluate`` gives the same numbers.
+    The result of every finished student is stored in ``out`` and read by the next call; an
+    interrupted student resumes from its checkpoint. The command ``gift-fast evaluate`` gives the
+    same numbers.
 
     Args:
         data: folder or file of the distilled set.
         dataset: the real dataset: ``cifar10``, ``cifar100``, ``imagenet-1k``, ``digits``, ...
-        data_root: folder that holds it.
-        student: network to train; by default the preset's.
-        teacher: network, or several, whose logits are the soft labels of every batch. ``None`` is
-            the soft labels stored with the set or, where it has none, the preset's teacher. An
-            empty list is the stored ones in any case.
-        loss: ``gift``, ``kl``, ``mse+ce``, ..., with options: ``kl:temperature=4``; by default the
-            preset's.
+        data_root: folder with the real dataset.
+        student: network to train; by default that of the preset.
+        teacher: one or more networks, whose logits are the soft labels of every batch. By default,
+            the soft labels stored with the set are used or, if there are none, the teacher of the
+            preset. An empty list always uses the stored ones.
+        loss: ``gift``, ``kl``, ``mse+ce``, ..., with options: ``kl:temperature=4``; by default
+            that of the preset.
         seeds: number of students, with the seeds 0, 1, ...; or their seeds.
-        preset: named settings that the arguments override: ``paper``, ``official``, ..., or a YAML
-            file.
-        format: how the set is stored; ``auto`` recognizes the formats.
+        preset: named settings, which the arguments override: ``paper``, ``official``, ..., or a
+            YAML file.
+        format: format of the set; ``auto`` detects it.
         labels: folder of stored soft labels: published ones, or the label sets of :func:`label`.
-        class_map: file that puts the set's classes in the dataset's order.
-        teacher_weights: a file for every teacher; by default those in ``teacher_dir``.
-        teacher_dir: folder of teachers' weights.
+        class_map: file with a permutation that puts the set's classes in the dataset's order.
+        teacher_weights: one file per teacher; by default those in ``teacher_dir``.
+        teacher_dir: folder with the teachers' weights.
         out: folder for results and checkpoints.
         device: ``auto`` or ``cpu``.
-        check_set: audit the set first, and warn about what is wrong with it.
-        quiet: show no settings and no progress.
-        force: repeat what has finished.
+        check_set: audit the set first and print warnings.
+        quiet: hide settings and progress.
+        force: repeat finished runs.
         settings: other fields of :class:`~gift_fast.evaluation.EvaluationConfig`: ``epochs``,
             ``optimizer``, ``learning_rate``, ``batch_size``, ...
 
     Returns:
-        The students' accuracies. Printing it shows a table.
+        The students' accuracies; printing them shows a table.
 
     Raises:
-        OSError: a file is missing; the message says which, and how to get it.
+        OSError: a file is missing; the message says which one and how to get it.
         TypeError: a value of the wrong type.
         ValueError: an unknown name, or a value out of range.
 
@@ -145,7 +146,7 @@ def evaluate(
 
 
 def stores_soft_labels(job: EvaluationJob, context: RunContext) -> bool:
-    """Whether the distilled set of a job comes with soft labels."""
+    """Whether the distilled set of a job has stored soft labels."""
     if job.labels is not None:
         return True
     dataset = load_dataset(job.config.dataset, context.data_root, train=False)
@@ -175,32 +176,32 @@ def label(
     quiet: bool = False,
     **settings: Any,
 ) -> list[LabelSet]:
-    """Store the soft labels of whole training runs, to be replayed under any loss.
+    """Store the soft labels of complete training runs, for replay with any loss.
 
-    The batches are exactly those of :func:`evaluate` with the same settings and seeds. With
-    ``evaluate(..., labels=out)`` they are replayed; as stored by default, the students end with the
-    same bits as with the teacher. The same call resumes an interrupted one. ``docs/labels.md``
+    The batches are exactly those of :func:`evaluate` with the same settings and seeds;
+    ``evaluate(..., labels=out)`` replays them. With the default storage options, the students have
+    the same bits as with the teacher. The same call resumes an interrupted one. ``docs/labels.md``
     describes the files.
 
     Args:
         data: folder or file of the distilled set.
         dataset: the real dataset.
-        teacher: network, or several, whose logits, averaged, are the labels.
-        out: folder for the label sets, one subfolder per seed.
-        data_root: folder that holds the real dataset.
-        student: network that will be trained, on which some presets' settings depend.
+        teacher: one or more networks; the labels are their logits, averaged.
+        out: folder for the label sets, with one subfolder per seed.
+        data_root: folder with the real dataset.
+        student: network that will be trained; the settings of some presets depend on it.
         seeds: number of runs, with the seeds 0, 1, ...; or their seeds.
-        top_k: number of largest logits that are stored of every image; None stores all.
+        top_k: number of largest logits to store per image; None stores all.
         dtype: of the stored logits: ``float32``, ``float16`` or ``bfloat16``.
-        rest: what stands for the logits that are not stored: ``logmeanexp``, ``mean`` or ``min``.
+        rest: the value of the other logits: their ``logmeanexp``, ``mean`` or ``min``.
         temperature: of ``logmeanexp``.
-        preset: named settings that the arguments override, or a YAML file.
-        format: how the set is stored; ``auto`` recognizes the formats.
-        class_map: file that puts the set's classes in the dataset's order.
-        teacher_weights: a file for every teacher; by default those in ``teacher_dir``.
-        teacher_dir: folder of teachers' weights.
+        preset: named settings, which the arguments override, or a YAML file.
+        format: format of the set; ``auto`` detects it.
+        class_map: file with a permutation that puts the set's classes in the dataset's order.
+        teacher_weights: one file per teacher; by default those in ``teacher_dir``.
+        teacher_dir: folder with the teachers' weights.
         device: ``auto`` or ``cpu``.
-        quiet: show no settings and no progress.
+        quiet: hide settings and progress.
         settings: other fields of :class:`~gift_fast.evaluation.EvaluationConfig`: ``epochs``,
             ``batch_size``, ``augmentation``, ``mixing``, ...
 
@@ -208,7 +209,7 @@ def label(
         The label sets, in the order of the seeds.
 
     Raises:
-        OSError: a file is missing, or the disk is too full.
+        OSError: a file is missing, or there is not enough disk space.
         TypeError: a value of the wrong type.
         ValueError: an unknown name, a value out of range, or a folder with another label set.
 
@@ -264,28 +265,28 @@ def audit(
     device: str = "auto",
     quick: bool = False,
 ) -> AuditReport:
-    """Find the errors of a distilled set, its labels and its teacher that training would not show.
+    """Find errors in a distilled set, its labels and its teacher that training would not reveal.
 
     Args:
         data: folder or file of the distilled set.
         dataset: the real dataset.
-        data_root: folder that holds it.
-        teacher: network, or several, that are to label the set; without one, class orders are
+        data_root: folder with the real dataset.
+        teacher: one or more networks that will label the set. Without one, class orders are
             compared as far as stored soft labels allow.
-        format: how the set is stored; ``auto`` recognizes the formats.
+        format: format of the set; ``auto`` detects it.
         labels: folder of stored soft labels, of any kind.
-        class_map: file that puts the set's classes in the dataset's order.
-        teacher_weights: a file for every teacher; by default those in ``teacher_dir``.
-        teacher_dir: folder of teachers' weights.
+        class_map: file with a permutation that puts the set's classes in the dataset's order.
+        teacher_weights: one file per teacher; by default those in ``teacher_dir``.
+        teacher_dir: folder with the teachers' weights.
         device: ``auto`` or ``cpu``.
-        quick: look at a sample of the images.
+        quick: examine a sample of the images.
 
     Returns:
-        The findings in words, with the measurements behind them.
+        The findings as texts, with their measurements.
 
     Raises:
-        OSError: a file is missing; the message says which, and how to get it.
-        ValueError: an unknown name, or files that are no such set.
+        OSError: a file is missing; the message says which one and how to get it.
+        ValueError: an unknown name, or files that are not such a set.
 
     Example:
         >>> import tempfile, torch, gift_fast
@@ -322,16 +323,16 @@ def train_teacher(
     force: bool = False,
     **settings: Any,
 ) -> tuple[nn.Module, EvalResult]:
-    """Train a network on the real training images, or read the one that has been trained.
+    """Train a network on the real training images, or load one that has been trained.
 
     Args:
         dataset: the real dataset.
         model: network to train.
-        data_root: folder that holds the dataset.
-        teacher_dir: folder that its weights are kept in.
+        data_root: folder with the dataset.
+        teacher_dir: folder for its weights.
         device: ``auto`` or ``cpu``.
-        quiet: show no settings and no progress.
-        force: train again what has been trained.
+        quiet: hide settings and progress.
+        force: train a finished network again.
         settings: other fields of :class:`~gift_fast.evaluation.TeacherConfig`: ``epochs``,
             ``optimizer``, ``learning_rate``, ``batch_size``, ...
 
@@ -341,7 +342,7 @@ def train_teacher(
     Raises:
         OSError: a file is missing or cannot be written.
         TypeError: a value of the wrong type.
-        ValueError: an unknown name, a value out of range, or a file of other weights in the way.
+        ValueError: an unknown name, a value out of range, or the file has other weights.
 
     Example:
         >>> import tempfile, gift_fast
@@ -374,21 +375,21 @@ def load_teacher(
     weights: Path | str | None = None,
     teacher_dir: Path | str = "teachers",
 ) -> nn.Module:
-    """Load a network with the weights of a file.
+    """Load a network with its weights from a file.
 
     Args:
         model: the network: ``convnet3``, ``resnet18_modified``, ..., with options.
-        dataset: the real dataset whose images and classes it takes.
-        data_root: folder that holds the dataset.
-        weights: file of the weights; by default that of :func:`train_teacher` in ``teacher_dir``.
-        teacher_dir: folder of teachers' weights.
+        dataset: the real dataset, which determines the image size and the classes.
+        data_root: folder with the dataset.
+        weights: file with the weights; by default that of :func:`train_teacher` in ``teacher_dir``.
+        teacher_dir: folder with the teachers' weights.
 
     Returns:
-        The network in eval mode, on the CPU. It takes normalized images (B, C, S, S) to logits
+        The network in eval mode, on the CPU. It maps normalized images (B, C, S, S) to logits
         (B, classes).
 
     Raises:
-        OSError: a file is missing; the message says which, and how to get it.
+        OSError: a file is missing; the message says which one and how to get it.
         ValueError: an unknown name, or weights of another network.
 
     Example:
@@ -415,22 +416,22 @@ def read_distilled(
     labels: Path | str | None = None,
     class_map: Path | str | None = None,
 ) -> DistilledSet:
-    """Read a distilled set as its authors published it.
+    """Read a distilled set in the format of its authors.
 
     Args:
         data: folder or file of the set.
-        dataset: the real dataset that it stands in for.
-        data_root: folder that holds the dataset.
-        format: how the set is stored; ``auto`` recognizes the formats.
+        dataset: the real dataset that it replaces.
+        data_root: folder with the dataset.
+        format: format of the set; ``auto`` detects it.
         labels: folder of stored soft labels, of any kind.
-        class_map: file that puts the set's classes in the dataset's order.
+        class_map: file with a permutation that puts the set's classes in the dataset's order.
 
     Returns:
-        The set: images (N, C, S, S), hard labels (N) and, where they are stored, soft labels.
+        The set: images (N, C, S, S), hard labels (N) and, if stored, soft labels.
 
     Raises:
         OSError: a file is missing or cannot be opened.
-        ValueError: an unknown name, or the path holds something else than such a set.
+        ValueError: an unknown name, or the files are not such a set.
 
     Example:
         >>> import tempfile, torch, gift_fast
@@ -445,10 +446,10 @@ def read_distilled(
 
 
 def names_of(teacher: str | Sequence[str]) -> tuple[str, ...]:
-    """One teacher or several, as a tuple."""
+    """One or more teachers as a tuple."""
     return (teacher,) if isinstance(teacher, str) else tuple(teacher)
 
 
 def path_or_none(path: Path | str | None) -> Path | None:
-    """A path, where there is one."""
+    """Convert to a path, unless None."""
     return None if path is None else Path(path)

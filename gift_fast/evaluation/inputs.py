@@ -1,4 +1,4 @@
-"""What an evaluation reads: the test images, the distilled set and the teachers."""
+"""The inputs of an evaluation: the test images, the distilled set and the teachers."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from gift_fast.training.predict import Transform
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job reads, loaded.
+    """The loaded inputs of a job.
 
     Attributes:
-        dataset: its test split.
+        dataset: the real dataset with its test split.
         distilled: the distilled set.
-        teachers: in eval mode.
-        whiten: takes test images to the space of a whitened set, else None.
-        label_sets: stand in for the teachers, of which there are none then; else None.
+        teachers: in eval mode; empty if there are label sets.
+        whiten: maps test images to the space of a whitened set; None if it is not whitened.
+        label_sets: replace the teachers; None if there are none.
     """
 
     dataset: ImageDataset
@@ -57,7 +57,7 @@ class Inputs:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Digests of all of it, which tell one run from another."""
+        """The digests of the inputs, which are part of the identity of a run."""
         return inputs_of(self.dataset, self.distilled, self.teachers, self.whiten)
 
     @cached_property
@@ -65,7 +65,7 @@ class Inputs:
         return {}
 
     def narrowed(self, classes: str) -> Inputs:
-        """What a student of some classes reads, see :func:`gift_fast.data.classes.narrow`."""
+        """The inputs restricted to some classes, see :func:`gift_fast.data.classes.narrow`."""
         if classes == ALL:
             return self
         if classes not in self._narrowed:
@@ -74,7 +74,7 @@ class Inputs:
         return self._narrowed[classes]
 
     def resolve(self, config: EvaluationConfig) -> ResolvedEvaluationConfig:
-        """The configuration that a run has on this; raises ValueError where they disagree."""
+        """Resolve a configuration for these inputs; raises ValueError if they disagree."""
         read = self.narrowed(config.classes)
         resolved = resolve_on(config, read.distilled)
         labeled = self.label_sets is not None
@@ -83,10 +83,10 @@ class Inputs:
         return resolved
 
     def labels_of(self, config: ResolvedEvaluationConfig) -> LabelSet | None:
-        """The label set of a run; None where its teachers label the batches.
+        """The label set of a run; None if teachers label its batches.
 
         Raises:
-            ValueError: there are label sets, but none of this run.
+            ValueError: there are label sets, but none for this run.
         """
         if self.label_sets is None:
             return None
@@ -96,7 +96,7 @@ class Inputs:
         return labels
 
     def digests_of(self, config: EvaluationConfig) -> dict[str, str]:
-        """Digests of what a run reads and of the user's own code that it calls."""
+        """Digests of the inputs of a run and of the user-defined code that it calls."""
         digests = {**self.narrowed(config.classes).digests, **code_of(config)}
         if self.label_sets is None:
             return digests
@@ -111,18 +111,19 @@ def load_inputs(
     verify: bool = True,
     dataset: ImageDataset | None = None,
 ) -> Inputs:
-    """Reads the test images, the distilled set and the teachers.
+    """Load the test images, the distilled set and the teachers.
 
     Args:
-        job: says what to read.
-        context: where the real images and the teachers are.
-        device: where whitening, if any, is applied; all else is on the CPU.
-        verify: refuses stored soft labels that are not those of the images; an audit reports them.
-        dataset: the test images, for a caller that has loaded them already.
+        job: names the inputs.
+        context: has the folders of the real images and the teachers.
+        device: of the whitening, if there is any; everything else is on the CPU.
+        verify: whether to raise an error if stored soft labels are not those of the images; an
+            audit reports them instead.
+        dataset: the test images, if they are already loaded.
 
     Raises:
-        OSError: a file is missing; the message says which, and how to get it.
-        ValueError: a file holds something else than was expected.
+        OSError: a file is missing; the message says which one and how to get it.
+        ValueError: a file does not contain what was expected.
     """
     config = job.config
     check_files(job, context)
@@ -145,8 +146,8 @@ def load_inputs(
     )
     if distilled.replay is not None and not config.teachers and split_resize(config.dataset)[1]:
         raise ValueError(
-            "dataset must be at its own size where stored batches are replayed, whose boxes are in "
-            f"its pixels; got {config.dataset!r}. A teacher can label resized images"
+            "dataset must have its original size if stored batches are replayed, because their "
+            f"crops are in its pixels; got {config.dataset!r}. Use a teacher for resized images"
         )
     whiten = None
     if distilled.whitened:
@@ -158,7 +159,7 @@ def load_inputs(
 
 
 def weights_of(job: EvaluationJob, context: RunContext) -> list[tuple[str, Path]]:
-    """The teachers of a job, each with its file."""
+    """The teachers of a job with their files."""
     teachers = job.config.teachers
     paths = job.teacher_weights or tuple(
         teacher_path(context, job.config.dataset, teacher) for teacher in teachers
@@ -167,24 +168,26 @@ def weights_of(job: EvaluationJob, context: RunContext) -> list[tuple[str, Path]
 
 
 def check_files(job: EvaluationJob, context: RunContext) -> None:
-    """Raises FileNotFoundError where a file of a job is missing, before anything is read."""
+    """Raise FileNotFoundError if a file of a job is missing, before any file is read."""
     if "." not in spec.split_spec(job.format)[0] and not (job.data.exists() or is_pair(job.data)):
-        raise FileNotFoundError(f"data must be a distilled set's folder or file, got {job.data}")
+        raise FileNotFoundError(
+            f"data must be the folder or file of a distilled set, got {job.data}, which is missing"
+        )
     for name in ("labels", "labels_class_map", "class_map"):
         path = getattr(job, name)
         if path is not None and not path.exists():
-            raise FileNotFoundError(f"{name} must be there, got {path}")
+            raise FileNotFoundError(f"{name} must be an existing path, got {path}")
     if read_label_sets(job.labels) is not None:  # their teachers are not needed
         return
     weights = weights_of(job, context)
     if context.data_root is None and not all(path.exists() for _, path in weights):
-        load_tested(job.config, None)  # the dataset is missed first, and at once
+        load_tested(job.config, None)  # raises an error that asks for data_root
     for teacher, path in weights:
         check_weights(teacher, path, job.config.dataset, advice_for(job.config.dataset, teacher))
 
 
 def load_tested(config: EvaluationConfig, data_root: Path | None) -> ImageDataset:
-    """The dataset of a run, without its training split; its test split is what accuracy is of."""
+    """Load the dataset of a run, with the split that is tested on as its test split."""
     if config.tested_on == "test":
         return load_dataset(config.dataset, data_root, train=False)
     dataset = load_dataset(config.dataset, data_root)
@@ -193,10 +196,10 @@ def load_tested(config: EvaluationConfig, data_root: Path | None) -> ImageDatase
 
 
 def resolve_on(config: EvaluationConfig, distilled: DistilledSet) -> ResolvedEvaluationConfig:
-    """The configuration that a run on this set really has.
+    """Resolve a configuration for a distilled set.
 
-    What follows a rule of the protocol is filled in. Where stored batches are replayed, their size
-    is that of the files, and augmentation and mixing are those they were stored with.
+    Fields that are None get the protocol's values. If stored batches are replayed, the batch size,
+    augmentation and mixing are those of the files.
     """
     counts = distilled.labels.unique(return_counts=True)[1]
     ipc = int(counts[0]) if (counts == counts[0]).all() else None
@@ -204,6 +207,6 @@ def resolve_on(config: EvaluationConfig, distilled: DistilledSet) -> ResolvedEva
     if config.teachers or distilled.replay is None:
         return resolved
     size = distilled.replay.batch_size or resolved.batch_size
-    if resolved.hard_loss != "none":  # augmentation and mixing are those of its epochs
+    if resolved.hard_loss != "none":  # augmentation and mixing apply to the epochs of hard_loss
         return replace(resolved, batch_size=size)
     return replace(resolved, batch_size=size, augmentation="none", mixing="none")

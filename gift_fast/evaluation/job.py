@@ -1,4 +1,4 @@
-"""An evaluation of a distilled set in files, as ``gift-fast evaluate`` is asked for it."""
+"""Jobs: the students of one ``gift-fast evaluate`` command."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from gift_fast.files.checks import check_integer
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationJob:
-    """Students of one configuration and several seeds, on a distilled set in files.
+    """Students with one configuration and several seeds, on a distilled set in files.
 
     Attributes:
         config: of every student; its seed is replaced.
-        data: the distilled set.
+        data: folder or file of the distilled set.
         format: a name in ``FORMATS``, or ``auto``.
-        labels: folder of stored soft labels: FKD's, where the format keeps them apart, or label
-            sets, which stand in for the teachers.
-        labels_class_map: a file that puts the classes of these labels alone in the dataset's order.
-        teacher_weights: a file for every teacher; by default those in the teachers' folder.
-        class_map: a file that puts the distilled set's classes in the dataset's order.
-        seeds: one student each.
-        keep_weights: leaves every student's weights beside its result.
-        check_set: runs the quick form of the audit first, and warns.
-        preset: where the settings are from, in words.
+        labels: folder of stored soft labels: FKD's, if the format stores them separately, or label
+            sets, which replace the teachers.
+        labels_class_map: file with the class map of these labels.
+        teacher_weights: one file per teacher; by default those in the teachers' folder.
+        class_map: file with the class map of the distilled set.
+        seeds: one student per seed.
+        keep_weights: whether to save the weights of every student with its result.
+        check_set: whether to run a quick audit first and print its warnings.
+        preset: title of the preset that the settings are from.
     """
 
     config: EvaluationConfig
@@ -48,12 +48,12 @@ class EvaluationJob:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must be one or more that differ, got {list(self.seeds)}")
+            raise ValueError(f"seeds must be one or more distinct seeds, got {list(self.seeds)}")
         for seed in self.seeds:
             check_integer("seeds", seed, 0)
         if self.teacher_weights and len(self.teacher_weights) != len(self.config.teachers):
             raise ValueError(
-                f"teacher_weights must be {len(self.config.teachers)} files, one for each teacher, "
+                f"teacher_weights must be {len(self.config.teachers)} files, one per teacher, "
                 f"got {len(self.teacher_weights)}"
             )
 
@@ -65,11 +65,11 @@ def job_of_preset(
     settings: Mapping[str, Any],
     **inputs: Any,
 ) -> EvaluationJob:
-    """An evaluation with the settings of a preset, which other settings override.
+    """Create a job with the settings of a preset, which other settings override.
 
     Args:
         data: the distilled set.
-        dataset: the real dataset; ConvNets take it at the paper's size unless one is given.
+        dataset: the real dataset; for ConvNets it has the paper's size, unless a size is given.
         preset: name or YAML file of the preset.
         settings: fields of :class:`~gift_fast.evaluation.config.EvaluationConfig`.
         inputs: other attributes of the job.

@@ -1,4 +1,4 @@
-"""Label sets of a distilled set in files, as ``gift-fast label`` is asked for them."""
+"""The label sets of one ``gift-fast label`` command."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from gift_fast.data.labels.label_set import LabelSet
 from gift_fast.evaluation.context import RunContext, check_writable
-from gift_fast.evaluation.description import inputs_in_words, settings_in_words
+from gift_fast.evaluation.description import describe_inputs, describe_settings
 from gift_fast.evaluation.inputs import load_inputs
 from gift_fast.evaluation.job import EvaluationJob
-from gift_fast.evaluation.label_sets import stored_in_words
+from gift_fast.evaluation.label_sets import describe_storage
 from gift_fast.evaluation.labeling import (
     EXACT,
     Compression,
-    Teller,
+    LabelingProgress,
     label_run,
     plan_labels,
 )
@@ -24,13 +24,13 @@ from gift_fast.files.disk import check_space, format_size
 def run_label_job(
     job: EvaluationJob, context: RunContext, compression: Compression = EXACT
 ) -> list[LabelSet]:
-    """Labels the batches of every seed of a job, into ``seed0``, ``seed1``, ... of ``context.out``.
+    """Label the batches of every seed of a job, in ``seed0``, ``seed1``, ... of ``context.out``.
 
-    The sizes are shown first. What is stored already is kept.
+    Prints the sizes first. Labels that are already stored are kept.
 
     Raises:
-        OSError: a file is missing, or the disk is too full.
-        ValueError: the job has no teacher, or a folder holds another label set.
+        OSError: a file is missing, or there is not enough disk space.
+        ValueError: the job has no teacher, or a folder contains another label set.
     """
     if not job.config.teachers:
         raise ValueError("teacher must be one or more networks that label the batches, got none")
@@ -48,12 +48,12 @@ def run_label_job(
         compression=compression,
     )
     if accelerator.is_main_process and not context.quiet:
-        print(f"settings: {job.preset or 'given one by one'}", file=sys.stderr)
-        print(settings_in_words(job.config), file=sys.stderr)
-        print(inputs_in_words(job.config, config, read), file=sys.stderr)
+        print(f"settings: {job.preset or 'without a preset'}", file=sys.stderr)
+        print(describe_settings(job.config), file=sys.stderr)
+        print(describe_inputs(job.config, config, read), file=sys.stderr)
         size, labels = format_size(plan.nbytes), format_size(plan.label_bytes)
         print(
-            f"labels: {stored_in_words(plan.manifest)}; {config.epochs} epochs of "
+            f"labels: {describe_storage(plan.manifest)}; {config.epochs} epochs of "
             f"{len(read.distilled)} images; {size} for each of {len(job.seeds)} seeds, of which "
             f"{labels} are labels",
             file=sys.stderr,
@@ -73,7 +73,7 @@ def run_label_job(
                 folder,
                 accelerator=accelerator,
                 compression=compression,
-                tell=Teller(shown.progress, f"seed {seed}"),
+                on_progress=LabelingProgress(shown.progress, f"seed {seed}"),
             )
             shown.progress.end(f"{format_size(labels_of_seed.nbytes)} in {folder}")
             found.append(labels_of_seed)

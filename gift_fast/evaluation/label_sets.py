@@ -1,4 +1,4 @@
-"""Which label set belongs to a run, and whether it fits."""
+"""Finds the label set of a run and checks that it fits."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from gift_fast.files.disk import format_size
 from gift_fast.files.fingerprint import fingerprint
 
 SEED_FOLDER = re.compile(r"seed(\d+)")
-"""A label set in a folder of several, one for each seed."""
+"""Subfolder of the label set of one seed."""
 
 ADVICE = {
     "set_digest": "the labels are for other images",
-    "teacher_digest": "the labels are another teacher's",
-    "seed": "every seed has an order and an augmentation of its own: label it too",
+    "teacher_digest": "the labels are those of another teacher",
+    "seed": "every seed has a different order and augmentation, so label this one too",
 }
-"""What it means that a field differs."""
+"""Explanations of differences, by field."""
 
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The label sets of a folder, one for each seed.
+    """The label sets of a folder, one per seed.
 
     Attributes:
-        folder: that was named.
+        folder: the folder.
         sets: by seed.
     """
 
@@ -45,28 +45,25 @@ class LabelSets:
         return next(iter(self.sets.values())).manifest.teachers
 
     @property
-    def in_words(self) -> str:
-        """What is replayed.
-
-        It names the folder, how many logits are stored of every image and their type, and the size.
-        """
+    def description(self) -> str:
+        """The folder, the number of stored logits per image, their type, and the size."""
         first = next(iter(self.sets.values())).manifest
         size = format_size(sum(each.nbytes for each in self.sets.values()))
-        return f"{self.folder}, {stored_in_words(first)}, {size}"
+        return f"{self.folder}, {describe_storage(first)}, {size}"
 
     def of_seed(self, seed: int) -> LabelSet:
-        """The label set of a seed; raises ValueError where there is none."""
+        """The label set of a seed; raises ValueError if there is none."""
         if seed not in self.sets:
             known = ", ".join(map(str, sorted(self.sets)))
             raise ValueError(
-                f"labels must be for the seed {seed}, {self.folder} has {known}: "
-                f"{ADVICE['seed']}, with `gift-fast label --seeds {seed}`, or choose --seeds"
+                f"labels must include the seed {seed}, {self.folder} has {known}: "
+                f"{ADVICE['seed']} (`gift-fast label --seeds {seed}`), or change --seeds"
             )
         return self.sets[seed]
 
 
-def stored_in_words(manifest: Manifest) -> str:
-    """What a label set stores of every label."""
+def describe_storage(manifest: Manifest) -> str:
+    """Describe what a label set stores of every label."""
     if manifest.top_k is None:
         return f"all {manifest.num_classes} logits in {manifest.dtype}"
     rest = manifest.rest
@@ -79,10 +76,10 @@ def stored_in_words(manifest: Manifest) -> str:
 
 
 def read_label_sets(folder: Path | str | None) -> LabelSets | None:
-    """The label sets in a folder: itself, or those in ``seed0``, ``seed1``, ...
+    """Find the label sets in a folder: the folder itself, or ``seed0``, ``seed1``, ... in it.
 
     Returns:
-        None where there are none, as in a folder of FKD labels.
+        The label sets; None if there are none, for instance in a folder of FKD labels.
 
     Raises:
         OSError: a shard is missing.
@@ -108,7 +105,7 @@ def of_run(
     set_digest: str,
     teacher_digest: str,
 ) -> dict[str, object]:
-    """The fields of a manifest that a run shares with its label set; epochs may be fewer."""
+    """The fields that a run shares with the manifest of its label set; it may have fewer epochs."""
     return {
         "dataset": split_validation(config.dataset)[0],
         "classes": config.classes,
@@ -135,14 +132,14 @@ def check_labels(
     images: int,
     digests: Mapping[str, str],
 ) -> None:
-    """Raises ValueError where a label set is not one of a run; the message names both values.
+    """Raise ValueError if a label set is not that of a run; the message states both values.
 
     Args:
-        labels: the set.
+        labels: the label set.
         config: of the run.
         classes: columns of a label.
         images: of the distilled set.
-        digests: of what the run reads; that of the teachers may be missing.
+        digests: of the inputs of the run; that of the teachers may be missing.
     """
     manifest = labels.manifest
     teacher_digest = digests.get("teachers", manifest.teacher_digest)
@@ -152,22 +149,22 @@ def check_labels(
         if name == "epochs":
             if config.epochs > stored:
                 raise ValueError(
-                    f"epochs must be at most {stored}, of which {labels.folder} has labels, got "
-                    f"{config.epochs}"
+                    f"epochs must be at most {stored}, the number of epochs in {labels.folder}, "
+                    f"got {config.epochs}"
                 )
         elif stored != value:
             hint = f": {ADVICE[name]}" if name in ADVICE else ""
             raise ValueError(
-                f"labels must be made with {name} {value!r} as the run, {labels.folder} was made "
-                f"with {stored!r}{hint}"
+                f"labels must have the {name} of the run, {value!r}, {labels.folder} has "
+                f"{stored!r}{hint}"
             )
 
 
 def digests_with(labels: LabelSet, digests: Mapping[str, str]) -> dict[str, str]:
-    """The digests of what a run reads, where a label set stands in for its teachers.
+    """The digests of the inputs of a run whose teachers are replaced by a label set.
 
-    An exact set gives the bits of the online teachers, and so it is the same run. Any other is a
-    run of its own.
+    With an exact label set, the run has the same bits as with its teachers, so it is the same run.
+    With any other label set, it is another run.
     """
     digests = {**digests, "teachers": labels.manifest.teacher_digest}
     return digests if labels.manifest.exact else {**digests, "labels": labels.fingerprint()}
@@ -179,9 +176,9 @@ def check_weights_of(
     dataset: ImageDataset,
     classes: str,
 ) -> None:
-    """Raises ValueError where the teachers' files are there and are not those that labeled.
+    """Raise ValueError if the teachers' files exist, but are not those that computed the labels.
 
-    A student of some classes has teachers with fewer columns, which are not compared here.
+    The teachers of a student that is trained on some of the classes are not compared.
     """
     if classes != ALL or not all(path.exists() for _, path in weights):
         return
@@ -192,6 +189,6 @@ def check_weights_of(
             raise ValueError(
                 f"labels must be those of {', '.join(str(path) for _, path in weights)}, digest "
                 f"{digest}; {labels.folder} was labeled by another teacher, digest "
-                f"{labels.manifest.teacher_digest}. Label again, or name the teacher's file with "
-                "--teacher-weights or its folder with --teacher-dir"
+                f"{labels.manifest.teacher_digest}. Run `gift-fast label` again, or give the "
+                "teacher's file with --teacher-weights or its folder with --teacher-dir"
             )

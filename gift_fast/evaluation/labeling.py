@@ -1,4 +1,4 @@
-"""Labels the batches of a whole training run once, and stores them for every loss."""
+"""Labels the batches of a complete training run and stores the labels, for use with any loss."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from gift_fast.training.batches import Batch, RandomBatches, Source
 from gift_fast.training.environment import environment_of
 from gift_fast.training.processes import Processes
 from gift_fast.training.progress import Progress
-from gift_fast.training.train import start_compiler_afresh
+from gift_fast.training.train import reset_compiler
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 SHARD_BYTES = 2**24
-"""What a shard holds about, unless one epoch is more: what an interruption may lose."""
+"""Approximate size of a shard, unless one epoch is larger; an interruption loses one at most."""
 
 SHARD_EPOCHS = 50
-"""Epochs of a shard at most, which take the teacher of a small set a few seconds."""
+"""Maximum epochs per shard; for a small set, the teacher takes a few seconds for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class Compression:
 
     Attributes:
         dtype: ``float32``, ``float16`` or ``bfloat16``.
-        top_k: largest logits to store of every row; None stores all.
-        rest: what stands for the others: ``logmeanexp``, ``mean`` or ``min``.
+        top_k: number of largest logits to store per row; None stores all.
+        rest: the value of the other logits: their ``logmeanexp``, ``mean`` or ``min``.
         temperature: of ``logmeanexp``.
     """
 
@@ -54,7 +54,7 @@ class Compression:
     temperature: float = 1.0
 
     def fields(self) -> dict[str, object]:
-        """The fields of a manifest."""
+        """The fields of a manifest that describe the compression."""
         if self.top_k is None:
             return {"dtype": self.dtype}
         temperature = self.temperature if self.rest == "logmeanexp" else None
@@ -67,11 +67,11 @@ class Compression:
 
 
 @dataclass
-class Teller:
-    """Follows a labeling with a stage of a progress, which it begins and does not end.
+class LabelingProgress:
+    """Shows the progress of labeling as a stage, which the first call starts.
 
     Attributes:
-        progress: whose stage it is.
+        progress: where the stage is shown.
         title: of the stage.
     """
 
@@ -80,7 +80,7 @@ class Teller:
     begun: bool = False
 
     def __call__(self, done: int, epochs: int) -> None:
-        """``done`` of the epochs are labeled; the first call begins the stage."""
+        """Record that ``done`` of the epochs are labeled."""
         if self.begun:
             self.progress.epoch(done)
         else:
@@ -89,7 +89,7 @@ class Teller:
 
 
 EXACT = Compression()
-"""All logits in float32: a replayed run ends with the bits of one that its teachers label."""
+"""All logits in float32: a replayed run has the same bits as one with teachers."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class LabelPlan:
 
     Attributes:
         manifest: of the set.
-        label_bytes: of the labels alone, all epochs together.
-        nbytes: of everything.
+        label_bytes: total bytes of the labels.
+        nbytes: total bytes.
     """
 
     manifest: Manifest
@@ -117,11 +117,11 @@ def plan_labels(
     compression: Compression = EXACT,
     environment: dict[str, str] | None = None,
 ) -> LabelPlan:
-    """What the label set of a run holds, and how large it is; draws, but labels nothing.
+    """Create the manifest of the label set of a run and compute its size, without labeling.
 
     Args:
         config: of the run.
-        distilled: narrowed to its classes.
+        distilled: the set, restricted to the classes of the run.
         classes: columns of a label.
         set_digest: of ``distilled``.
         teacher_digest: of the teachers.
@@ -129,8 +129,8 @@ def plan_labels(
         environment: versions and device, for the record.
 
     Raises:
-        TypeError: mixing is a function of the user's own, whose random numbers cannot be stored.
-        ValueError: there is no teacher, or a value of ``compression`` is wrong.
+        TypeError: mixing is user-defined, so its random numbers cannot be stored.
+        ValueError: there is no teacher, or a value of ``compression`` is invalid.
     """
     if not config.teachers:
         raise ValueError("teachers must be one or more networks that label the batches, got none")
@@ -164,14 +164,14 @@ def plan_labels(
 
 
 def label_bytes_of(manifest: Manifest) -> int:
-    """Bytes of all labels of a label set, without what was drawn for the batches."""
+    """Bytes of all labels of a label set, without the random numbers of the batches."""
     value, classes, k = DTYPES[manifest.dtype].itemsize, manifest.num_classes, manifest.top_k
     row = classes * value if k is None else k * (value + bytes_for(classes)) + value
     return row * manifest.images * manifest.epochs
 
 
 def bytes_for(below: int) -> int:
-    """Bytes of an integer from 0 to less than ``below``, as shards store it.
+    """Bytes of an integer in [0, below) in a shard.
 
     Example:
         >>> bytes_for(256), bytes_for(257), bytes_for(100_000)
@@ -181,13 +181,13 @@ def bytes_for(below: int) -> int:
 
 
 def bytes_of(parameter: Tensor) -> int:
-    """Bytes of a number of a parameter, in a shard; integers are positions in an image."""
+    """Bytes per element of a parameter in a shard; integers are positions in an image."""
     plain = parameter.is_floating_point() or parameter.dtype == torch.bool
     return parameter.element_size() if plain else 2
 
 
 def prototypes(steps: Steps, height: int, width: int) -> list[list[tuple[Tensor, ...]]]:
-    """Parameters for one image of every operation of every step: their types and shapes."""
+    """Sample parameters of every operation for one image, which show their types and shapes."""
     draws = Draws(1, torch.Generator())
     return [
         [o.sample(draws, height, width) for o in (s.operations if isinstance(s, OneOf) else [s])]
@@ -204,34 +204,35 @@ def label_run(
     *,
     accelerator: Accelerator,
     compression: Compression = EXACT,
-    tell: Callable[[int, int], None] = lambda done, epochs: None,
+    on_progress: Callable[[int, int], None] = lambda done, epochs: None,
 ) -> LabelSet:
-    """Labels exactly the batches that a run of this configuration trains on, and stores them.
+    """Label exactly the batches that a run with this configuration trains on, and store the labels.
 
-    What is stored already is kept, so the same call resumes one that was interrupted.
+    Labels that are already stored are kept, so the same call resumes an interrupted one.
 
     Args:
-        config: of the run, resolved; of the student nothing is used but the seed.
-        dataset: narrowed to the run's classes, like what follows; its normalization is used.
+        config: of the run, resolved; the student is not used.
+        dataset: restricted to the classes of the run, as are the other arguments; its
+            normalization is used.
         distilled: the images.
-        teachers: in eval mode; their logits are the labels, averaged over several.
+        teachers: in eval mode; the labels are their logits, averaged.
         folder: for the label set.
         accelerator: device and precision of the teachers; one process.
         compression: how labels are stored.
-        tell: called with the number of epochs that are done, and with that of all.
+        on_progress: called with the number of finished epochs and the number of all epochs.
 
     Returns:
         The label set.
 
     Raises:
-        OSError: the disk is too full; nothing that is written is lost.
-        TypeError: mixing is a function of the user's own, whose random numbers cannot be stored.
-        ValueError: the folder holds another label set, or there are several processes.
+        OSError: there is not enough disk space; shards that are written are kept.
+        TypeError: mixing is user-defined, so its random numbers cannot be stored.
+        ValueError: the folder contains another label set, or there are several processes.
     """
     if accelerator.num_processes > 1:
         raise ValueError(
-            f"a label set must be written by one process, got {accelerator.num_processes}: "
-            "each would label another part of a batch"
+            f"a label set must be written by one process, got {accelerator.num_processes}; "
+            "run gift-fast label without a launcher"
         )
     digests = set_and_teacher_digests(distilled, teachers)
     plan = plan_labels(
@@ -250,7 +251,7 @@ def label_run(
     device = accelerator.device
     if device.type == "cpu":
         keep_freed_memory()
-    start_compiler_afresh(config)
+    reset_compiler(config)
     dataset, distilled = dataset.to(device), distilled.to(device)
     split = TensorSplit(distilled.images, distilled.labels)
     batches = RandomBatches(split, dataset.normalize, config, Processes())
@@ -258,7 +259,7 @@ def label_run(
     steps = Source(config, 1, torch.device("cpu")).augmentation.steps
     parameters = prototypes(steps, *distilled.images.shape[2:])
     done = manifest.epochs - left
-    tell(done, manifest.epochs)
+    on_progress(done, manifest.epochs)
     for shard in writer.missing():
         epochs = []
         for epoch in manifest.epochs_of(shard):
@@ -270,7 +271,7 @@ def label_run(
                 presented.append(without_images(batch))
             epochs.append(stored_epoch(presented, labels, parameters))
             done += 1
-            tell(done, manifest.epochs)
+            on_progress(done, manifest.epochs)
         writer.write(shard, epochs)
     return LabelSet(writer.folder)
 
@@ -278,13 +279,13 @@ def label_run(
 def set_and_teacher_digests(
     distilled: DistilledSet, teachers: Sequence[nn.Module]
 ) -> tuple[str, str]:
-    """The digests by which a run's inputs are recorded; see ``gift_fast.evaluation.digests``."""
+    """The digests of set and teachers, as in ``gift_fast.evaluation.digests``."""
     weights = (value for teacher in teachers for value in teacher.state_dict().values())
     return distilled.fingerprint(), fingerprint(weights)
 
 
 def without_images(batch: Batch) -> Batch:
-    """A batch of which only what was drawn is left, so that an epoch fits into memory."""
+    """Remove the images from a batch, so that an epoch fits into memory."""
     assert batch.drawn is not None
     empty = torch.empty(0)
     mixed = batch.drawn.mixed
@@ -297,13 +298,13 @@ def stored_epoch(
     labels: Sequence[Tensor],
     parameters: Sequence[Sequence[tuple[Tensor, ...]]],
 ) -> StoredEpoch:
-    """What was drawn for the batches of an epoch, with their labels, as a label set holds it.
+    """Collect the random numbers and labels of an epoch in the form of a label set.
 
     Args:
         batches: of the epoch.
-        labels: of each, (B, C).
-        parameters: see :func:`prototypes`; zeros of their types stand where a batch was augmented
-            by another operation of a step.
+        labels: of each batch, (B, C).
+        parameters: see :func:`prototypes`; zeros of their types are stored for the operations of a
+            step that a batch did not use.
     """
     drawn = [batch.drawn for batch in batches if batch.drawn is not None]
     augmentation = []

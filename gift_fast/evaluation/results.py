@@ -1,7 +1,7 @@
-"""What a run gives, where it is kept, and how several runs become one number.
+"""The results of runs and their files.
 
-Every finished run is a JSON file of its own. Its name holds a digest of everything that the result
-depends on, so a run is found again exactly when configuration and inputs are the same.
+Every finished run has a JSON file. Its name contains a digest of everything that the result depends
+on, so a run is only repeated if its configuration or its inputs change.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     pass
 
 FORMAT = 3
-"""Raised whenever the meaning of a field changes; files of another format are not read."""
+"""Version of the file format, raised when the meaning of a field changes. Others are not read."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One student: what it was trained with and how accurate it became.
+    """The configuration of a student, its inputs and its accuracy.
 
     Attributes:
-        config: the run's configuration, resolved.
-        inputs: digests of the test data with its normalization, the distilled set, the teachers.
+        config: the resolved configuration.
+        inputs: digests of the normalized test data, the distilled set and the teachers.
         checks: the tests, in order; the last one is the score.
         seconds: wall time of training and tests.
-        images_per_second: of the training, tests left out, over all processes.
-        peak_memory: most bytes held at a time: of the GPU, else of this process.
-        environment: versions and device, for the record.
-        source: where the distilled set is from, in words.
+        images_per_second: training throughput over all processes; tests are not counted.
+        peak_memory: peak memory in bytes, of the GPU or otherwise of this process.
+        environment: versions and device.
+        source: description of the distilled set's source.
     """
 
     config: ResolvedEvaluationConfig
@@ -51,22 +51,22 @@ class RunResult:
 
     @property
     def last(self) -> EvalResult:
-        """The test after the last epoch: the score."""
+        """The test after the last epoch, which is the score."""
         return self.checks[-1]
 
     @property
     def best(self) -> EvalResult:
-        """The best of all tests, which is what the paper's code reports.
+        """The test with the highest top-1 accuracy, which the paper's code reports.
 
-        It picks the moment by the test split, so it flatters.
+        It is biased upward, because the epoch is selected on the test split.
         """
         return max(self.checks, key=lambda check: check.top1)
 
     @property
     def diverged(self) -> int | None:
-        """The epoch of the first test at which a loss was NaN or infinite; None where none was.
+        """The epoch of the first test with a NaN or infinite loss; None if there is none.
 
-        The student's accuracy then does not measure the loss that it was trained with.
+        The accuracy of a diverged student says nothing about its loss function.
         """
         finite = (math.isfinite(check.loss + check.test_loss) for check in self.checks)
         return next(
@@ -74,7 +74,7 @@ class RunResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain values that JSON can hold."""
+        """The result as JSON-compatible values."""
         return {
             "format": FORMAT,
             "config": self.config.to_dict(),
@@ -92,17 +92,21 @@ class RunResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunResult:
-        """The result that ``to_dict`` was called on."""
+        """The result with the values of ``to_dict``.
+
+        Raises:
+            ValueError: another format, or a value of the wrong type.
+        """
         if values["format"] != FORMAT:
             raise ValueError(f"format must be {FORMAT}, got {values['format']!r}")
         if not values["checks"]:
-            raise ValueError("checks must hold at least one test, got none")
+            raise ValueError("checks must contain at least one test, got none")
         checks = tuple(EvalResult.from_dict(check) for check in values["checks"])
         if not all(isinstance(c.top1, int | float) and 0 <= c.top1 <= 100 for c in checks):
             raise ValueError("top1 of every check must be a percentage")
         for name in ("top5", "loss", "test_loss"):
             for value in (getattr(check, name) for check in checks):
-                if not isinstance(value, int | float) or math.isinf(value):  # NaN has diverged
+                if not isinstance(value, int | float) or math.isinf(value):  # NaN: diverged
                     raise ValueError(f"{name} of every check must be a number, got {value!r}")
         for name in ("seconds", "images_per_second", "peak_memory"):
             if not isinstance(values[name], int | float) or not math.isfinite(values[name]):
@@ -110,10 +114,10 @@ class RunResult:
         for name in ("inputs", "environment"):
             texts = values[name]
             if not isinstance(texts, dict) or not all(isinstance(x, str) for x in texts.values()):
-                raise ValueError(f"{name} must be a mapping of texts, got {texts!r}")
+                raise ValueError(f"{name} must be a mapping to strings, got {texts!r}")
         inputs = values["inputs"]
         if not isinstance(values["source"], str):
-            raise ValueError(f"source must be a text, got {values['source']!r}")
+            raise ValueError(f"source must be a string, got {values['source']!r}")
         return cls(
             config=ResolvedEvaluationConfig.from_dict(values["config"]),
             inputs=inputs,
@@ -127,7 +131,7 @@ class RunResult:
 
 
 def run_path(directory: Path, config: ResolvedEvaluationConfig, inputs: dict[str, str]) -> Path:
-    """Where the result of a run is kept: readable first, then the digest that makes it unique."""
+    """The file of a run's result: loss, optimizer, seed, and a digest that makes it unique."""
     identity = json.dumps([FORMAT, config.to_dict(), inputs], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     name = f"{config.loss}-{config.optimizer}-seed{config.seed}"
@@ -135,7 +139,7 @@ def run_path(directory: Path, config: ResolvedEvaluationConfig, inputs: dict[str
 
 
 def write_run(directory: Path, result: RunResult) -> Path:
-    """Writes a result under its name, whole or not at all, and gives the path."""
+    """Write a result atomically to :func:`run_path` and return the path."""
     path = run_path(directory, result.config, result.inputs)
     with replacing(path) as temporary:
         text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
@@ -144,10 +148,10 @@ def write_run(directory: Path, result: RunResult) -> Path:
 
 
 def read_run(path: Path) -> RunResult:
-    """Reads a result that :func:`write_run` wrote.
+    """Read a result that :func:`write_run` wrote.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file is missing.
         ValueError: the file is not such a result; the message names it.
     """
     contents = path.read_bytes()
@@ -155,14 +159,14 @@ def read_run(path: Path) -> RunResult:
         return RunResult.from_dict(json.loads(contents))
     except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
         raise ValueError(
-            f"{path} must hold the result of a run, got: {e!r}; if it is damaged, delete it, and "
-            "the run is made again"
+            f"{path} must contain the result of a run, got: {e!r}; if it is damaged, delete it and "
+            "repeat the run"
         ) from e
 
 
 def find_run(
     directory: Path, config: ResolvedEvaluationConfig, inputs: dict[str, str]
 ) -> RunResult | None:
-    """The finished run with this configuration and these inputs, or None."""
+    """Read the finished run with this configuration and these inputs; None if there is none."""
     path = run_path(directory, config, inputs)
     return read_run(path) if path.exists() else None

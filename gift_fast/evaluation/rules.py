@@ -1,4 +1,4 @@
-"""The rules of published protocols: what follows from the dataset, the network and the set.
+"""The rules of published protocols, by which settings depend on dataset, network and set.
 
 The GIFT paper (Shang, Sun and Lin, ICLR 2025, table 11) derives the batch size from the number of
 images, the initial learning rate from the student and the number of epochs from the dataset.
@@ -11,30 +11,30 @@ from collections.abc import Callable
 from gift_fast.files import spec
 
 BATCH_SIZES = ((10, 10), (500, 50), (20_000, 100))
-"""(largest number of images, batch size), in rising order (table 11)."""
+"""(largest number of images, batch size), in ascending order (table 11)."""
 
 LARGEST_BATCH_SIZE = 200
 
 RDED_BATCH_SIZES = {1: 10, 10: 50, 50: 100}
-"""By images per class; RDED's code has no others."""
+"""Batch sizes by images per class; RDED's code has no others."""
 
 RDED_DOUBLED = (100, 1000)
-"""Numbers of classes for which RDED's code doubles the batch."""
+"""Numbers of classes for which RDED's code doubles the batch size."""
 
 LEARNING_RATES = {"swin_v2_t": 1e-4, "vit_b_16": 1e-4}
-"""Of the students that do not train at ``LEARNING_RATE``, by the code of GIFT."""
+"""Learning rates of students that differ from ``LEARNING_RATE`` in GIFT's code."""
 
 LEARNING_RATE = 1e-3
 
 
 TEACHER_AUGMENTATIONS = {"digits": "none"}
-"""Augmentations of the teachers that are not trained with ``TEACHER_AUGMENTATION``, by dataset."""
+"""Datasets whose teachers are not trained with ``TEACHER_AUGMENTATION``."""
 
 TEACHER_AUGMENTATION = "crop-flip"
 
 
 def paper_batch_size(num_images: int) -> int:
-    """The paper's batch size for a training set of ``num_images``.
+    """The paper's batch size for a distilled set of ``num_images``.
 
     Example:
         >>> [paper_batch_size(n) for n in (10, 500, 20_000, 20_001)]
@@ -47,7 +47,7 @@ def paper_batch_size(num_images: int) -> int:
 
 
 def rded_batch_size(num_images: int, ipc: int | None) -> int:
-    """RDED's batch size for a set of ``num_images``, ``ipc`` of each class.
+    """RDED's batch size for a set of ``num_images``, with ``ipc`` images per class.
 
     Source: argument.py of github.com/LINs-lab/RDED.
 
@@ -58,8 +58,8 @@ def rded_batch_size(num_images: int, ipc: int | None) -> int:
     if ipc not in RDED_BATCH_SIZES:
         known = ", ".join(map(str, RDED_BATCH_SIZES))
         raise ValueError(
-            f"batch_size must be given where batch_rule is rded, which is for {known} images per "
-            f"class, and the set has {ipc or 'unequal numbers'}"
+            f"batch_size must be given, because batch_rule rded is only defined for {known} images "
+            f"per class, and the set has {ipc or 'unequal numbers'}"
         )
     factor = 2 if num_images // ipc in RDED_DOUBLED else 1
     return min(factor * RDED_BATCH_SIZES[ipc], num_images)
@@ -69,7 +69,7 @@ BATCH_RULES: dict[str, Callable[[int, int | None], int]] = {
     "paper": lambda num_images, ipc: paper_batch_size(num_images),
     "rded": rded_batch_size,
 }
-"""From the images of a set, and those of each class (None if unequal), to the batch size."""
+"""Map the number of images and the images per class (None if unequal) to the batch size."""
 
 
 def paper_epochs(dataset: str) -> int:
@@ -93,10 +93,10 @@ def paper_learning_rate(student: str) -> float:
 
 
 def teacher_augmentation(dataset: str) -> str:
-    """The augmentation with which ``gift-fast train-teacher`` trains by default.
+    """The default augmentation of ``gift-fast train-teacher``.
 
-    ``crop-flip``, which is common for photographs; ``none`` for the digits, of which a mirror image
-    is another shape or none.
+    ``crop-flip`` is common for photographs. Digits have none, because a mirrored digit is not a
+    digit.
 
     Example:
         >>> teacher_augmentation("cifar10"), teacher_augmentation("digits:validation=300")
@@ -106,9 +106,9 @@ def teacher_augmentation(dataset: str) -> str:
 
 
 def paper_dataset(dataset: str, network: str) -> str:
-    """The dataset at the size that the paper's ConvNets take it, unless a size is given.
+    """The dataset in the paper's image size for a network, unless a size is given.
 
-    ImageNet-1K at 64 pixels, its subsets at 128; other networks take them at 224.
+    For ConvNets, ImageNet-1K has 64 pixels and its subsets have 128; for other networks, 224.
 
     Example:
         >>> paper_dataset("imagenet-1k", "convnet4"), paper_dataset("imagenet-1k", "resnet18")

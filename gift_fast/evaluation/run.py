@@ -1,4 +1,4 @@
-"""Students of a job, trained one after the other; those that have finished are read instead."""
+"""Runs the students of a job one after another; finished ones are read from their files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gift_fast.data.labels.label_set import LabelSet
 from gift_fast.evaluation.audit import audit_of, warn_of
 from gift_fast.evaluation.config import ResolvedEvaluationConfig
 from gift_fast.evaluation.context import RunContext, check_writable, tracked
-from gift_fast.evaluation.description import inputs_in_words, settings_in_words
+from gift_fast.evaluation.description import describe_inputs, describe_settings
 from gift_fast.evaluation.inputs import Inputs, check_files, load_inputs, load_tested
 from gift_fast.evaluation.job import EvaluationJob
 from gift_fast.evaluation.results import RunResult, find_run, run_path, write_run
@@ -25,20 +25,20 @@ from gift_fast.training.weights import save_weights
 
 
 def run_job(job: EvaluationJob, context: RunContext) -> list[RunResult]:
-    """Trains every student of a job, or reads what has been finished, and gives the results.
+    """Train the students of a job, or read those that have finished, and return the results.
 
-    A finished student has a JSON file under ``context.out``; one that was interrupted has a
-    checkpoint there and is resumed from it.
+    A finished student has a JSON file in ``context.out``. An interrupted one has a checkpoint there
+    and is resumed from it.
     """
     accelerator = context.accelerator(job.config)
     check_files(job, context)
     check_writable(context.out, accelerator)
     shows = accelerator.is_main_process and not context.quiet
-    if shows:  # before anything that takes its time
-        print(f"settings: {job.preset or 'given one by one'}", file=sys.stderr)
-        print(settings_in_words(job.config), file=sys.stderr, flush=True)
+    if shows:  # before anything slow
+        print(f"settings: {job.preset or 'without a preset'}", file=sys.stderr)
+        print(describe_settings(job.config), file=sys.stderr, flush=True)
     dataset = load_tested(job.config, context.data_root)
-    student = new_model(job.config.student, dataset, seed=0)  # raises where it cannot be made
+    student = new_model(job.config.student, dataset, seed=0)  # raises if it cannot be built
     needed = checkpoint_bytes(student, averaged=job.config.ema_decay > 0)
     check_space(context.out, needed, "checkpoints")
     inputs = load_inputs(job, context, accelerator.device, dataset=dataset)
@@ -46,9 +46,9 @@ def run_job(job: EvaluationJob, context: RunContext) -> list[RunResult]:
     narrowed = inputs.narrowed(config.classes)
     configs = [replace(config, seed=seed) for seed in job.seeds]
     for each in configs:
-        inputs.labels_of(each)  # raises before the first is trained
+        inputs.labels_of(each)  # raises before the first student is trained
     if shows:
-        print(inputs_in_words(job.config, config, narrowed), file=sys.stderr, flush=True)
+        print(describe_inputs(job.config, config, narrowed), file=sys.stderr, flush=True)
     if accelerator.is_main_process and job.check_set:
         warn_of(audit_of(inputs, accelerator.device, quick=True))
     with context.showing(accelerator, len(configs)) as shown:
@@ -73,16 +73,16 @@ def run_student(
     keep_weights: bool = False,
     labels: LabelSet | None = None,
 ) -> RunResult:
-    """One student: from its file where it has finished before, else trained now.
+    """Train a student, or read its result if it has finished.
 
     Args:
-        config: of the student, resolved on these inputs.
-        inputs: what it is trained and tested on, of all classes.
-        context: where it runs and where its result is kept; its progress follows it as one stage.
+        config: of the student, resolved for these inputs.
+        inputs: with all classes.
+        context: device, folders and progress; the student is one stage of the progress.
         title: of the stage.
-        keep_weights: writes the student's weights beside its result.
-        labels: an exact label set of this run, which a study has written; None takes that of the
-            inputs, if any.
+        keep_weights: whether to save the student's weights with its result.
+        labels: an exact label set of this run, written by a study; None uses that of the inputs,
+            if there is one.
     """
     accelerator, progress = context.accelerator(config), context.progress
     digests = inputs.digests_of(config)
@@ -100,7 +100,7 @@ def run_student(
     read = inputs.narrowed(config.classes)
     labels = labels or inputs.labels_of(config)
     interruption = current()
-    with interruption.held():  # until the result is written: it would be lost else
+    with interruption.held():  # until the result is written; otherwise it would be lost
         with tracked(accelerator, context, path.stem, config):
             student, result = train_student(
                 config,

@@ -1,4 +1,4 @@
-"""The accuracies of an evaluation's students: a table, a mean and a standard deviation."""
+"""The accuracies of the students of an evaluation, their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("seed", "top-1", "top-5", "best top-1", "seconds")
 
 @dataclass(frozen=True, repr=False)
 class Scores:
-    """The students of one configuration, one for each seed.
+    """The results of students with one configuration, one per seed.
 
     Attributes:
         runs: the result of every student.
@@ -40,11 +40,11 @@ class Scores:
 
     @property
     def std(self) -> float:
-        """Standard deviation of top-1 over the seeds, divided by n (ddof 0) as in the paper."""
+        """Standard deviation of top-1 over the seeds, with ddof 0 as in the paper, percent."""
         return spread(self.top1).population_std
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The students as a table with the columns seed, top1, top5, best_top1, seconds, loss.
+        """Convert to a data frame with the columns seed, top1, top5, best_top1, seconds, loss.
 
         Raises:
             ImportError: pandas is not installed.
@@ -53,7 +53,7 @@ class Scores:
             import pandas
         except ImportError as error:
             raise ImportError(
-                "to_pandas needs the package pandas, which is not installed: pip install pandas"
+                "to_pandas requires pandas, which is not installed: pip install pandas"
             ) from error
         return pandas.DataFrame(
             [
@@ -96,7 +96,7 @@ class Scores:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, each column as wide as its widest cell and to the right.
+    """Format rows of cells as lines with right-aligned columns.
 
     Example:
         >>> aligned([("seed", "top-1"), ("0", "55.10")])

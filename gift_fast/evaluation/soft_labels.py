@@ -1,4 +1,4 @@
-"""The soft labels of a batch: a teacher's, several teachers', or those stored with the set."""
+"""The soft labels of a batch: computed by one or more teachers, or stored with the set."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 def labeler(
     teachers: Sequence[nn.Module], config: EvaluationConfig, accelerator: Accelerator
 ) -> Callable[[Batch], Tensor | TopKLabels | None]:
-    """What gives a batch its soft labels (B, C): the teachers' logits, else the stored rows.
+    """Create the function that returns the soft labels (B, C) of a batch.
 
-    Several teachers' logits are averaged, each scaled to the mean of their norms, so that none
-    counts for more because its logits are larger. G-VBSM's code takes the norm of the whole batch;
-    row by row, it is the same for any number of processes.
+    They are the teachers' logits or, without teachers, the stored soft labels. The logits of
+    several teachers are scaled to the mean of their norms and averaged, so that all have the same
+    weight. G-VBSM's code uses the norm over the whole batch; the norm of each row gives the same
+    result for any number of processes.
     """
     if not teachers:
         return lambda batch: batch.soft_labels
@@ -39,7 +40,7 @@ def labeler(
             logits = [teacher(batch.images).float() for teacher in online]
             if len(logits) > 1:
                 logits = [average_of(torch.stack(logits))]
-        # A tensor made in inference mode may not be saved for a backward pass; its copy may.
+        # Autograd cannot save tensors created in inference mode for backward, but can save a copy.
         soft_labels: Tensor = logits[0].clone()
         return soft_labels
 

@@ -1,4 +1,4 @@
-"""One student: trained on a distilled set, tested on real images."""
+"""Training of a student on a distilled set and its test on real images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from gift_fast.training.objectives import build_objective
 from gift_fast.training.observer import Observer
 from gift_fast.training.predict import Transform, test_on_all
 from gift_fast.training.processes import Processes, new_accelerator, processes_of
-from gift_fast.training.train import fit, start_compiler_afresh
+from gift_fast.training.train import fit, reset_compiler
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,32 +55,33 @@ def evaluate(
     interruption: Interruption | None = None,
     observer: Observer | None = None,
 ) -> RunResult:
-    """Trains a student on a distilled set and measures its accuracy on the real test split.
+    """Train a student on a distilled set and measure its accuracy on the real test split.
 
     Args:
-        config: what to train and how. Where its classes are not all, they are taken out of the
-            other arguments here: see :func:`~gift_fast.data.classes.narrow`.
+        config: what to train and how. If it has only some of the classes, the other arguments are
+            restricted to them, see :func:`~gift_fast.data.classes.narrow`.
         dataset: its test split and its normalization are used.
         distilled: the images that the student is trained on.
-        teachers: take normalized images to logits. In eval mode, they label every batch after the
-            augmentation, as GIFT's code does, and stored soft labels are not read. Empty where
-            ``config.teachers`` is empty: then the soft labels stored with the set are used. They
-            are moved to the accelerator's device.
-        labels: a label set of this run, whose labels are replayed in place of the teachers', which
-            may then be left out. With all logits in float32 the result has the same bits.
-        whiten: takes test images in [0, 1] to the space of a distilled set that is whitened.
-        accelerator: where to train; by default whatever this process was launched with.
-        checkpoint: where and how often to save; the run is resumed from this file where it exists.
-        interruption: notes signals, at which the state is saved and ``Interrupted`` is raised.
-        observer: told of steps, epochs and tests.
+        teachers: map normalized images to logits; moved to the accelerator's device. In eval mode,
+            they label every batch after augmentation, as in GIFT's code, and stored soft labels
+            are not read. Empty if ``config.teachers`` is empty; then the stored soft labels are
+            used.
+        labels: a label set of this run, which replaces the teachers; they can be omitted. If it
+            has all logits in float32, the result has the same bits as with the teachers.
+        whiten: maps test images in [0, 1] to the space of a whitened distilled set.
+        accelerator: where to train; by default with the processes and devices that this process
+            was launched with.
+        checkpoint: where and how often to save; if the file exists, the run resumes from it.
+        interruption: records signals; after one, the state is saved and ``Interrupted`` is raised.
+        observer: is called at steps, epochs and tests.
 
     Returns:
-        The checks and what they depend on; ``result.last.top1`` is the score.
+        The result; ``result.last.top1`` is the score.
 
     Raises:
         ValueError: ``config`` and the other arguments disagree, or the checkpoint is another run's.
 
-    Source: Shang, Sun and Lin, ICLR 2025, section 5 and table 11, and the code that goes with it.
+    Source: Shang, Sun and Lin, ICLR 2025, section 5 and table 11, and their code.
     """
     dataset, distilled, teachers = narrow(config.classes, dataset, distilled, teachers)
     return train_student(
@@ -111,17 +112,17 @@ def train_student(
     observer: Observer | None = None,
     inputs: dict[str, str] | None = None,
 ) -> tuple[nn.Module, RunResult]:
-    """The same as :func:`evaluate`, with the student, in eval mode, beside the result.
+    """Do the work of :func:`evaluate` and return the student, in eval mode, with the result.
 
-    Dataset, distilled set and teachers have been narrowed to ``config.classes``. ``inputs`` are the
-    digests of what is read, for a caller that has them already.
+    Dataset, distilled set and teachers must be restricted to ``config.classes``. ``inputs`` are the
+    digests of the inputs, if they are already computed.
     """
     resolved = resolve_on(config, distilled)
     check_inputs(resolved, dataset, distilled, teachers, whiten, labeled=labels is not None)
     accelerator = accelerator or new_accelerator(resolved)
     if accelerator.mixed_precision != resolved.mixed_precision:
         raise ValueError(
-            f"accelerator must have config's mixed_precision {resolved.mixed_precision!r}, "
+            f"accelerator must have the mixed_precision of config, {resolved.mixed_precision!r}, "
             f"got {accelerator.mixed_precision!r}"
         )
     device = accelerator.device
@@ -133,21 +134,21 @@ def train_student(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    start_compiler_afresh(resolved)
+    reset_compiler(resolved)
     student = new_model(resolved.student, dataset, resolved.seed)
     objective = build_objective(resolved.loss)
     hard = objective if resolved.hard_loss == "none" else build_objective(resolved.hard_loss)
     if objective.state is not None and accelerator.num_processes > 1:
         raise ValueError(
-            f"loss must not be fitted on batches where several processes share them, got "
-            f"{resolved.loss} and {accelerator.num_processes} processes; give student_temperature"
+            f"loss must not be fitted to batches if there are several processes, got "
+            f"{resolved.loss} and {accelerator.num_processes} processes; set student_temperature"
         )
     online = objective.reads_soft_labels and labels is None
     label = labeler(teachers if online else (), resolved, accelerator)
 
     def batch_loss(student: nn.Module, batch: Batch, epoch: int) -> Tensor:
         if resolved.forward_twice:
-            with torch.no_grad():  # for what it does to batch norm's running statistics
+            with torch.no_grad():  # updates batch norm's running statistics
                 student(batch.images)
         is_hard = resolved.is_hard_epoch(epoch)
         soft_labels = None if is_hard else label(batch)
@@ -200,9 +201,9 @@ def batches_of(
     processes: Processes,
     labels: LabelSet | None = None,
 ) -> Batches:
-    """What a student is trained on: stored batches where no teacher labels them, or random ones.
+    """The batches of a student: random ones, or stored ones if no teacher labels them.
 
-    With ``config.hard_loss``, its epochs take random batches in place of stored ones.
+    In the epochs of ``config.hard_loss``, random batches replace stored ones.
     """
     if labels is not None:
         split = TensorSplit(distilled.images, distilled.labels)

@@ -1,4 +1,4 @@
-"""Several runs as one number, and what to say of runs that have diverged."""
+"""Summaries of several runs, and messages about diverged ones."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from gift_fast.evaluation.results import RunResult
 
 DIVERGED = "†"
-"""Marks an accuracy that diverged runs are part of."""
+"""Marks accuracies that include diverged runs."""
 
 
 def marked(text: str, runs: Iterable[RunResult]) -> str:
-    """An accuracy in words, with a mark where any of its runs has diverged."""
+    """Mark the text of an accuracy if any of its runs has diverged."""
     return text + DIVERGED if any(run.diverged is not None for run in runs) else text
 
 
 def divergence(runs: Sequence[RunResult]) -> list[str]:
-    """A line on how many of some runs have diverged and what to do, or nothing where none has."""
+    """Explain how many runs have diverged and what to do, in at most one line."""
     lost = [run.diverged for run in runs if run.diverged is not None]
     if not lost:
         return []
@@ -26,12 +26,12 @@ def divergence(runs: Sequence[RunResult]) -> list[str]:
     return [
         f"{DIVERGED} {len(lost)} of {len(runs)} run{'s' * (len(runs) > 1)} diverged: not finite at "
         f"the test after epoch {epochs}. Their accuracy does not measure the loss function; try a "
-        "smaller learning rate."
+        "lower learning rate."
     ]
 
 
 def outcome(run: RunResult) -> str:
-    """What came of a run, for a line of progress."""
+    """Summarize a run in a few words, for progress."""
     lost = "" if run.diverged is None else f", diverged by epoch {run.diverged}"
     return f"top-1 {run.last.top1:.1f} %{lost}"
 
@@ -42,8 +42,8 @@ class Spread:
 
     Attributes:
         mean: the mean.
-        population_std: with ddof 0, divided by n: what the paper's code reports.
-        sample_std: with ddof 1, divided by n - 1; NaN for a single value.
+        population_std: standard deviation with ddof 0, as in the paper's code.
+        sample_std: standard deviation with ddof 1; NaN for a single value.
         n: number of values.
 
     Example:
@@ -58,10 +58,10 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and both standard deviations; at least one value is needed, else ValueError."""
+    """Compute the mean and both standard deviations; raises ValueError without values."""
     n = len(values)
     if n == 0:
-        raise ValueError("values must hold at least one number, got none")
+        raise ValueError("values must contain at least one number, got none")
     mean = math.fsum(values) / n
     squares = math.fsum((value - mean) ** 2 for value in values)
     sample_std = math.sqrt(squares / (n - 1)) if n > 1 else math.nan
@@ -76,10 +76,10 @@ class LossSummary:
         loss: the specification of the loss.
         optimizer: name of the optimizer.
         last: top-1 after the last epoch, percent: the score.
-        best: top-1 of the best test of each run, in percent.
+        best: highest top-1 of each run's tests, percent.
         values: the score of every seed, in the order of the runs.
         seconds: mean wall time of a run.
-        diverged: how many of the runs have diverged.
+        diverged: number of diverged runs.
     """
 
     loss: str
@@ -92,7 +92,7 @@ class LossSummary:
 
 
 def summarize(runs: Sequence[RunResult]) -> list[LossSummary]:
-    """One summary for every loss and optimizer, in the order in which they first come."""
+    """Summarize the runs of every loss and optimizer, in the order of their first run."""
     groups: dict[tuple[str, str], list[RunResult]] = {}
     for run in runs:
         groups.setdefault((run.config.loss, run.config.optimizer), []).append(run)

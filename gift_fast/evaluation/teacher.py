@@ -1,4 +1,4 @@
-"""One teacher: trained on the real training split."""
+"""Training of teachers on the real training split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gift_fast.data.datasets import ImageDataset, load_dataset
 from gift_fast.data.datasets.sizes import check_validation_fits
 from gift_fast.evaluation.config import TeacherConfig
 from gift_fast.evaluation.context import RunContext, check_writable, tracked
-from gift_fast.evaluation.description import settings_in_words
+from gift_fast.evaluation.description import describe_settings
 from gift_fast.evaluation.teacher_weights import load_teacher, teacher_path
 from gift_fast.files.disk import check_space, checkpoint_bytes
 from gift_fast.process.signals import Interruption, current
@@ -26,7 +26,7 @@ from gift_fast.training.models import new_model
 from gift_fast.training.observer import Observer, RunObserver
 from gift_fast.training.predict import test_on_all
 from gift_fast.training.processes import new_accelerator, processes_of
-from gift_fast.training.train import fit, start_compiler_afresh
+from gift_fast.training.train import fit, reset_compiler
 from gift_fast.training.weights import save_weights
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ def train_teacher(
     interruption: Interruption | None = None,
     observer: Observer | None = None,
 ) -> tuple[nn.Module, tuple[EvalResult, ...]]:
-    """Trains a network on the whole training split with cross-entropy.
+    """Train a network on the training split with cross-entropy.
 
     Returns:
-        The network in eval mode, and its tests: every tenth of the epochs, and the last.
+        The network in eval mode, and its tests, after every tenth of the epochs and after the last.
     """
     split = dataset.training_split
     resolved = config.resolved(len(split))
@@ -62,7 +62,7 @@ def train_teacher(
     batches = RandomBatches(
         dataset.training_split, dataset.normalize, resolved, processes_of(accelerator)
     )
-    start_compiler_afresh(resolved)
+    reset_compiler(resolved)
     epochs, every = resolved.epochs, max(resolved.epochs // 10, 1)
 
     def batch_loss(teacher: nn.Module, batch: Batch, epoch: int) -> Tensor:
@@ -89,14 +89,14 @@ def train_teacher(
 
 
 def run_teacher(config: TeacherConfig, context: RunContext) -> tuple[Path, EvalResult]:
-    """Trains a teacher, or reads the one that was finished; gives its file and its last test."""
+    """Train a teacher, or load a finished one; return its file and its last test."""
     accelerator = context.accelerator(config)
     check_validation_fits(config.dataset, context.data_root)
     check_writable(context.teacher_dir, accelerator)
-    if accelerator.is_main_process and not context.quiet:  # before anything that takes its time
-        print(f"settings:\n{settings_in_words(config)}", file=sys.stderr, flush=True)
+    if accelerator.is_main_process and not context.quiet:  # before anything slow
+        print(f"settings:\n{describe_settings(config)}", file=sys.stderr, flush=True)
     tested = load_dataset(config.dataset, context.data_root, train=False)
-    teacher = new_model(config.model, tested, seed=0)  # raises where it cannot be made
+    teacher = new_model(config.model, tested, seed=0)  # raises if it cannot be built
     needed = checkpoint_bytes(teacher, averaged=config.ema_decay > 0)
     check_space(context.teacher_dir, needed, "checkpoints")
     dataset = load_dataset(config.dataset, context.data_root)
@@ -112,18 +112,18 @@ def prepare_teacher(
     *,
     replaces: bool = False,
 ) -> tuple[nn.Module, EvalResult]:
-    """A teacher in eval mode and its last test: from its file, or trained now.
+    """Load a teacher from its file, or train it; return it in eval mode with its last test.
 
-    The file holds the tests and the configuration beside the weights.
+    The file also contains the tests and the configuration.
 
     Args:
         config: how it is trained.
         dataset: with its training split.
-        context: where it runs and where its file is; its progress follows it as one stage.
-        replaces: whether other weights in its file may be lost.
+        context: device, folders and progress; the teacher is one stage of the progress.
+        replaces: whether other weights in its file may be overwritten.
 
     Raises:
-        ValueError: the file holds other weights, and nothing allows to replace them.
+        ValueError: the file has other weights, which must not be overwritten.
     """
     accelerator, progress = context.accelerator(config), context.progress
     resolved = config.resolved(len(dataset.training_split))
@@ -139,8 +139,8 @@ def prepare_teacher(
         if not replaces:
             raise ValueError(
                 f"{path} must be a teacher trained with these settings, but it was trained with "
-                "others or not by this command; --force replaces it, and --teacher-dir names "
-                "another folder"
+                "other settings or by another program; use --force to replace it, or another "
+                "--teacher-dir"
             )
     if context.force and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)

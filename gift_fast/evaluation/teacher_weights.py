@@ -1,4 +1,4 @@
-"""The files of teachers' weights."""
+"""Files with the weights of teachers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from gift_fast.training.weights import checkpoint_name, load_weights
 
 
 def advice_for(dataset: str, teacher: str) -> str:
-    """What to do where there are no weights of a teacher."""
+    """Advice for the case that a teacher has no weights."""
     return (
-        f"train it with `gift-fast train-teacher --dataset {dataset} --model {teacher}`, name a "
-        "file with --teacher-weights, or read the soft labels stored with the set, if it has any, "
-        "with `--teacher` and no name"
+        f"train it with `gift-fast train-teacher --dataset {dataset} --model {teacher}`, give a "
+        "file with --teacher-weights, or use the soft labels stored with the set, if it has any, "
+        "with `--teacher` without a name"
     )
 
 
 def check_weights(teacher: str, path: Path, dataset: str, advice: str) -> None:
-    """Raises FileNotFoundError where there is no file of a teacher's weights."""
+    """Raise FileNotFoundError if the file of a teacher's weights is missing."""
     if not path.exists():
         others = sorted(other.name for other in path.parent.glob("*.pth"))
-        there = f" ({path.parent} holds {', '.join(others)})" if others else ""
+        there = f" ({path.parent} contains {', '.join(others)})" if others else ""
         raise FileNotFoundError(
             f"{path}: no weights of the teacher {teacher} for {dataset}{there}; {advice}"
         )
@@ -35,13 +35,13 @@ def check_weights(teacher: str, path: Path, dataset: str, advice: str) -> None:
 def load_teacher(
     teacher: str, path: Path, dataset: ImageDataset, *, advice: str = ""
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A teacher with the weights of a file, in eval mode, and what the file says of it.
+    """Load a teacher with its weights; return it in eval mode with the other values in the file.
 
     Args:
         teacher: a name in ``MODELS``.
-        path: a checkpoint: see :func:`~gift_fast.training.weights.load_weights`.
-        dataset: whose images and classes it takes.
-        advice: ends the error where there is no such file.
+        path: see :func:`~gift_fast.training.weights.load_weights`.
+        dataset: determines the image size and the classes.
+        advice: added to the error message if the file is missing.
     """
     check_weights(teacher, path, dataset.name, advice)
     model = new_model(teacher, dataset, seed=0)
@@ -50,5 +50,5 @@ def load_teacher(
 
 
 def teacher_path(context: RunContext, dataset: str, model: str) -> Path:
-    """Where a teacher's weights are kept."""
+    """The default file of a teacher's weights."""
     return context.teacher_dir / checkpoint_name(dataset, model)

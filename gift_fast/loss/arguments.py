@@ -1,6 +1,6 @@
-"""The arguments of the loss: their types, defaults in the operators, and checks.
+"""The arguments of the loss: their types, their form in the operators, and checks.
 
-Every check raises an error that names the argument, what it was and what was expected.
+Every check raises an error that states the argument, the value received and the value expected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MixedLabels = tuple[Tensor, ...]
 
 
 class Options(NamedTuple):
-    """The checked options of a call, as the operators take them."""
+    """The checked options of a call, in the form of the operators."""
 
     gamma: float
     label_smoothing: float
@@ -42,12 +42,12 @@ class Options(NamedTuple):
 
     @property
     def smoothing_name(self) -> Smoothing:
-        """The smoothing as the public functions name it."""
+        """The smoothing mode of the public functions."""
         return SMOOTHINGS[self.smooth_others]
 
     @property
     def reduction_name(self) -> Reduction:
-        """The reduction as the public functions name it."""
+        """The reduction of the public functions."""
         return tuple(REDUCTIONS)[self.reduction]
 
     def reference(
@@ -58,7 +58,7 @@ class Options(NamedTuple):
         other_target: Tensor | None = None,
         target_weight: Tensor | float | None = None,
     ) -> Tensor:
-        """The loss by its definition, under these options."""
+        """The loss of the reference implementation, with these options."""
         return reference_loss(
             logits,
             soft_labels,
@@ -75,7 +75,7 @@ class Options(NamedTuple):
 
 
 class OperatorArguments(NamedTuple):
-    """What the operators take after logits, soft labels and target, in the schema's order."""
+    """The arguments of the operators after logits, soft labels and target, in schema order."""
 
     gamma: float
     label_smoothing: float
@@ -85,7 +85,7 @@ class OperatorArguments(NamedTuple):
     reduction: int
     logits_grad: bool
     soft_labels_grad: bool
-    # At the end and with defaults: graphs that were exported without them still load.
+    # Last and with defaults, so that graphs that were exported without them still load.
     other_target: Tensor | None = None
     target_weight: Tensor | None = None
 
@@ -96,7 +96,7 @@ class OperatorArguments(NamedTuple):
 
 
 class TopKOperatorArguments(NamedTuple):
-    """What the operators of top-k labels take after their tensors, in the schema's order."""
+    """The arguments of the top-k operators after their tensors, in schema order."""
 
     gamma: float
     label_smoothing: float
@@ -113,7 +113,7 @@ class TopKOperatorArguments(NamedTuple):
 
 
 def _number(name: str, value: object) -> float:
-    """A number of Python's or NumPy's; infinity for an integer that no float holds."""
+    """Convert a Python or NumPy number to float; infinity for integers out of range."""
     if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")
     try:
@@ -130,7 +130,7 @@ def _fraction(name: str, value: object) -> float:
 
 
 def check_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises unless the value is one of the choices."""
+    """Raise ValueError unless the value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
@@ -152,7 +152,7 @@ def checked_options(
     ignore_index: int,
     reduction: Reduction,
 ) -> Options:
-    """The options as the operators take them."""
+    """Check the options and convert them to the form of the operators."""
     check_one_of("smoothing", smoothing, SMOOTHINGS)
     check_one_of("reduction", reduction, tuple(REDUCTIONS))
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, Integral)):
@@ -180,11 +180,11 @@ def known_options(
     ignore_index: int,
     reduction: Reduction,
 ) -> Options:
-    """:func:`checked_options` once for each set: a training loop passes the same every time."""
+    """:func:`checked_options` with a cache, because a training loop passes the same options."""
     arguments = gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
     try:
         return _cached_options(*arguments)
-    except TypeError:  # the cache's own, for a list: the checks have better words
+    except TypeError:  # unhashable arguments, for which the checks have a better message
         pass
     return checked_options(*arguments)
 
@@ -193,7 +193,7 @@ def known_options(
 
 
 def check_tensors(**tensors: Tensor) -> None:
-    """The types, dtypes, shapes and devices of (logits,) soft_labels and targets, by name."""
+    """Check types, dtypes, shapes and devices of (logits,) soft_labels and targets, by name."""
     (first_name, first), *others = tensors.items()
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
@@ -205,19 +205,19 @@ def check_tensors(**tensors: Tensor) -> None:
             error = f"{name} must have one of the dtypes {names}, got {tensor.dtype}"
             if is_target and tensor.is_floating_point() and tensor.shape == first.shape:
                 error += (
-                    "; class probabilities are not taken: pass the two labels of a mixed image as "
-                    "target and other_target, and the weight of the first as target_weight"
+                    "; class probabilities are not supported: pass the two labels of a mixed image "
+                    "as target and other_target, and the weight of the first as target_weight"
                 )
             raise TypeError(error)
         if tensor.is_nested:
             raise TypeError(
-                f"{name} must be a dense tensor, got a nested one; "
-                "to_padded_tensor makes it dense, with a target of ignore_index for the padding"
+                f"{name} must be a dense tensor, got a nested tensor; convert it with "
+                "to_padded_tensor and use ignore_index as the target of the padding"
             )
         if tensor.layout != torch.strided:
             raise TypeError(
                 f"{name} must be a dense tensor, got one with the layout {tensor.layout}; "
-                "to_dense makes it one"
+                "convert it with to_dense()"
             )
     shape = tuple(first.shape)
     if len(shape) == 0 or shape[-1] == 0:
@@ -237,7 +237,7 @@ def check_tensors(**tensors: Tensor) -> None:
 
 
 def check_top_k(logits: Tensor, labels: TopKLabels, soft_label_temperature: float | None) -> None:
-    """The fields of top-k labels, and whether they fit the logits; values are not read."""
+    """Check the fields of top-k labels and that they fit the logits, without reading values."""
     check_top_k_labels(labels, logits.shape[-1])
     rows = tuple(labels.values.shape[:-1])
     if rows != tuple(logits.shape[:-1]):
@@ -248,9 +248,8 @@ def check_top_k(logits: Tensor, labels: TopKLabels, soft_label_temperature: floa
     _check_device("values", labels.values, "logits", logits)
     if labels.rest is None and soft_label_temperature is not None:
         raise ValueError(
-            "soft_label_temperature needs rest, the score of the classes that are not kept: with "
-            "rest=None the values are probabilities, got soft_label_temperature="
-            f"{soft_label_temperature}"
+            "soft_label_temperature must be None if rest is None, because the values are then "
+            f"probabilities, got soft_label_temperature={soft_label_temperature}"
         )
 
 
@@ -262,7 +261,7 @@ def _check_device(name: str, tensor: Tensor, first_name: str, first: Tensor) -> 
 
 
 def check_classes(num_classes: int, smooth_others: bool) -> None:
-    """Raises for a smoothing that the number of classes does not allow."""
+    """Raise ValueError if the number of classes does not allow the smoothing mode."""
     if smooth_others and num_classes == 1:
         raise ValueError("smoothing='others' needs at least 2 classes, got C = 1")
 
@@ -270,7 +269,7 @@ def check_classes(num_classes: int, smooth_others: bool) -> None:
 def check_target_range(
     name: str, target: Tensor, num_classes: int, ignore_index: int | None
 ) -> None:
-    """What the CPU kernel checks as it goes, for plain PyTorch on the CPU."""
+    """Raise IndexError for a target out of range, as the CPU kernel does."""
     wrong = (target < 0) | (target >= num_classes)
     allowed = f"a class in [0, {num_classes})"
     if ignore_index is not None:
@@ -288,16 +287,16 @@ def check_target_range(
 def check_mixed_labels(
     target: Tensor, other_target: Tensor | None, target_weight: Tensor | float | None
 ) -> tuple[Tensor, Tensor | float]:
-    """Raises unless both are given, and the weight is one; :func:`check_tensors` sees the rest."""
+    """Check that both are given and the weight is valid; :func:`check_tensors` does the rest."""
     if target_weight is None:
-        raise TypeError("other_target needs target_weight, the weight of target in the loss")
+        raise TypeError("target_weight must be given with other_target, got None")
     if other_target is None:
-        raise TypeError("target_weight needs other_target, the second label of each row")
+        raise TypeError("other_target must be given with target_weight, got None")
     if not isinstance(target_weight, Tensor):
         return other_target, _fraction("target_weight", target_weight)
     if target_weight.dtype not in FLOAT_TYPES:
         raise TypeError(
-            "target_weight must be a number or a tensor of a floating type, got one of "
+            "target_weight must be a number or a floating-point tensor, got a tensor of "
             f"{target_weight.dtype}"
         )
     if not isinstance(target, Tensor):
@@ -307,19 +306,19 @@ def check_mixed_labels(
             f"target_weight must be a scalar or have the shape of target {tuple(target.shape)}, "
             f"got {tuple(target_weight.shape)}"
         )
-    # Dynamo cannot trace the question about torch.func's levels.
+    # Dynamo cannot trace is_tracked.
     compiling = torch.compiler.is_compiling()
     if target_weight.requires_grad or (not compiling and is_tracked(target_weight)):
         raise ValueError(
-            "target_weight must not require a gradient; pass target_weight.detach(), or weigh the "
-            "losses of two calls"
+            "target_weight must not require a gradient; pass target_weight.detach(), or use the "
+            "weighted sum of two calls"
         )
     _check_device("target_weight", target_weight, "target", target)
     return other_target, target_weight
 
 
 def weight_operand(target_weight: Tensor | float, target: Tensor) -> Tensor:
-    """The weight as the operators take it: a tensor of float32 or float64."""
+    """Convert the weight to a tensor of float32 or float64, for the operators."""
     if not isinstance(target_weight, Tensor):
         return torch.full((), target_weight, dtype=torch.float64, device=target.device)
     if target_weight.dtype in (torch.float32, torch.float64):
@@ -328,7 +327,7 @@ def weight_operand(target_weight: Tensor | float, target: Tensor) -> Tensor:
 
 
 def absent_target(logits: Tensor, gamma: float) -> Tensor:
-    """A target that nothing depends on, where ``gamma`` is 0 and none was given."""
+    """A placeholder for a target that is not given, which requires ``gamma`` to be 0."""
     if gamma != 0:
         raise TypeError(f"target must be given unless gamma is 0, got None and gamma={gamma}")
     if not isinstance(logits, Tensor) or logits.dim() == 0 or logits.shape[-1] == 0:

@@ -1,4 +1,4 @@
-"""Backend choice: which kernels, or the definition, a call of the loss runs on."""
+"""Selects the backend of a call of the loss: kernels, or the reference implementation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SERVES = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": GPU_DEVICES}
 
 
 def chosen_backend(name: str, device_type: str) -> str:
-    """The backend that runs: the one named, or for "auto" the best one that the device has."""
+    """The backend that was named or, for "auto", the best one for the device."""
     if name == "auto":
         for kernels, devices in SERVES.items():
             if device_type in devices and UNAVAILABLE[kernels] is None:
@@ -63,22 +63,22 @@ def chosen_backend(name: str, device_type: str) -> str:
 
 
 def _is_distributed(*tensors: Tensor) -> bool:
-    """Whether one of them is a DTensor, for which the operators have no sharding rule."""
-    module = sys.modules.get("torch.distributed.tensor")  # imported, if there is one
+    """Whether any tensor is a DTensor, for which the operators have no sharding rule."""
+    module = sys.modules.get("torch.distributed.tensor")  # imported if there are DTensors
     return module is not None and any(isinstance(tensor, module.DTensor) for tensor in tensors)
 
 
 def _check_distributed(**tensors: Tensor) -> None:
-    """Raises where some of them are DTensors and others are not: torch has no rule for that."""
+    """Raise TypeError if only some tensors are DTensors, for which torch has no rule."""
     from torch.distributed.tensor import DTensor
 
     plain = [name for name, tensor in tensors.items() if not isinstance(tensor, DTensor)]
     if plain:
         distributed = next(name for name in tensors if name not in plain)
         raise TypeError(
-            f"{plain[0]} must be a DTensor like {distributed}, got a plain tensor; "
+            f"{plain[0]} must be a DTensor like {distributed}, got a plain tensor; convert it with "
             f"torch.distributed.tensor.distribute_tensor({plain[0]}, {distributed}.device_mesh, "
-            "placements) makes it one"
+            "placements)"
         )
 
 
@@ -89,20 +89,20 @@ def _transformed(
     options: Options,
     operators: Operators,
 ) -> Tensor:
-    """The loss under ``torch.func``: fused rows, and a reduction that the transforms see."""
-    asked = (is_tracked(logits), is_tracked(soft_labels))
-    # Half gradients are rounded by the cast's derivative, after the upstream factor.
+    """The loss under ``torch.func``: fused rows, and a reduction that is visible to transforms."""
+    requested = (is_tracked(logits), is_tracked(soft_labels))
+    # 16-bit gradients are rounded by the derivative of the cast, after the upstream factor.
     dtype = compute_dtype(logits)
     z = widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT)
     s = widened(
         soft_labels, dtype, soft_labels_factor(options.gamma, options.soft_label_temperature)
     )
 
-    call = RowsCall(options._replace(reduction=REDUCTIONS["none"]), asked, operators)
+    call = RowsCall(options._replace(reduction=REDUCTIONS["none"]), requested, operators)
     rows: Tensor = GiftRowsFunction.apply(z, s, target, call)[0]
     valid = valid_rows(target, options.ignore_index)
     if target.dim() == 0 and options.reduction_name == "mean":
-        return rows / valid  # the sums of reduce_rows are of one number each
+        return rows / valid  # the sums of reduce_rows have one term
     return reduce_rows(rows, valid, options.reduction_name)
 
 
@@ -115,7 +115,7 @@ def _in_two_calls(
     options: Options,
     backend: str,
 ) -> Tensor:
-    """Mixed labels where a sweep takes one label a row: under ``torch.func``."""
+    """Mixed labels under ``torch.func``, where a kernel takes one label per row."""
 
     def term(labels: Tensor, weight: Tensor | float) -> Tensor:
         if not isinstance(weight, Tensor) or weight.dim() == 0:
@@ -134,9 +134,9 @@ def _in_two_calls(
 def running_backend(
     backend: str, tensors: dict[str, Tensor], target_weight: Tensor | float | None
 ) -> str:
-    """The backend that this call runs on; "reference" also where no kernel can.
+    """The backend of a call; "reference" if no kernel supports it.
 
-    ``tensors`` by their names, logits first.
+    ``tensors`` are given by name, with logits first.
     """
     logits = tensors["logits"]
     chosen = chosen_backend(backend, logits.device.type)
@@ -146,13 +146,15 @@ def running_backend(
             tensors = {**tensors, "target_weight": target_weight}
         _check_distributed(**tensors)
         if backend not in ("auto", "reference"):
-            raise ValueError(f"backend={backend!r} cannot run on a DTensor; 'reference' can")
+            raise ValueError(
+                f"backend={backend!r} does not support DTensor; use backend='reference'"
+            )
         chosen = "reference"
-    # Forward mode has no fused rule: the definition is right there, a kernel would say zero. Nor
-    # do the transforms of torch.func take an operator with a derivative into a compiled graph.
+    # There is no fused rule for forward mode, where a kernel's derivative would be zero. In a
+    # compiled graph, torch.func's transforms do not support an operator with a derivative.
     dual = not compiling and forward_mode._current_level >= 0
     no_rule = transforms_active() and (compiling or not only_vmap_and_grad())
-    # The first call on a GPU checks its kernels. Graphs do that when they run: operators.py.
+    # The first call on a GPU checks its kernels. Graphs check them when they run: operators.py.
     if (
         not compiling
         and chosen in self_check.CHECKED
@@ -165,9 +167,9 @@ def running_backend(
 
 
 def matrix_of(x: Tensor, groups: bool, trailing: int) -> Tensor:
-    """A tensor with its leading dimensions as the kernels take them, and ``trailing`` others.
+    """Reshape the leading dimensions of a tensor for the kernels; ``trailing`` others are kept.
 
-    ``groups``: rows of a slice of (B, T, C) stay where they are; otherwise it becomes a matrix.
+    With ``groups``, a slice of (B, T, C) is not copied; otherwise it becomes a matrix.
     """
     if groups:
         return x if x.dim() == 2 + trailing else x.flatten(0, -2 - trailing)
@@ -183,10 +185,10 @@ def dispatch(
     options: Options,
     backend: str,
 ) -> Tensor:
-    """Every call but the plainest: any shape, backend, transform, and compiled code.
+    """Compute the loss for any shape, backend and transform, and in compiled code.
 
-    ``other_target`` and ``target_weight`` are both None or both given, and checked but for the
-    dtype and shape of the first.
+    ``other_target`` and ``target_weight`` are both None or both given. They are already checked,
+    except for the dtype and shape of ``other_target``.
     """
     labels = {"target": target}
     if other_target is not None:
@@ -217,17 +219,19 @@ def dispatch(
 
     leading = target.shape
     groups = not transformed and len(leading) > 1
-    if leading or not transformed:  # a single row under vmap is a row of a matrix already
+    if leading or not transformed:  # under vmap, a single row is already a row of a matrix
         logits, soft_labels = (matrix_of(x, groups, 1) for x in (logits, soft_labels))
         target = matrix_of(target, groups, 0)
     if mixed:
         mixed = tuple(matrix_of(x, groups, 0) if x.dim() > 0 or not leading else x for x in mixed)
     if compiling:
         grad = torch.is_grad_enabled()
-        asked = (grad and logits.requires_grad, grad and soft_labels.requires_grad)
-        if torch.compiler.is_exporting():  # whoever loads the graph may train with it
-            asked = (True, True)
-        loss: Tensor = operators.gift_loss(logits, soft_labels, target, *options, *asked, *mixed)[0]
+        requested = (grad and logits.requires_grad, grad and soft_labels.requires_grad)
+        if torch.compiler.is_exporting():  # the loaded graph may be used for training
+            requested = (True, True)
+        loss: Tensor = operators.gift_loss(
+            logits, soft_labels, target, *options, *requested, *mixed
+        )[0]
     elif transformed:
         loss = _transformed(logits, soft_labels, target, options, operators)
     elif torch.is_grad_enabled():

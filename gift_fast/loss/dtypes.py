@@ -1,4 +1,4 @@
-"""The dtypes that the loss takes."""
+"""The dtypes that the loss supports."""
 
 import torch
 
@@ -8,5 +8,5 @@ INDEX_TYPES = (torch.int64, torch.int32, torch.int16)
 
 
 def dtype_names(dtypes: tuple[torch.dtype, ...]) -> str:
-    """For messages."""
+    """Join the names of dtypes, for messages."""
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

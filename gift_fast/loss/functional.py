@@ -38,9 +38,9 @@ from gift_fast.loss.torch_internals import (
     transforms_active,
 )
 
-_CPU_OPERATORS: Operators | None = None  # without CPU kernels
+_CPU_OPERATORS: Operators | None = None  # None without CPU kernels
 if CPU_LIBRARY is not None:
-    # The binding past the dispatcher, where this torch has what it needs.
+    # The binding that bypasses the dispatcher, if this version of torch supports it.
     _CPU_OPERATORS = BEST_OPERATORS._replace(
         loss_and_gradients=getattr(
             CPU_LIBRARY, "loss_and_gradients", BEST_OPERATORS.loss_and_gradients
@@ -169,13 +169,13 @@ def gift_loss(
         loss = graph_loss(logits, soft_labels, target, gamma, label_smoothing, reduction)
         if loss is not None:
             return loss
-    # Dynamo does not look into a cache; it traces the checks themselves.
+    # Dynamo cannot trace the cache, but it can trace the checks.
     options = (checked_options if compiling else known_options)(
         gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction
     )
     if target is None:
         if other_target is not None or target_weight is not None:
-            raise TypeError("other_target and target_weight need target, got None")
+            raise TypeError("target must be given with other_target and target_weight, got None")
         target = absent_target(logits, options.gamma)
         options = options._replace(ignore_index=-100)
     if other_target is not None or target_weight is not None:
@@ -196,8 +196,8 @@ def gift_loss(
             check_indices,
         )
     if not compiling:
-        # A training loop on the CPU, almost always: no check here costs more than the kernel. The
-        # kernel has its own checks; the message for what it rejects is found below.
+        # The fast path of a training loop on the CPU, with cheap checks only. The kernel has its
+        # own checks; for what it rejects, the message is created below.
         operators = _CPU_OPERATORS  # None: not built
         plain = (
             backend == "auto"
@@ -232,14 +232,14 @@ def gift_loss(
                 )
             except (TypeError, ValueError, RuntimeError) as error:
                 rejected = error
-            # Outside of the handler: one exception, and not a second one in the course of a first.
+            # Outside of the handler, so that there is one exception, not a chain of two.
             try:
                 check_tensors(logits=logits, soft_labels=soft_labels, target=target)
                 if mixed:
                     check_tensors(logits=logits, other_target=mixed[0])
                 raise rejected
             finally:
-                del rejected  # its traceback holds this frame, and with it the tensors
+                del rejected  # its traceback refers to this frame and its tensors
     return dispatch(logits, soft_labels, target, other_target, target_weight, options, backend)
 
 
@@ -251,7 +251,7 @@ def _plain_top_k(
     target_weight: Tensor | float | None,
     options: Options,
 ) -> Tensor | None:
-    """Straight to the CPU kernel, as in :func:`gift_loss`; ``None`` where that is not possible."""
+    """Call the CPU kernel directly, as in :func:`gift_loss`; ``None`` if that is not possible."""
     operators = _CPU_OPERATORS
     plain = (
         operators is not None
@@ -284,7 +284,7 @@ def _plain_top_k(
             logits, *labels, target, mixed, options, operators
         )
     except (TypeError, ValueError, RuntimeError):
-        return None  # rejected, with a message, on the general path
+        return None  # the general path raises the error
 
 
 def _are_plain(other_target: Tensor, target_weight: Tensor | float) -> bool:
@@ -307,10 +307,10 @@ def refine_labels(
     soft_label_temperature: float | None = None,
     num_classes: int | None = None,
 ) -> Tensor:
-    r"""The refined soft label alone, ``gamma * h / |h| + (1 - gamma) * s / |s|``.
+    r"""Compute the refined soft label, ``gamma * h / |h| + (1 - gamma) * s / |s|``.
 
-    Use it with another loss, or for inspection. It is plain PyTorch, runs on any device and is
-    differentiable.
+    It can be used with another loss, or for inspection. It is implemented in plain PyTorch, runs on
+    any device and is differentiable.
 
     Args:
         soft_labels: Soft labels s, (..., C); float64, float32, bfloat16 or float16. Or
@@ -320,15 +320,15 @@ def refine_labels(
         label_smoothing: Amount of smoothing of the hard label, in [0, 1].
         smoothing: ``"uniform"`` or ``"others"``; see :func:`gift_loss`.
         soft_label_temperature: T; replaces s with softmax(s/T). ``None`` uses s unchanged.
-        num_classes: C, which top-k labels do not say; ``None`` for dense ones.
+        num_classes: C, required for top-k labels; ``None`` for dense ones.
 
     Returns:
-        The refined labels, (..., C), dense for top-k labels too; float64 for float64 soft labels,
-        float32 otherwise. Not of unit norm: :func:`gift_loss` takes a cosine with it.
+        The refined labels, dense (..., C), also for top-k labels; float64 for float64 soft labels,
+        float32 otherwise. They do not have unit norm.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: Shapes or devices that differ, an option out of its range.
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes or devices do not match, or an option is out of range.
         IndexError: If a target or an index of top-k labels is out of range, on the CPU.
 
     Source: Shang, Sun and Lin, ICLR 2025, section 4.
@@ -345,7 +345,7 @@ def refine_labels(
     if isinstance(soft_labels, TopKLabels):
         soft_labels = _dense(soft_labels, num_classes, options.soft_label_temperature)
     elif num_classes is not None:
-        raise ValueError("num_classes is for top-k labels, got dense ones")
+        raise ValueError(f"num_classes must be None for dense labels, got {num_classes}")
     check_tensors(soft_labels=soft_labels, target=target)
     num_classes = soft_labels.shape[-1]
     check_classes(num_classes, options.smooth_others)
@@ -363,7 +363,7 @@ def refine_labels(
 
 
 def _dense(labels: TopKLabels, num_classes: int | None, temperature: float | None) -> Tensor:
-    """The dense labels, with all checks."""
+    """Check top-k labels and convert them to dense labels."""
     if num_classes is None:
         raise TypeError("num_classes must be given for top-k labels")
     dense = labels.dense(num_classes)

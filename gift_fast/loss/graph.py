@@ -1,8 +1,8 @@
-"""The plainest call of the loss in a graph that ``torch.compile`` traces.
+"""The fast path of the loss in a graph that ``torch.compile`` traces.
 
 Dynamo guards each global, builtin and function that it traces, and checks these guards at every
-call of the compiled code. The general path, :mod:`gift_fast.loss.dispatch`, has over a hundred of
-them, which take longer than the loss of a small batch; this one has as few as it can.
+call of the compiled code. The general path, :mod:`gift_fast.loss.dispatch`, has more than a hundred
+guards, which take longer than the loss of a small batch; this one has as few as possible.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def graph_loss(
     label_smoothing: float,
     reduction: str,
 ) -> Tensor | None:
-    """The loss of matrices, with the other options' defaults.
+    """Compute the loss of matrices, with the defaults of the other options.
 
-    ``None`` for a call that needs the general path, which has all checks and their messages.
+    Returns ``None`` for a call that needs the general path, which has all checks and messages.
     """
     if (
         not isinstance(logits, Tensor)

@@ -7,10 +7,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 
 REASON = "why-not-built.txt"
-"""Written into the package by setup.py where it compiles nothing, or where compiling fails."""
+"""File that setup.py writes to the package if it compiles nothing, or if compilation fails."""
 
 REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir"
-"""Builds again; without the options pip would take the wheel without kernels from its cache."""
+"""Command that rebuilds; without the options, pip would use the cached wheel without kernels."""
 
 
 def why_not_built(package: Path = PACKAGE) -> str:
@@ -21,7 +21,7 @@ def why_not_built(package: Path = PACKAGE) -> str:
 
     Example:
         >>> why_not_built(Path("/usr/lib/python3/site-packages/gift_fast"))
-        'the package holds no library. To build it: pip install --force-reinstall --no-deps \
+        'the package has no compiled library. To build it: pip install --force-reinstall --no-deps \
 --no-cache-dir gift-fast (in a checkout: .)'
     """
     checkout = package.parent
@@ -30,9 +30,9 @@ def why_not_built(package: Path = PACKAGE) -> str:
         reason = file.read_text(encoding="utf-8").strip()
     elif (checkout / "setup.py").exists():
         return (
-            f"{checkout} is a checkout, which hides the installed package: leave that folder, or "
-            "install it with pip install -e ."
+            f"{checkout} is a checkout, which hides the installed package; change to another "
+            "folder, or install it with pip install -e ."
         )
     else:
-        reason = "the package holds no library"
+        reason = "the package has no compiled library"
     return f"{reason}. To build it: {REBUILD} gift-fast (in a checkout: .)"

@@ -81,7 +81,7 @@ class GIFTLoss(torch.nn.Module):
         other_target: Tensor | None = None,
         target_weight: Tensor | float | None = None,
     ) -> Tensor:
-        """Computes the loss; see :func:`gift_loss` for the arguments."""
+        """Compute the loss; see :func:`gift_loss` for the arguments."""
         return gift_loss(
             logits,
             soft_labels,

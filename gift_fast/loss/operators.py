@@ -1,9 +1,8 @@
-"""The operators ``torch.ops.gift_fast.*``: schemas, tracing, gradients, and which backends exist.
+"""The operators ``torch.ops.gift_fast.*``: schemas, tracing, gradients and available backends.
 
-The schemas are defined here and not in the C++ libraries, so that the operators exist whether or
-not those were built; each backend adds its own implementation. ``torch.compile`` and
-``torch.export`` see these operators; eager code reaches them through
-:mod:`gift_fast.loss.autograd`.
+The schemas are defined here and not in the C++ libraries, so that the operators exist even if those
+were not built; each backend adds its implementation. ``torch.compile`` and ``torch.export`` use
+these operators; eager code calls them through :mod:`gift_fast.loss.autograd`.
 """
 
 from __future__ import annotations
@@ -27,13 +26,14 @@ from gift_fast.loss.torch_internals import TAGS
 
 _LIBRARY = torch.library.Library("gift_fast", "DEF")
 
-# Logits and soft labels (N, C), target (N,), or (B, T, C) and (B, T); smooth_others:
-# `smoothing="others"`; reduction: 0 none, 1 mean, 2 sum, as in ATen; other_target like target, and
-# target_weight, float32 or float64, a scalar or like target: both or neither.
-# Returns a list of what was asked for, in this order: the loss; the gradient of the logits; the
+# Logits and soft labels are (N, C) and target is (N,), or (B, T, C) and (B, T). smooth_others is
+# `smoothing="others"`. reduction is 0 for none, 1 for mean and 2 for sum, as in ATen. other_target,
+# like target, and target_weight, float32 or float64, a scalar or like target, are both or neither
+# given.
+# Returns a list of what was requested, in this order: the loss; the gradient of the logits; the
 # gradient of the soft labels, contiguous; and for each of these two that is float16, float32
-# factors (N,). A float16 row is stored times a power of two, since an upstream factor of 2^16 would
-# come too late for what had been rounded to zero; its factor undoes that.
+# factors (N,). A float16 row is stored multiplied by a power of two, because an upstream factor of
+# 2^16 could not restore elements that were rounded to zero; its factor is the inverse.
 #
 # Both operators run the same kernels. `gift_loss` is differentiable and is used in graphs. Its
 # derivative is written in Python, which would cost eager mode 7 us per call even if no gradient is
@@ -45,21 +45,21 @@ _ARGUMENTS = (
     "Tensor? target_weight=None) -> Tensor[]"
 )
 # The same with top-k labels: values and indices (N, k), rest (N,), which is None for probabilities.
-# Returns the loss and the gradient of the logits only, with its factors; those of values and rest
-# are no kernel's work (gift_fast/loss/top_k_autograd.py).
+# Returns the loss and the gradient of the logits only, with its factors; the gradients of values
+# and rest are computed in gift_fast/loss/top_k_autograd.py.
 _TOP_K_ARGUMENTS = (
     "(Tensor logits, Tensor values, Tensor indices, Tensor? rest, Tensor target, float gamma, "
     "float label_smoothing, bool smooth_others, float? soft_label_temperature, int ignore_index, "
     "int reduction, bool logits_grad, Tensor? other_target=None, Tensor? target_weight=None) "
     "-> Tensor[]"
 )
-# grad (N, C) times grad_output, a scalar or (N,), and the factors (N,) above; more leading
-# dimensions likewise. In place; returns at once where the product is one.
+# Multiplies grad (N, C) in place by grad_output, a scalar or (N,), and by the factors (N,) above;
+# likewise with more leading dimensions. Does nothing if the product is one.
 _SCALE_ARGUMENTS = "(Tensor(a!) grad, Tensor grad_output, Tensor? scale) -> ()"
 
-# Without a prefix an operator runs the best kernels that this machine has for the tensors' device,
-# and a graph that holds it may be exported on one machine and run on another. With the prefix it
-# is the Triton kernels, also where CUDA's are built.
+# Without a prefix, an operator runs the best available kernels for the tensors' device, so a graph
+# with it can be exported on one machine and run on another. With the prefix, it runs the Triton
+# kernels, even if the CUDA kernels are built.
 _PREFIXES = ("", "triton_")
 for _prefix in _PREFIXES:
     for _schema in (
@@ -73,7 +73,7 @@ for _prefix in _PREFIXES:
 
 
 class Operators(NamedTuple):
-    """The operators, as what calls them needs them: of one set of kernels."""
+    """The operators of one set of kernels."""
 
     loss_and_gradients: Callable[..., list[Tensor]]
     gift_loss: Callable[..., list[Tensor]]
@@ -91,16 +91,19 @@ BEST_OPERATORS, TRITON_OPERATORS = map(_operators, _PREFIXES)
 
 
 def _load(library: str, how: str) -> tuple[ModuleType | None, str | None]:
-    """A compiled library, or why there is none. Warns of one that was built and does not load."""
+    """Import a compiled library; return it or the reason why it is missing.
+
+    Warns if it was built, but cannot be loaded.
+    """
     try:
         return importlib.import_module(f"gift_fast.{library}"), None
     except ModuleNotFoundError:
         return None, f"not built when gift-fast was installed: {how}"
     except ImportError as error:
-        reason = f"built, but does not load: {error}"
+        reason = f"built, but cannot be loaded: {error}"
         warnings.warn(
-            f"gift_fast.{library} was {reason}. The plain PyTorch reference runs in its place; "
-            "reinstall gift-fast to rebuild it.",
+            f"gift_fast.{library} was {reason}. The reference implementation in plain PyTorch is "
+            "used instead; reinstall gift-fast to rebuild it.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -111,7 +114,7 @@ CPU_LIBRARY, _why_not_cpu = _load("_C", why_not_built())
 if torch.version.cuda is None:
     _why_not_cuda: str | None = "this torch was built without CUDA"
 else:
-    _, _why_not_cuda = _load("_C_cuda", "FORCE_CUDA=1 builds it")
+    _, _why_not_cuda = _load("_C_cuda", "build it with FORCE_CUDA=1")
 
 GPU_DEVICES = ("cuda", "xpu")  # AMD's devices are "cuda" to torch
 _GPU_KEYS = ("CUDA", "XPU")
@@ -123,9 +126,9 @@ def _checked(
     operator: Callable[..., list[Tensor]],
     definition: Callable[..., list[Tensor]],
 ) -> Callable[..., list[Tensor]]:
-    """The operator of graphs on GPUs: its first run checks the kernels that it then calls.
+    """The operator of graphs on GPUs, whose first run checks the kernels that it calls.
 
-    Eager code asks :mod:`gift_fast.loss.self_check` itself; a graph cannot while it is traced.
+    Eager code calls :mod:`gift_fast.loss.self_check` itself; a graph cannot while it is traced.
     """
 
     def checked(logits: Tensor, *arguments: Any) -> list[Tensor]:
@@ -140,14 +143,14 @@ def _checked(
 
 
 def _register_triton() -> str | None:
-    """Puts the Triton kernels behind the operators on GPUs; why there are none, or None.
+    """Register the Triton kernels for GPUs; return why they are not available, or None.
 
-    Behind those of their name, and behind the others where no CUDA kernels are.
+    They are registered for the operators with the prefix and, without CUDA kernels, for the others.
     """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
 
-    # Imported at the first call: the import takes half a second, and most processes need none.
+    # Imported at the first call, because the import takes half a second and is rarely needed.
     def loss_and_gradients(*arguments: Any) -> list[Tensor]:
         from gift_fast.loss import triton_kernels
 
@@ -182,7 +185,7 @@ def _register_triton() -> str | None:
 
 
 if _why_not_cuda is None:
-    # In a graph "auto" and "cuda" are one operator: it falls back under both names.
+    # In a graph, "auto" and "cuda" are the same operator, so both fall back.
     for _name, _kernels, _definition in (
         ("gift_loss", BEST_OPERATORS.loss_and_gradients, plain_operator.loss_and_gradients),
         (
@@ -195,7 +198,7 @@ if _why_not_cuda is None:
 
 for _prefix in _PREFIXES:
     for _name in ("top_k_loss_and_gradients", "top_k_gift_loss"):
-        # Where a device has no kernels, so that a graph runs on every machine.
+        # For devices without kernels, so that a graph runs on every machine.
         _LIBRARY.impl(
             _prefix + _name, plain_operator.top_k_loss_and_gradients, "CompositeExplicitAutograd"
         )
@@ -206,15 +209,15 @@ UNAVAILABLE: dict[str, str | None] = {
     "triton": _register_triton(),
     "reference": None,
 }
-"""Why a backend's kernels are not there; None: they are, with a device to run on or without."""
+"""Why the kernels of a backend are not installed; None if they are, even without a device."""
 
 
 def backends() -> dict[str, str]:
-    """What the loss can run on here: each backend's name, and ``"available"`` or why it is not.
+    """The backends of the loss on this machine, each with ``"available"`` or why it is not.
 
-    In the order in which ``backend="auto"`` looks: it takes the first that is available and serves
-    the tensors' device. That is ``cpu`` for CPU tensors; ``cuda``, else ``triton``, for GPU
-    tensors; and ``reference``, which serves every device, for whatever has no kernels.
+    They are in the order of preference: ``backend="auto"`` uses the first one that is available and
+    supports the tensors' device. That is ``cpu`` for CPU tensors, ``cuda`` or otherwise ``triton``
+    for GPU tensors, and ``reference``, which supports every device, if there are no kernels.
 
     Returns:
         A dictionary with the keys ``cpu``, ``cuda``, ``triton`` and ``reference``.
@@ -236,12 +239,12 @@ def _loss_and_gradients_fake(
     logits: Tensor, soft_labels: Tensor, target: Tensor, *arguments: Any
 ) -> list[Tensor]:
     call = OperatorArguments(*arguments)
-    asked = [
+    requested = [
         x
         for x, wanted in ((logits, call.logits_grad), (soft_labels, call.soft_labels_grad))
         if wanted
     ]
-    return _fake_outputs(logits, call.reduction, asked)
+    return _fake_outputs(logits, call.reduction, requested)
 
 
 def _top_k_loss_and_gradients_fake(
@@ -256,12 +259,14 @@ def _top_k_loss_and_gradients_fake(
     return _fake_outputs(logits, call.reduction, [logits] if call.logits_grad else [])
 
 
-def _fake_outputs(logits: Tensor, reduction: int, asked: list[Tensor]) -> list[Tensor]:
-    """A loss, and a gradient for each of the tensors that are asked for."""
+def _fake_outputs(logits: Tensor, reduction: int, requested: list[Tensor]) -> list[Tensor]:
+    """A loss, and a gradient for each of the requested tensors."""
     rows = logits.shape[:-1]
     outputs = [logits.new_empty(rows if reduction == 0 else (), dtype=compute_dtype(logits))]
-    outputs += [x.new_empty(logits.shape) for x in asked]
-    outputs += [x.new_empty(rows, dtype=torch.float32) for x in asked if x.dtype == torch.float16]
+    outputs += [x.new_empty(logits.shape) for x in requested]
+    outputs += [
+        x.new_empty(rows, dtype=torch.float32) for x in requested if x.dtype == torch.float16
+    ]
     return outputs
 
 
@@ -281,21 +286,21 @@ for _prefix in _PREFIXES:
 
 
 def scaled_gradient(grad: Tensor, grad_output: Tensor, scale: Tensor | None) -> Tensor:
-    """What ``scale_gradient_`` computes, as a new tensor, in operations that a compiler fuses."""
+    """``scale_gradient_`` out of place, in operations that a compiler can fuse."""
     factor = grad_output
     if scale is not None:
-        # float16: both factors in float32, and one rounding at the end.
+        # float16: both factors are applied in float32 and rounded once.
         factor = factor * scale
     if factor.dim() > 0:
         factor = factor.unsqueeze(-1)
-    # float64 soft labels of float32 logits keep their type, as they do in place.
+    # float64 soft labels of float32 logits keep their dtype, as with the in-place operator.
     return (grad.to(torch.promote_types(grad.dtype, factor.dtype)) * factor).to(grad.dtype)
 
 
 def unpack_gradients(
     outputs: Sequence[Tensor], logits_grad: bool, soft_labels_grad: bool
 ) -> tuple[tuple[Tensor, Tensor | None] | None, tuple[Tensor, Tensor | None] | None]:
-    """The outputs of ``loss_and_gradients`` after the loss: (gradient, scale) or None, twice."""
+    """Split the outputs of ``loss_and_gradients`` after the loss into (gradient, scale) or None."""
     rest = iter(outputs[1:])
     grads = [next(rest) if wanted else None for wanted in (logits_grad, soft_labels_grad)]
     pairs = [
@@ -306,7 +311,7 @@ def unpack_gradients(
 
 
 def ignored_rows(ignore_index: int, target: Tensor, other_target: Tensor | None = None) -> Tensor:
-    """The rows without a label that counts, bool (...)."""
+    """The rows without a valid label, bool (...)."""
     ignored = ~valid_rows(target, ignore_index)
     if other_target is not None:
         ignored = ignored & ~valid_rows(other_target, ignore_index)
@@ -317,7 +322,7 @@ def ignored_rows(ignore_index: int, target: Tensor, other_target: Tensor | None 
 
 
 def _save(ctx: Any, call: Any, target: Tensor, output: list[Tensor]) -> None:
-    # With reduction="none" the upstream gradient of an ignored row may be NaN or inf.
+    # With reduction="none", the upstream gradient of an ignored row may be NaN or inf.
     ignored = (
         [ignored_rows(call.ignore_index, target, call.other_target)] if call.reduction == 0 else []
     )
@@ -326,12 +331,12 @@ def _save(ctx: Any, call: Any, target: Tensor, output: list[Tensor]) -> None:
 
 
 def _scaled_in_graph(grad_output: Tensor, grad: Tensor, scale: Tensor | None) -> Tensor:
-    """The gradient times the upstream one, in a graph that may be run again."""
+    """Multiply the gradient by the upstream one, in a graph that may run again."""
     if not grad.is_cpu:
         return scaled_gradient(grad, grad_output, scale)
-    # Inductor lets the copy take the place of a saved gradient that nothing else reads. It is then
-    # a loop that stores what it has loaded, which gcc 12 drops: with an upstream gradient of
-    # one nothing is left to do.
+    # If nothing else reads the saved gradient, Inductor reuses its memory for the copy. The copy is
+    # then a loop that stores what it has loaded, which gcc 12 removes, so an upstream gradient of
+    # one costs nothing.
     copy = grad.clone()
     BEST_OPERATORS.scale_gradient_(copy, grad_output, scale)
     return copy
@@ -339,32 +344,32 @@ def _scaled_in_graph(grad_output: Tensor, grad: Tensor, scale: Tensor | None) ->
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     call = OperatorArguments(*inputs[3:])
-    ctx.asked = call.logits_grad, call.soft_labels_grad
+    ctx.requested = call.logits_grad, call.soft_labels_grad
     _save(ctx, call, inputs[2], output)
 
 
 def _top_k_setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     call = TopKOperatorArguments(*inputs[5:])
-    ctx.asked = call.logits_grad, False
+    ctx.requested = call.logits_grad, False
     _save(ctx, call, inputs[4], output)
 
 
 def _gradients(ctx: Any, grad_outputs: Sequence[Tensor]) -> list[Tensor | None]:
-    if torch.is_grad_enabled():  # create_graph=True; else the second derivative would be zero
+    if torch.is_grad_enabled():  # create_graph=True; the second derivative would be zero
         raise RuntimeError(
-            "gift_loss has no second derivative in a compiled or exported graph; call it in eager "
-            "mode for create_graph=True"
+            "gift_loss has no second derivative in a compiled or exported graph; for "
+            "create_graph=True, call it in eager mode"
         )
     grad_output, saved = grad_outputs[0], ctx.saved_tensors
     if ctx.of_rows:
         grad_output = grad_output.masked_fill(saved[0], 0.0)
-    pairs = unpack_gradients([grad_output, *saved[ctx.of_rows :]], *ctx.asked)
+    pairs = unpack_gradients([grad_output, *saved[ctx.of_rows :]], *ctx.requested)
     return [None if pair is None else _scaled_in_graph(grad_output, *pair) for pair in pairs]
 
 
 def _backward(ctx: Any, grad_outputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     grads = _gradients(ctx, grad_outputs)
-    # The dispatcher leaves out trailing arguments that have their defaults.
+    # The dispatcher omits trailing arguments that have their defaults.
     return (*grads, *(None,) * (len(ctx.needs_input_grad) - len(grads)))
 
 
@@ -389,10 +394,10 @@ for _prefix in _PREFIXES:
 
 
 class _LossOnCPU(torch.autograd.Function):
-    """``gift_loss`` on the CPU: leaves ``loss_and_gradients`` in the graphs that are traced.
+    """``gift_loss`` on the CPU, which is traced as ``loss_and_gradients``.
 
-    A compiled graph then calls the kernel itself. What ``register_autograd`` registers is Python
-    that every call passes through, also in a graph that has a backward pass of its own.
+    A compiled graph then calls the kernel directly. ``register_autograd`` registers Python code
+    that every call executes, even in a graph with its own backward pass.
     """
 
     @staticmethod

@@ -1,7 +1,6 @@
-"""The operator in plain PyTorch: what a graph runs on a GPU in the place of kernels that failed.
+"""The operators in plain PyTorch, for graphs on devices without kernels, or whose kernels failed.
 
-Or with top-k labels, in a graph from another device, on one that has no kernels.
-The chain rule is written out, since autograd records nothing inside an operator.
+The derivatives are written out, because autograd does not record inside of an operator.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def top_k_loss_and_gradients(
     target: Tensor,
     *arguments: Any,
 ) -> list[Tensor]:
-    """The operator of top-k labels, on any device: that of the dense labels."""
+    """The operator of top-k labels, on any device, computed from dense labels."""
     call = TopKOperatorArguments(*arguments)
     valid = valid_rows(target, call.ignore_index)
     if call.other_target is not None:
@@ -74,7 +73,7 @@ def _of_one_label(
     share: Tensor | None,
     call: OperatorArguments,
 ) -> list[Tensor]:
-    """The loss under one label, times its share, and the gradients asked for, not yet rounded."""
+    """The loss for one label, times its share, and the requested gradients before rounding."""
     options = call.options
     dtype = compute_dtype(logits)
     valid = valid_rows(target, call.ignore_index)
@@ -99,7 +98,7 @@ def _of_one_label(
     rows = torch.where(valid, 1.0 - cosine.squeeze(-1), 0.0)
     outputs = [reduce_rows(weigh_rows(rows, share, valid), valid, options.reduction_name)]
 
-    # A norm at its bound is a constant, without a derivative.
+    # A norm at its lower bound is a constant, without a derivative.
     def free(norm: Tensor, eps: float) -> Tensor:
         return (norm > eps * (1 + 1e-6)).to(dtype)
 
@@ -122,7 +121,7 @@ def _of_one_label(
 def _append(
     grad: Tensor, x: Tensor, zero_row_factor: float, outputs: list[Tensor], units: list[Tensor]
 ) -> None:
-    """The gradient in the type of x; a float16 row times a power of two, and what undoes it."""
+    """Append the gradient in the dtype of x; for float16, scaled by a power of two per row."""
     if x.dtype != torch.float16:
         outputs.append(grad.to(x.dtype))
         return

@@ -1,4 +1,4 @@
-"""The definition of the GIFT loss in plain PyTorch. Every kernel is checked against this file.
+"""The reference implementation of the GIFT loss, in plain PyTorch, for tests of all kernels.
 
 Source: Shang, Sun and Lin, "GIFT: Unlocking Full Potential of Labels in Distilled Dataset at
 Near-zero Cost", ICLR 2025. With class count C, student logits z, soft label s and hard label y:
@@ -28,10 +28,10 @@ from gift_fast.loss.top_k_labels import TopKLabels, without_ignored
 def smoothed_label_values(
     num_classes: int, label_smoothing: float, smoothing: str
 ) -> tuple[float, float]:
-    """The smoothed one-hot label, scaled to unit norm: its value on the target and elsewhere.
+    """The values of the smoothed one-hot label, scaled to unit norm, on the target and elsewhere.
 
-    ``"uniform"`` spreads alpha over all C classes (Szegedy et al., CVPR 2016, and PyTorch's own
-    ``label_smoothing``); ``"others"`` spreads it over the C - 1 wrong ones (GIFT's public code).
+    ``"uniform"`` spreads alpha over all C classes (Szegedy et al., CVPR 2016, and PyTorch's
+    ``label_smoothing``); ``"others"`` spreads it over the C - 1 other classes (GIFT's public code).
     """
     if smoothing == "uniform":
         elsewhere = label_smoothing / num_classes
@@ -46,21 +46,21 @@ def smoothed_label_values(
 def bounded_norm(rows: Tensor, eps: float) -> Tensor:
     """``max(|row|, eps)`` of every row, (..., C) to (..., 1).
 
-    The bound is taken inside the square root, so that all derivatives stay finite at zero and the
-    gradient of a bounded row leaves the norm out, which ``F.cosine_similarity`` gets wrong.
+    The bound is applied inside of the square root, so that all derivatives are finite at zero and a
+    bounded norm has no derivative, unlike in ``F.cosine_similarity``.
     """
     return (rows * rows).sum(-1, keepdim=True).clamp_min(eps**2).sqrt()
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
-    """The type that sums are taken in: float64 for float64 logits, else float32."""
+    """The dtype of the computation: float64 for float64 logits, otherwise float32."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def widened(rows: Tensor, dtype: torch.dtype, zero_row_factor: float) -> Tensor:
-    """The rows (..., C) in a wider type.
+    """Convert rows (..., C) to a wider dtype.
 
-    The gradient of an all-zero float16 row is multiplied by ``zero_row_factor``; nothing else is.
+    Only the gradient of an all-zero float16 row is multiplied by ``zero_row_factor``.
     """
     if rows.dtype == dtype:
         return rows
@@ -72,7 +72,7 @@ def widened(rows: Tensor, dtype: torch.dtype, zero_row_factor: float) -> Tensor:
 
 
 def widened_top_k(labels: TopKLabels, dtype: torch.dtype, zero_row_factor: float) -> TopKLabels:
-    """:func:`widened` of the fields of top-k labels, as if their rows were dense."""
+    """:func:`widened` for the fields of top-k labels, as if their rows were dense."""
     values, indices, rest = labels
     if torch.float16 not in (values.dtype, labels.rest_dtype) or rest is None:
         return TopKLabels(values.to(dtype), indices, None if rest is None else rest.to(dtype))
@@ -88,7 +88,7 @@ def widened_top_k(labels: TopKLabels, dtype: torch.dtype, zero_row_factor: float
 def soft_labels_factor(gamma: float, soft_label_temperature: float | None) -> float:
     """The ``zero_row_factor`` of soft labels, whose refined label is then ``gamma * h / |h|``."""
     if soft_label_temperature is not None:
-        return 1.0  # a softmax is no row of zeros
+        return 1.0  # a softmax is not all zero
     return NORMALIZE_EPS * ZERO_ROW_GRADIENT * max(gamma, COSINE_EPS)
 
 
@@ -104,7 +104,7 @@ def refine(
     if soft_label_temperature is not None:
         soft_labels = torch.softmax(soft_labels / soft_label_temperature, dim=-1)
     on_target, elsewhere = smoothed_label_values(soft_labels.shape[-1], label_smoothing, smoothing)
-    # scatter, not a comparison with arange: a target out of range must raise, not vanish.
+    # scatter and not a comparison with arange, so that a target out of range raises an error.
     hard = torch.full_like(soft_labels, elsewhere)
     hard = hard.scatter(-1, target.long().unsqueeze(-1), on_target)
     soft = soft_labels / bounded_norm(soft_labels, NORMALIZE_EPS)
@@ -112,29 +112,29 @@ def refine(
 
 
 def valid_rows(target: Tensor, ignore_index: int) -> Tensor:
-    """Which rows are not to be ignored, bool (...)."""
-    # An int32 target would take an ignore_index beyond its range for another class.
+    """Whether each row is valid, bool (...)."""
+    # An ignore_index out of the range of int32 would wrap around to another class.
     return (target if target.dtype == torch.int64 else target.long()) != ignore_index
 
 
 def reduce_rows(rows: Tensor, valid: Tensor, reduction: str) -> Tensor:
-    """Row losses to the reduced loss; ``mean`` divides by the number of valid rows (0/0 is NaN)."""
+    """Reduce row losses; ``mean`` divides by the number of valid rows (NaN if there are none)."""
     if reduction == "none":
         return rows
-    if rows.dim() == 0:  # their sums are themselves, and cost much under torch.func
+    if rows.dim() == 0:  # no sums, which are expensive under torch.func
         return rows / valid if reduction == "mean" else rows
     total = rows.sum()
     return total / valid.sum() if reduction == "mean" else total
 
 
 def weigh_rows(rows: Tensor, weight: Tensor | float | None, valid: Tensor) -> Tensor:
-    """Row losses times the weight of their label, which an ignored row does not read."""
+    """Multiply row losses by the weight of their label; ignored rows do not read it."""
     return rows if weight is None else torch.where(valid, rows * weight, 0.0)
 
 
 def autocast_off(device_type: str) -> AbstractContextManager[Any]:
-    """Switches autocast off, on devices that have it; ``meta`` has none."""
-    # Dynamo of torch 2.10 cannot trace the question; the devices it compiles for have autocast.
+    """Disable autocast on devices that have it; ``meta`` does not."""
+    # Dynamo in torch 2.10 cannot trace the check; the devices that it compiles for have autocast.
     if torch.compiler.is_compiling() or torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
@@ -154,14 +154,14 @@ def reference_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """The GIFT loss as :func:`gift_fast.gift_loss` defines it, without a kernel.
+    """Compute the GIFT loss without kernels.
 
-    Takes the arguments of :func:`gift_fast.gift_loss` and trusts them: nothing is checked here.
+    Takes the arguments of :func:`gift_fast.gift_loss`, but does not check them.
 
     Args:
         logits: (..., C) student logits z.
-        soft_labels: (..., C) soft labels s: probabilities, logits, any vector. Top-k labels are the
-            dense ones that they stand for.
+        soft_labels: (..., C) soft labels s: probabilities, logits or any other vector. Top-k labels
+            are converted to dense labels.
         target: (...) hard labels y.
         other_target: (...) second labels of mixed rows, or ``None``.
         target_weight: w; the loss is ``w L(target) + (1 - w) L(other_target)``. A number, or a
@@ -170,7 +170,7 @@ def reference_loss(
         label_smoothing: Mass taken from the hard label.
         smoothing: ``"uniform"`` or ``"others"``.
         soft_label_temperature: Softmax temperature of s, or ``None``.
-        ignore_index: Target of rows to leave out.
+        ignore_index: Target of rows that are ignored.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Returns:
@@ -217,9 +217,10 @@ def reduced_loss(
     ignore_index: int,
     reduction: str,
 ) -> Tensor:
-    """The reduced loss under one label or two, from the row losses (...) of hard labels (...).
+    """The reduced loss for one or two hard labels per row, from their row losses (...).
 
-    ``row_losses`` takes the labels and which of them are valid; ``dtype`` is that of its result.
+    ``row_losses`` takes hard labels (...) and whether they are valid; ``dtype`` is that of its
+    result.
     """
 
     def loss(labels: Tensor, weight: Tensor | float | None) -> Tensor:
@@ -245,10 +246,10 @@ def _row_losses(
     smoothing: str,
     soft_label_temperature: float | None,
 ) -> Tensor:
-    """Step 3: the loss (...) of every row under one label, 0 where it is not valid."""
+    """Step 3: the loss (...) of every row for one label, 0 if it is not valid."""
     dtype = compute_dtype(logits)
-    # Ignored rows are replaced before the arithmetic: a NaN in one of them must not reach the
-    # gradients through a zero factor.
+    # Ignored rows are replaced before the computation, because NaN in one of them times a zero
+    # factor would be NaN in the gradients.
     ignored = ~valid
     row = ignored.unsqueeze(-1)
     z = widened(logits, dtype, COSINE_EPS * ZERO_ROW_GRADIENT).masked_fill(row, 0.0)

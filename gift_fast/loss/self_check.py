@@ -1,20 +1,20 @@
-"""Compares each set of kernels with the definition before it is relied on.
+"""The self-check: compares kernels with the reference implementation before their first use.
 
-The GPU kernels are tested in emulators, so a user's card may be the first real one. The first call
-on each device compares a small batch with :mod:`gift_fast.loss.reference`:
+The GPU kernels have only been tested in emulators, so a user's GPU may be the first real one. The
+first call on each device compares the kernels with :mod:`gift_fast.loss.reference` on small
+batches:
 
-- ``backend="auto"`` warns once where they differ, or where a launch fails, and runs the definition
-  from then on; a named backend raises ``RuntimeError``.
-- The check waits for the device, so it is put off while a CUDA graph is captured and while a
-  compiler traces. A compiled or exported graph checks when it first runs
+- If they differ or a launch fails, ``backend="auto"`` warns once and uses the reference
+  implementation from then on, and a named backend raises ``RuntimeError``.
+- The check waits for the device, so it is postponed while a CUDA graph is captured and while a
+  compiler traces. A compiled or exported graph is checked when it first runs
   (:mod:`gift_fast.loss.operators`).
-- It runs in a thread of its own, out of reach of the caller's autograd and inference mode,
-  autocast, transforms and dispatch modes, and on that thread's default stream. It draws no random
-  numbers.
-- After the check a call costs one look into a set; calls on the CPU are not checked at all.
-- ``GIFT_FAST_SELF_CHECK=0`` turns it off.
+- It runs in a separate thread, so that the caller's autograd and inference mode, autocast,
+  transforms, dispatch modes and stream do not affect it. It draws no random numbers.
+- After the check, a call costs one lookup in a set; calls on the CPU are not checked.
+- ``GIFT_FAST_SELF_CHECK=0`` disables it.
 
-:func:`self_check` does it in full, for every backend.
+:func:`self_check` runs more cases, for every backend.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from gift_fast.loss.reference import reference_loss
 from gift_fast.loss.top_k_labels import TopKLabels
 
 CHECKED = ("cuda", "triton")
-"""The kernels that are checked where they first run. The CPU's are tested on CPUs."""
+"""The backends that are checked before their first use. The CPU kernels are tested on CPUs."""
 
 Place = tuple[str, torch.device]
-"""Kernels, by the name of their backend, and a device."""
+"""The name of a backend, and a device."""
 
 TRUSTED: set[Place] = set()
-"""Where the kernels passed, or nobody wants them checked."""
+"""Backends and devices that have passed, or for which the check is disabled."""
 
 
 class _Failure(NamedTuple):
     reason: str
-    device_lost: bool  # nothing runs on the device any more
+    device_lost: bool  # the device cannot run anything else in this process
 
 
 _FAILED: dict[Place, _Failure] = {}
@@ -54,11 +54,11 @@ _WARNED: set[Place] = set()
 _LOCK = threading.Lock()
 
 
-# ---- where kernels first run ---------------------------------------------------------------------
+# ---- before the first use ------------------------------------------------------------------------
 
 
 def trusts(kernels: str, x: Tensor) -> bool:
-    """Whether these kernels may run on the device of x. The first question there checks them."""
+    """Whether the kernels can be used on the device of x; the first call checks them."""
     place = (kernels, x.device)
     if place in TRUSTED:
         return True
@@ -68,7 +68,7 @@ def trusts(kernels: str, x: Tensor) -> bool:
         TRUSTED.add(place)
         return True
     if not _may_wait_for(x):
-        return True  # this time
+        return True  # a later call checks them
     with _LOCK:
         if place not in TRUSTED and place not in _FAILED:
             _check(place)
@@ -76,10 +76,10 @@ def trusts(kernels: str, x: Tensor) -> bool:
 
 
 def reject(kernels: str, device: torch.device, *, named: bool) -> None:
-    """Raises for kernels that failed and were named; otherwise warns, once.
+    """Raise an error if kernels that failed were named; otherwise warn, once.
 
     Raises:
-        RuntimeError: The backend was named, or the failure took the device with it.
+        RuntimeError: The backend was named, or the device is not usable after the failure.
     """
     place = (kernels, device)
     failure = _FAILED[place]
@@ -87,27 +87,27 @@ def reject(kernels: str, device: torch.device, *, named: bool) -> None:
     failed += failure.reason
     if failure.device_lost:
         raise RuntimeError(
-            f"{failed}. The device takes no more work from this process: restart it, with "
+            f"{failed}. The device is not usable in this process anymore; restart it with "
             "backend='reference'. Please report this"
         )
     if named:
         raise RuntimeError(
-            f"{failed}. backend='auto' runs the definition in their place; "
-            "GIFT_FAST_SELF_CHECK=0 skips the check"
+            f"{failed}. Use backend='auto', which falls back to the reference implementation, or "
+            "disable the check with GIFT_FAST_SELF_CHECK=0"
         )
     if place not in _WARNED:
         _WARNED.add(place)
         warnings.warn(
-            f"{failed}. The definition in plain PyTorch runs in their place, which is slower. "
-            "Please report this, with the output of `gift-fast doctor`.",
+            f"{failed}. The reference implementation in plain PyTorch is used instead, which is "
+            "slower. Please report this with the output of `gift-fast doctor`.",
             RuntimeWarning,
             stacklevel=5,
         )
 
 
 def _may_wait_for(x: Tensor) -> bool:
-    """Whether the device of x is there, and may be waited for now."""
-    if type(x) not in (Tensor, torch.nn.Parameter):  # fake tensors: of a device without data
+    """Whether the device of x exists and can be waited for now."""
+    if type(x) not in (Tensor, torch.nn.Parameter):  # fake tensors have no data
         return False
     if x.device.type != "cuda":
         return True
@@ -115,7 +115,7 @@ def _may_wait_for(x: Tensor) -> bool:
 
 
 def _check(place: Place) -> None:
-    """Records whether the kernels are right, unless that could not be found out."""
+    """Check the kernels and record the result, unless the check could not run."""
     failures = _in_a_thread(place, QUICK)
     if failures is None:
         return
@@ -126,7 +126,7 @@ def _check(place: Place) -> None:
 
 
 def _in_a_thread(place: Place, cases: Iterable[Case]) -> list[_Failure] | None:
-    """No failure or the first one; None: the check itself could not be made."""
+    """Run the check in a thread; returns the first failure, if any, or None if it could not run."""
     found: list[_Failure] = []
     undecided = []
 
@@ -154,7 +154,7 @@ def _in_a_thread(place: Place, cases: Iterable[Case]) -> list[_Failure] | None:
 
 
 def _is_lost(device: torch.device) -> bool:
-    """Whether nothing runs there any more, as after an illegal access or an assert of CUDA's."""
+    """Whether the device is unusable, for instance after an illegal access or an assertion."""
     try:
         return bool(torch.ones(2, device=device).sum().item() != 2.0)
     except Exception:
@@ -174,14 +174,14 @@ class Case(NamedTuple):
     reduction: str = "mean"
     soft_label_temperature: float | None = None
     mixed: bool = False
-    """Two labels a row."""
+    """Two labels per row."""
     sliced: bool = False
     """The rows are a slice of (B, T, C)."""
     kept: int = 0
-    """Of top-k labels; 0: dense ones."""
+    """k of top-k labels; 0 for dense labels."""
 
     def __str__(self) -> str:
-        """For messages."""
+        """Describe the case, for messages."""
         types = " and ".join(str(x).removeprefix("torch.") for x in (self.logits, self.soft_labels))
         return (
             f"in {self.rows} rows of {self.classes} classes, {types}, reduction "
@@ -192,7 +192,7 @@ class Case(NamedTuple):
         )
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, soft labels and targets, on the CPU; one row in three or more is ignored."""
+        """Logits, soft labels and targets, on the CPU; with at least three rows, one is ignored."""
         numbers = torch.arange(self.rows * self.classes, dtype=torch.float64, device="cpu")
         shape = (self.rows, self.classes)
         target = torch.arange(self.rows, device="cpu") * 7 % self.classes
@@ -205,7 +205,7 @@ class Case(NamedTuple):
         )
 
     def top_k(self, soft_labels: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Some of the soft labels with the last for all others, and the same as dense labels."""
+        """Top-k labels with some of the soft labels, and the equivalent dense labels."""
         rows, classes = (torch.arange(n, device="cpu") for n in (self.rows, self.kept))
         indices = rows.unsqueeze(-1) % 3 + classes * 3
         values, rest = soft_labels.gather(-1, indices), soft_labels[:, -1]
@@ -213,17 +213,17 @@ class Case(NamedTuple):
         return (values, indices, rest), dense
 
     def mixed_labels(self) -> tuple[Tensor, ...]:
-        """Other targets and weights, on the CPU; or nothing."""
+        """Other targets and weights, on the CPU; empty if the labels are not mixed."""
         if not self.mixed:
             return ()
         rows = torch.arange(self.rows, device="cpu")
         other_target = (rows * 3 + 1) % self.classes
-        other_target[:: max(self.rows - 1, 1)] = -100  # the first row and the last have one label
+        other_target[:: max(self.rows - 1, 1)] = -100  # the first and the last row have one label
         other_target[1:2] = -100
         return other_target, 0.3 + 0.4 * (rows % 2).double()
 
     def placed(self, x: Tensor) -> Tensor:
-        """The rows of x where the kernels are to read them: (B, T, ...) in a longer tensor."""
+        """The rows of x, for sliced cases as a slice (B, T, ...) of a longer tensor."""
         if not self.sliced:
             return x
         groups = x.unflatten(0, (2, -1))
@@ -239,8 +239,8 @@ QUICK = (
     Case(6, 300, _F32, _BF16, mixed=True, sliced=True),
     Case(6, 300, _F16, _F32, kept=5),
 )
-"""Several rows a warp, one row a warp or block; both reductions' code; float16's scales; two labels
-a row; groups of rows; top-k labels."""
+"""Cases with several rows per warp and one row per warp or block, with the code of both reductions,
+float16 factors, two labels per row, groups of rows, and top-k labels."""
 
 FULL = (
     *QUICK,
@@ -256,13 +256,13 @@ FULL = (
 )
 
 
-# Of the largest element: several roundings of the sums, and one or two of what is stored.
+# Relative to the largest element: roundings of the sums, and one or two of the stored values.
 _TOLERANCE = {_F64: 1e-9, _F32: 1e-4, _BF16: 1.6e-2, _F16: 2e-3}
 _UPSTREAM = 3.0
 
 
 def _difference(place: Place, case: Case) -> str | None:
-    """What is wrong in the answers of the kernels, or None."""
+    """Compare the kernels with the reference; returns a description of an error, or None."""
     kernels, device = place
     operators = ops.TRITON_OPERATORS if kernels == "triton" else ops.BEST_OPERATORS
     logits, soft_labels, target = case.inputs()
@@ -270,11 +270,11 @@ def _difference(place: Place, case: Case) -> str | None:
     reduction = ("none", "mean", "sum").index(case.reduction)
     temperature = case.soft_label_temperature
 
-    # Dense labels have a gradient of their own.
+    # Only dense labels have a gradient.
     fields: tuple[Tensor, ...] = (soft_labels,)
     if case.kept:
         fields, soft_labels = case.top_k(soft_labels)
-    asked = (True, not case.kept)
+    requested = (True, not case.kept)
     z, s = logits.double().requires_grad_(), soft_labels.double().requires_grad_()
     loss = reference_loss(
         z, s, target, *mixed, reduction=case.reduction, soft_label_temperature=temperature
@@ -284,27 +284,27 @@ def _difference(place: Place, case: Case) -> str | None:
     kernel = operators.top_k_loss_and_gradients if case.kept else operators.loss_and_gradients
     outputs = kernel(
         *(case.placed(x.to(device)) for x in (logits, *fields, target)),
-        *(0.1, 0.1, False, temperature, -100, reduction, True, *((True,) if asked[1] else ())),
+        *(0.1, 0.1, False, temperature, -100, reduction, True, *((True,) if requested[1] else ())),
         *(case.placed(x.to(device)) for x in mixed),
     )
     upstream = torch.full_like(outputs[0], _UPSTREAM)
     answers = [("loss", outputs[0], loss.detach(), 1e-5)]
     for name, pair, expected in zip(
         ("gradient of the logits", "gradient of the soft labels"),
-        ops.unpack_gradients(outputs, *asked),
+        ops.unpack_gradients(outputs, *requested),
         wanted,
         strict=True,
     ):
         if pair is None:
             continue
         operators.scale_gradient_(pair[0], upstream, pair[1])
-        # One class has a gradient of zero, up to rounding: 1 is the size of the terms that cancel.
+        # With one class, the gradient is zero up to rounding; the terms that cancel have size 1.
         size = max(expected.abs().max().item(), 1.0 if case.classes == 1 else 0.0)
         answers.append((name, pair[0], expected, _TOLERANCE[pair[0].dtype] * size))
     for name, got, expected, tolerance in answers:
         error = (got.to("cpu").double().reshape(expected.shape) - expected).abs().max().item()
         if not error <= tolerance:
-            return f"the {name} is off by {error:.2g} where rounding explains {tolerance:.2g}"
+            return f"the {name} is off by {error:.2g}, and rounding explains {tolerance:.2g}"
     return None
 
 
@@ -312,14 +312,14 @@ def _difference(place: Place, case: Case) -> str | None:
 
 
 def self_check() -> dict[str, str]:
-    """Compares every backend with the definition, on all devices that it serves.
+    """Compare every backend with the reference implementation, on all devices that it supports.
 
-    Takes a second on a CPU. On a GPU the Triton kernels are compiled first, which takes minutes the
-    first time.
+    This takes a second on a CPU. On a GPU, the Triton kernels have to be compiled, which takes
+    minutes the first time.
 
     Returns:
-        For each of :func:`gift_fast.backends`, ``"ok"``; ``"no device: ..."`` where nothing can run
-        its kernels; why it is not available; or what was wrong.
+        For each of :func:`gift_fast.backends`: ``"ok"``; ``"no device: ..."`` if no device can run
+        its kernels; why it is not available; or a description of the failure.
 
     Example:
         >>> self_check()["reference"]
@@ -331,7 +331,7 @@ def self_check() -> dict[str, str]:
         if ops.UNAVAILABLE[name] is not None:
             results[name] = reason
         elif name == "reference":
-            results[name] = _check_of_the_definition()
+            results[name] = _check_reference()
         elif not devices:
             results[name] = "no device: the kernels are installed, but there is no GPU"
         else:
@@ -352,7 +352,7 @@ def _devices(kernels: str) -> list[torch.device]:
 
 
 def _results(kernels: str, devices: list[torch.device]) -> Iterable[str]:
-    """What is wrong, for each device where something is."""
+    """Yield a message for each device on which the kernels fail."""
     for device in devices:
         failures = _in_a_thread((kernels, device), FULL)
         if failures is None:
@@ -361,8 +361,8 @@ def _results(kernels: str, devices: list[torch.device]) -> Iterable[str]:
             yield f"failed on {device}: {failures[0].reason}"
 
 
-def _check_of_the_definition() -> str:
-    """One row by hand: z = (3, 4) and t = (1/2, 1/2), of cosine 7 / (5 sqrt 2)."""
+def _check_reference() -> str:
+    """Check one row by hand: z = (3, 4) and t = (1/2, 1/2) have the cosine 7 / (5 sqrt 2)."""
     z = torch.tensor([[3.0, 4.0]], dtype=torch.float64, device="cpu")
     s = torch.tensor([[1.0, 0.0]], dtype=torch.float64, device="cpu")
     loss = reference_loss(z, s, torch.tensor([1], device="cpu"), gamma=0.5, label_smoothing=0.0)

@@ -1,8 +1,8 @@
-"""The private names of torch that the loss uses, and what is done where one is missing.
+"""The private names of torch that the loss uses, with replacements for missing ones.
 
-Looked up once, when this module is imported, and nowhere else. A torch that has renamed one of them
-costs time or a feature, as its comment says, but neither the import nor a right answer. Names that
-are there are torch's own functions: the calls of a training step go through no wrapper.
+They are looked up once, when this module is imported, and nowhere else. If a version of torch has
+renamed one of them, some speed or a feature is lost, as its comment says, but the import succeeds
+and results stay correct. Names that exist are torch's functions themselves, without a wrapper.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.autograd import forward_ad
 _MISSING = object()
 
 MISSING: set[str] = set()
-"""The names that this torch does not have."""
+"""The names that this version of torch does not have."""
 
 
 def _find(name: str, otherwise: Any) -> Any:
-    """The attribute of torch with this dotted name, or what to use in its place."""
+    """The attribute of torch with this dotted name, or ``otherwise``."""
     found: Any = torch
     for part in name.split("."):
         found = getattr(found, part, _MISSING)
@@ -36,40 +36,40 @@ def _always(*_: Any) -> bool:
 
 
 # ---- is this a plain call? -----------------------------------------------------------------------
-# Without an answer no call is plain: all of them take the general way, a few microseconds longer.
+# If a name is missing, all calls take the general path, which is a few microseconds slower.
 
 transforms_active: Callable[[], bool] = _find("_C._are_functorch_transforms_active", _always)
-"""Whether a transform of ``torch.func`` runs. Unknown: the composable autograd function is used,
-and a target out of range under ``backend="reference"`` is an error of torch's own."""
+"""Whether a transform of ``torch.func`` is active. If missing, the composable autograd function is
+used, and for a target out of range with ``backend="reference"``, torch raises the error."""
 
 dispatch_modes: Callable[[], int] = _find("_C._len_torch_dispatch_stack", _always)
-"""How many ``TorchDispatchMode`` are active."""
+"""The number of active ``TorchDispatchMode``."""
 
 tracing: Callable[[], bool] = _find("_C._is_tracing", _always)
-"""Whether ``torch.jit.trace`` runs."""
+"""Whether ``torch.jit.trace`` is running."""
 
 is_zerotensor: Callable[[Tensor], bool] = _find("Tensor._is_zerotensor", _always)
 """Whether a tensor is zero without having memory."""
 
 
 class _ProbedLevel:
-    """``_current_level`` of torch.autograd.forward_ad, by its public functions."""
+    """``_current_level`` of torch.autograd.forward_ad, determined with its public functions."""
 
     @property
     def _current_level(self) -> int:
         try:
             forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
-        except RuntimeError:  # no level to make it at
+        except RuntimeError:  # there is no level
             return -1
         return 0
 
 
-# A module, of which the caller reads `_current_level`. A probe costs microseconds.
+# A module whose `_current_level` the caller reads. The replacement costs microseconds per read.
 _find("autograd.forward_ad._current_level", None)
 forward_mode: Any = (
     _ProbedLevel() if "autograd.forward_ad._current_level" in MISSING else forward_ad
 )
-"""Its ``_current_level`` is not negative inside ``torch.autograd.forward_ad.dual_level``."""
+"""Its ``_current_level`` is 0 or more inside of ``torch.autograd.forward_ad.dual_level``."""
 
 
 # ---- torch.func ----------------------------------------------------------------------------------
@@ -83,9 +83,9 @@ _interpreters: Callable[[], Any] | None = _find("_C._functorch.get_interpreter_s
 
 
 def is_tracked(x: Tensor) -> bool:
-    """Whether some level of ``torch.func`` differentiates x: a wrapper knows its own alone.
+    """Whether any level of ``torch.func`` differentiates x; a wrapper only knows its own level.
 
-    Unknown: yes, and a gradient may be computed that nobody asked for.
+    If names are missing, the answer is yes, and an unneeded gradient may be computed.
     """
     if _is_wrapped is None or _unwrapped is None:
         return True
@@ -97,35 +97,35 @@ def is_tracked(x: Tensor) -> bool:
 
 
 def only_vmap_and_grad() -> bool:
-    """Whether every active transform of ``torch.func`` is one of these two.
+    """Whether every active transform of ``torch.func`` is ``vmap`` or ``grad``.
 
-    Unknown: no, and the definition runs in the kernels' place.
+    If names are missing, the answer is no, and the reference implementation is used.
     """
     if _interpreters is None or not {"Vmap", "Grad"} <= set(dir(_kinds)):
         return False
     return all(one.key() in (_kinds.Vmap, _kinds.Grad) for one in _interpreters() or ())
 
 
-# ---- may a gradient be written over? -------------------------------------------------------------
-# Without an answer it may not, and every backward pass makes a copy. A second backward pass through
-# a graph that was not kept then gives the same gradients once more, where torch has an error.
+# ---- can a gradient be overwritten? --------------------------------------------------------------
+# If a name is missing, it is not, and every backward pass makes a copy. A second backward pass
+# through a graph that was not retained then returns the same gradients, instead of an error.
 
 graph_is_kept: Callable[[], bool] = _find(
     "_C._autograd._get_current_graph_task_keep_graph", _always
 )
-"""Whether the running backward pass keeps its graph."""
+"""Whether the running backward pass retains its graph."""
 
 is_legacy_batched: Callable[[Tensor], bool] = _find(
     "_C._functorch.is_legacy_batchedtensor", _always
 )
-"""Whether ``is_grads_batched=True`` batches x, with the vmap that came before ``torch.func``'s."""
+"""Whether ``is_grads_batched=True`` batches x, with the vmap that preceded ``torch.func``'s."""
 
 
 # ---- saved-tensor hooks --------------------------------------------------------------------------
 
 CHECKPOINT = "torch.utils.checkpoint"
-"""The module of the hooks of activation checkpointing, under which saving an input costs nothing:
-it is computed again anyway. A name that has changed costs second derivatives there."""
+"""The module of the hooks of activation checkpointing, under which saving an input is free, because
+it is recomputed. If the name has changed, there are no second derivatives under a checkpoint."""
 
 _top_hooks: Callable[[bool], tuple[Any, Any] | None] | None = _find(
     "_C._autograd._top_saved_tensors_default_hooks", None
@@ -133,9 +133,9 @@ _top_hooks: Callable[[bool], tuple[Any, Any] | None] | None = _find(
 
 
 def saved_tensor_hooks() -> str | None:
-    """The module of the hooks that see what autograd saves now; None: there are none.
+    """The module of the active saved-tensor hooks; None if there are none.
 
-    Unknown: as under a checkpoint, which keeps everything where hooks see it.
+    If a name is missing, the answer is that of a checkpoint, so that hooks see all saved tensors.
     """
     if _top_hooks is None:
         return CHECKPOINT
@@ -147,12 +147,12 @@ def saved_tensor_hooks() -> str | None:
 
 _tag: Any = _find("Tag.pt2_compliant_tag", None)
 TAGS: tuple[Any, ...] = () if _tag is None else (_tag,)
-"""Of operators that ``torch.compile`` may put into a graph. Without it they are not, under torch's
-option that forbids what is not tagged."""
+"""Tags of operators that ``torch.compile`` can put into a graph. If it is missing, they are
+excluded from graphs by torch's option that forbids untagged operators."""
 
 
 # ---- on GPUs -------------------------------------------------------------------------------------
 
 assert_async: Callable[[Tensor, str], None] | None = _find("_assert_async", None)
-"""An assert that the device checks. Without it an out-of-range target is not reported; the loss
-and the gradients of its row are NaN."""
+"""A device-side assertion. If it is missing, an out-of-range target is not reported; the loss and
+the gradients of its row are NaN."""

@@ -18,7 +18,7 @@ _HOMES = {
 
 
 def moved(module: str, homes: Mapping[str, str], name: str) -> Any:
-    """A name of a former module from its new home, with a DeprecationWarning.
+    """Return a name of a former module from its new module, with a DeprecationWarning.
 
     Raises:
         AttributeError: the former module had no such public name.

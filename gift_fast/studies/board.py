@@ -16,7 +16,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, TextIO
 
-from gift_fast.training.progress import QUIET, Clock, Stage, resumed_in_words
+from gift_fast.training.progress import QUIET, Clock, Stage, resume_message
 
 INTERVAL = 1.0
 """Seconds between two reports of a run; sending one takes longer than an epoch on a small set."""
@@ -68,7 +68,7 @@ class Board:
         """Register a run that starts, or resumes after its worker was lost."""
         self.snapshot.runs[key] = RunProgress(epochs, done)
         if 0 < done < epochs:
-            self.snapshot.messages.append(f"{title}: {resumed_in_words(done, epochs)}")
+            self.snapshot.messages.append(f"{title}: {resume_message(done, epochs)}")
 
     def update(self, key: str, done: float, images: int) -> None:
         """Record the finished epochs of a run, and the images since its last report."""

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gift_fast.data.classes import ALL, classes_in_words
+from gift_fast.data.classes import ALL, classes_title
 from gift_fast.data.datasets import dataset_title
 from gift_fast.evaluation.results import RunResult, read_run
 from gift_fast.evaluation.summary import outcome, spread
@@ -49,7 +49,7 @@ def title_of(experiment: Experiment) -> str:
         if config.learning_rate is not None:
             rate, decay = config.learning_rate, config.weight_decay
             settings += f": learning rate {rate:g}, weight decay {decay:g}"
-    classes = "" if config.classes == ALL else f" {classes_in_words(config.classes)},"
+    classes = "" if config.classes == ALL else f" {classes_title(config.classes)},"
     return (
         f"{dataset_title(source.dataset)} {source.method} IPC {source.ipc}{set_seed},{classes} "
         f"{config.student}, {display_name(config.loss)}, {optimizer_name(config.optimizer)}, "

@@ -24,7 +24,7 @@ from gift_fast.data.labels.label_set import LabelSet, is_label_set
 from gift_fast.evaluation.config import ResolvedEvaluationConfig
 from gift_fast.evaluation.context import RunContext
 from gift_fast.evaluation.inputs import Inputs
-from gift_fast.evaluation.labeling import Teller, label_run, plan_labels
+from gift_fast.evaluation.labeling import LabelingProgress, label_run, plan_labels
 from gift_fast.files.disk import nearest_existing
 from gift_fast.files.fingerprint import fingerprint
 from gift_fast.training.environment import environment_of
@@ -192,7 +192,7 @@ def write(
         narrowed.teachers,
         folder,
         accelerator=context.accelerator(config),
-        tell=Teller(context.progress, f"{title}: labels"),
+        on_progress=LabelingProgress(context.progress, f"{title}: labels"),
     )
 
 

@@ -1,9 +1,9 @@
 """The batches that a network is trained on, the same for any number of processes.
 
-A joint batch is what all processes train on in one step; every process takes a contiguous part of
-it. Order, augmentation and mixing are drawn for the joint batch from generators that are seeded
-anew for every epoch, so the parts together are what a single process would see. A run is resumed at
-any epoch without the state of a generator, and within an epoch with it.
+A global batch is what all processes train on in one step; every process takes a contiguous part of
+it. Order, augmentation and mixing are drawn for the global batch, from generators that are seeded
+for every epoch, so the parts together are what a single process would see. Resuming a run between
+epochs needs no generator state; resuming it within an epoch does.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from gift_fast.training.seeds import seed_for
 
 @dataclass(frozen=True)
 class Drawn:
-    """Everything random about a joint batch.
+    """The random numbers of a global batch.
 
     Attributes:
         index: (B) int64, its images.
-        augmentation: of every step of the augmentation.
-        mixed: permutation, weight and box, on mixed images; None without mixing.
+        augmentation: random numbers of every step of the augmentation.
+        mixed: mixed images with their permutation, weight and box; None without mixing.
     """
 
     index: Tensor
@@ -46,19 +46,18 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's part of a joint batch, on its device.
+    """One process's part of a global batch, on its device.
 
     Attributes:
         images: (B, C, S, S) float32, augmented and normalized.
         target: (B) int64 hard labels.
-        soft_labels: (B, C) stored ones, or the largest of each row; None where a teacher is to
-            give them.
-        mixed_target: (B) int64, the hard labels of what was mixed in; None without mixing.
+        soft_labels: (B, C) stored soft labels, dense or top-k; None if a teacher computes them.
+        mixed_target: (B) int64, the partners' hard labels; None without mixing.
         weight: of ``target`` against ``mixed_target``.
-        share: of this part in the joint batch; the shares of all processes add up to 1.
-        joint_size: images of the joint batch.
-        drawn: the random numbers behind the images, where they were drawn now.
-        temperature: of the softmax of which the soft labels are the probabilities; None for logits.
+        share: fraction of the global batch in this part; the shares of all processes sum to 1.
+        global_size: number of images in the global batch.
+        drawn: the random numbers of the batch; None if it is replayed from files.
+        temperature: of the softmax, if the soft labels are probabilities; None for logits.
     """
 
     images: Tensor
@@ -67,21 +66,21 @@ class Batch:
     mixed_target: Tensor | None
     weight: float
     share: float
-    joint_size: int
+    global_size: int
     drawn: Drawn | None = None
     temperature: float | None = None
 
 
 RandomState = dict[str, list[Tensor]]
-"""States of generators, by what is drawn from them; the same in all processes."""
+"""States of random number generators by purpose; the same in all processes."""
 
 
 class Batches(Protocol):
-    """All that a network is trained on, an epoch at a time.
+    """The batches of every epoch of a run.
 
     Attributes:
-        images: images of an epoch, over all processes.
-        steps: joint batches of an epoch.
+        images: images per epoch, over all processes.
+        steps: global batches per epoch.
     """
 
     images: int
@@ -90,26 +89,26 @@ class Batches(Protocol):
     def epoch(
         self, epoch: int, start: int = 0, random_state: RandomState | None = None
     ) -> Iterator[Batch]:
-        """The batches of an epoch, counted from 1.
+        """Yield the batches of an epoch.
 
         Args:
-            epoch: which one.
-            start: how many batches to leave out, since they have been trained on.
-            random_state: what :meth:`random_state` gave after these; None where ``start`` is 0.
+            epoch: from 1.
+            start: number of batches to skip, because they have been trained on.
+            random_state: what :meth:`random_state` returned after them; None if ``start`` is 0.
         """
 
     def random_state(self) -> RandomState:
-        """What the batches after the last one that was given depend on, beside their number."""
+        """The state from which the batches after the last one are drawn."""
 
 
 class RandomBatches:
-    """Every image once an epoch, in an order of its own, augmented on the device.
+    """Every image once per epoch, in random order, augmented on the device.
 
     Args:
-        split: the images, on the device where they are trained on.
+        split: the images, on the device of the training.
         normalize: applied before the augmentation.
-        config: order, augmentation and mixing follow it.
-        processes: which of how many this is.
+        config: batch size, augmentation, mixing and seed.
+        processes: index and number of processes.
         soft_labels: (N, C) stored with the images, or None.
     """
 
@@ -138,21 +137,23 @@ class RandomBatches:
         """See :class:`Batches`."""
         self.generators, self.resumed = {}, random_state
         labels = self.split.labels
-        # Moved at once: a transfer for every batch would make the host wait for the device.
+        # One transfer per epoch: with one per batch, the host would wait for the device.
         order = self.order(epoch).to(labels.device)
         sizes = [len(index) for index in order.split(self.batch_size)]
-        joint = order.split(self.batch_size)[start:]
-        parts = [self.processes.part_of(len(index)) for index in joint]
-        own = [index[part.start : part.stop] for index, (part, _) in zip(joint, parts, strict=True)]
+        indices = order.split(self.batch_size)[start:]
+        parts = [self.processes.part_of(len(index)) for index in indices]
+        own = [
+            index[part.start : part.stop] for index, (part, _) in zip(indices, parts, strict=True)
+        ]
 
         mixes = self.config.mixing != "none"
-        # A mixed image needs its partner, which may lie in another process's part.
-        read = self.split.batches(joint if mixes else own)
+        # A mixed image needs its partner, which may be in another process's part.
+        read = self.split.batches(indices if mixes else own)
         source: Source | None = None
         for number, (part, share), (images, target) in zip(
             range(start, len(sizes)), parts, read, strict=True
         ):
-            if source is None:  # the first batch tells the device
+            if source is None:  # the device is that of the first batch
                 source = self.source(epoch, images.device)
                 self.generators = source.generators
                 for purpose, state in (random_state or {}).items():
@@ -160,7 +161,7 @@ class RandomBatches:
                 if not random_state:
                     for size in sizes[:start]:
                         source.skip(size, *images.shape[2:])
-            index = joint[number - start]
+            index = indices[number - start]
             steps = source.steps(number, part.size, *images.shape[2:])
             images = source.augmentation.apply(
                 self.normalize(images), steps, None if mixes else part
@@ -178,41 +179,41 @@ class RandomBatches:
                 mixed_target=mixed_target,
                 weight=weight,
                 share=share,
-                joint_size=part.size,
+                global_size=part.size,
                 drawn=Drawn(index, steps, mixed),
             )
 
     def order(self, epoch: int) -> Tensor:
-        """(N) int64, the images of an epoch in order."""
+        """The order of the images in an epoch, (N) int64."""
         purpose = f"order/{epoch}"
         generator = torch.Generator().manual_seed(seed_for(self.config.seed, purpose))
         return torch.randperm(self.images, generator=generator)
 
     def source(self, epoch: int, device: torch.device) -> Source:
-        """What gives the random numbers of an epoch."""
+        """The source of the random numbers of an epoch."""
         return Source(self.config, epoch, device)
 
     def labels_of(self, number: int, index: Tensor, rows: slice) -> Tensor | TopKLabels | None:
-        """The stored soft labels of some rows of a joint batch, if there are any."""
+        """The stored soft labels of some rows of a global batch; None if there are none."""
         return None if self.soft_labels is None else self.soft_labels[index[rows]]
 
     def random_state(self) -> RandomState:
         """See :class:`Batches`."""
-        if not self.generators:  # no batch was left to give
+        if not self.generators:  # all batches of the epoch were skipped
             return self.resumed or {}
         return {purpose: each.get_state() for purpose, each in self.generators.items()}
 
 
 class Source:
-    """Draws the random numbers of the joint batches of an epoch.
+    """Draws the random numbers of the global batches of an epoch.
 
     Args:
         config: augmentation, mixing and seed.
         epoch: from 1.
-        device: where the batches lie.
+        device: of the batches.
 
     Attributes:
-        generators: that it draws from.
+        generators: the random number generators by purpose.
     """
 
     def __init__(self, config: ResolvedTrainingConfig, epoch: int, device: torch.device) -> None:
@@ -230,31 +231,31 @@ class Source:
         }
 
     def steps(self, number: int, count: int, height: int, width: int) -> list[DrawnStep]:
-        """The random numbers of the augmentation of the next joint batch, number ``number``."""
+        """Draw the random numbers that augment the next global batch, ``number`` of the epoch."""
         return self.augmentation.draw(count, height, width)
 
     def mix(self, number: int, images: Tensor) -> Mixed:
-        """The next joint batch, number ``number``, mixed."""
+        """Mix the next global batch, ``number`` of the epoch."""
         return self.mixing(images)
 
     def skip(self, count: int, height: int, width: int) -> None:
-        """Leaves out a joint batch that was trained on, by a run that replayed it from files."""
+        """Advance the generators past a global batch that was replayed from files."""
         self.augmentation.draw(count, height, width)
         if self.mixes:
             self.mixing.skip(count, height, width)
 
 
 class ReplayBatches:
-    """The batches that soft labels were stored for, with the augmentation they were stored with.
+    """Stored batches: published soft labels, with the augmentation that they were computed for.
 
     Batch size, order, augmentation and mixing are those of the files, not of a configuration.
 
     Args:
         replay: the stored batches.
-        distilled: whose images they are, on the device where they are trained on.
+        distilled: the set with their images, on the device of the training.
         normalize: applied after the crops.
-        seed: draws the files, where they are drawn at random.
-        processes: which of how many this is.
+        seed: seeds the order of the files, if it is random.
+        processes: index and number of processes.
     """
 
     def __init__(
@@ -293,31 +294,31 @@ class ReplayBatches:
                 mixed_target=None if mixed is None else target[mixed][rows],
                 weight=here.mix_weight(self.distilled.side),
                 share=share,
-                joint_size=part.size,
+                global_size=part.size,
                 temperature=here.temperature,
             )
 
     def random_state(self) -> RandomState:
-        """See :class:`Batches`; nothing is drawn but which files, and that before the first."""
+        """See :class:`Batches`; only the order of the files is random, and it has its own seed."""
         return {}
 
 
 class PhasedBatches:
-    """Batches of one kind in some epochs, and of another in the others.
+    """Takes the batches of some epochs from another source.
 
     Args:
-        batches: whose number of images and of steps is that of every epoch.
-        others: of at least as many steps; those beyond are left out.
-        is_other: whether an epoch, counted from 1, takes ``others``.
+        batches: the source of most epochs; it determines the images and steps of every epoch.
+        others: the other source, with at least as many steps; further steps are not used.
+        is_other: whether an epoch, counted from 1, uses ``others``.
 
     Raises:
-        ValueError: ``others`` has fewer steps.
+        ValueError: ``others`` has fewer steps than ``batches``.
     """
 
     def __init__(self, batches: Batches, others: Batches, is_other: Callable[[int], bool]) -> None:
         if others.steps < batches.steps:
             raise ValueError(
-                f"others must have the {batches.steps} batches of the other epochs or more, got "
+                f"others must have at least as many steps as batches, {batches.steps}, got "
                 f"{others.steps}"
             )
         self.images, self.steps = batches.images, batches.steps

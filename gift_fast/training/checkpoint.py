@@ -1,7 +1,7 @@
-"""Checkpoints: the state of a training run at a step, in one file, from which it is resumed.
+"""Checkpoints: the complete state of an unfinished run in one file.
 
-A resumed run takes the same steps as one that was never interrupted. On the CPU, with the same
-number of threads and processes, it ends with the same bits.
+A resumed run takes the same steps as one that was not interrupted. On the CPU, with the same number
+of threads and processes, the result has the same bits.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 FORMAT = 2
-"""Raised whenever the meaning of an entry changes. Format 1 had checkpoints between epochs alone;
-its files are read. Files of other formats are refused."""
+"""Version of the file format, raised when the meaning of an entry changes. Format 1, which is still
+read, only had checkpoints between epochs. Other formats raise an error."""
 
 EVERY = 300.0
-"""Seconds between two checkpoints, by default."""
+"""Default seconds between two checkpoints."""
 
 COST = 0.01
-"""The largest share of a run's time that its checkpoints may take. With AdamW, one of ConvNet-3
-took 24 to 44 ms (6 MiB) and one of ResNet-18 for ImageNet 0.3 to 0.8 s (134 MiB), on a busy
-machine."""
+"""Largest fraction of a run's time that is spent on checkpoints. With AdamW, on a busy machine,
+saving ConvNet-3 took 24 to 44 ms (6 MiB) and saving ResNet-18 for ImageNet 0.3 to 0.8 s (134 MiB).
+"""
 
 AGREEMENT = 1.0
-"""Seconds between two agreements of several processes on whether to save or to stop."""
+"""Seconds between the steps at which several processes agree on whether to save or to stop."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class CheckpointConfig:
     """Where and how often the state of a run is saved.
 
     Attributes:
-        path: the checkpoint; a run is resumed from it where it exists.
-        every: seconds between two checkpoints. They are farther apart where saving would otherwise
-            take more than ``COST`` of the time.
+        path: the checkpoint; if the file exists, the run resumes from it.
+        every: seconds between two checkpoints; longer if saving would otherwise take more than
+            the fraction ``COST`` of the time.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class CheckpointConfig:
 
 
 def check_seconds(name: str, value: float) -> None:
-    """Raises unless ``value`` is a positive, finite number."""
+    """Raise unless ``value`` is a positive, finite number."""
     expected = "a positive number of seconds"
     if value == 0:
         raise ValueError(f"{name} must be {expected}, got 0")
@@ -70,22 +70,22 @@ def check_seconds(name: str, value: float) -> None:
 
 
 Snapshot = Callable[[], dict[str, Any]]
-"""Gives a run's state, of tensors and plain values. All processes of a run have to call it."""
+"""Returns a run's state, as tensors and plain values. All processes of a run have to call it."""
 
 
 class Checkpointer:
-    """Saves a run when it is due and stops it when a signal has come, in all processes alike.
+    """Saves a run at regular intervals and stops it after a signal, in all processes together.
 
-    Call :meth:`after_step` after every step. One process looks at its clock and at the noted signal
-    in every step. Several agree about once in ``AGREEMENT`` seconds, at a step that they agreed on
-    the time before: an agreement waits for the device and for all processes.
+    Call :meth:`after_step` after every step. A single process checks its clock and its signals in
+    every step. Several processes have to agree, which waits for the device and for all processes;
+    they do so about every ``AGREEMENT`` seconds, at a step chosen at the previous agreement.
 
     Args:
-        config: where and how often to save; None saves nothing.
-        interruption: notes the signals.
-        identity: plain values that say which run this is.
+        config: where and how often to save; None disables saving.
+        interruption: records signals.
+        identity: plain values that identify the run.
         accelerator: of the run.
-        clock: tells the time in seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -102,15 +102,15 @@ class Checkpointer:
         self.accelerator = accelerator
         self.clock = clock
         self.due = math.inf if config is None else clock() + config.every
-        # Of several processes.
+        # Only used with several processes.
         self.interval = self.countdown = 1
         self.agreed_at = clock()
 
     def after_step(self, snapshot: Snapshot) -> None:
-        """Saves and stops where that is due.
+        """Save the state if it is time to, and stop the run if a signal was received.
 
         Raises:
-            Interrupted: a signal has come, and the state is saved.
+            Interrupted: a signal was received; the state is saved.
         """
         if self.accelerator.num_processes == 1:
             stop, save = self.interruption.received, self.is_due()
@@ -126,9 +126,9 @@ class Checkpointer:
 
     @contextmanager
     def unchanged(self, snapshot: Snapshot) -> Iterator[None]:
-        """Within, the state does not change, so that a signal need not wait for the next step.
+        """A context in which the state does not change, so that a signal is handled immediately.
 
-        Several processes do wait for it, since they can only stop together.
+        Several processes handle it after the next step, because they have to stop together.
         """
         if self.accelerator.num_processes > 1:
             yield
@@ -144,13 +144,14 @@ class Checkpointer:
         return self.clock() >= self.due
 
     def agree(self) -> tuple[Signals | None, bool]:
-        """What all processes do now: stop for a signal that any has received, or save, or neither.
+        """Agree with all processes on whether to stop and whether to save.
 
-        Whether it is time to save, and the step of the next agreement, is the main process's word.
+        They stop if any process has received a signal. The main process decides whether to save,
+        and at which step to agree next.
         """
         now = self.clock()
         seconds = (now - self.agreed_at) / self.interval
-        # A first step is slow; growing by steps, one wrong estimate is soon mended.
+        # The first step is slow, so the estimate may be wrong; the limit of 4 lets it recover.
         self.interval = max(1, min(int(AGREEMENT / max(seconds, 1e-6)), 4 * self.interval))
         own = [self.interruption.received or 0, self.is_due(), self.interval]
         gathered = self.accelerator.gather(torch.tensor(own, device=self.accelerator.device))
@@ -161,7 +162,7 @@ class Checkpointer:
         return Signals(stop) if stop else None, bool(due[0])
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes the checkpoint, and sets the time of the next."""
+        """Write the checkpoint and set the time of the next one."""
         if self.config is None:
             return
         begun = self.clock()
@@ -171,59 +172,59 @@ class Checkpointer:
         self.due = self.clock() + max(self.config.every, cost / COST)
 
     def stop(self, signal: Signals, snapshot: Snapshot) -> None:
-        """Saves, and raises :class:`Interrupted`."""
+        """Save the state and raise :class:`Interrupted`."""
         if self.config is None:
-            raise Interrupted(signal, "nothing was to be saved")
+            raise Interrupted(signal, "no checkpoint was requested")
         state = snapshot()
         self.save(state)
-        # A launcher that sees one process end would kill the main one while it writes.
+        # If one process exits, launchers kill the others, perhaps while the main one is writing.
         self.accelerator.wait_for_everyone()
         where = f"step {state['step']} of epoch {state['epoch'] + 1}"
         raise Interrupted(signal, f"state saved at {where}")
 
 
 def write_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
-    """Writes a state, whole or not at all.
+    """Write a checkpoint atomically.
 
     Args:
-        path: the file; an older state there is replaced.
-        identity: plain values that say which run this is.
+        path: the file; an existing one is replaced.
+        identity: plain values that identify the run.
         state: tensors and plain values.
     """
     with replacing(path) as temporary:
         torch.save({"format": FORMAT, "identity": identity, "state": state}, temporary)
 
 
-class DamagedCheckpoint(ValueError):  # noqa: N818, it says what the file is
-    """A checkpoint that cannot be read: cut off when power or disk failed, or no checkpoint."""
+class DamagedCheckpoint(ValueError):  # noqa: N818, the name describes the file
+    """Raised for a file that is no checkpoint or incomplete, for instance after a power failure."""
 
 
 def find_state(path: Path, identity: dict[str, Any], *, main: bool = True) -> dict[str, Any] | None:
-    """The state from which a run resumes, or None if it starts from the beginning.
+    """Read the state from which a run resumes; None if there is no usable checkpoint.
 
-    A damaged checkpoint is renamed, with a warning: a run that starts again from its seed ends with
-    the same result, and in a study the other runs continue.
+    A damaged checkpoint is renamed, with a warning. The run then starts over and has the same
+    result, and in a study the other runs continue.
 
     Args:
-        path: of the checkpoint, which need not exist.
+        path: of the checkpoint, which may be missing.
         identity: see :func:`read_state`.
-        main: whether this is the process that sets aside and warns.
+        main: whether this is the main process, which renames the file and warns.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is another run's; the message names it.
+        ValueError: it is the checkpoint of another run.
     """
     try:
         return read_state(path, identity)
-    except FileNotFoundError:  # or the main process has just set it aside
+    except FileNotFoundError:  # or the main process has just renamed it
         return None
     except DamagedCheckpoint as error:
         if main:
             aside = path.with_name(f"{path.name}.damaged")
             path.replace(aside)
             warnings.warn(
-                f"{error}. It was set aside as {aside.name}, which may be deleted, and the run "
-                "starts anew",
+                f"{error}. It was renamed to {aside.name}, which can be deleted, and the run "
+                "starts over",
                 UserWarning,
                 stacklevel=2,
             )
@@ -231,27 +232,27 @@ def find_state(path: Path, identity: dict[str, Any], *, main: bool = True) -> di
 
 
 def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """The state that :func:`write_state` wrote for the same run, on the CPU.
+    """Read the state that :func:`write_state` wrote for the same run, to the CPU.
 
     Raises:
-        DamagedCheckpoint: the file is not a whole checkpoint.
+        DamagedCheckpoint: the file is not a complete checkpoint.
         OSError: the file cannot be opened.
-        ValueError: it is another run's; the message names it.
+        ValueError: it is the checkpoint of another run.
     """
     try:
         contents = load_tensors(path)
         version, state = contents["format"], dict(contents["state"])
         same = contents["identity"] == identity and version in (1, FORMAT)
     except Exception as error:  # anything: the contents may be damaged, or of any type
-        # torch seeks to before the beginning of a short file, which the system calls invalid.
+        # For a short file, torch seeks to a negative position, which raises EINVAL.
         unread = isinstance(error, OSError) and error.errno != errno.EINVAL
         if unread or is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DamagedCheckpoint(f"{path} must be a whole checkpoint of a run: {reason}") from error
+        raise DamagedCheckpoint(f"{path} must be a complete checkpoint, got: {reason}") from error
     if not same:
         raise ValueError(
-            f"{path} must be a checkpoint of the same configuration and inputs, got another run's; "
-            "remove it to start anew"
+            f"{path} must be a checkpoint of the same configuration and inputs, got that of "
+            "another run; remove it to start over"
         )
     return state if version == FORMAT else {**state, "step": 0}

@@ -1,6 +1,6 @@
-"""How a network is trained: the part of a configuration that the training loop needs.
+"""The part of a configuration that the training loop needs.
 
-Every field says in its metadata what it is; the command line is made from that.
+The command line options are created from the metadata of the fields.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gift_fast.training.augment.mixing import MIXINGS
 from gift_fast.training.optimizers import OPTIMIZERS, SCHEDULES
 
 PRECISIONS = ("no", "bf16", "fp16")
-"""Of autocast: none, bfloat16, or float16 with a gradient scaler."""
+"""Precisions of autocast: no autocast, bfloat16, or float16 with a gradient scaler."""
 
 
 Config = TypeVar("Config", bound="TrainingConfig")
@@ -34,8 +34,9 @@ def option(
 ) -> Any:
     """A field with a default, a help text and the type that the command line converts it to.
 
-    For a name in a registry, the help text lists the names. A field ``added`` after runs have been
-    recorded is only written if it differs from its default, so that these runs keep their names.
+    With a registry, the help text lists its names. Fields that are ``added`` after the first
+    release are only recorded if they differ from their default, so that the digests of earlier runs
+    stay the same.
     """
     names = f": {', '.join(registry)}" if registry is not None else ""
     return field(default=default, metadata={"help": text + names, "kind": kind, "added": added})
@@ -43,7 +44,7 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a network is trained, whatever its loss.
+    """The settings of a training run, except its loss.
 
     Attributes:
         optimizer: a name in ``OPTIMIZERS``.
@@ -57,12 +58,12 @@ class TrainingConfig:
         augmentation: a name in ``AUGMENTATIONS``.
         mixing: a name in ``MIXINGS``.
         ema_decay: decay of an exponential moving average of the weights, per step. The average is
-            what is tested and kept. 0 tests the trained weights themselves.
-        ema_buffers: whether the averaged network has the average of batch norm's running
-            statistics, with the same decay; otherwise it has those of the trained network.
+            tested and kept. 0 tests the trained weights.
+        ema_buffers: whether the average includes batch norm's running statistics, with the same
+            decay; if not, the averaged network has those of the trained network.
         mixed_precision: a name in ``PRECISIONS``.
-        channels_last: memory format of images and weights; changes rounding, and is faster.
-        compile: runs the networks through ``torch.compile``.
+        channels_last: memory format of images and weights; faster, with other rounding.
+        compile: compiles the networks with ``torch.compile``.
         seed: seed of initialization, data order and augmentation.
     """
 
@@ -117,9 +118,10 @@ class TrainingConfig:
         check_integer("seed", self.seed, 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain values that JSON can hold.
+        """The configuration as JSON-compatible values.
 
-        It names the run. Fields that were added later are left out at their defaults.
+        The digest of a run covers them. Fields that were added later are left out at their
+        defaults.
         """
         left_out = {
             field.name
@@ -129,13 +131,13 @@ class TrainingConfig:
         return {k: value for k, value in self.all_fields().items() if k not in left_out}
 
     def all_fields(self) -> dict[str, Any]:
-        """Every field as a plain value, to be shown."""
+        """All fields as JSON-compatible values, for display."""
         values = dataclasses.asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
-        """The configuration that ``to_dict`` was called on; absent fields take their defaults.
+        """The configuration with the values of ``to_dict``; missing fields have their defaults.
 
         Raises:
             TypeError: a value has the wrong type.
@@ -156,13 +158,15 @@ class TrainingConfig:
         required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
         missing = [name for name in required if name not in values]
         if missing:
-            raise ValueError(f"{cls.__name__} needs the field {missing[0]!r}, got {list(values)}")
+            raise ValueError(
+                f"{cls.__name__} must have the field {missing[0]!r}, got {list(values)}"
+            )
         return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedTrainingConfig(TrainingConfig):
-    """A training configuration in which nothing is left to a protocol's rules.
+    """A training configuration in which no field is None.
 
     Attributes:
         learning_rate: initial learning rate.
@@ -181,6 +185,6 @@ class ResolvedTrainingConfig(TrainingConfig):
 
 
 def check_given(name: str, value: object) -> None:
-    """Raises ValueError where a resolved configuration has no value of a field."""
+    """Raise ValueError if a field of a resolved configuration is None."""
     if value is None:
         raise ValueError(f"{name} must be a number in a resolved configuration, got None")

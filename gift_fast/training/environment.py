@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def environment_of(accelerator: Accelerator) -> dict[str, str]:
-    """What the run was made with; it is recorded, and two runs that differ in it are the same."""
+    """The environment of a run; it is recorded, but not part of the run's identity."""
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     backends = operators.backends()

@@ -1,4 +1,4 @@
-"""The accuracy of a network at an epoch of its training."""
+"""The accuracy of a network after an epoch of its training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class EvalResult:
     Attributes:
         epoch: counted from 1.
         top1: accuracy on the test split, percent.
-        top5: the same, among the five largest logits.
+        top5: top-5 accuracy on the test split, percent.
         test_loss: mean cross-entropy on the test split.
         loss: mean training loss of the epoch.
-        halves: ``top1`` of either half of the split, see
+        halves: ``top1`` on each half of the split, see
             :func:`gift_fast.training.predict.second_half`.
     """
 
@@ -32,7 +32,7 @@ class EvalResult:
 
     @classmethod
     def of(cls, epoch: int, loss: float, accuracy: Accuracy) -> EvalResult:
-        """The check of an epoch, from its training loss and the test."""
+        """The result of an epoch, from its training loss and measured accuracy."""
         return cls(
             epoch=epoch,
             top1=accuracy.top1,
@@ -43,7 +43,7 @@ class EvalResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold: None for what is not finite."""
+        """JSON-compatible values, with None for values that are not finite."""
         values: dict[str, Any] = {
             name: x if math.isfinite(x) else None
             for name, x in asdict(self).items()
@@ -54,7 +54,7 @@ class EvalResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EvalResult:
-        """The check that ``to_dict`` was called on; what was not finite is NaN."""
+        """The result with the values of ``to_dict``; None becomes NaN."""
         known: dict[str, Any] = {k: math.nan if x is None else x for k, x in values.items()}
         first, second = (math.nan if x is None else x for x in known.pop("halves"))
         return cls(**known, halves=(first, second))

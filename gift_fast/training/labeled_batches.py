@@ -1,4 +1,4 @@
-"""The batches of a run whose soft labels were stored beforehand, as its teachers labeled them."""
+"""The batches of a label set: soft labels that teachers computed before the run."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from gift_fast.training.processes import Processes
 
 
 class LabeledBatches(RandomBatches):
-    """The batches of a label set: nothing is drawn, order and augmentation are in its files.
+    """The batches of a label set; order, augmentation and mixing are read from its files.
 
     Args:
-        split: the images, on the device where they are trained on.
+        split: the images, on the device of the training.
         normalize: applied before the augmentation.
-        config: of the run, whose augmentation, mixing and batch size are those of the set.
-        processes: which of how many this is.
+        config: of the run, with the augmentation, mixing and batch size of the label set.
+        processes: index and number of processes.
         stored: the label set.
 
     Raises:
-        ValueError: the augmentation of this version has other steps than that of the label set.
+        ValueError: the label set was written by a version whose augmentation had other steps.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class LabeledBatches(RandomBatches):
         augmentation = build_augmentation(config.augmentation, seed=0, device="cpu")
         if described(augmentation.steps) != list(map(list, stored.manifest.augmentation_steps)):
             raise ValueError(
-                f"{stored.folder} must have the steps of {config.augmentation}, "
+                f"{stored.folder} must have the steps of the augmentation {config.augmentation}, "
                 f"{described(augmentation.steps)}, got {stored.manifest.augmentation_steps}; "
-                "label again with this version of gift-fast"
+                "create the label set again with this version of gift-fast"
             )
 
     def epoch(
         self, epoch: int, start: int = 0, random_state: RandomState | None = None
     ) -> Iterator[Batch]:
-        """See :class:`~gift_fast.training.batches.Batches`; another run's state is not needed."""
+        """See :class:`~gift_fast.training.batches.Batches`; ``random_state`` is ignored."""
         return super().epoch(epoch, start)
 
     def read(self, epoch: int) -> StoredEpoch:
-        """An epoch of the label set; the last one that was read is kept."""
+        """Read an epoch of the label set, or return it if it was the last one read."""
         if self.current is None or self.current[0] != epoch:
             self.current = epoch, self.stored.epoch(epoch)
         return self.current[1]
@@ -70,8 +70,8 @@ class LabeledBatches(RandomBatches):
         image = self.read(epoch).image
         if int(image.max()) >= len(self.split):
             raise ValueError(
-                f"{self.stored.folder} must name images below {len(self.split)}, the number of "
-                f"distilled images, got {int(image.max())} in epoch {epoch}"
+                f"{self.stored.folder} must have image indices below {len(self.split)}, the number "
+                f"of distilled images, got {int(image.max())} in epoch {epoch}"
             )
         return image
 
@@ -97,12 +97,12 @@ class LabeledBatches(RandomBatches):
 
 
 class StoredSource(Source):
-    """Gives the random numbers that are stored with an epoch.
+    """Reads the random numbers that are stored with an epoch.
 
     Args:
         config: augmentation and mixing.
         epoch: from 1.
-        device: where the batches lie.
+        device: of the batches.
         stored: the epoch.
     """
 
@@ -138,4 +138,4 @@ class StoredSource(Source):
         return self.mixing.apply(images, partners, drawn)
 
     def skip(self, count: int, height: int, width: int) -> None:
-        """See :meth:`Source.skip`; there is nothing to draw."""
+        """See :meth:`Source.skip`; nothing is drawn."""

@@ -1,8 +1,8 @@
 """The last batch of an epoch, which may be too small for batch norm.
 
-In training batch norm takes its statistics from the batch. Of a single image whose feature maps are
-down to one pixel there are none, and torch raises in the middle of the first epoch; where the maps
-are larger it trains, on the statistics of that image alone.
+During training, batch norm computes its statistics from the batch. For a single image whose feature
+maps have one pixel, this is impossible, and torch raises an error at the end of the first epoch. If
+the maps are larger, training continues with the statistics of that one image.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ def check_last_batch(
     batch_size: int,
     network: str,
 ) -> None:
-    """Raises where batch norm could not train on the smallest batch, and warns where it hardly can.
+    """Check that batch norm can train on the smallest batch of an epoch.
 
-    The network is built only where a process gets a batch of one image.
+    Warns if batch norm has to use the statistics of a single image. The network is only built if a
+    process gets a batch of one image.
 
     Args:
-        build: gives the network, on the CPU.
+        build: returns the network, on the CPU.
         shape: (C, H, W) of an image.
-        images: of an epoch.
+        images: images per epoch.
         batch_size: global batch size.
-        network: what the message calls it.
+        network: name of the network, for the message.
 
     Raises:
-        ValueError: torch would raise; the message names batch sizes that leave no image alone.
+        ValueError: torch would raise an error; the message suggests other batch sizes.
 
     Example:
         >>> norm = lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(2), nn.BatchNorm1d(2))
@@ -43,67 +44,68 @@ def check_last_batch(
         >>> check_last_batch(norm, (1, 8, 8), images=6, batch_size=5, network="mine")
         Traceback (most recent call last):
         ...
-        ValueError: batch_size must leave no image alone for the batch norm of mine: 6 images in \
-batches of 5 end with a batch of 1. Take 4 or 6
+        ValueError: batch_size must give every process at least 2 images per batch, for the batch \
+norm of mine: 6 images in batches of 5 end with a batch of 1. Use 4 or 6
     """
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    if not leaves_one_alone(images, batch_size, processes):
+    if not has_single_image_batch(images, batch_size, processes):
         return
     model = build()
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return
     rest = images % batch_size
-    ends = "are one image each" if processes == 1 else "leave a process a single image"
+    ends = "have one image" if processes == 1 else "give a process a single image"
     if rest and images > batch_size:
         ends = f"end with a batch of {rest}"
     shared = f", shared by {processes} processes," if processes > 1 else ""
-    advice = f"Take {' or '.join(map(str, sizes_near(images, batch_size, processes)))}"
+    advice = f"Use {' or '.join(map(str, nearest_sizes(images, batch_size, processes)))}"
     if images < 2 * processes:
-        advice = "No batch size can help: take more images, or a network with another norm"
+        advice = "No batch size helps: use more images, or a network without batch norm"
     what = f"{images} images in batches of {batch_size}{shared} {ends}"
     if trains_on_one(model, shape):
         warnings.warn(
-            f"batch norm of {network} takes statistics of a single image: {what}. {advice} to "
-            "leave none alone",
+            f"batch norm of {network} uses the statistics of a single image: {what}. {advice} to "
+            "avoid this",
             UserWarning,
             stacklevel=2,
         )
         return
     raise ValueError(
-        f"batch_size must leave no image alone for the batch norm of {network}: {what}. {advice}"
+        f"batch_size must give every process at least 2 images per batch, for the batch norm of "
+        f"{network}: {what}. {advice}"
     )
 
 
-def leaves_one_alone(images: int, batch_size: int, processes: int = 1) -> bool:
+def has_single_image_batch(images: int, batch_size: int, processes: int = 1) -> bool:
     """Whether a process gets a batch of one image.
 
     Example:
-        >>> [leaves_one_alone(6, size) for size in (1, 2, 3, 4, 5, 6, 7)]
+        >>> [has_single_image_batch(6, size) for size in (1, 2, 3, 4, 5, 6, 7)]
         [True, False, False, False, True, False, False]
-        >>> leaves_one_alone(7, 4, processes=2)  # the last three are two and one
+        >>> has_single_image_batch(7, 4, processes=2)  # the last three images are split 2 + 1
         True
     """
     sizes = {min(batch_size, images), images % batch_size or batch_size}
     return any(max(min(size, images) // processes, 1) == 1 for size in sizes)
 
 
-def sizes_near(images: int, batch_size: int, processes: int = 1) -> list[int]:
-    """The next smaller and the next larger batch size that leave no image alone.
+def nearest_sizes(images: int, batch_size: int, processes: int = 1) -> list[int]:
+    """The next smaller and the next larger batch size without a batch of one image.
 
     Example:
-        >>> sizes_near(6, 5), sizes_near(101, 50)
+        >>> nearest_sizes(6, 5), nearest_sizes(101, 50)
         ([4, 6], [49, 51])
     """
     smaller = range(batch_size - 1, 1, -1)
     larger = range(batch_size + 1, max(images, batch_size + 1) + 1)
     found = []
     for sizes in (smaller, larger):
-        found += [n for n in sizes if not leaves_one_alone(images, n, processes)][:1]
+        found += [n for n in sizes if not has_single_image_batch(images, n, processes)][:1]
     return found
 
 
 def trains_on_one(model: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether a network in training mode takes a batch of one image."""
+    """Whether a network in training mode accepts a batch of one image."""
     model.train()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws

@@ -1,8 +1,8 @@
 """The networks that are trained as students and teachers.
 
 A new network is one class or function and one line in ``MODELS``; it is called with the number of
-channels, the side of the square images in pixels and the number of classes. A network of one's own
-is such a class or function too, named by its import path. torchvision and timm are imported where
+channels, the side of the square images in pixels and the number of classes. A user-defined network
+is such a class or function, named by its import path. torchvision and timm are only imported when
 they are used.
 """
 
@@ -35,8 +35,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 class ConvNet(nn.Module):
     """ConvNet-d: d blocks of 3x3 convolution, norm, ReLU and 2x2 average pool, then a linear layer.
 
-    The network of Gidaris and Komodakis (CVPR 2018) that dataset distillation is measured with. The
-    keys of its state dict are those of RDED's checkpoints: ``layers.conv.{d}.weight``,
+    The network of Gidaris and Komodakis (CVPR 2018), a standard student in dataset distillation.
+    The keys of its state dict are those of RDED's checkpoints: ``layers.conv.{d}.weight``,
     ``layers.norm.{d}.weight``, ``classifier.weight``.
 
     Args:
@@ -45,7 +45,7 @@ class ConvNet(nn.Module):
         side: side of the square images, in pixels, at least ``2**depth``.
         num_classes: number of logits.
         width: channels of every block.
-        norm: ``batch``, ``instance`` (one group a channel) or ``group`` (4 groups).
+        norm: ``batch``, ``instance`` (one group per channel) or ``group`` (4 groups).
 
     Raises:
         ValueError: an unknown norm, or images too small for the depth.
@@ -88,7 +88,7 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(width * (side // 2**depth) ** 2, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, channels, side, side) to logits (N, num_classes)."""
+        """Map images (N, channels, side, side) to logits (N, num_classes)."""
         convs, norms = self.layers["conv"].children(), self.layers["norm"].children()
         for conv, norm in zip(convs, norms, strict=True):
             images = self.pool(norm(conv(images)).relu())
@@ -109,26 +109,26 @@ TORCHVISION = (
     "resnet101",
     "swin_v2_t",
 )
-"""Networks that take images of nearly any side."""
+"""Networks for images of nearly any size."""
 
 RESNETS = ("resnet18", "resnet50", "resnet101")
-"""Networks with a ``_modified`` form."""
+"""Networks with a ``_modified`` variant."""
 
 
 def from_torchvision(
     name: str, channels: int, side: int, num_classes: int, **arguments: int
 ) -> nn.Module:
-    """A network of ``torchvision.models``, untrained.
+    """A network of ``torchvision.models`` without pretrained weights.
 
-    Where images have other than three channels, the first convolution is replaced by one that
-    differs in nothing else, initialized as PyTorch does by default.
+    If the images do not have three channels, the first convolution is replaced by one for their
+    channels, with PyTorch's default initialization.
 
     Args:
         name: its name in torchvision.
         channels: channels of the images.
         side: side of the square images, in pixels; these networks do not depend on it.
         num_classes: number of logits.
-        arguments: more of the network's arguments.
+        arguments: further arguments of the network.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -154,8 +154,8 @@ def from_torchvision(
 def modified_resnet(name: str, channels: int, side: int, num_classes: int) -> nn.Module:
     """A ResNet of torchvision with a stem for small images, as in the code of RDED.
 
-    The first convolution is 3x3 with stride 1, initialized as PyTorch does by default, and there is
-    no max-pool. The keys of the state dict are torchvision's.
+    The first convolution is 3x3 with stride 1 and PyTorch's default initialization, and there is no
+    max-pool. The keys of the state dict are torchvision's.
     """
     network = from_torchvision(name, RGB, side, num_classes)
     network.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
@@ -164,10 +164,10 @@ def modified_resnet(name: str, channels: int, side: int, num_classes: int) -> nn
 
 
 def vit_b_16(channels: int, side: int, num_classes: int) -> nn.Module:
-    """ViT-B/16 of torchvision, with position embeddings for images of this side.
+    """ViT-B/16 of torchvision, with position embeddings for images of this size.
 
     Raises:
-        ValueError: the side is not a multiple of the patches' 16 pixels.
+        ValueError: the side is not a multiple of the patch size, 16 pixels.
     """
     if side % VIT_PATCH:
         raise ValueError(f"side must be a multiple of {VIT_PATCH} for vit_b_16, got {side}")
@@ -175,23 +175,23 @@ def vit_b_16(channels: int, side: int, num_classes: int) -> nn.Module:
 
 
 def library(module: str, model: str, command: str) -> ModuleType:
-    """A module that a model needs, or an ImportError with the command that installs it."""
+    """Import the library of a model, or raise ImportError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(f"model {model!r} needs {package}: {command}") from error
+        raise ImportError(f"model {model!r} requires {package}: {command}") from error
 
 
 # ---- timm ----------------------------------------------------------------------------------------
 
 
 def from_timm(channels: int, side: int, num_classes: int, *, name: str = "") -> nn.Module:
-    """A network of timm (PyTorch Image Models), untrained: ``timm:name=vit_tiny_patch16_224``.
+    """A network of timm without pretrained weights: ``timm:name=vit_tiny_patch16_224``.
 
     Args:
         channels: channels of the images.
-        side: side of the square images, in pixels; a network of a fixed size is made for it.
+        side: side of the square images, in pixels; passed to networks with a fixed input size.
         num_classes: number of logits.
         name: its name in timm.
 
@@ -221,10 +221,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_model(model: str, *, channels: int, side: int, num_classes: int, seed: int) -> nn.Module:
-    """The network that a specification names, initialized from ``seed`` on the CPU.
+    """Build the network that a specification names, initialized from ``seed`` on the CPU.
 
-    PyTorch's layers draw their weights from the global generator; its state is put back after. A
-    network of the user's own is tried on one black image.
+    PyTorch's layers draw their weights from the global generator, whose state is restored. A
+    user-defined network is checked with one black image.
 
     Args:
         model: a name in ``MODELS`` with options, or the import path of a class or function that is
@@ -237,8 +237,8 @@ def build_model(model: str, *, channels: int, side: int, num_classes: int, seed:
     Raises:
         ImportError: the network's library is not installed.
         TypeError: the specification is not a string.
-        ValueError: no such network or option, or one that cannot be; a network of the user's own
-            that does not give a logit for every class.
+        ValueError: an unknown network or option, a value out of range, or a user-defined network
+            that does not return one logit per class.
 
     Example:
         >>> model = build_model("convnet3:width=32", channels=1, side=8, num_classes=10, seed=0)
@@ -259,21 +259,21 @@ def build_model(model: str, *, channels: int, side: int, num_classes: int, seed:
 def logits_of(
     name: str, network: Callable[[Tensor], Any], images: Tensor, num_classes: int
 ) -> Tensor:
-    """What a network gives for a batch of images: (B, C).
+    """Run a network on a batch of images and check its output, (B, C).
 
     Raises:
-        ValueError: it gives something else; ``name`` says which network.
+        ValueError: the output is something else; the message starts with ``name``.
     """
     logits = network(images)
     expected = (len(images), num_classes)
     if not isinstance(logits, Tensor) or logits.shape != expected:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"{name} must give logits of shape {expected}, got {got}")
+        raise ValueError(f"{name} must return logits of shape {expected}, got {got}")
     return logits
 
 
 def new_model(model: str, dataset: ImageDataset, seed: int) -> nn.Module:
-    """A freshly initialized network that fits the images and classes of a dataset."""
+    """Build a network for the images and classes of a dataset, with initial weights."""
     return build_model(
         model,
         channels=dataset.channels,

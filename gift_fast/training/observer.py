@@ -1,4 +1,4 @@
-"""What is told of a run while it trains."""
+"""Callbacks of the training loop."""
 
 from __future__ import annotations
 
@@ -13,31 +13,42 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """What is told of a run while it trains; this one does nothing with it."""
+    """Callbacks of the training loop; these do nothing."""
 
     def start(self, epochs: int, done: float) -> None:
-        """The run of ``epochs`` begins; it is resumed after ``done`` of them, 2.5 for instance."""
+        """Called before the first step.
+
+        Args:
+            epochs: of the run.
+            done: finished epochs of a resumed run, such as 2.5; otherwise 0.
+        """
 
     def step(
         self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
-        """A step is over.
+        """Called after every step.
 
         Args:
-            epoch: in which it was, from 1.
-            step: which of the epoch's steps, from 1.
-            steps: of the epoch.
-            images: that the step trained on, over all processes.
-            loss: gives the mean training loss of the epoch so far, of this process's images.
-                Calling it waits for the device.
+            epoch: the current epoch, from 1.
+            step: the step within the epoch, from 1.
+            steps: steps per epoch.
+            images: images of the step, over all processes.
+            loss: returns the mean training loss of the epoch so far, over this process's images;
+                waits for the device.
         """
 
     def epoch(self, number: int, images: int, check: EvalResult | None) -> None:
-        """Epoch ``number``, from 1, of so many images is over; ``check`` is its test, if any."""
+        """Called after every epoch.
+
+        Args:
+            number: the epoch, from 1.
+            images: images per epoch, over all processes.
+            check: the result of the test after this epoch; None if there was none.
+        """
 
 
 class RunObserver(Observer):
-    """Shows a run's progress, and reports its tests to the trackers."""
+    """Shows the progress of a run and sends the results of its tests to the trackers."""
 
     def __init__(self, title: str, progress: Progress, accelerator: Accelerator) -> None:
         self.title = title

@@ -1,7 +1,7 @@
-"""Optimizers and learning-rate schedules, each one function and one line in its registry.
+"""Optimizers and learning rate schedules, each one function and one line in its registry.
 
-The optimizers are PyTorch's. A schedule is a function from the number of epochs E to the factor of
-the learning rate in every epoch e, counted from 0.
+The optimizers are PyTorch's. A schedule is a function of the number of epochs E that returns the
+factor of the learning rate in every epoch e, counted from 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from gift_fast.files import spec
 
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
-"""Where PyTorch updates all parameters in one kernel, the same mathematics in another order."""
+"""Devices on which PyTorch has fused optimizers, which update all parameters in one kernel."""
 
 
 # ---- optimizers ----------------------------------------------------------------------------------
@@ -26,12 +26,12 @@ FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What an optimizer is given beside the parameters and its own options.
+    """The hyperparameters that all optimizers receive.
 
     Attributes:
         learning_rate: initial learning rate.
         weight_decay: decoupled in AdamW, added to the gradient in Adam and SGD.
-        momentum: of SGD; the other optimizers do not read it.
+        momentum: of SGD; other optimizers ignore it.
     """
 
     learning_rate: float
@@ -40,7 +40,7 @@ class Hyperparameters:
 
 
 def parameter_groups(model: nn.Module, *, decay_1d: bool) -> list[dict[str, Any]]:
-    """The parameters of a model, those with one dimension apart when they are not to decay."""
+    """The parameters of a model; without ``decay_1d``, those with one dimension do not decay."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if decay_1d:
         return [{"params": parameters}]
@@ -51,18 +51,18 @@ def parameter_groups(model: nn.Module, *, decay_1d: bool) -> list[dict[str, Any]
 
 
 def fused(model: nn.Module) -> bool:
-    """Whether PyTorch has one kernel for all parameters of a model."""
+    """Whether PyTorch's fused optimizers support the parameters of a model."""
     return all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in model.parameters())
 
 
 def adamw(model: nn.Module, values: Hyperparameters, *, decay_1d: bool = True) -> Optimizer:
-    """AdamW (Loshchilov and Hutter, ICLR 2019): weight decay apart from the gradient.
+    """AdamW (Loshchilov and Hutter, ICLR 2019): Adam with decoupled weight decay.
 
     Args:
         model: what to optimize.
         values: learning rate and weight decay.
-        decay_1d: whether biases and the parameters of norms decay; RDED's code spares them, and
-            SRe2L's on ImageNet-1K.
+        decay_1d: whether biases and the parameters of norms decay; they do not in RDED's code, nor
+            in SRe2L's for ImageNet-1K.
     """
     return AdamW(
         parameter_groups(model, decay_1d=decay_1d),
@@ -97,7 +97,7 @@ def sgd(
         model: what to optimize.
         values: learning rate, weight decay and momentum.
         decay_1d: whether biases and the parameters of norms decay.
-        nesterov: takes Nesterov's step (Sutskever et al., ICML 2013).
+        nesterov: uses Nesterov momentum (Sutskever et al., ICML 2013).
     """
     if nesterov and values.momentum == 0.0:
         raise ValueError("momentum must be positive for optimizer 'sgd:nesterov=true', got 0.0")
@@ -118,22 +118,22 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 OPTIMIZER_NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
-"""How reports write the names of optimizers."""
+"""Display names of the optimizers."""
 
 
 def optimizer_name(optimizer: str) -> str:
-    """The name of an optimizer as reports write it."""
+    """The display name of an optimizer, for reports."""
     return OPTIMIZER_NAMES.get(optimizer, optimizer)
 
 
 # ---- schedules -----------------------------------------------------------------------------------
 
 Schedule = Callable[[int], float]
-"""From the epoch, counted from 0, to the factor of the learning rate."""
+"""Maps the epoch, counted from 0, to the factor of the learning rate."""
 
 
 def multistep(epochs: int, *, factor: float = 0.2) -> Schedule:
-    """Multiplied by ``factor`` after 2E/3 epochs and again after 5E/6, both rounded down.
+    """Multiply the rate by ``factor`` after 2E/3 epochs and again after 5E/6, rounded down.
 
     Source: Shang, Sun and Lin, ICLR 2025, table 11.
     """
@@ -142,16 +142,16 @@ def multistep(epochs: int, *, factor: float = 0.2) -> Schedule:
 
 
 def step(epochs: int, *, factor: float = 0.1) -> Schedule:
-    """Multiplied by ``factor`` once, after epoch (E - 1)/2 + 1, rounded down and counted from 0.
+    """Multiply the rate by ``factor`` once, after epoch floor((E - 1)/2) + 1, counted from 0.
 
     Source: the code of dataset condensation (Zhao, Mopuri and Bilen, ICLR 2021) and of DATM, which
-    trains for one epoch more than it is told to; it also starts with a fresh momentum there.
+    trains one epoch more than its argument says. Their code also resets the momentum at this epoch.
     """
     return lambda epoch: factor if epoch > (epochs - 1) // 2 + 1 else 1.0
 
 
 def cosine(epochs: int) -> Schedule:
-    """(1 + cos(pi e / E)) / 2: half a cosine, from the full rate to zero.
+    """(1 + cos(pi e / E)) / 2: cosine annealing from the initial rate to zero.
 
     Source: Loshchilov and Hutter, ICLR 2017, without restarts.
     """
@@ -159,13 +159,13 @@ def cosine(epochs: int) -> Schedule:
 
 
 def half_cosine(epochs: int, *, eta: float = 2.0) -> Schedule:
-    """(1 + cos(pi e / (eta E))) / 2: the first part of half a cosine of eta E epochs.
+    """(1 + cos(pi e / (eta E))) / 2: the first E epochs of cosine annealing over eta E epochs.
 
-    With the default, the rate falls to half; with ``eta=1`` to zero, as ``cosine``.
+    With the default, the rate falls to half of its initial value; with ``eta=1``, to zero.
 
     Args:
         epochs: E.
-        eta: how far the half-cosine is stretched, at least 1.
+        eta: ratio of the annealing period to the epochs, at least 1.
 
     Sources: the code of RDED (Sun, Shi, Yu and Lin, CVPR 2024) and EDC for eta = 2; SRe2L++, CV-DD
     and HALD have an eta of 1 or 2, depending on network, dataset and images per class.
@@ -176,7 +176,7 @@ def half_cosine(epochs: int, *, eta: float = 2.0) -> Schedule:
 
 
 def constant(epochs: int) -> Schedule:
-    """The same rate in every epoch."""
+    """A constant learning rate."""
     return lambda epoch: 1.0
 
 
@@ -192,7 +192,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 def build_optimizer(
     model: nn.Module, optimizer: str, schedule: str, epochs: int, values: Hyperparameters
 ) -> tuple[Optimizer, LRScheduler]:
-    """The optimizer of a model and its schedule, which steps once an epoch.
+    """Build the optimizer of a model and its schedule, which steps once per epoch.
 
     Args:
         model: what to optimize.
@@ -202,7 +202,7 @@ def build_optimizer(
         values: learning rate, weight decay and momentum.
 
     Raises:
-        ValueError: an unknown name or option, or the optimizer cannot take these values.
+        ValueError: an unknown name or option, or values that the optimizer does not support.
 
     Example:
         >>> values = Hyperparameters(learning_rate=0.1, momentum=0.9)

@@ -1,4 +1,4 @@
-"""What a network says of images, and how often it is right; for trainer and audit alike."""
+"""Predictions and accuracy of a network, for training and for audits."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 BATCH_SIZE = 1000
 
 TOP = 5
-"""Of top-5. With fewer classes than that, every image is right."""
+"""The k of top-5. With at most five classes, every image counts as correct."""
 
 Transform = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) in [0, 1] to what a network is fed, of the same shape."""
+"""Maps images (B, C, H, W) in [0, 1] to the inputs of a network, of the same shape."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How good a network is on labeled images.
+    """The accuracy of a network on labeled images.
 
     Attributes:
         top1: percent of the images whose label has the largest logit.
         top5: percent of the images whose label has one of the five largest logits.
         loss: mean cross-entropy with the labels, in nats.
-        halves: ``top1`` of either half of the images, see :func:`second_half`; NaN of no image.
+        halves: ``top1`` on each half of the images, see :func:`second_half`; NaN without images.
     """
 
     top1: float
@@ -47,7 +47,7 @@ class Accuracy:
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> Accuracy:
-        """The accuracy behind the counts of :func:`count_correct`, or behind a sum of them.
+        """The accuracy from the counts of :func:`count_correct`, or from a sum of them.
 
         Example:
             >>> Accuracy.from_counts(torch.tensor([[2.0, 2.0, 2.0, 1.0], [2.0, 0.0, 1.0, 5.0]]))
@@ -95,29 +95,30 @@ def count_correct(
     start: int = 0,
     stop: int | None = None,
 ) -> Tensor:
-    """Counts how many images a network is right on; counts of disjoint parts may be added.
+    """Count the images that a network classifies correctly; counts of disjoint parts can be added.
 
     The host waits for the device once, at the end.
 
     Args:
-        model: takes what ``transform`` gives to logits (B, C). It runs in eval mode, on its own
-            device and in its own dtype, and is left in the mode it was in.
-        dataset: gives the normalization and, where ``split`` is None, the test split.
-        split: labeled images; labels lie in [0, C).
-        transform: in the place of ``dataset.normalize``, where the network is fed something else.
-        batch_size: images at a time.
-        start: first image of the part that this call counts.
-        stop: end of the part, exclusive; None is the number of images.
+        model: maps the output of ``transform`` to logits (B, C). It runs in eval mode, on its own
+            device and in its own dtype; its mode is restored.
+        dataset: has the normalization and, if ``split`` is None, the test split.
+        split: labeled images, with labels in [0, C).
+        transform: replaces ``dataset.normalize``.
+        batch_size: images per batch.
+        start: first image to count.
+        stop: end of the images to count, exclusive; None counts all.
 
     Returns:
-        Float64 (2, 4), on the CPU, a row for either half of the images (:func:`second_half`):
-        images, right by top-1, right by top-5, sum of the cross-entropy. The label of an image is
-        among the top k as ``torch.topk`` breaks ties.
+        Float64 (2, 4), on the CPU, one row for each half of the images (:func:`second_half`):
+        number of images, correct by top-1, correct by top-5, sum of the cross-entropy. Ties are
+        broken as in ``torch.topk``.
     """
     split = dataset.test if split is None else split
     part = torch.arange(start, len(split) if stop is None else stop)
     halves = second_half(split.labels).to(split.labels.device)[start:stop].split(batch_size)
-    # The CPU adds, in float64: float32 loses digits of long sums, and not every device has more.
+    # Summed on the CPU in float64, because long float32 sums lose digits and not every device has
+    # float64.
     counts = []
     with evaluating(model):
         batches = run(model, split, transform or dataset.normalize, part, batch_size)
@@ -131,10 +132,10 @@ def count_correct(
 
 
 def second_half(labels: Tensor) -> Tensor:
-    """Which images are of the second half of a split: of each class, every other one.
+    """A mask of the second half of a split: every other image of each class.
 
-    Two fixed halves with equal shares of every class, for choosing settings on one and reporting
-    on the other.
+    The two halves have equal shares of every class, so that settings can be chosen on one half and
+    accuracy reported on the other.
 
     Args:
         labels: (N) int64, of the whole split.
@@ -167,8 +168,8 @@ def predict(
     Args:
         model: see :func:`count_correct`.
         split: the images.
-        transform: images in [0, 1] to what the network is fed, such as ``dataset.normalize``.
-        batch_size: images at a time.
+        transform: maps images in [0, 1] to the network's inputs, such as ``dataset.normalize``.
+        batch_size: images per batch.
 
     Returns:
         Float32 (N, C) on the device of the model, without a gradient.
@@ -176,13 +177,13 @@ def predict(
     with evaluating(model):
         batches = run(model, split, transform, torch.arange(len(split)), batch_size)
         logits = [batch.float() for batch, _ in batches]
-    # Outside inference mode, so that the result may be used wherever tensors may.
+    # Outside of inference mode, so that autograd can use the result.
     return torch.cat(logits)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and inference mode; afterwards every module is in the mode it was in."""
+    """A context in eval mode and inference mode; restores the mode of every module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -196,7 +197,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def run(
     model: nn.Module, split: Split, transform: Transform, part: Tensor, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and labels of a part of a split, a batch at a time, on the device of the model."""
+    """Yield logits and labels of a part of a split in batches, on the device of the model."""
     like = next(model.parameters(), None)
     for images, target in split.batches(part.split(batch_size)):
         if like is not None:
@@ -208,7 +209,7 @@ def run(
 def test_on_all(
     student: nn.Module, dataset: ImageDataset, whiten: Transform | None, accelerator: Accelerator
 ) -> Accuracy:
-    """The accuracy on the test split, of which every process takes a part."""
+    """The accuracy on the test split, which is divided among the processes."""
     part, share = processes_of(accelerator).part_of(len(dataset.test))
     with log_lines(f"testing on {len(dataset.test)} images"):
         counts = count_correct(student, dataset, transform=whiten, start=part.start, stop=part.stop)

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def new_accelerator(config: TrainingConfig, *, device: str = "auto", **options: Any) -> Accelerator:
-    """An accelerator for a run: all devices and processes that it was launched with, or the CPU.
+    """Create the accelerator of a run, with the processes and devices that it was launched with.
 
     Args:
-        config: its precision is used.
-        device: ``auto`` or ``cpu``. CUDA_VISIBLE_DEVICES picks one of several GPUs.
-        options: more arguments of ``accelerate.Accelerator``: trackers, for instance.
+        config: of the run; its ``mixed_precision`` is used.
+        device: ``auto`` or ``cpu``. CUDA_VISIBLE_DEVICES selects one of several GPUs.
+        options: further arguments of ``accelerate.Accelerator``, such as trackers.
 
     Raises:
         ValueError: ``device`` is neither.
@@ -32,14 +32,14 @@ def new_accelerator(config: TrainingConfig, *, device: str = "auto", **options: 
 
     if device not in ("auto", "cpu"):
         raise ValueError(
-            f"device must be auto or cpu (CUDA_VISIBLE_DEVICES picks a GPU), got {device!r}"
+            f"device must be auto or cpu (CUDA_VISIBLE_DEVICES selects a GPU), got {device!r}"
         )
-    # accelerate keeps the first precision and device of a process; runs may differ in both.
+    # accelerate keeps the precision and device of a process's first run; later runs may differ.
     AcceleratorState._reset_state()
     if PartialState._shared_state and PartialState().num_processes == 1:
         PartialState._reset_state()
     return Accelerator(
-        # Several processes on the CPU find each other only if it is asked for.
+        # Several processes on the CPU only connect to each other if the CPU is requested.
         cpu=device == "cpu" or not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
         step_scheduler_with_optimizer=False,
@@ -49,7 +49,7 @@ def new_accelerator(config: TrainingConfig, *, device: str = "auto", **options: 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this is.
+    """The index of this process and the number of processes.
 
     Attributes:
         index: from 0.
@@ -60,10 +60,10 @@ class Processes:
     count: int = 1
 
     def part_of(self, size: int) -> tuple[Part, float]:
-        """This process's part of a joint batch, and its share of the joint loss.
+        """This process's part of a global batch, and its share of the loss.
 
-        The parts differ by at most one image. A process that would get none takes the first image
-        with a share of 0, since all have to take part in the step.
+        The sizes of the parts differ by at most one image. A process without images takes the first
+        image with a share of 0, because all processes have to take part in the step.
 
         Example:
             >>> Processes(1, 2).part_of(5)
@@ -76,15 +76,15 @@ class Processes:
 
 
 def processes_of(accelerator: Accelerator) -> Processes:
-    """Which of how many processes this is."""
+    """The process index and count of an accelerator."""
     return Processes(accelerator.process_index, accelerator.num_processes)
 
 
-def steps_alone(accelerator: Accelerator) -> bool:
-    """Whether a prepared optimizer does no more in a step than the optimizer in it.
+def can_skip_wrapper(accelerator: Accelerator) -> bool:
+    """Whether the wrapped optimizer can be used without accelerate's wrapper.
 
-    accelerate's looks for packages in every step, which takes 0.2 ms; it is left out where there is
-    no scaler, and gradients are averaged by DDP or not at all.
+    The wrapper looks for installed packages in every step, which takes 0.2 ms. It is not needed
+    without a gradient scaler, if gradients are averaged by DDP or not at all.
     """
     from accelerate import DistributedType
 
@@ -93,10 +93,9 @@ def steps_alone(accelerator: Accelerator) -> bool:
 
 
 def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
-    """Gives every process the main one's buffers.
+    """Copy the buffers of the main process to all processes.
 
-    Each process has its own running statistics of batch norm; what is tested, and saved, is one
-    network.
+    Every process has its own running statistics of batch norm, but one network is tested and saved.
     """
     if accelerator.num_processes > 1:
         for buffer in model.buffers():
@@ -104,19 +103,19 @@ def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
 
 
 def check_agreement(accelerator: Accelerator, what: str, value: int) -> None:
-    """Raises ValueError unless all processes have the same value, read from files of their own."""
+    """Raise ValueError unless all processes read the same value from their files."""
     if accelerator.num_processes == 1:
         return
     values = accelerator.gather(torch.tensor([value], device=accelerator.device)).tolist()
     if len(set(values)) > 1:
         raise ValueError(
-            f"{what} must be the same for all processes, got {values}: the machines of a run must "
-            "share the folder of its results"
+            f"{what} must be the same for all processes, got {values}: all machines of a run must "
+            "use the same folder for results"
         )
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that reports."""
+    """Whether this is the main process, the one that reports."""
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)

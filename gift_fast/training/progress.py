@@ -1,8 +1,8 @@
-"""What is shown while networks train: bars in a terminal, else lines that a log can hold.
+"""Progress of training: bars in a terminal, otherwise lines for a log.
 
-Both show the same numbers: accuracy and loss of the last check, the loss of the present epoch,
-images per second, and the time that the present stage still takes. Progress goes to the standard
-error, so that a report can be piped from the standard output.
+Both show the accuracy and loss of the last test, the loss of the current epoch, the throughput and
+the time left for the current stage. Progress is written to standard error, so that a report can be
+piped from standard output.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from types import TracebackType
 from typing import Protocol, TextIO
 
 Clock = Callable[[], float]
-"""Seconds since any fixed moment; never goes back."""
+"""A monotonic clock, in seconds."""
 
 WINDOW = 30.0
-"""Seconds that a rate is taken over: the average of a longer time would hide that a machine has
-become slower, that of a shorter one would jump with every test."""
+"""Seconds that rates are averaged over. A longer window would hide that a machine has become
+slower; with a shorter one, rates would jump after every test."""
 
 QUIET = 30.0
-"""Seconds after which a log gets a line even though there was no check."""
+"""Seconds after which a line is logged without a test."""
 
 REFRESH = 1.0
-"""Seconds between two looks at the steps of an epoch: reading a loss waits for the device."""
+"""Seconds between two updates within an epoch, because reading the loss waits for the device."""
 
 
 class Progress(Protocol):
-    """Follows a known number of stages, each of a known number of epochs."""
+    """Shows the progress of a known number of stages, each with a known number of epochs."""
 
     def __enter__(self) -> Progress: ...
 
@@ -43,43 +43,43 @@ class Progress(Protocol):
     ) -> None: ...
 
     def begin(self, title: str, epochs: int, done: float = 0) -> None:
-        """A stage starts; an earlier call has finished ``done`` of its epochs, 2.5 for instance."""
+        """Start a stage; ``done`` of its epochs, such as 2.5, were finished by an earlier call."""
 
     def step(
         self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
-        """A step of the stage has finished.
+        """Record a finished step.
 
         Args:
-            epoch: in which, from 1.
-            step: which of the epoch's steps, from 1.
-            steps: of the epoch.
-            images: that the step trained on, over all processes.
-            loss: gives the mean training loss of the epoch so far. It waits for the device, so it
-                is called only where it is shown.
+            epoch: the current epoch, from 1.
+            step: the step within the epoch, from 1.
+            steps: steps per epoch.
+            images: images of the step, over all processes.
+            loss: returns the mean training loss of the epoch so far. It waits for the device, so it
+                is only called if the loss is shown.
         """
 
     def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
-        """Epoch ``number``, from 1, of the stage has finished.
+        """Record a finished epoch.
 
         Args:
-            number: the epoch.
-            loss: mean training loss of the epoch, where there was a check.
-            top1: accuracy of this check, percent.
+            number: the epoch, from 1.
+            loss: mean training loss of the epoch, if it was followed by a test.
+            top1: accuracy of this test, percent.
         """
 
     def end(self, outcome: str) -> None:
-        """The stage has finished with this outcome."""
+        """End the stage with its outcome."""
 
 
 class Stage:
-    """Where a stage stands, in numbers and in words.
+    """The progress of one stage; ``str`` formats it.
 
     Args:
         title: what is trained.
         epochs: of the whole stage.
         done: epochs that an earlier call has finished.
-        clock: tells the time.
+        clock: returns the time in seconds.
 
     Example:
         >>> now = iter([0.0, 2.0, 2.0])
@@ -102,11 +102,11 @@ class Stage:
         self.check = ""
         self.checked = 0
         self.running_loss: float | None = None
-        # (time, epochs done, images seen) at the start and then about once in REFRESH.
+        # (time, epochs done, images seen) at the start and then about every REFRESH seconds.
         self.seen = deque([(self.start, done, 0)])
 
     def step(self, epoch: int, step: int, steps: int, images: int) -> None:
-        """Takes in a finished step."""
+        """Record a finished step."""
         self.done = epoch - 1 + step / steps
         self.where = f"epoch {epoch}/{self.epochs}, step {step}/{steps}"
         self.images += images
@@ -115,7 +115,7 @@ class Stage:
             self.look()
 
     def epoch(self, number: int, loss: float | None = None, top1: float | None = None) -> bool:
-        """Takes in a finished epoch; tells whether there was a check."""
+        """Record a finished epoch and return whether it was followed by a test."""
         self.done, self.now = number, self.clock()
         self.where = f"epoch {number}/{self.epochs}"
         self.running_loss = None
@@ -127,23 +127,23 @@ class Stage:
         return bool(values)
 
     def look(self) -> None:
-        """Keeps how far the stage is now, for its rate."""
+        """Record the current progress, from which rates are computed."""
         seen = self.seen
         seen.append((self.now, self.done, self.images))
-        # One observation older than the window stays, and one before the last step: a step or a
-        # test may take longer than that.
+        # Keep one observation from before the window and one from before the last step, because a
+        # step or a test may take longer than the window.
         while len(seen) > 2 and seen[1][0] <= self.now - WINDOW and seen[1][1] < self.done:
             seen.popleft()
 
     @property
     def images_per_second(self) -> float | None:
-        """Images trained on a second, tests included; None while that is not known."""
+        """Throughput in images/s, including time for tests; None while unknown."""
         (start, _, before), (now, _, images) = self.seen[0], self.seen[-1]
         return (images - before) / (now - start) if now > start and images > before else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Time that the other epochs take at the rate of the window; None while not known."""
+        """Time left for the stage at the rate of the window; None while unknown."""
         (start, before, _), (now, done, _) = self.seen[0], self.seen[-1]
         if done <= before:
             return None
@@ -151,7 +151,7 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        """Time since the stage began in this call."""
+        """Seconds since this call started the stage."""
         return self.clock() - self.start
 
     def __str__(self) -> str:
@@ -164,11 +164,11 @@ class Stage:
         return ", ".join(parts)
 
 
-def resumed_in_words(done: float, epochs: int) -> str:
-    """From where a stage is resumed.
+def resume_message(done: float, epochs: int) -> str:
+    """Describe after how many epochs a stage was resumed.
 
     Example:
-        >>> resumed_in_words(3, 40), resumed_in_words(2.153, 40)
+        >>> resume_message(3, 40), resume_message(2.153, 40)
         ('resumed after 3 of 40 epochs', 'resumed after 2.15 of 40 epochs')
     """
     return f"resumed after {done:.{0 if done == int(done) else 2}f} of {epochs} epochs"
@@ -184,27 +184,27 @@ class SilentProgress:
         pass
 
     def begin(self, title: str, epochs: int, done: float = 0) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def step(
         self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def end(self, outcome: str) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
 class PlainProgress:
-    """Writes a line at every check, when half a minute has passed without one, and at the end.
+    """Writes a line after every test, after ``QUIET`` seconds without one, and at the end.
 
     Args:
-        stages: how many there will be.
-        stream: where the lines go.
-        clock: tells the time.
+        stages: number of stages.
+        stream: where the lines are written.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, stages: int, stream: TextIO, *, clock: Clock = time.monotonic) -> None:
@@ -220,16 +220,16 @@ class PlainProgress:
         pass
 
     def begin(self, title: str, epochs: int, done: float = 0) -> None:
-        """Writes a line only where the stage is resumed."""
+        """Write a line if the stage is resumed."""
         self.stage = Stage(title, epochs, done, self.clock)
         self.last_line = self.stage.start
-        if 0 < done < epochs:  # a stage that has finished is told by its outcome
-            self.write(resumed_in_words(done, epochs))
+        if 0 < done < epochs:  # for a finished stage, the outcome is enough
+            self.write(resume_message(done, epochs))
 
     def step(
         self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
-        """Writes a line where there was none for half a minute."""
+        """Write a line if there was none for ``QUIET`` seconds."""
         stage = self.stage
         stage.step(epoch, step, steps, images)
         if stage.now - self.last_line >= QUIET:
@@ -237,36 +237,36 @@ class PlainProgress:
             self.write_numbers()
 
     def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
-        """Writes a line where there was a check, or none for half a minute."""
-        checked = self.stage.epoch(number, loss, top1)
+        """Write a line after a test, or if there was none for ``QUIET`` seconds."""
+        tested = self.stage.epoch(number, loss, top1)
         due = self.stage.now - self.last_line >= QUIET
-        if (checked or due) and number < self.stage.epochs:  # the last epoch's is the outcome
+        if (tested or due) and number < self.stage.epochs:  # the last epoch is in the outcome
             self.write_numbers()
 
     def write_numbers(self) -> None:
-        """Writes how far the stage is."""
+        """Write the progress of the stage."""
         stage = self.stage
         stage.look()
         self.write(", ".join(filter(None, [stage.where, str(stage)])))
         self.last_line = stage.now
 
     def end(self, outcome: str) -> None:
-        """Writes the outcome and the seconds."""
+        """Write the outcome and the time."""
         self.write(f"{outcome} ({self.stage.seconds:.1f} s)")
         self.finished += 1
 
     def write(self, text: str) -> None:
-        """Writes a line that says which stage it is about."""
+        """Write a line that starts with the number and title of the stage."""
         count = f"[{self.finished + 1:>{len(str(self.stages))}}/{self.stages}]"
         print(f"{count} {self.stage.title}: {text}", file=self.stream, flush=True)
 
 
 class RichProgress:
-    """A bar for all stages, one for the epochs of the present stage, and its numbers below.
+    """Shows a bar for all stages and one for the current stage, with its numbers below.
 
     Args:
-        stages: how many there will be; a single one has no bar for all.
-        clock: tells the time.
+        stages: number of stages; the upper bar is hidden if there is only one.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, stages: int, *, clock: Clock = time.monotonic) -> None:
@@ -298,7 +298,7 @@ class RichProgress:
         self.live.stop()
 
     def begin(self, title: str, epochs: int, done: float = 0) -> None:
-        """Starts the lower bar anew."""
+        """Reset the lower bar."""
         self.stage = Stage(title, epochs, done, self.clock)
         self.shown = self.stage.start
         self.numbers.plain = ""
@@ -308,26 +308,26 @@ class RichProgress:
     def step(
         self, epoch: int, step: int, steps: int, images: int, loss: Callable[[], float]
     ) -> None:
-        """Moves the lower bar about once in ``REFRESH``."""
+        """Update the lower bar about every ``REFRESH`` seconds."""
         self.stage.step(epoch, step, steps, images)
         if self.stage.now - self.shown >= REFRESH:
             self.stage.running_loss = loss()
             self.show()
 
     def epoch(self, number: int, *, loss: float | None = None, top1: float | None = None) -> None:
-        """Moves the lower bar."""
+        """Update the lower bar."""
         self.stage.epoch(number, loss, top1)
         self.show()
 
     def show(self) -> None:
-        """Shows how far the stage is."""
+        """Display the progress of the stage."""
         self.shown = self.stage.now
         self.stage.look()
         self.numbers.plain = str(self.stage)
         self.bars.update(self.present, completed=self.stage.done)
 
     def end(self, outcome: str) -> None:
-        """Leaves a line above the bars and moves the upper one."""
+        """Print the outcome above the bars and advance the upper one."""
         seconds = f"{self.stage.seconds:.1f} s"
         self.console.print(
             f"{self.stage.title:<24} {outcome} ({seconds})", highlight=False, markup=False
@@ -336,7 +336,7 @@ class RichProgress:
 
 
 def show_progress(stages: int, *, quiet: bool) -> Progress:
-    """The progress that fits where the standard error goes."""
+    """Choose how to show progress: silent, bars in a terminal, or lines."""
     if quiet:
         return SilentProgress()
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":

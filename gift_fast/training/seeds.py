@@ -1,4 +1,4 @@
-"""Seeds of the random numbers of a run."""
+"""Seeds of the random numbers of a run, one for each purpose."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import hashlib
 
 
 def seed_for(seed: int, purpose: str) -> int:
-    """A seed of its own for every purpose, so that their random numbers are unrelated."""
+    """Derive a separate seed for a purpose, so that random numbers are independent of others."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:6], "big")

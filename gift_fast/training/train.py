@@ -1,8 +1,8 @@
-"""The training loop, for teachers and for students.
+"""The training loop of teachers and students.
 
-On the CPU a run is the same bit for bit from its seed, for the same number of threads and
-processes: the initial weights, the order of the images and the augmentation are seeded separately.
-Device, precision and processes are Hugging Face accelerate's.
+On the CPU, a run with a given seed, number of threads and number of processes always gives the same
+bits: the initial weights, the order of the images and the augmentation are seeded separately.
+Device, precision and processes are managed by Hugging Face accelerate.
 """
 
 from __future__ import annotations
@@ -15,27 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gift_fast.process.memory import keep_freed_memory
 from gift_fast.process.signals import Interruption
-from gift_fast.training.batches import Batch, Batches, RandomState
-from gift_fast.training.checkpoint import CheckpointConfig, Checkpointer, find_state
+from gift_fast.training.batches import Batch, Batches
+from gift_fast.training.checkpoint import CheckpointConfig, Checkpointer
 from gift_fast.training.config import ResolvedTrainingConfig, TrainingConfig
 from gift_fast.training.eval_result import EvalResult
 from gift_fast.training.objectives import LossState
 from gift_fast.training.observer import Observer
 from gift_fast.training.optimizers import Hyperparameters, build_optimizer
 from gift_fast.training.predict import Accuracy
-from gift_fast.training.processes import check_agreement, share_buffers, steps_alone
-from gift_fast.training.seeds import seed_for
-from gift_fast.training.state import (
-    LossSum,
-    Stopwatch,
-    check_processes,
-    process_state,
-    restore_process_state,
-)
+from gift_fast.training.processes import can_skip_wrapper, check_agreement, share_buffers
+from gift_fast.training.state import TrainingState
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,12 +40,12 @@ BatchLoss = Callable[[nn.Module, Batch, int], Tensor]
 
 @dataclass(frozen=True)
 class Trained:
-    """What :func:`fit` gives beside the trained network.
+    """The measurements that :func:`fit` returns with the network.
 
     Attributes:
         checks: the tests, in order.
-        seconds: wall time, earlier parts of a resumed run included.
-        images_per_second: of the training alone, tests left out; over all processes.
+        seconds: wall time, including that of the runs that this one resumes.
+        images_per_second: training throughput over all processes; tests are not counted.
     """
 
     checks: tuple[EvalResult, ...]
@@ -74,180 +68,171 @@ def fit(
     observer: Observer | None = None,
     loss_state: LossState | None = None,
 ) -> tuple[nn.Module, Trained]:
-    """Trains a model in place; all that ever trains runs here.
+    """Train a network in place; both teachers and students are trained here.
 
     With ``config.ema_decay``, the exponential moving average of the weights is tested and, at the
-    end, takes the place of the weights in the model. It starts as the weights after the first step.
-    Buffers that are floating point, such as batch norm's running statistics, are averaged as the
-    weights are, unless ``config.ema_buffers`` is false: then they are the model's.
+    end, replaces the weights of the network. It starts at the weights after the first step.
+    Floating-point buffers, such as batch norm's running statistics, are averaged like the weights,
+    or copied from the network if ``config.ema_buffers`` is False.
 
     Args:
-        model: on the CPU; the trained one is the same object.
+        model: on the CPU; the returned network is the same object.
         batches: what it is trained on.
         config: how it is trained.
-        batch_loss: takes the model, a batch and the epoch to the mean loss of the batch.
+        batch_loss: computes the mean loss of a batch.
         accelerator: where to train.
-        run_test: tests the model.
+        run_test: tests a network.
         is_test_epoch: whether to test after an epoch, counted from 1.
-        identity: says which run a checkpoint belongs to.
-        checkpoint: where and how often to save; the run is resumed from this file where it exists.
-        interruption: notes signals, at which the state is saved and ``Interrupted`` is raised.
-        observer: told of steps, epochs and tests.
-        loss_state: what the loss remembers from epoch to epoch, or None.
+        identity: identifies the run that a checkpoint belongs to.
+        checkpoint: where and how often to save; if the file exists, the run resumes from it.
+        interruption: records signals; after one, the state is saved and ``Interrupted`` is raised.
+        observer: is called at steps, epochs and tests.
+        loss_state: what the loss carries from one epoch to the next, or None.
 
     Returns:
-        The model in eval mode, on the accelerator's device, and the tests.
+        The network in eval mode, on the accelerator's device, and the tests.
 
     Raises:
-        Interrupted: a signal has come; the state is saved.
+        Interrupted: a signal was received; the state is saved.
         ValueError: the checkpoint is another run's, or was saved within an epoch by another number
             of processes or on another kind of device.
     """
-    from accelerate.utils import gather_object
-
-    device, observer = accelerator.device, observer or Observer()
-    interruption = interruption or Interruption()
+    device = accelerator.device
+    observer, interruption = observer or Observer(), interruption or Interruption()
     if device.type == "cpu":
         keep_freed_memory()
+
     model = model.to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    averaged = None
+    ema = None
     if config.ema_decay:
         average = get_ema_multi_avg_fn(config.ema_decay)
-        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=config.ema_buffers)
-    tested = model if averaged is None else averaged.module
+        ema = AveragedModel(model, multi_avg_fn=average, use_buffers=config.ema_buffers)
     values = Hyperparameters(config.learning_rate, config.weight_decay, config.momentum)
     optimizer, schedule = build_optimizer(
         model, config.optimizer, config.schedule, config.epochs, values
     )
-    if accelerator.scaler is not None:  # where the run before has left it
-        fresh = {"scale": torch.amp.GradScaler(device.type).get_scale(), "_growth_tracker": 0}
-        accelerator.scaler.load_state_dict({**accelerator.scaler.state_dict(), **fresh})
+    reset_scaler(accelerator)
 
-    done, step, checks = 0, 0, []  # epochs, steps of the next, tests
-    watch, training, total = Stopwatch(), Stopwatch(), LossSum(device)
-    random_state: RandomState | None = None
-    process_states: list[dict[str, Any]] = []
-    state = None
+    state = TrainingState(model, ema, optimizer, schedule, loss_state, batches, accelerator)
     if checkpoint is not None:
-        state = find_state(checkpoint.path, identity, main=accelerator.is_main_process)
-    if checkpoint is not None and state is not None:
-        model.load_state_dict(state["model"])
-        if averaged is not None:
-            averaged.load_state_dict(state["ema"])
-        if loss_state is not None:
-            loss_state.load_state_dict(state["loss"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
-        done, step = state["epoch"], state["step"]
-        checks = [EvalResult.from_dict(check) for check in state["checks"]]
-        watch, training = Stopwatch(state["seconds"]), Stopwatch(state["training_seconds"])
-        if step:
-            random_state, process_states = state["batches"], state["processes"]
-            check_processes(checkpoint.path, done + 1, process_states, accelerator)
+        state.resume(checkpoint.path, identity)
+    done, step = state.epoch - 1, state.step
     check_agreement(accelerator, "the checkpoint's step", done * batches.steps + step)
-
-    def snapshot() -> dict[str, Any]:
-        """The state after the last step, from which any number of steps go on as they would."""
-        states = gather_object([process_state(device, total)])
-        scaler = accelerator.scaler
-        return {
-            "model": model.state_dict(),
-            **({} if averaged is None else {"ema": averaged.state_dict()}),
-            **({} if loss_state is None else {"loss": loss_state.state_dict()}),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "epoch": epoch - 1,
-            "step": step,
-            "batches": batches.random_state(),
-            "processes": states,
-            "checks": [check.to_dict() for check in checks],
-            "seconds": watch.seconds,
-            "training_seconds": training.seconds,
-        }
-
-    if config.compile:
-        # A graph for every size of batch: a resumed run meets the sizes in another order.
-        model.compile(dynamic=False)
-    prepared, stepper = accelerator.prepare(model, optimizer)
-    if steps_alone(accelerator):
-        stepper = stepper.optimizer
-    observer.start(config.epochs, done + step / batches.steps)
     checkpointer = Checkpointer(checkpoint, interruption, identity, accelerator)
 
-    watch.start()
-    training.start()
+    if config.compile:
+        # One graph per batch size: a resumed run sees the sizes in another order.
+        model.compile(dynamic=False)
+    network, stepper = accelerator.prepare(model, optimizer)
+    if can_skip_wrapper(accelerator):
+        stepper = stepper.optimizer
+
+    observer.start(config.epochs, done + step / batches.steps)
+    state.run_time.start()
+    state.training_time.start()
     random = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with random, interruption.held():
-        for epoch in range(done + 1, config.epochs + 1):
-            if process_states:  # resumed within this epoch
-                restore_process_state(process_states[accelerator.process_index], device, total)
-                process_states = []
-            else:
-                step, random_state = 0, None
-                total.reset()
-                # Dropout draws from the global generator.
-                purpose = f"model/{epoch}/{accelerator.process_index}"
-                torch.manual_seed(seed_for(config.seed, purpose))
-            prepared.train()
-            for batch in batches.epoch(epoch, step, random_state):
-                loss = batch_loss(prepared, batch, epoch)
-                # Processes average their gradients; unequal parts have to weigh as they are large.
-                weight = batch.share * accelerator.num_processes
-                accelerator.backward(loss if weight == 1.0 else weight * loss)
-                stepper.step()
-                stepper.zero_grad()
-                if averaged is not None:
-                    averaged.update_parameters(model)
-                total.add(loss.detach(), batch.share * batch.joint_size)
-                step += 1
-                if step == batches.steps:  # before the checkpoint, which may be the epoch's last
-                    schedule.step()
-                    if loss_state is not None:
-                        loss_state.end_epoch()
-                observer.step(epoch, step, batches.steps, batch.joint_size, total.mean)
-                checkpointer.after_step(snapshot)
-            check = None
+        for epoch in range(state.epoch, config.epochs + 1):
+            state.start_epoch(epoch, config.seed)
+            train_one_epoch(network, stepper, batch_loss, state, checkpointer, observer)
+            result = None
             if is_test_epoch(epoch):
-                mean_loss = float(accelerator.reduce(total.sum, "sum")) / batches.images  # waits
-                training.stop()
-                share_buffers(model, accelerator)
-                if averaged is not None:
-                    share_buffers(averaged.module, accelerator)
-                with checkpointer.unchanged(snapshot):
-                    check = EvalResult.of(epoch, mean_loss, run_test(tested))
-                if not math.isfinite(mean_loss) and all(math.isfinite(c.loss) for c in checks):
-                    warn_of_divergence(epoch, mean_loss)
-                checks.append(check)
-                training.start()
-            observer.epoch(epoch, batches.images, check)
-    accelerator.free_memory()  # it keeps what it has prepared
-    if averaged is not None:
-        model.load_state_dict(averaged.module.state_dict())
-    rate = config.epochs * batches.images / training.seconds
-    return model.eval(), Trained(tuple(checks), watch.seconds, rate)
+                result = test_epoch(run_test, state, checkpointer)
+            observer.epoch(epoch, batches.images, result)
+
+    accelerator.free_memory()  # otherwise it keeps what it has prepared
+    if ema is not None:
+        model.load_state_dict(ema.module.state_dict())
+    throughput = config.epochs * batches.images / state.training_time.seconds
+    return model.eval(), Trained(tuple(state.tests), state.run_time.seconds, throughput)
 
 
-def start_compiler_afresh(config: TrainingConfig) -> None:
-    """Drops what earlier runs of this process have compiled, where a run compiles its networks.
+def train_one_epoch(
+    network: nn.Module,
+    optimizer: Optimizer,
+    batch_loss: BatchLoss,
+    state: TrainingState,
+    checkpointer: Checkpointer,
+    observer: Observer,
+) -> None:
+    """Train on the batches of the current epoch that are left; save when it is due.
 
-    Every run has an autocast of its own, for which ``torch.compile`` compiles the networks again.
-    After the third run or so torch's limit of 8 is reached, and the others would run uncompiled.
-    From torch's cache on the disk it takes 2 s.
+    Args:
+        network: the model as the accelerator has prepared it.
+        optimizer: as the accelerator has prepared it.
+        batch_loss: see :func:`fit`.
+        state: is advanced by every step.
+        checkpointer: saves the state and stops the run.
+        observer: is called after every step.
+    """
+    accelerator, batches = state.accelerator, state.batches
+    network.train()
+    for batch in batches.epoch(state.epoch, state.step, state.batches_state):
+        loss = batch_loss(network, batch, state.epoch)
+        # Processes average their gradients, so each weights its loss by its share of the batch.
+        weight = batch.share * accelerator.num_processes
+        accelerator.backward(loss if weight == 1.0 else weight * loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        if state.ema is not None:
+            state.ema.update_parameters(state.model)
+        state.loss_sum.add(loss.detach(), batch.share * batch.global_size)
+        state.step += 1
+        if state.step == batches.steps:  # before the checkpoint, which may be the epoch's last
+            state.schedule.step()
+            if state.loss_state is not None:
+                state.loss_state.end_epoch()
+        size, mean_loss = batch.global_size, state.loss_sum.mean
+        observer.step(state.epoch, state.step, batches.steps, size, mean_loss)
+        checkpointer.after_step(state.state_dict)
+
+
+def test_epoch(
+    run_test: Callable[[nn.Module], Accuracy], state: TrainingState, checkpointer: Checkpointer
+) -> EvalResult:
+    """Test the network after an epoch, warn if training has diverged, and store the result."""
+    accelerator = state.accelerator
+    loss_sum = float(accelerator.reduce(state.loss_sum.sum, "sum"))  # waits for the device
+    mean_loss = loss_sum / state.batches.images
+    state.training_time.stop()
+    share_buffers(state.model, accelerator)
+    if state.ema is not None:
+        share_buffers(state.ema.module, accelerator)
+    with checkpointer.unchanged(state.state_dict):
+        result = EvalResult.of(state.epoch, mean_loss, run_test(state.tested_model))
+    if not math.isfinite(mean_loss) and all(math.isfinite(test.loss) for test in state.tests):
+        warn_of_divergence(state.epoch, mean_loss)
+    state.tests.append(result)
+    state.training_time.start()
+    return result
+
+
+def reset_scaler(accelerator: Accelerator) -> None:
+    """Restore the initial state of the gradient scaler, which an earlier run may have changed."""
+    if accelerator.scaler is not None:
+        scale = torch.amp.GradScaler(accelerator.device.type).get_scale()
+        initial = {"scale": scale, "_growth_tracker": 0}
+        accelerator.scaler.load_state_dict({**accelerator.scaler.state_dict(), **initial})
+
+
+def reset_compiler(config: TrainingConfig) -> None:
+    """Clear what earlier runs of this process compiled, if the run compiles its networks.
+
+    Every run has its own autocast, for which ``torch.compile`` compiles the networks again. After
+    about three runs, torch's limit of 8 compilations is reached, and later runs would not be
+    compiled. Reading them from torch's cache on disk takes 2 s.
     """
     if config.compile:
         torch.compiler.reset()
 
 
 def warn_of_divergence(epoch: int, loss: float) -> None:
-    """Says that a run is lost; it goes on, so that a table of many runs is not."""
+    """Warn that a run has diverged; it continues, so that a study of many runs is not lost."""
     warnings.warn(
         f"the training loss of epoch {epoch} is {loss}: the student has diverged, and its accuracy "
-        "says nothing of the loss; a smaller learning rate may help",
+        "says nothing about the loss; a lower learning rate may help",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=4,
     )

@@ -1,15 +1,14 @@
-"""Weights of networks in files, as the field exchanges them.
+"""Files with the weights of networks.
 
-A checkpoint is a file of ``torch.save`` with the state dict under ``model`` and plain values beside
-it, named ``{dataset}_{model}.pth``: the layout of RDED's and GIFT's published teachers. Other
-layouts are read too: a state dict alone, or under another key (``state_dict``, ``net``,
+Weights are written with ``torch.save``: a dictionary with the state dict under ``model`` and plain
+values, in a file ``{dataset}_{model}.pth``, as RDED's and GIFT's teachers are published. Other
+layouts are read too: a bare state dict, or one under another key (``state_dict``, ``net``,
 ``model_state_dict``); keys with the prefix of a wrapper (``DataParallel``, ``torch.compile``,
-``AveragedModel``, a Lightning module) or with any other prefix that they share; and files of
-safetensors.
+``AveragedModel``, a Lightning module) or any other common prefix; and safetensors files.
 
-A ConvNet's keys are ``layers.conv.{d}``, ``layers.norm.{d}`` and ``classifier`` (RDED), or
-``features.{n}`` with four layers a block, and ``classifier`` (dataset condensation and what follows
-it); both are read, the first is written.
+The keys of a ConvNet are ``layers.conv.{d}``, ``layers.norm.{d}`` and ``classifier`` (RDED), or
+``features.{n}``, with four layers per block, and ``classifier`` (dataset condensation and the code
+based on it). Both are read, and the first is written.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ from gift_fast.training.models import ConvNet
 logger = logging.getLogger(__name__)
 
 STATE_KEYS = ("model", "state_dict", "net", "model_state_dict", "model_state", "network", "weights")
-"""Where a checkpoint keeps its state dict, if it is not one itself; the first there is counts."""
+"""Keys under which files have a state dict; the first that is present is used."""
 
 COMPILED = "_orig_mod."
-"""What ``torch.compile`` puts before the keys of the module that it wraps, wherever that is."""
+"""Prefix that ``torch.compile`` adds to the keys of the module that it wraps, at any level."""
 
 NOT_WEIGHTS = frozenset({"n_averaged"})
-"""Keys that wrappers add beside the network's: the counter of ``AveragedModel``."""
+"""Keys that wrappers add to those of the network: the counter of ``AveragedModel``."""
 
 MAJORITY = 0.5
-"""The part of a file's tensors that must lie under one prefix to be taken for the network."""
+"""Fraction of a file's tensors that must be under a prefix for it to be that of the network."""
 
 HOW_TO_SAVE = 'save it with torch.save({"model": network.state_dict()}, path)'
 
 LAYERS_PER_BLOCK = 4
-"""Convolution, norm, activation, pool: the numbering of ``features`` in the original ConvNet."""
+"""Convolution, norm, activation and pooling, in the numbering of the original ConvNet."""
 
 SHOWN = 3
-"""Keys of one kind that an error names."""
+"""Largest number of keys of one kind in an error message."""
 
 
 def checkpoint_name(dataset: str, model: str) -> str:
-    """The file name of a network's weights; what a file name should not hold becomes ``-``.
+    """The file name of a network's weights; characters unsuited to file names become ``-``.
 
     Example:
         >>> checkpoint_name("cifar100", "convnet3")
@@ -64,18 +63,17 @@ def checkpoint_name(dataset: str, model: str) -> str:
 
 
 def save_weights(path: Path | str, model: nn.Module, **record: Any) -> None:
-    """Writes the weights of a network and what is to be known about them, whole or not at all.
+    """Write the weights of a network and a record about them, atomically.
 
     Args:
         path: the file; see :func:`checkpoint_name`.
         model: its state dict is written under ``model``, on the CPU.
-        record: plain values to keep beside it: numbers, strings, None, and lists, tuples and
-            dictionaries of these.
+        record: plain values to store with the weights: numbers, strings, None, and lists, tuples
+            and dictionaries of these.
 
     Raises:
         OSError: the file cannot be written; the message names it.
-        TypeError: ``record`` holds something else, which could not be read without trusting the
-            file.
+        TypeError: ``record`` has other values, which ``torch.load(weights_only=True)`` refuses.
 
     Example:
         >>> import tempfile
@@ -92,22 +90,22 @@ def save_weights(path: Path | str, model: nn.Module, **record: Any) -> None:
 
 
 def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
-    """Loads the weights in a file into a network, which must be the one they were saved from.
+    """Load the weights in a file into a network of the same architecture.
 
     Args:
-        path: a checkpoint in any of the layouts above. Nothing in it is run: it is read with
-            ``torch.load(weights_only=True)``.
-        model: gets the weights, in its own dtype and on its own device.
+        path: a file in any of the layouts above. It is read with
+            ``torch.load(weights_only=True)``, so no code in it is executed.
+        model: the network; its dtype and device do not change.
 
     Returns:
-        What the file holds beside the weights, by name.
+        The other values in the file, by name.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file is no checkpoint, or does not fit the model: keys that are missing or
-            unexpected, or shapes that differ, as for another number of classes; or several of its
-            state dicts fit; or weights are sparse, complex, integers, NaN or infinite. The error
-            says how to save the weights so that they can be read.
+        ValueError: the file has no state dict, or several that fit; keys are missing or
+            unexpected; shapes differ, for instance because of another number of classes; or
+            weights are sparse, complex, integers, NaN or infinite. The message says how to save
+            the weights so that they can be read.
     """
     path = Path(path)
     weights, record = split_checkpoint(path, read_checkpoint(path))
@@ -122,15 +120,15 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     ]
     if strange:
         raise ValueError(
-            f"{path} must hold dense weights, and floating-point numbers where the network has "
+            f"{path} must contain dense weights, and floating-point weights where the network has "
             f"them, got {listing(strange)}"
         )
-    # As the network will hold them: the largest float64 are infinite in float32.
+    # Checked in the network's dtype: large float64 values are infinite in float32.
     converted = {key: tensor.to(own[key].dtype) for key, tensor in weights.items()}
     broken = [key for key, tensor in converted.items() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(
-            f"{path} must hold finite weights, got NaN or infinity in {listing(broken)}"
+            f"{path} must contain finite weights, got NaN or infinity in {listing(broken)}"
         )
     with torch.no_grad():
         for key, tensor in converted.items():
@@ -139,34 +137,34 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What a file of ``torch.save`` or safetensors holds."""
+    """Read the contents of a file of ``torch.save`` or safetensors."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             if path.stat().st_size == 0:
-                raise ValueError(f"{path} must hold weights, it is empty: download it again")
+                raise ValueError(f"{path} must contain weights, it is empty: download it again")
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} must be a safetensors file, but {error}") from error
+            raise ValueError(f"{path} must be a safetensors file, got: {error}") from error
     try:
         return load_tensors(path, (*numpy_arrays(), argparse.Namespace))
     except ValueError as error:
-        if "copy or download" in str(error):  # saving it otherwise would not help
+        if "copy or download" in str(error):  # saving it in another way would not help
             raise
         if "TorchScript" in str(error):
             raise ValueError(
-                f"{path} must hold a state dict, got a TorchScript archive, which is a program; "
+                f"{path} must contain a state dict, got a TorchScript archive, which is a program; "
                 'save its weights: torch.save({"model": torch.jit.load(path).state_dict()}, path)'
             ) from error
         raise ValueError(
-            f"{error}; for the weights of a network that was saved whole, {HOW_TO_SAVE}"
+            f"{error}; if a network was saved instead of its state dict, {HOW_TO_SAVE}"
         ) from error
 
 
 def split_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint's state dict, its keys as they are, and what lies beside it."""
+    """Split the contents of a file into the state dict, with its original keys, and the rest."""
     if is_state_dict(contents):
         return dict(contents), {}
     found: list[str] = []
@@ -178,7 +176,7 @@ def split_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Tensor], dict
             others = [str(key) for key in candidates if key != chosen[0]]
             if others:
                 logger.warning(
-                    "%s: the weights under %r are read, and not %s",
+                    "%s: loading the weights under %r, not %s",
                     path,
                     chosen[0],
                     listing(others),
@@ -187,18 +185,18 @@ def split_checkpoint(path: Path, contents: Any) -> tuple[dict[str, Tensor], dict
             return dict(contents[chosen[0]]), record
         if len(chosen) > 1:
             raise ValueError(
-                f"{path} must hold one state dict, got {listing(sorted(map(str, chosen)))}: "
-                'save the one that is meant: torch.save({"model": ...}, path)'
+                f"{path} must contain one state dict, got {listing(sorted(map(str, chosen)))}; "
+                'save the right one: torch.save({"model": ...}, path)'
             )
         found = sorted(map(str, contents))
     raise ValueError(
-        f"{path} must hold a state dict, or one under a key such as {STATE_KEYS[0]!r} or "
-        f"{STATE_KEYS[1]!r}; got {found or type(contents).__name__}; {HOW_TO_SAVE}"
+        f"{path} must contain a state dict, or one under a key such as {STATE_KEYS[0]!r} or "
+        f"{STATE_KEYS[1]!r}, got {found or type(contents).__name__}; {HOW_TO_SAVE}"
     )
 
 
 def is_state_dict(weights: Any) -> bool:
-    """Whether it maps strings to tensors, and is not empty."""
+    """Whether ``weights`` is a non-empty mapping from strings to tensors."""
     return (
         isinstance(weights, Mapping)
         and len(weights) > 0
@@ -207,7 +205,7 @@ def is_state_dict(weights: Any) -> bool:
 
 
 def state_dict_of(model: nn.Module) -> dict[str, Tensor]:
-    """A network's state dict without the prefixes of wrappers; the tensors are the network's."""
+    """A network's state dict without the prefixes of wrappers; it shares the network's tensors."""
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     weights = {key.replace(COMPILED, ""): tensor for key, tensor in model.state_dict().items()}
@@ -223,19 +221,19 @@ def fitting(
     model: str,
     rename: Callable[[str], str],
 ) -> dict[str, Tensor]:
-    """The tensors of a state dict that are the network's, by the network's keys.
+    """Find the network's tensors in a state dict and return them by the network's keys.
 
-    They may lie under a prefix, whatever it is, if most of the file's tensors do.
+    They may be under any prefix, if most of the file's tensors are.
 
     Args:
         path: of the file, for the messages.
-        weights: as the file has them.
-        own: the network's own state dict.
-        model: what the network is called.
-        rename: takes a key in the file, without prefix, to the network's.
+        weights: the state dict in the file.
+        own: the network's state dict.
+        model: name of the network, for the messages.
+        rename: maps a key in the file, without prefix, to that of the network.
 
     Raises:
-        ValueError: none fit, or those under several prefixes do.
+        ValueError: no tensors fit, or those under several prefixes do.
     """
     plain = {k.replace(COMPILED, ""): t for k, t in weights.items() if k not in NOT_WEIGHTS}
     parts = (key.split(".")[:-1] for key in plain)
@@ -248,8 +246,8 @@ def fitting(
     if fit and fit[0] != "" and len(under[fit[0]]) <= MAJORITY * len(plain):
         if len(fit) > 1:
             raise ValueError(
-                f"{path} must hold the weights of one {model}, got several, under "
-                f"{listing([prefix.rstrip('.') for prefix in fit])}: save the one that is meant: "
+                f"{path} must contain the weights of one {model}, got several, under "
+                f"{listing([prefix.rstrip('.') for prefix in fit])}; save the right one: "
                 'torch.save({"model": ...}, path)'
             )
         fit = []
@@ -257,14 +255,14 @@ def fitting(
         others = [key for key in plain if not key.startswith(fit[0])]
         if others:
             logger.warning(
-                "%s: the weights under %r are read, and not %s", path, fit[0][:-1], listing(others)
+                "%s: loading the weights under %r, not %s", path, fit[0][:-1], listing(others)
             )
         return under[fit[0]]
-    # Under the prefix that holds most of the network's keys, the faults say most.
+    # The message lists the differences under the prefix that matches most of the network's keys.
     best = max(under.values(), key=lambda tensors: len(own.keys() & tensors.keys()))
     raise ValueError(
         f"{path} does not fit the {model}: {'; '.join(faults_of(best, own))}. It must be saved "
-        f"from the same network with as many classes; {HOW_TO_SAVE}"
+        f"from the same network with the same number of classes; {HOW_TO_SAVE}"
     )
 
 
@@ -285,8 +283,8 @@ def convnet_key(key: str) -> str:
 
 
 def faults_of(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """How keys and shapes in a file differ from those of a network's state dict, in words."""
-    # Files from before PyTorch 0.4.1 do not count batches, and nothing here reads the count.
+    """Describe how keys and shapes in a file differ from those of a network's state dict."""
+    # Files from before PyTorch 0.4.1 have no num_batches_tracked, which is not used here.
     missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in weights if k not in own]
     shapes = [
@@ -302,13 +300,13 @@ def faults_of(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[
 
 
 def listing(items: list[str]) -> str:
-    """The first few items, and how many more there are."""
+    """Join the first few items and state how many more there are."""
     more = len(items) - SHOWN
     return ", ".join(items[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def check_plain(name: str, value: object) -> None:
-    """Raises TypeError unless ``value`` is made of what ``torch.load(weights_only=True)`` reads."""
+    """Raise TypeError unless ``torch.load(weights_only=True)`` can read ``value``."""
     if isinstance(value, dict):
         for key, item in value.items():
             check_plain(f"a key of {name}", key)

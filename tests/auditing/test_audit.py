@@ -57,7 +57,7 @@ def test_a_permuted_distilled_set_is_told_and_the_class_map_mends_it(tmp_path, s
     assert severity(report) == "error"
     assert said(report).startswith(
         "The teacher and the test set agree; the distilled set's classes are permuted: 12 of 12 "
-        "classes are moved, label 0 is what both call 11 (lion), label 1 is what both call 0 (ant)"
+        "classes are moved, label 0 is their class 11 (lion), label 1 is their class 0 (ant)"
     )
     assert "--class-map fixes it; `gift-fast audit --write-class-map FILE` writes" in said(report)
     report.write_class_map(tmp_path / "classes.json")
@@ -69,8 +69,7 @@ def test_a_permuted_distilled_set_is_told_and_the_class_map_mends_it(tmp_path, s
 def test_two_classes_of_a_distilled_set_that_are_swapped_are_named():
     report = audit(world(), distilled_set(SWAPPED), [Knowing()])
     assert (
-        "2 of 12 classes are moved, label 3 is what both call 7 (hen), label 7 is what both call 3 "
-        "(dog)."
+        "2 of 12 classes are moved, label 3 is their class 7 (hen), label 7 is their class 3 (dog)."
     ) in said(report)
     assert report.class_map == SWAPPED
 
@@ -94,7 +93,7 @@ def test_a_class_that_the_teacher_never_names_does_not_hide_that_its_outputs_are
 
     report = audit(world(images=40), distilled_set(ipc=40), [Silent(SHIFTED)])
     assert said(report).startswith("The test set and the distilled set agree; the outputs")
-    assert "Found by elimination, so check them: 3" in said(report)
+    assert "Determined by elimination, so check them: 3" in said(report)
 
 
 def test_a_permuted_test_set_is_told():
@@ -124,7 +123,7 @@ def test_three_orders_are_told_apart():
 
 def test_permuted_hard_labels_are_told_from_a_permuted_set():
     report = audit(world(), distilled_set(SHIFTED, soft_order=IN_ORDER), [Knowing()])
-    assert "The stored soft labels are in the test set's order: the hard labels alone" in said(
+    assert "The stored soft labels are in the test set's order: only the hard labels" in said(
         report
     )
     assert report.class_map is None
@@ -133,7 +132,7 @@ def test_permuted_hard_labels_are_told_from_a_permuted_set():
 def test_permuted_soft_labels_are_told():
     report = audit(world(), distilled_set(soft_order=SHIFTED), [Knowing()])
     assert "the stored soft labels have their classes in another order" in said(report)
-    assert "label 0 is what the soft labels call 1 (bee)" in said(report)
+    assert "label 0 is class 1 (bee) of the soft labels" in said(report)
     assert "the soft labels were computed in another order" in said(report)
     assert report.class_map is None
 
@@ -186,8 +185,8 @@ def test_two_swapped_classes_of_few_images_are_not_called_agreement(ipc):
     report = audit(world(), distilled_set(SWAPPED, ipc=ipc), [Knowing()])
     assert severity(report) == "warning"
     text = said(report)
-    assert "agree overall. But most distilled images of label 3 are called 7 (" in text
-    assert "label 7 are called 3 (" in text
+    assert "agree overall. But most distilled images of label 3 are predicted as 7 (" in text
+    assert "label 7 are predicted as 3 (" in text
     assert report.class_map is None
 
 
@@ -207,7 +206,7 @@ def test_a_class_that_is_called_another_one_way_alone_is_a_note():
     distilled.images[distilled.labels == 3] = distilled.images[distilled.labels == 7]
     report = audit(world(), distilled, [Knowing()])
     assert severity(report) == "note"
-    assert "most distilled images of label 3 are called 7" in said(report)
+    assert "most distilled images of label 3 are predicted as 7" in said(report)
 
 
 @pytest.mark.parametrize("ipc", [1, 10])
@@ -217,10 +216,7 @@ def test_an_untrained_teacher_is_told_and_not_called_permuted(ipc):
         untrained = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CLASSES))
         report = audit(world(), distilled_set(ipc=ipc), [untrained])
         text = said(report, "teacher")  # it may be lucky with two or three classes
-        assert (
-            "That is no better than chance: it is untrained" in text
-            or "It is weak: for only" in text
-        )
+        assert "That is no better than chance: it is untrained" in text or "It is weak: " in text
         assert report.severity in ("warning", "error")
         assert "permuted" not in said(report)
         assert report.class_map is None
@@ -231,7 +227,7 @@ def test_distilled_images_that_the_teacher_does_not_know_are_told():
     noise = torch.rand(distilled.images.shape, generator=torch.Generator().manual_seed(0))
     report = audit(world(), replace(distilled, images=noise), [Knowing()])
     assert severity(report) == "warning"
-    assert "the images have another scale or are unlike the training images" in said(report)
+    assert "the images have another scale, or they differ from the training images" in said(report)
     assert report.class_map is None
 
 
@@ -249,15 +245,13 @@ def test_test_images_that_the_teacher_does_not_know_are_told():
     noise = torch.rand(dataset.test.images.shape, generator=torch.Generator().manual_seed(0))
     unknown = replace(dataset, test=TensorSplit(noise, dataset.test.labels))
     report = audit(unknown, distilled_set(), [Knowing()])
-    assert "The teacher knows the distilled images (100.0 %) and not the test images" in said(
-        report
-    )
+    assert "recognizes the distilled images (100.0 %), but not the test images" in said(report)
 
 
 def test_with_one_image_a_class_the_report_says_what_it_rests_on():
     report = audit(world(), distilled_set(SHIFTED, ipc=1), [Knowing()])
     assert severity(report) == "warning"  # 12 images cannot make it certain
-    assert "With one image per class this cannot be cross-validated" in said(report)
+    assert "With one image per class, this cannot be cross-validated" in said(report)
     assert report.class_map is not None
 
 
@@ -280,7 +274,7 @@ def test_the_quick_form_reads_a_sample_with_every_class_and_comes_to_the_same(mo
     assert entry["distilled"]["images"] == 5 * CLASSES
     assert entry["test"]["images_per_class"] == 5
     assert report.class_map == audit(world(), distilled_set(SHIFTED), [Knowing()]).class_map
-    assert said(report).endswith("This is from a sample; gift-fast audit examines all images.")
+    assert said(report).endswith("Only a sample was examined; gift-fast audit examines all images.")
     monkeypatch.undo()  # the whole of both sets is no sample
     report = audit(world(), distilled_set(SHIFTED), [Knowing()], quick=True)
     assert "sample" not in said(report)
@@ -323,7 +317,7 @@ def test_a_set_with_every_fault_is_reported_and_not_raised():
     labels[0] = 12
     report = audit(world(), replace(distilled, images=images, labels=labels), [Knowing()])
     assert said(report, "images") == "60 of 120 images contain NaN or infinity."
-    assert said(report, "labels").startswith("Labels run from 0 to 12")
+    assert said(report, "labels").startswith("Labels are 0 to 12")
     assert "test" in report.measures["teachers"][0]
     assert "distilled" not in report.measures["teachers"][0]
     json.dumps(report.to_dict(), allow_nan=False)

@@ -100,7 +100,7 @@ def test_values_are_given_as_they_are():
     images = distilled.images.clamp(0.2, 0.9)
     images[0, 0, 0, 0], images[1, 0, 0, 0] = -2.5, 300
     (finding,) = examine(replace(distilled, images=images))
-    assert "from -2.5 to 300" in finding.text
+    assert "[-2.5, 300]" in finding.text
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,14 @@ def test_copies_are_told_and_those_with_another_label_are_an_error():
     images[1] = images[0]
     (finding,) = examine(replace(distilled, images=images))
     assert finding.severity == "warning"
-    assert finding.text == "1 of 120 images equal an earlier one: 1 = 0."
+    assert finding.text == "1 of 120 images are duplicates: 1 = 0."
     images[119] = images[0]
     (finding,) = examine(replace(distilled, images=images))
     assert finding.severity == "error"
-    assert finding.text == "1 images equal one of another class: 119 = 0 (labels 11 and 0)."
+    assert (
+        finding.text
+        == "1 images are duplicates of images of another class: 119 = 0 (labels 11 and 0)."
+    )
 
 
 def test_another_shape_is_told():

@@ -18,7 +18,7 @@ def test_missing_classes_are_named():
     labels = torch.tensor([label for label in range(CLASSES) if label not in (2, 5)])
     (finding,), measures = examine_labels(world(), with_labels(labels))
     assert finding.severity == "warning"
-    assert finding.text == "2 of 12 classes have no image: 2 (cat), 5 (fox)."
+    assert finding.text == "2 of 12 classes have no images: 2 (cat), 5 (fox)."
     assert measures["missing"] == [2, 5]
 
 
@@ -33,13 +33,13 @@ def test_labels_that_count_from_one_are_recognized():
     (finding,), _ = examine_labels(world(), with_labels(torch.arange(CLASSES) + 1))
     assert finding.severity == "error"
     assert finding.text == (
-        "Labels run from 1 to 12, the classes of patterns from 0 to 11. They seem to start at 1."
+        "Labels are 1 to 12, but the classes of patterns are 0 to 11. They seem to start at 1."
     )
 
 
 def test_labels_out_of_range_are_an_error():
     (finding,), _ = examine_labels(world(), with_labels(torch.tensor([0, 40, -1])))
-    assert finding.text == "Labels run from -1 to 40, the classes of patterns from 0 to 11."
+    assert finding.text == "Labels are -1 to 40, but the classes of patterns are 0 to 11."
 
 
 def examine_soft(soft_labels: torch.Tensor | None):
@@ -75,7 +75,7 @@ def test_soft_labels_of_another_number_of_classes_are_an_error():
     finding, _ = examine_soft(torch.zeros(12, 10))
     assert finding.severity == "error"
     assert finding.text == (
-        "They have the shape (12, 10); patterns with its 12 classes needs (12, 12)."
+        "They have the shape (12, 10), but patterns with 12 classes needs (12, 12)."
     )
 
 

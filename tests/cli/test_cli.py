@@ -137,7 +137,7 @@ def test_quiet_leaves_the_results_alone_on_the_screen(tmp_path, capsys):
         (["--losses", "ce", "ce"], "losses must differ from each other, got ce ce"),
         (
             ["--device", "abacus"],
-            "device must be auto or cpu (CUDA_VISIBLE_DEVICES picks a GPU), got 'abacus'",
+            "device must be auto or cpu (CUDA_VISIBLE_DEVICES selects a GPU), got 'abacus'",
         ),
     ],
 )

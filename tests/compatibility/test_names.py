@@ -7,7 +7,7 @@ import pytest
 from gift_fast.cli.main import main
 from gift_fast.data import load_dataset
 from gift_fast.evaluation import EvaluationConfig, TeacherConfig
-from gift_fast.evaluation.description import values_in_words
+from gift_fast.evaluation.description import setting_texts
 from gift_fast.studies.study_files import parse_study
 
 STUDY = """
@@ -40,7 +40,7 @@ def test_a_dataset_is_split_under_both_names():
 
 def test_settings_are_shown_under_the_present_names():
     config = EvaluationConfig(dataset="digits:heldout=300", tested_on="heldout")
-    words = values_in_words(config)
+    words = setting_texts(config)
     assert (words["dataset"], words["tested_on"]) == ("digits:validation=300", "validation")
 
 

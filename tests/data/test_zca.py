@@ -61,11 +61,11 @@ def test_a_second_call_reads_the_cache_and_not_the_images(split, tmp_path, monke
     ("damage", "reason"),
     [
         (lambda file, zca: file.write_bytes(file.read_bytes()[:200]), "must be a whole file"),
-        (lambda file, zca: torch.save([zca.mean], file), "must hold mean and matrix"),
+        (lambda file, zca: torch.save([zca.mean], file), r"must .* mean and matrix"),
         (lambda file, zca: torch.save({"mean": zca.mean, "matrix": 1}, file), "matrix must be"),
         (
             lambda file, zca: torch.save({"mean": zca.mean / 0, "matrix": zca.matrix}, file),
-            r"mean must be finite numbers \(1, 48\)",
+            r"mean must be finite numbers of shape \(1, 48\)",
         ),
     ],
     ids=["truncated", "list", "number", "infinite"],
@@ -99,5 +99,7 @@ def test_autocast_does_not_round_the_whitening(split):
 
 
 def test_images_of_another_size_are_refused(split):
-    with pytest.raises(ValueError, match=r"images must have 48 values each, .* \(2, 3, 5, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"images must have 48 values per image, .* \(2, 3, 5, 5\)"
+    ):
         fit_zca(split)(torch.zeros(2, 3, 5, 5))

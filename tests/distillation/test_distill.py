@@ -43,7 +43,7 @@ def test_the_files_are_read_back_by_the_rded_format(dataset, teacher, tmp_path):
     again = read_distilled("rded", tmp_path / "set", dataset)
     assert again.fingerprint() == made.fingerprint()
     assert again.labels.tolist() == [label for label in range(10) for _ in range(2)]
-    assert "recognized as rded" in read_distilled("auto", tmp_path / "set", dataset).source
+    assert "detected format rded" in read_distilled("auto", tmp_path / "set", dataset).source
 
 
 def test_the_files_are_the_images_at_pillows_default_quality(dataset, teacher, tmp_path):

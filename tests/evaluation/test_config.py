@@ -114,7 +114,7 @@ def test_an_unknown_field_is_refused_by_name():
 
 
 def test_a_missing_field_is_refused_by_name():
-    with pytest.raises(ValueError, match="EvaluationConfig needs the field 'dataset'"):
+    with pytest.raises(ValueError, match="EvaluationConfig must have the field 'dataset'"):
         EvaluationConfig.from_dict({"ipc": 1})
 
 
@@ -164,14 +164,14 @@ def test_a_resolved_configuration_has_no_empty_field(field):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hard_loss": "kl"}, "hard_loss must read hard labels alone, such as ce, got 'kl'"),
+        ({"hard_loss": "kl"}, "hard_loss must not read soft labels, use ce; got 'kl'"),
         ({"hard_loss": "cee"}, r"hard_loss must be one of .*; got 'cee'"),
         ({"hard_start": 1.0}, r"hard_start must be in \[0, 1\), got 1.0"),
         (
             {"hard_start": 0.5, "hard_stop": 0.4},
-            "hard_stop must be from hard_start, 0.5, to 1, got",
+            "hard_stop must be between hard_start, 0.5, and 1, got",
         ),
-        ({"hard_stop": 1.5}, "hard_stop must be from hard_start, 0.25, to 1, got 1.5"),
+        ({"hard_stop": 1.5}, "hard_stop must be between hard_start, 0.25, and 1, got 1.5"),
     ],
 )
 def test_a_part_of_hard_labels_must_be_one(changes, message):

@@ -81,7 +81,7 @@ def test_a_downloaded_folder_becomes_a_table(fresh, capsys):
     printed = capsys.readouterr()
     assert "settings: The protocol of the GIFT paper (preset paper)" in printed.err
     assert "learning_rate    0.001" in printed.err
-    assert "recognized as rded" in printed.err
+    assert "detected format rded" in printed.err
     assert "[2/2] seed 1: top-1 " in printed.err
     assert "top-1 of the last epoch: " in printed.out
     assert "ddof 0" in printed.out
@@ -128,7 +128,7 @@ def test_a_diverged_student_is_told_when_it_is_trained_and_when_it_is_read(fresh
             assert evaluate(fresh, *settings) == 0
         printed = capsys.readouterr()
         assert "† 1 of 1 run diverged" in printed.out
-        assert "smaller learning rate" in printed.out
+        assert "lower learning rate" in printed.out
         assert ("diverged by epoch 1, from an earlier call" in printed.err) == read
     assert written(fresh)[0]["diverged"] == 1
     assert main(["table", str(fresh / "runs")]) == 0
@@ -187,7 +187,7 @@ def test_the_student_is_built_before_the_set_is_examined(fresh, capsys, monkeypa
 def test_a_tracker_that_is_not_installed_is_named(fresh, capsys, monkeypatch):
     monkeypatch.setitem(context.TRACKERS, "wandb", ("no_such_package",))
     assert evaluate(fresh, "--trackers", "wandb") == 2
-    assert "wandb is not: pip install no_such_package" in capsys.readouterr().err
+    assert "wandb, which is not: pip install no_such_package" in capsys.readouterr().err
 
 
 def test_tests_are_reported_to_a_tracker(fresh):
@@ -314,9 +314,12 @@ def test_a_permuted_set_is_found_named_and_mended(place, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--teacher", "convnet4"], "no weights of the teacher convnet4"),
-        (["--class-map", "map.json"], "--class-map must be there, got map.json"),
-        (["--labels", "fkd"], "--labels must be there, got fkd"),
-        (["--format", "rded", "--data", "nowhere"], "--data must be a distilled set's"),
+        (["--class-map", "map.json"], "--class-map must be an existing path, got map.json"),
+        (["--labels", "fkd"], "--labels must be an existing path, got fkd"),
+        (
+            ["--format", "rded", "--data", "nowhere"],
+            "--data must be the folder or file of a distilled set",
+        ),
         (["--student", "convnet6"], "at least 64 pixels for ConvNet-6"),
     ],
 )
@@ -379,26 +382,32 @@ def test_an_audit_asks_where_its_class_map_goes_before_it_reads(fresh, capsys, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seeds", "0", "0"], "seeds must be one or more that differ, got [0, 0]"),
+        (["--seeds", "0", "0"], "seeds must be one or more distinct seeds, got [0, 0]"),
         (["--teacher", "convnet4"], "gift-fast train-teacher --dataset digits --model convnet4"),
-        (["--teacher", "convnet3"], "teachers holds digits_convnet3-width=8.pth)"),
+        (["--teacher", "convnet3"], "teachers contains digits_convnet3-width=8.pth)"),
         (["--format", "datm"], "images_best.pt"),
         (["--format", "zip"], "format must be one of auto, "),
         (["--preset", "best"], "preset must be one of cvdd, datm, "),
-        (["--trackers", "paper"], "trackers must be of tensorboard, wandb, mlflow, got 'paper'"),
+        (
+            ["--trackers", "paper"],
+            "trackers must be any of tensorboard, wandb, mlflow, got 'paper'",
+        ),
         (
             ["--checkpoint-every", "0"],
             "--checkpoint-every must be a positive duration",
         ),
         (["--checkpoint-every", "5 epochs"], "number of seconds, got '5 epochs'"),
-        (["--dataset", "cifar10"], "--data-root must be the folder that holds cifar10, got None"),
-        (["--teacher"], "--data must hold soft labels for the loss gift"),
+        (
+            ["--dataset", "cifar10"],
+            "--data-root must be the folder that contains cifar10, got None",
+        ),
+        (["--teacher"], "--data must contain soft labels for the loss gift"),
         (["--teacher", "convnet4"], "soft labels stored with the set, if it has any, with `--teac"),
         (
             ["--student", "tests.networks.headless"],
-            "must give logits of shape (1, 10), got (1, 64)",
+            "must return logits of shape (1, 10), got (1, 64)",
         ),
-        (["--loss", "tests.networks.unreduced"], "must give a scalar, got a tensor of sha"),
+        (["--loss", "tests.networks.unreduced"], "must return a scalar, got a tensor of sha"),
     ],
 )
 def test_what_the_user_has_to_mend_is_said_in_one_line(fresh, capsys, arguments, message):
@@ -439,10 +448,10 @@ def test_labels_are_stored_once_and_replayed_without_the_teacher(settings, fresh
         assert call(fresh, "evaluate", *replayed, *arguments) == 2
         return capsys.readouterr().err
 
-    assert "labels must be for the seed 2" in refused("--seeds", "0", "2")
+    assert "labels must include the seed 2" in refused("--seeds", "0", "2")
     assert "epochs must be at most 2" in refused("--epochs", "3")
-    assert "augmentation 'rrc' as the run" in refused("--augmentation", "rrc")
-    assert "teachers ('convnet3',) as the run" in refused("--teacher", "convnet3")
+    assert "augmentation of the run, 'rrc'" in refused("--augmentation", "rrc")
+    assert "teachers of the run, ('convnet3',)" in refused("--teacher", "convnet3")
 
 
 def test_labels_of_other_weights_than_the_teachers_file_are_refused(fresh, tmp_path, capsys):

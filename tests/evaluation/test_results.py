@@ -126,7 +126,7 @@ def test_a_file_name_is_readable_and_safe(tmp_path):
 def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, contents):
     path = tmp_path / "run.json"
     path.write_bytes(contents)
-    with pytest.raises(ValueError, match=r"run\.json must hold the result of a run, got: "):
+    with pytest.raises(ValueError, match=r"run\.json must contain the result of a run, got: "):
         read_run(path)
 
 
@@ -137,7 +137,7 @@ def test_a_test_with_a_value_that_is_no_number_is_refused(tmp_path, name, wrong)
     values = json.loads(path.read_text())
     values["checks"][0][name] = wrong
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="must hold the result of a run, got: "):
+    with pytest.raises(ValueError, match="must contain the result of a run, got: "):
         read_run(path)
 
 
@@ -148,7 +148,9 @@ def test_a_test_with_a_value_that_is_no_number_is_refused(tmp_path, name, wrong)
 def test_a_record_with_a_value_of_another_kind_is_refused_by_name(tmp_path, name, wrong):
     path = write_run(tmp_path, run())
     path.write_text(json.dumps({**json.loads(path.read_text()), name: wrong}))
-    with pytest.raises(ValueError, match=f"must hold the result of a run, got: .*{name} must be"):
+    with pytest.raises(
+        ValueError, match=f"must contain the result of a run, got: .*{name} must be"
+    ):
         read_run(path)
 
 
@@ -177,7 +179,7 @@ def test_a_single_value_has_no_sample_std():
 
 
 def test_no_value_has_no_spread():
-    with pytest.raises(ValueError, match="values must hold at least one number, got none"):
+    with pytest.raises(ValueError, match="values must contain at least one number, got none"):
         spread([])
 
 

@@ -11,7 +11,7 @@ from gift_fast import backends, gift_loss
 
 LOGITS, SOFT_LABELS, TARGET = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
 FLOAT_NAMES = "float32, bfloat16, float16, float64"
-TO_DENSE = "; to_dense makes it one"
+TO_DENSE = "; convert it with to_dense()"
 
 BAD_TENSORS = {
     "logits of a list": (
@@ -281,10 +281,10 @@ WITHOUT_PLAIN_MEMORY = {
     "coo": (lambda x: x.to_sparse(), "layout torch.sparse_coo"),
     "hybrid": (lambda x: x.to_sparse(1), "layout torch.sparse_coo"),
     "mkldnn": (lambda x: x.to_mkldnn(), "layout torch._mkldnn"),
-    "nested": (lambda x: torch.nested.nested_tensor(list(x)), "a nested one"),
+    "nested": (lambda x: torch.nested.nested_tensor(list(x)), "a nested tensor"),
     "jagged": (
         lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged),
-        "a nested one",
+        "a nested tensor",
     ),
     "quantized": (
         lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),

@@ -325,7 +325,11 @@ def test_without_the_hard_label_there_need_be_no_target(ignore_index):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"target": None}, TypeError, "other_target and target_weight need target, got None"),
+        (
+            {"target": None},
+            TypeError,
+            "target must be given with other_target and target_weight, got None",
+        ),
         (
             {"target": None, "other_target": None, "target_weight": None},
             TypeError,
@@ -334,12 +338,12 @@ def test_without_the_hard_label_there_need_be_no_target(ignore_index):
         (
             {"target_weight": None},
             TypeError,
-            "other_target needs target_weight, the weight of target in the loss",
+            "target_weight must be given with other_target, got None",
         ),
         (
             {"other_target": None},
             TypeError,
-            "target_weight needs other_target, the second label of each row",
+            "other_target must be given with target_weight, got None",
         ),
         ({"target_weight": 1.5}, ValueError, "target_weight must be in [0, 1], got 1.5"),
         ({"target_weight": "half"}, TypeError, "target_weight must be a float, got str"),
@@ -351,13 +355,14 @@ def test_without_the_hard_label_there_need_be_no_target(ignore_index):
         (
             {"target_weight": torch.ones(2, dtype=torch.int64)},
             TypeError,
-            "target_weight must be a number or a tensor of a floating type, got one of torch.int64",
+            "target_weight must be a number or a floating-point tensor, got a tensor of "
+            "torch.int64",
         ),
         (
             {"target_weight": torch.ones(2, requires_grad=True)},
             ValueError,
-            "target_weight must not require a gradient; pass target_weight.detach(), or weigh the "
-            "losses of two calls",
+            "target_weight must not require a gradient; pass target_weight.detach(), or use the "
+            "weighted sum of two calls",
         ),
         (
             {"other_target": torch.tensor([0])},
@@ -368,7 +373,7 @@ def test_without_the_hard_label_there_need_be_no_target(ignore_index):
             {"target": torch.ones(2, 3)},
             TypeError,
             "target must have one of the dtypes int64, int32, got torch.float32; class "
-            "probabilities are not taken: pass the two labels of a mixed image as target and "
+            "probabilities are not supported: pass the two labels of a mixed image as target and "
             "other_target, and the weight of the first as target_weight",
         ),
     ],

@@ -211,7 +211,7 @@ def test_what_parses_and_is_no_run_is_told(tmp_path: Path, name: str, value: obj
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     found, (message,), _ = read_evaluations(tmp_path)
     assert found == ()
-    assert message.startswith(f"{path} must hold the result of a run")
+    assert message.startswith(f"{path} must contain the result of a run")
 
 
 def test_the_command_prints_a_table_markdown_or_csv(
@@ -250,7 +250,7 @@ def test_a_diverged_run_is_marked_and_the_mark_explained(
         assert "50.0†" not in printed
         assert "† 1 of 3 runs diverged" in printed
         assert "after epoch 2." in printed
-        assert "smaller learning rate" in printed
+        assert "lower learning rate" in printed
     assert main(["table", str(tmp_path), "--csv"]) == 0
     rows = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert {row["loss"]: row["diverged"] for row in rows} == {"mse": "1", "gift": "0"}

@@ -307,7 +307,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(two_losses, capsys):
     (folder / "study-other.json").write_text('{"format": 1}')
     assert main(["report", str(folder)]) == 1
     printed = capsys.readouterr()
-    assert f"{damaged} must hold the result of a run" in printed.err
+    assert f"{damaged} must contain the result of a run" in printed.err
     assert "study-other.json must be the record of a study" in printed.err
     assert "report.html" in printed.out
     assert "**64.0 ± 1.6**" in (folder / "report.md").read_text()

@@ -95,7 +95,7 @@ def test_classes_may_be_listed():
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ("{step: 5}", "classes may hold heads, orders, steps; got 'step'"),
+        ("{step: 5}", "classes may contain heads, orders, steps, got 'step'"),
         ("{orders: [0]}", "classes must have the key 'steps'"),
         ("{steps: 1}", "classes: steps must be at least 2, got 1"),
         ("{steps: five}", "classes: steps must be an integer or a list of integers, got 'five'"),

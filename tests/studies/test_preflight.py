@@ -103,7 +103,7 @@ def test_the_published_size_of_the_digits_is_theirs():
     ("arguments", "message"),
     [
         (["--dataset", "digits", "--validation", "5000"], "validation must be 10 to 648"),
-        (["--dataset", "cifar10"], "--data-root must be the folder that holds cifar10"),
+        (["--dataset", "cifar10"], "--data-root must be the folder that contains cifar10"),
         (["--dataset", "digits", "--student", "convnet6"], "at least 64 pixels for ConvNet-6"),
         (["--dataset", "digits", "--ipc", "500"], "--ipc must be from 1 to 1"),
     ],
@@ -124,7 +124,7 @@ def test_a_set_of_no_known_format_is_told(tmp_path, capsys):
     assert study(tmp_path, "--sets", str(tmp_path / "sets")) == 2
     printed = capsys.readouterr().err
     assert str(broken) in printed
-    assert "must hold one of these formats" in printed
+    assert "must have one of these formats" in printed
 
 
 def test_a_teacher_of_another_network_is_told(tmp_path, capsys):
@@ -159,7 +159,7 @@ def test_a_last_batch_of_one_image_is_told(tmp_path, capsys):
     assert study(tmp_path, "--student", "resnet18", name=str(path)) == 2
     printed = capsys.readouterr().err
     assert "10 images in batches of 9 end with a batch of 1" in printed
-    assert "Take 8 or 10" in printed
+    assert "8 or 10" in printed
 
 
 def test_a_disk_without_room_for_checkpoints_is_told(tmp_path, capsys, monkeypatch):

@@ -164,8 +164,8 @@ def test_a_users_own_function_is_built_from_its_import_path(monkeypatch):
     [
         ("dsb", "augmentation must be one of.*got 'dsb'"),
         ("dsa:angle=3", "has the options: strategy; got 'angle'"),
-        ("dsa:strategy=flip_hue", "strategy must be some of flip, color.*got 'hue' in 'flip_hue'"),
-        ("dsa-one:strategy=", "strategy must be some of"),
+        ("dsa:strategy=flip_hue", "strategy must list any of flip, color.*got 'hue' in 'flip_hue'"),
+        ("dsa-one:strategy=", "strategy must list any of"),
         ("crop-flip:padding=-1", "padding must be at least 0, got -1"),
         ("rrc:min_scale=0", r"min_scale must be in \(0, 1\], got 0.0"),
         ("rrc:min_scale=1.5", r"min_scale must be in \(0, 1\], got 1.5"),
@@ -186,11 +186,11 @@ def test_more_tiles_than_pixels_are_refused(name):
 
 def test_images_of_the_wrong_type_shape_or_number_are_refused():
     augment = built("none")
-    with pytest.raises(TypeError, match=r"images must be floating, got torch\.uint8"):
+    with pytest.raises(TypeError, match=r"images must be .*, got torch\.uint8"):
         augment(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"images must be \(n, C, H, W\), got \(3, 8, 8\)"):
         augment(torch.zeros(3, 8, 8))
-    with pytest.raises(ValueError, match=r"images must be as many as Part.*says, got 4"):
+    with pytest.raises(ValueError, match=r"images must be .*Part.*, got 4"):
         augment(torch.zeros(4, 3, 8, 8), Part(0, 3, 8))
 
 

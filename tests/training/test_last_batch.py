@@ -8,7 +8,7 @@ from gift_fast.evaluation.checks import check_inputs
 from gift_fast.evaluation.config import EvaluationConfig, TeacherConfig
 from gift_fast.evaluation.inputs import resolve_on
 from gift_fast.evaluation.teacher import train_teacher
-from gift_fast.training.last_batch import check_last_batch, leaves_one_alone, sizes_near
+from gift_fast.training.last_batch import check_last_batch, has_single_image_batch, nearest_sizes
 from gift_fast.training.processes import Processes
 
 SHAPE = (1, 8, 8)
@@ -38,27 +38,28 @@ def test_the_rule_is_that_of_the_batches(processes):
                 for index in range(processes)
             ]
             alone = any(part.stop - part.start == 1 for part in parts)
-            assert leaves_one_alone(images, batch_size, processes) == alone, (images, batch_size)
+            found = has_single_image_batch(images, batch_size, processes)
+            assert found == alone, (images, batch_size)
 
 
 def test_the_batch_sizes_that_are_named_leave_none_alone():
     for images in range(2, 40):
         for batch_size in range(1, images + 1):
-            if leaves_one_alone(images, batch_size):
-                near = sizes_near(images, batch_size)
+            if has_single_image_batch(images, batch_size):
+                near = nearest_sizes(images, batch_size)
                 assert near
-                assert not any(leaves_one_alone(images, size) for size in near)
+                assert not any(has_single_image_batch(images, size) for size in near)
 
 
 def test_a_network_that_torch_would_refuse_is_refused_before_with_a_batch_size_that_works():
-    with pytest.raises(ValueError, match=r"batch_size must .* batches of 5 end .* Take 4 or 6"):
+    with pytest.raises(ValueError, match=r"batch_size must .* batches of 5 end .* 4 or 6"):
         check_last_batch(pooled, SHAPE, images=6, batch_size=5, network="pooled")
     for batch_size in (4, 6):
         check_last_batch(pooled, SHAPE, images=6, batch_size=batch_size, network="pooled")
 
 
 def test_a_network_that_trains_on_statistics_of_one_image_is_told():
-    with pytest.warns(UserWarning, match="batch norm of wide .* Take 4 or 6"):
+    with pytest.warns(UserWarning, match="batch norm of wide .* 4 or 6"):
         check_last_batch(wide, SHAPE, images=6, batch_size=5, network="wide")
 
 
@@ -79,5 +80,5 @@ def test_students_and_teachers_are_checked(dataset, distilled):
     with pytest.raises(ValueError, match=r"batch_size must .* resnet18: 20 images in .* 19 end"):
         check_inputs(resolve_on(config, distilled), dataset, distilled, (), None)
     teacher = TeacherConfig(dataset="digits", model="resnet18", batch_size=16, epochs=1)
-    with pytest.raises(ValueError, match=r"resnet18: 1297 images in batches of 16 .* Take 15 or"):
+    with pytest.raises(ValueError, match=r"resnet18: 1297 images in batches of 16 .* 15 or"):
         train_teacher(teacher, dataset)

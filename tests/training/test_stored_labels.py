@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gift_fast.data.labels import FkdImageLabels, HaldLabels, LpqldLabels
 from gift_fast.evaluation import EvaluationConfig, evaluate
-from gift_fast.evaluation.description import labels_in_words
+from gift_fast.evaluation.description import describe_labels
 from gift_fast.evaluation.inputs import Inputs
 from gift_fast.evaluation.student import batches_of, train_student
 from gift_fast.training.processes import Processes
@@ -227,7 +227,7 @@ def test_the_size_of_batches_is_chosen_where_the_files_do_not_say_it(
 
 def test_what_stands_for_the_rest_is_shown(dataset, distilled, logits, tmp_path):
     stored = lpqld(tmp_path, distilled, logits)
-    assert labels_in_words(CONFIG, Inputs(dataset, stored)) == (
+    assert describe_labels(CONFIG, Inputs(dataset, stored)) == (
         "stored with the set: LPQLD, 4 of 10 logits in float16, no mass elsewhere (MR: a softmax "
         "of the kept logits alone)"
     )

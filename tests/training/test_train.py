@@ -411,10 +411,10 @@ def test_the_seed_sets_the_initial_weights(dataset):
 @pytest.mark.parametrize(
     ("changes", "count", "message"),
     [
-        ({"ipc": 3}, 1, "distilled must hold 30 images, 3 for each of 10 classes, got 20"),
+        ({"ipc": 3}, 1, "distilled must .* 30 images, 3 for each of 10 classes, got 20"),
         ({}, 0, "teachers must be the 1 networks that config.teachers names .*, got 0"),
         ({"teachers": ()}, 1, r"config.teachers names \(none\), got 1"),
-        ({"teachers": ()}, 0, "distilled must hold soft labels for the loss gift"),
+        ({"teachers": ()}, 0, "distilled must .* soft labels for the loss gift"),
     ],
 )
 def test_arguments_that_disagree_are_refused(dataset, distilled, teacher, changes, count, message):

@@ -1,9 +1,9 @@
 """The registry of real datasets, on which teachers are trained and students are tested.
 
 A new dataset is one file with a function that returns an :class:`ImageDataset`, and one line in
-``DATASETS``. The function takes the folder that holds the data (or None) and whether to load the
-training split, ``function(root, train)``; its keyword-only parameters are the options that a
-specification sets: ``imagenet-1k:side=64``. Every dataset has the options ``validation``, see
+``DATASETS``. The function takes the folder with the data (or None) and whether to load the training
+split, ``function(root, train)``; its keyword-only parameters are the options of a specification,
+such as ``imagenet-1k:side=64``. Every dataset has the options ``validation``, see
 :mod:`gift_fast.data.datasets.validation`, ``resize``, see
 :mod:`gift_fast.data.datasets.resize`, and ``normalization``, see
 :mod:`gift_fast.data.datasets.normalization`.
@@ -70,11 +70,11 @@ COPY_OF = {"cifar10-jpeg": "cifar10"}
 """Lossy copies of datasets, which use the settings of the original."""
 
 TITLES = {"cifar10-jpeg": "CIFAR-10 (JPEG copies)"}
-"""Titles of datasets whose name alone would be misleading."""
+"""Display names of datasets whose registry name would be misleading."""
 
 
 def dataset_title(dataset: str) -> str:
-    """A dataset's specification as reports show it.
+    """The display name of a dataset, for reports.
 
     Example:
         >>> dataset_title("cifar10-jpeg:normalization=imagenet"), dataset_title("digits:heldout=9")
@@ -89,7 +89,7 @@ def dataset_title(dataset: str) -> str:
 
 
 def check_dataset(dataset: str) -> None:
-    """Raises ValueError unless a specification names a dataset and options that it has."""
+    """Raise ValueError unless a specification names a known dataset and known options."""
     rest = split_resize(split_validation(dataset)[0])[0]
     spec.resolve("dataset", split_normalization(rest)[0], DATASETS)
 
@@ -97,22 +97,22 @@ def check_dataset(dataset: str) -> None:
 def load_dataset(
     dataset: str, root: Path | str | None = None, *, train: bool = True
 ) -> ImageDataset:
-    """Loads the dataset that a specification names, on the CPU.
+    """Load the dataset that a specification names, on the CPU.
 
     Image files that are decoded batch by batch are all decoded once first, to find unreadable ones;
     see :mod:`gift_fast.data.images.unreadable_files`.
 
     Args:
-        dataset: a name in ``DATASETS`` with its options, or the import path of a function of the
-            user's own, which is called with ``root`` and ``train``.
-        root: the folder that holds the data; each dataset says what it must hold.
+        dataset: a name in ``DATASETS`` with its options, or the import path of a user-defined
+            function, which is called with ``root`` and ``train``.
+        root: the folder with the data; the function of each dataset describes its contents.
         train: whether to load the training split too; testing a student needs only the test split.
 
     Raises:
-        FileNotFoundError: the data is missing; the error says what was looked for, where, and how
+        FileNotFoundError: the data is missing; the message says what was expected, where, and how
             to get it.
-        ValueError: no such dataset or option, the data is not as published, or images cannot be
-            decoded.
+        ValueError: an unknown dataset or option, data that differs from the published files, or
+            images that cannot be decoded.
 
     Example:
         >>> digits = load_dataset("digits", train=False)
@@ -124,7 +124,7 @@ def load_dataset(
     rest, side = split_resize(rest)
     name, normalization = split_normalization(rest)
     loaded = spec.build("dataset", name, DATASETS, data_root, train)
-    if isinstance(loaded, ImageDataset):  # which nothing makes a user's own function return
+    if isinstance(loaded, ImageDataset):  # a user-defined function may return anything
         for split in (loaded.test, loaded.train):
             if isinstance(split, FileSplit):
                 check_readable(split)

@@ -14,15 +14,15 @@ from gift_fast.data.images.splits import TensorSplit
 
 
 def cifar10(root: Path | None = None, train: bool = True) -> ImageDataset:
-    """Loads CIFAR-10: 50,000 training and 10,000 test images, uint8 (N, 3, 32, 32), 10 classes.
+    """Load CIFAR-10: 50,000 training and 10,000 test images, uint8 (N, 3, 32, 32), 10 classes.
 
     Args:
-        root: the folder ``cifar-10-batches-py`` of the "python version", or the one that holds it.
+        root: the folder ``cifar-10-batches-py`` of the "python version", or its parent.
         train: whether to load the training split too.
 
     Raises:
-        FileNotFoundError: it is not there; the error says how to get it.
-        ValueError: a file is not as published.
+        FileNotFoundError: the data is missing; the message says how to get it.
+        ValueError: a file differs from the published one.
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html, read by torchvision.
     """
@@ -32,17 +32,17 @@ def cifar10(root: Path | None = None, train: bool = True) -> ImageDataset:
 
 
 def cifar100(root: Path | None = None, train: bool = True) -> ImageDataset:
-    """Loads CIFAR-100: 50,000 training and 10,000 test images, uint8 (N, 3, 32, 32), 100 classes.
+    """Load CIFAR-100: 50,000 training and 10,000 test images, uint8 (N, 3, 32, 32), 100 classes.
 
-    The labels are the fine ones, which are in alphabetical order.
+    The labels are the fine ones, in alphabetical order.
 
     Args:
-        root: the folder ``cifar-100-python`` of the "python version", or the one that holds it.
+        root: the folder ``cifar-100-python`` of the "python version", or its parent.
         train: whether to load the training split too.
 
     Raises:
-        FileNotFoundError: it is not there; the error says how to get it.
-        ValueError: a file is not as published.
+        FileNotFoundError: the data is missing; the message says how to get it.
+        ValueError: a file differs from the published one.
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html, read by torchvision.
     """
@@ -52,7 +52,7 @@ def cifar100(root: Path | None = None, train: bool = True) -> ImageDataset:
 
 
 def load(name: str, reader: Any, root: Path | None, train: bool) -> ImageDataset:
-    """Loads what ``reader``, a class of torchvision, reads from the parent of its own folder."""
+    """Load a dataset with ``reader``, a class of torchvision."""
     folder: str = reader.base_folder
     if root is not None and root.name == folder:
         root = root.parent
@@ -74,13 +74,13 @@ def load(name: str, reader: Any, root: Path | None, train: bool) -> ImageDataset
 
 
 def read_split(reader: Any, root: Path, train: bool) -> tuple[TensorSplit, tuple[str, ...]]:
-    """One split and the names of the classes."""
+    """Read one split and the names of the classes."""
     try:
         dataset = reader(str(root), train=train, download=False)
     except RuntimeError as error:
         raise ValueError(
-            f"{root / reader.base_folder} must hold the files as published; one is missing or its "
-            f"MD5 is another. Unpack {reader.url} again"
+            f"{root / reader.base_folder} must contain the published files, but one is missing or "
+            f"has another MD5 checksum; unpack {reader.url} again"
         ) from error
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return TensorSplit(images, torch.tensor(dataset.targets)), tuple(dataset.classes)

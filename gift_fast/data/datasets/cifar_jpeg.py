@@ -1,6 +1,6 @@
-"""CIFAR-10 as JPEG files: the same images after lossy compression, so not the same dataset.
+"""CIFAR-10 as JPEG files: the same images after lossy compression, so another dataset.
 
-Results on it are of "CIFAR-10 (JPEG copies)", never of CIFAR-10.
+Reports call it "CIFAR-10 (JPEG copies)", never CIFAR-10.
 """
 
 from __future__ import annotations
@@ -23,30 +23,29 @@ CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-"""CIFAR-10's classes, which its labels number in this order."""
+"""CIFAR-10's classes, in the order of its labels."""
 
 IMAGES = {"train": 50_000, "test": 10_000}
 
 ADVICE = (
-    "It must hold train/<class>/<image>.jpg and test/<class>/<image>.jpg: the images of CIFAR-10, "
-    "https://www.cs.toronto.edu/~kriz/cifar.html, saved as JPEG files"
+    "It must contain train/<class>/<image>.jpg and test/<class>/<image>.jpg, the images of "
+    "CIFAR-10, https://www.cs.toronto.edu/~kriz/cifar.html, saved as JPEG files"
 )
 
 
 def cifar10_jpeg(root: Path | None = None, train: bool = True) -> ImageDataset:
-    """Loads JPEG copies of CIFAR-10: 50,000 training and 10,000 test images, uint8 (N, 3, 32, 32).
+    """Load JPEG copies of CIFAR-10: 50,000 training and 10,000 test images, uint8 (N, 3, 32, 32).
 
     Labels, class names and normalization are CIFAR-10's. The files are decoded once; see
     ``decoded_once``.
 
     Args:
-        root: the folder that holds ``train`` and ``test``, or one that holds it as
-            ``cifar10-jpeg``.
+        root: the folder with ``train`` and ``test``, or a folder with it as ``cifar10-jpeg``.
         train: whether to load the training split too.
 
     Raises:
-        FileNotFoundError: it is not there, or a class has no images.
-        ValueError: classes or images are missing, or there are others.
+        FileNotFoundError: the data is missing, or a class has no images.
+        ValueError: there are too few or too many classes or images.
     """
     found = locate(NAME, root, ["train", "test"], ADVICE, [NAME])
     return ImageDataset(
@@ -60,15 +59,16 @@ def cifar10_jpeg(root: Path | None = None, train: bool = True) -> ImageDataset:
 
 
 def read_split(root: Path, part: str) -> TensorSplit:
-    """The training or the test images."""
+    """Read the training or the test images."""
     others = sorted(set(class_folders(root / part)) - set(CLASSES))
     if others:
         raise ValueError(
-            f"{root / part} must hold a folder for each of {', '.join(CLASSES)}, got {others[0]}"
+            f"{root / part} must contain one folder for each of {', '.join(CLASSES)}, "
+            f"got {others[0]}"
         )
     files: FileSplit = scan(root / part, CLASSES, side=SIDE, resize=None)
     if len(files) != IMAGES[part]:
         raise ValueError(
-            f"{root / part} must hold {IMAGES[part]} images, got {len(files)}\n{ADVICE}"
+            f"{root / part} must contain {IMAGES[part]} images, got {len(files)}\n{ADVICE}"
         )
     return decoded_once(files, f"{NAME}-{part}")

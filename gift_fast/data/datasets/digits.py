@@ -12,22 +12,22 @@ from gift_fast.data.images.splits import TensorSplit
 TEST_IMAGES = 500
 SPLIT_SEED = 0
 LARGEST_VALUE = 16.0
-"""The images count the black pixels of 4 x 4 blocks, so their values are 0 to 16."""
+"""A value is the number of black pixels in a block of 4 x 4, so values are 0 to 16."""
 
 
 def digits(root: Path | None = None, train: bool = True) -> ImageDataset:
-    """Loads scikit-learn's digits: 1,297 training and 500 test images, (N, 1, 8, 8).
+    """Load scikit-learn's digits: 1,297 training and 500 test images, (N, 1, 8, 8).
 
     The split is ``train_test_split(test_size=500, stratify=labels, random_state=0)``: always the
-    same, every class with its share in both parts. The images stay 8 x 8, which three 2x2 pools
-    take to a single pixel. Mean and std are those of the training images. Nothing is downloaded.
+    same, and stratified by class. Three 2x2 poolings reduce the images of 8 x 8 to one pixel. Mean
+    and std are those of the training images. Nothing is downloaded.
 
     Args:
-        root: not read; scikit-learn brings the images.
-        train: whether to give the training split too.
+        root: not used; the images are part of scikit-learn.
+        train: whether to load the training split too.
 
-    Source: Alpaydin and Kaynak, UCI "Optical Recognition of Handwritten Digits"; scikit-learn holds
-    its test part, to which the split here is not related.
+    Source: Alpaydin and Kaynak, UCI "Optical Recognition of Handwritten Digits". scikit-learn has
+    its test part, which is unrelated to the test split here.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

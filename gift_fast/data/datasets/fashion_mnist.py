@@ -17,10 +17,10 @@ from gift_fast.data.datasets.normalization import NORMALIZATIONS
 from gift_fast.data.images.splits import TensorSplit
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts the published files."""
+"""Where Debian's package dataset-fashion-mnist installs the published files."""
 
 PADDING = 2
-"""Black pixels on each side, which take 28 x 28 to the 32 x 32 that three poolings divide."""
+"""Black pixels added on each side: 32 x 32, unlike 28 x 28, is divisible by three poolings."""
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -43,17 +43,17 @@ LARGEST = 60_000 * 28 * 28
 
 
 def fashion_mnist(root: Path | None = None, train: bool = True) -> ImageDataset:
-    """Loads Fashion-MNIST: 60,000 training and 10,000 test images, uint8 (N, 1, 32, 32).
+    """Load Fashion-MNIST: 60,000 training and 10,000 test images, uint8 (N, 1, 32, 32).
 
     Args:
-        root: a folder with the four published files (``train-images-idx3-ubyte.gz`` and so on), or
-            that holds the folder ``fashion-mnist`` with them, or torchvision's, with
-            ``FashionMNIST/raw`` in it. None: where Debian's package puts it.
+        root: a folder with the four published files (``train-images-idx3-ubyte.gz``, ...), a folder
+            with them in ``fashion-mnist``, or torchvision's root, with ``FashionMNIST/raw``. None
+            uses the folder of Debian's package.
         train: whether to load the training split too.
 
     Raises:
-        FileNotFoundError: it is not there; the error says how to get it.
-        ValueError: a file is not as published.
+        FileNotFoundError: the data is missing; the message says how to get it.
+        ValueError: a file differs from the published one.
 
     Source: https://github.com/zalandoresearch/fashion-mnist
     """
@@ -86,52 +86,51 @@ def files_of(train: bool) -> tuple[str, str]:
 
 
 def read_torchvision(root: Path, train: bool) -> TensorSplit:
-    """A split as torchvision's own class reads it."""
+    """Read a split with torchvision's class."""
     from torchvision.datasets import FashionMNIST
 
     try:
         dataset = FashionMNIST(str(root), train=train, download=False)
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # torchvision asserts what a header says, and more
+    except Exception as error:  # torchvision raises AssertionError for a bad header, and others
         raise ValueError(
-            f"{root / 'FashionMNIST' / 'raw'} must hold four files of the IDX format, as "
-            "torchvision's FashionMNIST(root, download=True) puts them there"
+            f"{root / 'FashionMNIST' / 'raw'} must contain the four IDX files that torchvision's "
+            "FashionMNIST(root, download=True) downloads"
         ) from error
     return padded(dataset.data, dataset.targets, root)
 
 
 def read_published(root: Path, train: bool) -> TensorSplit:
-    """A split from the compressed files as they are published."""
+    """Read a split from the published compressed files."""
     images, labels = (read_idx(root / file) for file in files_of(train))
     return padded(images, labels, root)
 
 
 def padded(images: Tensor, labels: Tensor, root: Path) -> TensorSplit:
-    """Images (N, 28, 28) and labels (N) as a split of (N, 1, 32, 32).
+    """Pad images (N, 28, 28) with labels (N) to a split of (N, 1, 32, 32).
 
     Raises:
-        ValueError: the images of a split in ``root`` have another shape, or the labels are not as
-            many or no classes.
+        ValueError: the images have another shape, or the labels another number or range.
     """
     count = len(images)
     if count == 0 or images.shape[1:] != (28, 28) or labels.shape != (count,):
         raise ValueError(
-            f"{root} must hold images (N, 28, 28) and labels (N), got {tuple(images.shape)} and "
+            f"{root} must contain images (N, 28, 28) and labels (N), got {tuple(images.shape)} and "
             f"{tuple(labels.shape)}"
         )
     if int(labels.max()) >= len(CLASS_NAMES):
         raise ValueError(
-            f"{root} must hold labels from 0 to {len(CLASS_NAMES) - 1}, got {int(labels.max())}"
+            f"{root} must contain labels from 0 to {len(CLASS_NAMES) - 1}, got {int(labels.max())}"
         )
     return TensorSplit(F.pad(images, (PADDING,) * 4).unsqueeze(1), labels.long())
 
 
 def read_idx(path: Path) -> Tensor:
-    """The unsigned bytes of a compressed IDX file, in the shape that its header gives.
+    """Read the unsigned bytes of a compressed IDX file, in the shape in its header.
 
     Raises:
-        ValueError: the file is not compressed, is damaged, or does not hold what its header says.
+        ValueError: the file is not compressed, is damaged, or does not match its header.
 
     Source: https://yann.lecun.com/exdb/mnist, "The IDX file format".
     """
@@ -140,12 +139,12 @@ def read_idx(path: Path) -> Tensor:
             magic = file.read(4)
             header = file.read(4 * magic[3] if len(magic) == 4 else 0)
             shape = [int.from_bytes(header[i : i + 4], "big") for i in range(0, len(header), 4)]
-            # No more than is wanted: a small file may hold gigabytes of zeros.
+            # Bounded, because a small file may decompress to gigabytes of zeros.
             data = bytearray(file.read(min(prod(shape), LARGEST) + 1))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} must be a whole file of gzip: {error}") from error
+        raise ValueError(f"{path} must be a complete gzip file, got: {error}") from error
     if magic[:3] != bytes([0, 0, IDX_UINT8]) or not shape or not 0 < len(data) == prod(shape):
         raise ValueError(
-            f"{path} must be an IDX file of unsigned bytes, and as long as its header says"
+            f"{path} must be an IDX file of unsigned bytes with the length in its header"
         )
     return torch.frombuffer(data, dtype=torch.uint8).view(shape)

@@ -19,7 +19,7 @@ from gift_fast.data.images.decoded_cache import decoded_once
 from gift_fast.data.images.file_split import FileSplit, resize_for
 from gift_fast.data.images.splits import Split
 
-ADVICE = "It must hold train/<class>/<image> and val/<class>/<image> (or test/<class>/<image>)"
+ADVICE = "It must contain train/<class>/<image> and val/<class>/<image> (or test/<class>/<image>)"
 
 
 def folder(
@@ -31,37 +31,37 @@ def folder(
     order: str = "auto",
     in_memory: bool = False,
 ) -> ImageDataset:
-    """Any dataset with ``train/<class>/*`` and ``val/<class>/*`` (or ``test``), as color images.
+    """Load a dataset with ``train/<class>/*`` and ``val/<class>/*`` (or ``test``) in color.
 
-    Labels follow the sorted names of the folders, as torchvision's ``ImageFolder`` gives them, or
-    their numbers; :mod:`gift_fast.data.images.class_folders` has the rules.
-    Images are normalized with ImageNet's constants; ``folder:normalization=cifar`` takes CIFAR's.
+    Labels are the indices of the sorted folder names, as in torchvision's ``ImageFolder``, or
+    follow their numbers; :mod:`gift_fast.data.images.class_folders` has the rules. Images are
+    normalized with ImageNet's constants; ``folder:normalization=cifar`` uses CIFAR's.
 
     Args:
-        root: the folder that holds ``train`` and ``val``, or ``test`` where there is no ``val``.
+        root: the folder with ``train`` and ``val``, or with ``test`` if there is no ``val``.
         train: whether to scan the training split too.
         side: of the square that is cropped from an image's center, in pixels.
-        shorter_side: length to which an image's shorter side is resized before; 0 is 8/7 of
-            ``side``, rounded down (256 for 224). If it equals ``side``, images of that size are
+        shorter_side: length to which an image's shorter side is resized before the crop; 0 is 8/7
+            of ``side``, rounded down (256 for 224). If it equals ``side``, images of that size are
             unchanged.
-        order: of the classes: ``auto``; ``name``, as text; ``number``, by the folders' numbers.
+        order: of the classes: ``auto``; ``name``, as strings; ``number``, by the folders' numbers.
         in_memory: decode once and keep the pixels in memory, instead of decoding every batch.
 
     Raises:
-        FileNotFoundError: a folder is missing or holds no image.
-        ValueError: the splits have different classes, or one class alone; the order of the folders
-            is ambiguous; an option is out of range.
+        FileNotFoundError: a folder is missing or has no images.
+        ValueError: the splits have different classes, or only one class; the order of the folders
+            is ambiguous; or an option is out of range.
     """
     called_test = root is not None and (root / "test").is_dir() and not (root / "val").is_dir()
     test = "test" if called_test else "val"
     found = locate("folder", root, [test], ADVICE)
     classes = class_folders(found / test, order)
     if train or (found / "train").is_dir():
-        # Sorted as text here: the order has been settled, and told, by the line above.
+        # Sorted by name, so that the warning about the order is only logged once.
         check_same_classes(class_folders(found / "train", "name"), classes, found)
     if len(classes) < 2:
         raise ValueError(
-            f"{found / test} must hold a folder for each of two or more classes, got only "
+            f"{found / test} must contain folders for at least two classes, got only "
             f"{classes[0]}; are the class folders one level further down?"
         )
     return sorted_into_folders(
@@ -89,7 +89,7 @@ def sorted_into_folders(
     shorter_side: int = 0,
     in_memory: bool = False,
 ) -> ImageDataset:
-    """The dataset of ``root/train`` and ``root/<test>`` with the classes in the order given."""
+    """Load ``root/train`` and ``root/<test>`` with the classes in the given order."""
     if side < 1:
         raise ValueError(f"side must be at least 1, got {side}")
     if shorter_side != 0 and shorter_side < side:
@@ -111,13 +111,13 @@ def sorted_into_folders(
 
 
 def scan(root: Path, classes: Sequence[str], *, side: int, resize: int | None) -> FileSplit:
-    """The image files in the class folders of ``root``; a label is a place in ``classes``.
+    """Find the image files in the class folders of ``root``; labels are indices into ``classes``.
 
-    The files of a class may lie in folders of their own within its folder, as Tiny-ImageNet's do.
+    The files of a class can be in subfolders, as in Tiny-ImageNet.
 
     Raises:
-        FileNotFoundError: a folder of a class is missing or holds no image.
-        ValueError: an image is of a kind that is not read.
+        FileNotFoundError: the folder of a class is missing or has no images.
+        ValueError: an image has an unsupported type.
     """
     names, labels = images_of_classes(root, classes)
     return FileSplit(

@@ -1,4 +1,4 @@
-"""A real dataset: its splits, its classes, and the constants that normalize its images."""
+"""Real datasets: their splits, their classes and their normalization constants."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ImageDataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; labels lie in [0, num_classes)."""
+        """Number of classes; labels are in [0, num_classes)."""
         return len(self.class_names)
 
     @property
@@ -77,11 +77,13 @@ class ImageDataset:
             ValueError: the dataset was loaded without it.
         """
         if self.train is None:
-            raise ValueError(f"dataset must have a training split, {self.name} was loaded without")
+            raise ValueError(
+                f"dataset must have a training split, but {self.name} was loaded with train=False"
+            )
         return self.train
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Normalizes images in [0, 1], (..., C, H, W), for the networks."""
+        """Normalize images in [0, 1], (..., C, H, W), for the networks."""
         mean, std = (
             channel_constants(values, images.dtype, images.device)
             for values in (self.mean, self.std)
@@ -89,7 +91,7 @@ class ImageDataset:
         return (images - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Converts normalized images (..., C, H, W) back to the scale of [0, 1]."""
+        """Convert normalized images (..., C, H, W) back to the scale of [0, 1]."""
         mean, std = (
             channel_constants(values, images.dtype, images.device)
             for values in (self.mean, self.std)

@@ -4,8 +4,8 @@ The names are those of torchvision's networks.
 
 - ImageNette, ImageWoof: https://github.com/fastai/imagenette, whose folders are the wnids; sorted.
 - ImageNet-100: ``imagenet100.txt`` of https://github.com/HobbitLong/CMC (Tian et al., ECCV 2020),
-  in its order, which IDC (Kim et al., ICML 2022) and those who follow it keep.
-- ImageNet-10: the first ten lines of it, as IDC takes them.
+  in its order, as in IDC (Kim et al., ICML 2022) and later work.
+- ImageNet-10: its first ten lines, as in IDC.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The mean and standard deviation that normalize the images of each dataset.
 
 They are those of the evaluation code of GIFT and of the methods that it compares. CIFAR-10 and
-CIFAR-100 share theirs, as do ImageNet, its subsets and Tiny-ImageNet. Those of Fashion-MNIST are
-computed from the 28 x 28 images, before padding.
+CIFAR-100 have the same constants, as do ImageNet, its subsets and Tiny-ImageNet. Those of
+Fashion-MNIST are computed from the 28 x 28 images, before padding.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def split_normalization(dataset: str) -> tuple[str, str | None]:
     """A dataset's specification without the option, and the value of the option, if any.
 
     Raises:
-        ValueError: no such constants.
+        ValueError: unknown constants.
 
     Example:
         >>> split_normalization("cifar10:normalization=imagenet"), split_normalization("cifar10")

@@ -19,7 +19,7 @@ RESIZE = "resize"
 
 
 def split_resize(dataset: str) -> tuple[str, int]:
-    """A dataset's specification without the option, and the side in pixels, 0 for its own.
+    """A dataset's specification without the option, and the side in pixels; 0 if not given.
 
     Raises:
         ValueError: not a number of pixels.

@@ -27,10 +27,10 @@ PUBLISHED = {
     "tinyimagenet": Size(100_000, 200),
     "imagenet-1k": Size(1_281_167, 1_000),
 }
-"""The datasets with a fixed size."""
+"""The sizes of datasets with a fixed size."""
 
 SHARE = 10
-"""The validation split is one of so many training images by default."""
+"""By default, the validation split has one in ``SHARE`` training images."""
 
 
 def training_size(dataset: str, root: Path | None) -> Size:
@@ -38,12 +38,11 @@ def training_size(dataset: str, root: Path | None) -> Size:
 
     Args:
         dataset: a specification, see :func:`~gift_fast.data.datasets.load_dataset`.
-        root: the folder that holds the data. It is only read, to count files, if the size is not
-            fixed.
+        root: the folder with the data. It is only read, to count files, if the size is not fixed.
 
     Raises:
         FileNotFoundError: the data is missing.
-        ValueError: no such dataset or option.
+        ValueError: an unknown dataset or option.
 
     Example:
         >>> training_size("cifar100:validation=5000", None)
@@ -55,14 +54,14 @@ def training_size(dataset: str, root: Path | None) -> Size:
         return PUBLISHED[name]
     if name in DATASETS:
         rest, _ = spec.take_option(rest, "in_memory")  # which would decode
-    # Not by load_dataset, which decodes every file once to find those that are damaged.
+    # Not with load_dataset, which decodes every file once to find damaged ones.
     data_root = None if root is None else root.expanduser()
     loaded = spec.build("dataset", split_normalization(rest)[0], DATASETS, data_root, True)
     return Size(len(loaded.training_split), loaded.num_classes)
 
 
 def check_validation_fits(dataset: str, root: Path | None) -> None:
-    """Raises ValueError if the validation split of a specification is too small or too large."""
+    """Raise ValueError if the validation split of a specification is too small or too large."""
     rest, validation = split_validation(dataset)
     if validation:
         check_validation_size(spec.split_spec(rest)[0], validation, *training_size(dataset, root))
@@ -71,11 +70,11 @@ def check_validation_fits(dataset: str, root: Path | None) -> None:
 def default_validation_size(dataset: str, most: int, root: Path | None = None) -> int:
     """The default size of a dataset's validation split.
 
-    A tenth of the images, at least one for each class, and at most ``most``.
+    A tenth of the images, but at least one per class and at most ``most``.
 
     Args:
         dataset: a specification.
-        most: the largest size.
+        most: the maximum size.
         root: see :func:`training_size`.
 
     Example:

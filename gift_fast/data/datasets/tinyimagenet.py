@@ -22,22 +22,22 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 def tinyimagenet(root: Path | None = None, train: bool = True) -> ImageDataset:
-    """Loads Tiny-ImageNet: 100,000 training and 10,000 validation images, uint8 (N, 3, 64, 64).
+    """Load Tiny-ImageNet: 100,000 training and 10,000 validation images, uint8 (N, 3, 64, 64).
 
     Labels are the indices of the sorted folders of ``train``, as in torchvision's ``ImageFolder``
-    and in the distilled sets; ``wnids.txt`` has another order. The validation images are the test
-    split, because the labels of the test images are not published. The files are decoded once; see
+    and in distilled sets; ``wnids.txt`` has another order. The validation images are the test
+    split, because the labels of the test images are not published. The files are decoded once, see
     ``decoded_once``.
 
     Args:
-        root: the folder ``tiny-imagenet-200``, or the one that holds it. The validation images may
-            be in ``val/images`` beside ``val/val_annotations.txt``, as published, or sorted into
-            one folder per class in ``val`` or ``val/images``.
+        root: the folder ``tiny-imagenet-200``, or its parent. The validation images can be in
+            ``val/images`` with ``val/val_annotations.txt``, as published, or in one folder per
+            class in ``val`` or ``val/images``.
         train: whether to load the training split too.
 
     Raises:
-        FileNotFoundError: it is not there; the error says how to get it.
-        ValueError: it is not as published.
+        FileNotFoundError: the data is missing; the message says how to get it.
+        ValueError: the data differs from the published files.
 
     Source: Le and Yang, "Tiny ImageNet Visual Recognition Challenge", 2015.
     """
@@ -46,7 +46,7 @@ def tinyimagenet(root: Path | None = None, train: bool = True) -> ImageDataset:
     classes = class_folders(found / "train")
     if len(classes) != CLASSES:
         raise ValueError(
-            f"{found / 'train'} must hold {CLASSES} class folders, got {len(classes)}\n{advice}"
+            f"{found / 'train'} must contain {CLASSES} class folders, got {len(classes)}\n{advice}"
         )
     test = validation_files(found / "val", classes)
     training = scan(found / "train", classes, side=SIDE, resize=None) if train else None
@@ -62,20 +62,20 @@ def tinyimagenet(root: Path | None = None, train: bool = True) -> ImageDataset:
 
 
 def validation_files(root: Path, classes: Sequence[str]) -> FileSplit:
-    """The validation images in ``root``, sorted into folders or as ``val_annotations.txt`` says."""
+    """Find the validation images in ``root``, in class folders or by ``val_annotations.txt``."""
     for folder in (root, root / "images"):
         if any((folder / name).is_dir() for name in classes):
             return scan(folder, classes, side=SIDE, resize=None)
     annotations = root / "val_annotations.txt"
     if not annotations.exists():
         raise FileNotFoundError(
-            f"{root} must hold val_annotations.txt or a folder for each class, found neither"
+            f"{root} must contain val_annotations.txt or a folder for each class, found neither"
         )
     return annotated_files(annotations, classes)
 
 
 def annotated_files(annotations: Path, classes: Sequence[str]) -> FileSplit:
-    """The images in ``images`` with labels from the lines ``file<tab>wnid<tab>box`` beside it."""
+    """Read the labels of ``images`` from the lines ``file<tab>wnid<tab>box`` of annotations."""
     label_of = {name: label for label, name in enumerate(classes)}
     names, labels = [], []
     for number, line in enumerate(read_text(annotations).splitlines(), 1):
@@ -83,18 +83,18 @@ def annotated_files(annotations: Path, classes: Sequence[str]) -> FileSplit:
         wnid = rest.partition("\t")[0]
         if wnid not in label_of:
             raise ValueError(
-                f"{annotations}, line {number}, must be a file and the name of a folder of train, "
-                f"got {line!r}"
+                f"{annotations}, line {number}, must have a file and the name of a folder in "
+                f"train, got {line!r}"
             )
         if not is_file_name(name):
-            raise ValueError(f"{annotations}, line {number}, must name a file, got {name!r}")
+            raise ValueError(f"{annotations}, line {number}, must have a file name, got {name!r}")
         names.append(f"images/{name}")
         labels.append(label_of[wnid])
     return FileSplit(annotations.parent, tuple(names), torch.tensor(labels), side=SIDE)
 
 
 def class_names(words: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """The first name of each class in ``words.txt``, lines of ``wnid<tab>names``, or its wnid."""
+    """The first name of each class in ``words.txt``, with lines ``wnid<tab>names``, or its wnid."""
     names = {}
     if words.exists():
         for line in read_text(words).splitlines():

@@ -1,4 +1,4 @@
-"""The validation split: training images that are set aside to choose hyperparameters."""
+"""The validation split: training images on which hyperparameters are chosen."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def with_validation(dataset: str, images: int) -> str:
 
 
 def check_validation_size(dataset: str, validation: int, images: int, classes: int) -> None:
-    """Raises ValueError unless a validation split of this size is possible.
+    """Raise ValueError unless a validation split of this size is possible.
 
     Args:
         dataset: name of the dataset.
@@ -69,16 +69,14 @@ def check_validation_size(dataset: str, validation: int, images: int, classes: i
 
 
 def with_validation_split(dataset: ImageDataset, images: int) -> ImageDataset:
-    """The dataset with some of its training images as validation split.
-
-    They are always the same, and stratified by class.
+    """Take a validation split from the training images; always the same, stratified by class.
 
     Args:
         dataset: with its training split.
-        images: size of the validation split, less than half of all, and at least one per class.
+        images: size of the validation split: at least one image per class, less than half of all.
 
     Raises:
-        ValueError: another number.
+        ValueError: ``images`` is out of range.
     """
     from sklearn.model_selection import train_test_split
 
@@ -98,5 +96,5 @@ def with_validation_split(dataset: ImageDataset, images: int) -> ImageDataset:
 
 
 def sorted_index(index: object) -> Tensor:
-    """An array of indices as a tensor, in rising order."""
+    """Convert an array of indices to a tensor in ascending order."""
     return torch.as_tensor(index).sort().values

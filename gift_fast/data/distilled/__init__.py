@@ -1,7 +1,7 @@
 """Distilled sets: a few images per class that replace a training split.
 
-:func:`read_distilled` reads the formats of the sets' authors, each in a file of its own with an
-entry in ``FORMATS``; :func:`write_distilled` writes the project's own format.
+:func:`read_distilled` reads the formats of the sets' authors, each of which has a file and an entry
+in ``FORMATS``; :func:`write_distilled` writes this project's format.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Class maps, which move a distilled set to the class order of a dataset.
+"""Class maps, which put the classes of a distilled set in the order of a dataset.
 
-If teacher, distilled set and test set have different class orders, nothing fails and the accuracy
-is at chance. A class map gives the class of the dataset for every label of the set.
+If teacher, distilled set and test set have different class orders, accuracy is at chance, without
+any error. A class map has the class of the dataset for every label of the set.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from gift_fast.files.text_files import read_text
 
 
 def read_class_map(file: Path | str) -> list[int]:
-    """Reads a class map, whose entry i is the class of the dataset for label i of the set.
+    """Read a class map, whose entry i is the class of the dataset for label i of the set.
 
     Args:
-        file: JSON, a list of integers; or text with one line ``old new`` for every class. Empty
-            lines and comments, which begin with ``#``, are ignored.
+        file: a JSON list of integers, or text with one line ``old new`` per class. Empty lines and
+            comments, which begin with ``#``, are ignored.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file is neither, or does not name every class once.
+        ValueError: the file is neither, or does not have every class once.
 
     Example:
         >>> import tempfile
@@ -43,19 +43,19 @@ def read_class_map(file: Path | str) -> list[int]:
         class_map = json.loads(text) if text.lstrip().startswith("[") else map_of_lines(text)
         permutation(class_map)
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"{file} must hold a class map: {error}") from error
+        raise ValueError(f"{file} must contain a class map: {error}") from error
     return list(class_map)
 
 
 def map_of_lines(text: str) -> list[int]:
-    """The class map in lines of ``old new``."""
+    """Parse a class map in lines of ``old new``."""
     pairs: dict[int, int] = {}
     for line in text.splitlines():
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         if len(words) != 2 or not all(word.isdecimal() for word in words):
-            raise ValueError(f"a line must hold two classes, old and new, got {line!r}")
+            raise ValueError(f"a line must have two classes, old and new, got {line!r}")
         old, new = map(int, words)
         if old in pairs:
             raise ValueError(f"every old class must have one line, {old} has two")
@@ -67,31 +67,31 @@ def map_of_lines(text: str) -> list[int]:
 
 
 def permutation(class_map: Sequence[int]) -> Tensor:
-    """A class map as a tensor (C) int64.
+    """Convert a class map to a tensor (C) int64.
 
     Raises:
-        ValueError: it is not 0 to C - 1, each once.
+        ValueError: it is not a permutation of 0 to C - 1.
     """
     if not class_map or any(type(new) is not int for new in class_map):
         raise ValueError(f"class_map must be a list of integers, got {class_map!r}")
     missing = set(range(len(class_map))).difference(class_map)
     if missing:
         raise ValueError(
-            f"class_map must name each class from 0 to {len(class_map) - 1} once, "
+            f"class_map must have every class from 0 to {len(class_map) - 1} once, "
             f"{min(missing)} is missing"
         )
     return torch.tensor(class_map)
 
 
 def apply_class_map(distilled: DistilledSet, class_map: Sequence[int]) -> DistilledSet:
-    """The same set in another class order: labels, soft labels, stored batches and class names.
+    """Change the class order of labels, soft labels, stored batches and class names.
 
     Args:
-        distilled: the set; the order of its images is kept.
+        distilled: the set; the order of its images does not change.
         class_map: entry i is the new label of label i.
 
     Raises:
-        ValueError: ``class_map`` is not a permutation, or of another number of classes.
+        ValueError: ``class_map`` is not a permutation, or has another number of classes.
 
     Example:
         >>> one = DistilledSet(
@@ -107,8 +107,8 @@ def apply_class_map(distilled: DistilledSet, class_map: Sequence[int]) -> Distil
     classes = len(new_of_old)
     if distilled.labels.max() >= classes:
         raise ValueError(
-            f"class_map must have every class of the set, {classes} are too few for label "
-            f"{distilled.labels.max()}"
+            f"class_map must have every class of the set, got {classes} classes, but the set has "
+            f"label {distilled.labels.max()}"
         )
     old_of_new = new_of_old.argsort()
     labels = new_of_old.to(distilled.labels.device)[distilled.labels]
@@ -117,8 +117,8 @@ def apply_class_map(distilled: DistilledSet, class_map: Sequence[int]) -> Distil
     if soft_labels is not None:
         if soft_labels.shape[1:] != (classes,):
             raise ValueError(
-                f"class_map must have as many classes as soft_labels {tuple(soft_labels.shape)} "
-                f"have columns, got {classes}"
+                f"class_map must have one class per column of soft_labels "
+                f"{tuple(soft_labels.shape)}, got {classes}"
             )
         soft_labels = soft_labels[:, old_of_new.to(soft_labels.device)]
     if names:
@@ -136,7 +136,7 @@ def apply_class_map(distilled: DistilledSet, class_map: Sequence[int]) -> Distil
 
 
 def with_columns(replay: StoredLabels, class_map: Sequence[int]) -> StoredLabels:
-    """The same stored labels with their columns in another order.
+    """Change the order of the columns of stored labels.
 
     Args:
         replay: the labels.

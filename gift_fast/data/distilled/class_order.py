@@ -1,4 +1,4 @@
-"""The classes of the folders of a distilled set, from the folders' names."""
+"""The classes of the folders of a distilled set, determined from the folders' names."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gift_fast.files.text_files import first_few
 def labels_of_folders(
     folders: Sequence[str], dataset: ImageDataset, root: Path, order: str
 ) -> tuple[dict[str, int], str]:
-    """The label of every folder of a distilled set, and a phrase that says how it was found.
+    """Determine the label of every folder of a distilled set, and describe the rule it used.
 
     Raises:
-        ValueError: the folders are not those of the classes; the error names what is missing.
+        ValueError: the folders are not those of the classes; the message states the difference.
     """
     classes = dataset.num_classes
     if order == "auto":
         for names, how in (
-            (dataset.class_names, "by their classes' names"),
-            (dataset.class_folders, f"named as the folders of {dataset.name}"),
+            (dataset.class_names, "folders named by class"),
+            (dataset.class_folders, f"folders named as in {dataset.name}"),
         ):
             if found := labels_by_name(folders, names, root):
                 return found, how
@@ -33,28 +33,28 @@ def labels_of_folders(
     missing = [str(number) for number in expected if number not in set(numbers)]
     if len(folders) != classes or (numbered and missing):
         message = (
-            f"{root} must hold a folder for each of the {classes} classes of {dataset.name}, "
+            f"{root} must contain a folder for each of the {classes} classes of {dataset.name}, "
             f"got {len(folders)}"
         )
         if numbered:
             extra = [str(number) for number in sorted(numbers) if number not in expected]
             message += f" with numbers, which must be {expected[0]} to {expected[-1]}"
             message += f"; missing: {first_few(missing)}" if missing else ""
-            message += f"; not among them: {first_few(extra)}" if extra else ""
+            message += f"; unexpected: {first_few(extra)}" if extra else ""
         raise ValueError(message)
     ordered = in_class_order(folders, root, order)
     if numbered:
-        how = f"in the order of their folders' numbers from {first}"
+        how = f"classes in the order of the folders' numbers, from {first}"
     else:
-        how = f"in the order of their folders' {'numbers' if order == 'number' else 'names'}"
+        how = f"classes in the order of the folders' {'numbers' if order == 'number' else 'names'}"
     return {name: label for label, name in enumerate(ordered)}, how
 
 
 def labels_by_name(folders: Sequence[str], names: Sequence[str], root: Path) -> dict[str, int]:
-    """The labels of folders that have the names of classes; empty if none has.
+    """Determine the labels of folders that have the names of classes; empty if none has.
 
     Raises:
-        ValueError: only some of them have.
+        ValueError: only some folders have the name of a class.
     """
     for key in (str, simplified):  # exactly, or up to case and punctuation
         label_of = {key(name): label for label, name in enumerate(names)}
@@ -70,10 +70,10 @@ def labels_by_name(folders: Sequence[str], names: Sequence[str], root: Path) -> 
     missing = [name for name in names if key(name) not in keys]
     faults = [
         f"{words} {first_few(items)}"
-        for words, items in (("there is no folder of", missing), ("no class is called", strange))
+        for words, items in (("there is no folder for", missing), ("there is no class", strange))
         if items
     ]
     raise ValueError(
-        f"{root} must hold a folder for each of {len(names)} classes; {len(known)} have the name "
-        f"of a class, but {' and '.join(faults) or 'two of them have the same name'}"
+        f"{root} must contain a folder for each of {len(names)} classes; {len(known)} have the "
+        f"name of a class, but {' and '.join(faults) or 'two of them have the same name'}"
     )

@@ -12,28 +12,28 @@ from torch import Tensor
 from gift_fast.data.images.decoding_progress import followed
 from gift_fast.data.images.file_split import decoding_threads
 from gift_fast.data.images.image_file import read_image
-from gift_fast.data.images.unreadable_files import in_words
+from gift_fast.data.images.unreadable_files import unreadable_message
 
 
 def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tensor, int]:
-    """Decodes square images of one size, on a pool of threads.
+    """Decode square images of one size, on a pool of threads.
 
-    Pillow decodes and resizes (bilinear, antialiased), as torchvision does with an ``ImageFolder``:
+    Pillow decodes and resizes (bilinear, antialiased), as in torchvision's ``ImageFolder``, because
     stored labels were computed from exactly these pixels. :func:`read_image` describes how images
     of other modes are converted.
 
     Args:
         files: JPEG or PNG images, in the order of the result.
-        channels: 1 for gray, 3 for color; images of the other kind are converted.
-        side: the side they are resized to if they have another, in pixels.
+        channels: 1 for gray, 3 for color; other images are converted.
+        side: side of the result, in pixels; images of another size are resized.
 
     Returns:
-        The images (N, channels, side, side) uint8, and the side that they have in the files.
+        The images (N, channels, side, side) uint8, and their side in the files.
 
     Raises:
-        OSError: a file may not be read.
+        OSError: a file cannot be opened.
         ValueError: images cannot be decoded or converted, are not square, or have another size than
-            the first; the first ten are named, with the reason.
+            the first; the message names the first ten, with the reason.
     """
     import numpy as np
     from PIL import Image
@@ -72,5 +72,5 @@ def decode_images(files: Sequence[Path], channels: int, side: int) -> tuple[Tens
                 f"{common[0]} x {common[1]}, got {result[0]} x {result[1]}"
             )
     if faults:
-        raise ValueError(in_words(faults, f"{len(files)} images"))
+        raise ValueError(unreadable_message(faults, f"{len(files)} images"))
     return images, common[0]

@@ -1,4 +1,4 @@
-"""A distilled set in memory, whatever format it was read from."""
+"""Distilled sets in memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from gift_fast.data.labels.stored_labels import StoredLabels
 
 ROUNDING = 1e-3
-"""How far floating images may leave [0, 1]; float16 resolves 5e-4 there."""
+"""Tolerance for floating-point images outside of [0, 1]; float16 resolves 5e-4 there."""
 
 OVERSHOOT = 2.0
-"""How far images that were optimized without clipping may leave [0, 1]. Bytes stored as floats
-leave it by 254, and normalized images by about 2 with ImageNet's constants."""
+"""Tolerance for images that were optimized without clipping. Bytes stored as floats exceed [0, 1]
+by 254, and images normalized with ImageNet's constants by about 2."""
 
 CHANNELS = (1, 3, 4)
-"""Possible numbers of channels, which distinguish channels from sides."""
+"""Possible numbers of channels, to detect images with the channels last."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class DistilledSet:
         images: (N, C, S, S): uint8 in [0, 255], float32 in [0, 1], or float32 already whitened.
             Neither they nor the labels require a gradient.
         labels: (N) int64 hard labels.
-        soft_labels: (N, C) stored with the set, or None if a teacher computes them in training.
+        soft_labels: (N, C) stored with the set, or None if a teacher computes them during training.
         replay: soft labels stored in batches with their augmentation, or None.
-        whitened: whether the images are ZCA-whitened, as DATM stores them; test images must be too.
-        clipped: whether floating-point images lie in [0, 1]; False for images on that scale that
+        whitened: whether the images are ZCA-whitened, as in DATM; then test images must be too.
+        clipped: whether floating-point images are in [0, 1]; False for images on that scale that
             were optimized without clipping.
         learning_rate: the student's learning rate, if the method learned it (``lr_best.pt``).
-        class_names: in the order of the labels, if the set has them; else empty.
+        class_names: names in the order of the labels; empty if the set has none.
         source: a description of where the set is from.
-        dataset: the name of the dataset that the set was made for, if it has one; else empty.
+        dataset: name of the dataset that the set was made for; empty if the set does not say.
 
     Raises:
-        ValueError: the tensors disagree about N, or there are no images, or they are not square;
+        ValueError: the tensors disagree about N; there are no images, or they are not square; or
             the learning rate is not positive and finite.
 
     Example:
@@ -68,7 +68,7 @@ class DistilledSet:
         n = shape[0] if shape else 0
         if len(shape) != 4 or n == 0 or shape[2] != shape[3]:
             last = len(shape) == 4 and shape[1] == shape[2] and shape[3] in CHANNELS
-            hint = "; the channels are last: store images.permute(0, 3, 1, 2)" if last else ""
+            hint = "; the channels are last, store images.permute(0, 3, 1, 2)" if last else ""
             raise ValueError(f"images must be (N, C, S, S), N >= 1, got {shape}{hint}")
         if self.labels.shape != (n,):
             raise ValueError(f"labels must have shape ({n},), got {tuple(self.labels.shape)}")
@@ -95,7 +95,7 @@ class DistilledSet:
         return self.labels.bincount(minlength=num_classes)
 
     def check_against(self, dataset: ImageDataset) -> None:
-        """Checks that a student can learn the classes of ``dataset`` from this set.
+        """Check that a student can learn the classes of ``dataset`` from this set.
 
         Raises:
             ValueError: images, labels or soft labels have another dtype, range or number of
@@ -107,18 +107,17 @@ class DistilledSet:
             raise ValueError(f"images must be uint8 or float32, got {images.dtype}")
         if images.shape[1] != dataset.channels:
             raise ValueError(
-                f"images must have {dataset.channels} channels as {name} has, got {images.shape[1]}"
+                f"images must have the {dataset.channels} channels of {name}, got {images.shape[1]}"
             )
         if images.dtype == torch.float32:
             low, high = (value.item() for value in images.aminmax())
-            # NaN fails every comparison, so the conditions say what is allowed.
+            # NaN fails every comparison, so the conditions state what is allowed.
             if not (-torch.inf < low and high < torch.inf):
                 raise ValueError("images must be finite, got NaN or infinity")
             margin = ROUNDING if self.clipped else OVERSHOOT
             if not (self.whitened or (low >= -margin and high <= 1.0 + margin)):
                 raise ValueError(
-                    f"images must lie in [0, 1], got {low:.3g} to {high:.3g}: "
-                    f"{self.scale_hint(low)}"
+                    f"images must be in [0, 1], got {low:.3g} to {high:.3g}: {self.scale_hint(low)}"
                 )
         if labels.dtype != torch.int64 or not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(
@@ -128,7 +127,7 @@ class DistilledSet:
         if soft_labels is not None:
             if not soft_labels.is_floating_point() or soft_labels.shape[1:] != (classes,):
                 raise ValueError(
-                    f"soft_labels must be floating ({len(self)}, {classes}), a column for every "
+                    f"soft_labels must be floating-point ({len(self)}, {classes}), one column per "
                     f"class of {name}, got {soft_labels.dtype} {tuple(soft_labels.shape)}"
                 )
             if not soft_labels.isfinite().all():
@@ -168,13 +167,13 @@ class DistilledSet:
 
 
 def names_differ(names: tuple[str, ...], dataset: ImageDataset) -> str:
-    """An error message on how a set's class names differ from a dataset's, and what to do."""
+    """An error message about how the class names of a set and a dataset differ, and what to do."""
     expected = dataset.class_names
     message = f"class_names must be those of {dataset.name} in its order"
     if sorted(names) != sorted(expected):
         strange = [name for name in names if name not in expected]
         missing = [name for name in expected if name not in names]
-        return f"{message}; not among them: {strange[:5]}, missing: {missing[:5]}"
+        return f"{message}; unexpected: {strange[:5]}, missing: {missing[:5]}"
     if len(set(names)) < len(names):
         return f"{message}; several classes have the same name, so no class map is proposed"
     places = {name: label for label, name in enumerate(expected)}

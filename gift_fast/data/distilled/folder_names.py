@@ -54,13 +54,13 @@ RDED = Layout(prefix="", digits=5)
 
 
 def rded_root(path: Path) -> Path:
-    """The folder that holds the classes of RDED."""
+    """The folder that contains the class folders of RDED."""
     inner = path / "syn_data"
     return inner if inner.is_dir() else path
 
 
 def holds_classes(root: Path, layout: Layout) -> bool:
-    """Whether ``root`` holds a folder named like those of ``layout``."""
+    """Whether ``root`` contains a folder named like those of ``layout``."""
     return root.is_dir() and any(
         entry.is_dir() and layout.pattern.fullmatch(entry.name) for entry in root.iterdir()
     )
@@ -70,14 +70,14 @@ def class_folders(root: Path, layout: Layout, dataset: ImageDataset) -> list[Pat
     """The folder of every class, in the order of the labels.
 
     Raises:
-        ValueError: a folder has another name, a class has none, or there is one too many.
+        ValueError: a folder has another name, or there are too few or too many.
     """
     folders = [path for path in visible(root) if path.is_dir()]
     labels = [layout.label(folder) for folder in folders]
     count = dataset.num_classes
     digits = len(folders[0].name) - len(layout.prefix) if folders else layout.digits
     expected = (
-        f"{root} must hold a folder for each of the {count} classes of {dataset.name}, "
+        f"{root} must contain a folder for each of the {count} classes of {dataset.name}, "
         f"{layout.folder(0, digits)} to {layout.folder(count - 1, digits)}"
     )
     missing = sorted(set(range(count)).difference(labels))
@@ -86,7 +86,7 @@ def class_folders(root: Path, layout: Layout, dataset: ImageDataset) -> list[Pat
     if max(labels) >= count:
         raise ValueError(f"{expected}; {layout.folder(max(labels), digits)} is one too many")
     if labels != list(range(count)):
-        raise ValueError(f"{expected}, numbers of one length and each once, so that they sort")
+        raise ValueError(f"{expected}; the numbers must be unique and have the same length")
     return folders
 
 
@@ -94,7 +94,7 @@ def class_files(folder: Path, label: int, layout: Layout) -> list[Path]:
     """The images of one class, in the order of their names.
 
     Raises:
-        ValueError: a file has another name, or there is none.
+        ValueError: a file has another name, or there are no files.
     """
     files = visible(folder)
     for file in files:
@@ -104,5 +104,5 @@ def class_files(folder: Path, label: int, layout: Layout) -> list[Path]:
                 f"{file} must be an image of class {label}, named like {layout.file(label)} or .png"
             )
     if not files:
-        raise ValueError(f"{folder} must hold images like {layout.file(label)}, it is empty")
+        raise ValueError(f"{folder} must contain images like {layout.file(label)}, it is empty")
     return files

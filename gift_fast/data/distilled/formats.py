@@ -1,7 +1,7 @@
 """The registry of formats of distilled sets, and the function that reads any of them.
 
 A new format is one file with a function that returns a :class:`DistilledSet`, one line in
-``FORMATS`` and, to be found by ``auto``, one in ``MARKS``.
+``FORMATS`` and, to be detected by ``auto``, one in ``MARKS``.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ MARKS: dict[str, tuple[Callable[[Path], bool], str]] = {
         "NAME.safetensors and NAME.json, or the path of either",
     ),
 }
-"""For each format, a function that recognizes it and a description of its files."""
+"""For each format, a function that detects it and a description of its files."""
 
 
 def recognize(path: Path, labels: Path | None = None) -> str:
-    """The name of the format of the set at ``path``.
+    """Detect the format of the set at ``path`` and return its name.
 
     Raises:
         ValueError: no format matches, or several do.
@@ -68,18 +68,18 @@ def recognize(path: Path, labels: Path | None = None) -> str:
     needs = "".join(f"\n  {name}: {needed}" for name, (_, needed) in MARKS.items())
     state = "fits " + " and ".join(found) if found else "fits none"
     needs += "\n  other folders, one per class: --format folder reads them"
-    raise ValueError(f"path must hold one of these formats, {path} {state}:{needs}")
+    raise ValueError(f"path must have one of these formats, {path} {state}:{needs}")
 
 
 def auto(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
-    """Recognizes the format, reads the set, and names the format in ``source``.
+    """Detect the format, read the set, and add the format to ``source``.
 
     Raises:
         OSError, ValueError: as :func:`recognize`, and as the reader of the format.
     """
     name = recognize(path, labels)
     distilled = FORMATS[name](path, dataset, labels)
-    return replace(distilled, source=f"{distilled.source}; recognized as {name}")
+    return replace(distilled, source=f"{distilled.source}; detected format {name}")
 
 
 FORMATS: dict[str, Callable[..., DistilledSet]] = {
@@ -110,27 +110,27 @@ def read_distilled(
     labels_class_map: Path | str | Sequence[int] | None = None,
     verify: bool = True,
 ) -> DistilledSet:
-    """Reads a distilled set and checks that it fits ``dataset``.
+    """Read a distilled set and check that it fits ``dataset``.
 
-    Images that do not have the dataset's side are resized (bilinear, antialiased), and ``source``
-    says so. A set that names another dataset is read with a warning.
+    Images of another size are resized (bilinear, antialiased), which ``source`` mentions. If the
+    set names another dataset, a warning is logged.
 
     Args:
-        format_spec: a name in ``FORMATS`` with options, ``sre2l:sampler_seed=42``; ``auto`` to
-            recognize the format; or the import path of a reader.
+        format_spec: a name in ``FORMATS`` with options, such as ``sre2l:sampler_seed=42``; ``auto``
+            to detect the format; or the import path of a reader.
         path: the folder or file of the set.
         dataset: the real dataset; the set must have its classes and channels.
         labels: the folder of stored soft labels, or None.
         class_map: the class of the dataset for each label of the set, as a list or a file for
-            :func:`read_class_map`; None for the same classes in the same order.
+            :func:`read_class_map`; None for the same class order.
         labels_class_map: the same for the columns of ``labels`` only, if their teacher had another
             class order than the images' folders.
-        verify: compares the labels in ``labels`` with the images' classes.
+        verify: whether to compare the labels in ``labels`` with the images' classes.
 
     Raises:
         OSError: a file is missing or cannot be opened.
         TypeError: ``format_spec`` is not a string.
-        ValueError: the format or an option is unknown, or the files are not such a set.
+        ValueError: an unknown format or option, or files that are not such a set.
 
     Example:
         >>> import tempfile
@@ -145,12 +145,12 @@ def read_distilled(
     reader, options = spec.resolve("format", format_spec, FORMATS)
     path, labels = Path(path), None if labels is None else Path(labels)
     if labels_class_map is not None and labels is None:
-        raise ValueError("labels_class_map must be None where labels is None")
+        raise ValueError("labels_class_map must be None if labels is None")
     try:
         distilled = reader(path, dataset, labels, **options)
         if distilled.dataset and letters(distilled.dataset) != letters(dataset.name):
             logger.warning(
-                "%s was made for %s, and is read for %s", path, distilled.dataset, dataset.name
+                "%s was made for %s and is read for %s", path, distilled.dataset, dataset.name
             )
         if labels_class_map is not None and distilled.replay is not None:
             replay = with_columns(distilled.replay, class_map_of(labels_class_map))
@@ -183,10 +183,10 @@ def letters(name: str) -> str:
 
 
 def resized(distilled: DistilledSet, side: int) -> DistilledSet:
-    """The set with images of ``side`` pixels.
+    """Resize the images of a set to ``side`` pixels.
 
     Raises:
-        ValueError: the images are whitened, which resizing would undo.
+        ValueError: the images are whitened; resizing would undo it.
     """
     stored = distilled.side
     if stored == side:

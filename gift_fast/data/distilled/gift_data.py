@@ -1,4 +1,4 @@
-"""The format of GIFT's own code: a single file."""
+"""The format of GIFT's code: a single file."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ KEYS = ["data", "dataset", "label"]
 
 
 def gift_data(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
-    """Reads GIFT's ``data.pt``: a dictionary with ``dataset``, ``data`` and ``label``.
+    """Read GIFT's ``data.pt``: a dictionary with ``dataset``, ``data`` and ``label``.
 
-    ``dataset`` is a name, which is reported; ``data`` holds float images (N, C, S, S) in [0, 1];
-    ``label`` the classes, (N) or (N, 1), or soft labels (N, classes). The hard label of an image
-    with a soft label is the class with the largest one.
+    ``dataset`` is a name, which ``source`` mentions; ``data`` has float images (N, C, S, S) in
+    [0, 1]; ``label`` has the classes, (N) or (N, 1), or soft labels (N, classes), whose largest
+    value determines the hard label.
 
     Args:
         path: the file, or the folder with a ``data.pt``.
-        dataset: whose classes the labels are.
-        labels: an FKD folder for these images, where the file has no soft labels; or None.
+        dataset: the real dataset, with the classes of the labels.
+        labels: an FKD folder for these images, if the file has no soft labels; or None.
 
     Raises:
         OSError: a file is missing or cannot be opened.
-        ValueError: the file holds something else.
+        ValueError: the file has other contents.
 
     Example:
         >>> import tempfile
@@ -45,17 +45,17 @@ def gift_data(path: Path, dataset: ImageDataset, labels: Path | None = None) -> 
     contents = load_tensors(file)
     if not isinstance(contents, dict) or contents.keys() != set(KEYS):
         got = sorted(map(str, contents)) if isinstance(contents, dict) else type(contents).__name__
-        raise ValueError(f"{file.name} must hold a dictionary with the keys {KEYS}, got {got}")
+        raise ValueError(f"{file.name} must contain a dictionary with the keys {KEYS}, got {got}")
     images, label, name = contents["data"], contents["label"], str(contents["dataset"])
     for key, value in contents.items():
         if isinstance(value, Tensor) and value.layout is not torch.strided:
             raise ValueError(
-                f"{key} must be dense, got {described(value)}; write {key}.to_dense() in its place"
+                f"{key} must be dense, got {described(value)}; save {key}.to_dense() instead"
             )
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
         raise ValueError(
-            f"data must be float images (N, C, S, S) in [0, 1], got {described(images)}; bytes "
-            "must be divided by 255"
+            f"data must be float images (N, C, S, S) in [0, 1], got {described(images)}; divide "
+            "uint8 images by 255"
         )
     count, classes = len(images), dataset.num_classes
     shapes = ((count,), (count, 1), (count, classes))
@@ -77,7 +77,7 @@ def gift_data(path: Path, dataset: ImageDataset, labels: Path | None = None) -> 
     else:
         label = label.reshape(count)
         if label.is_floating_point() and not torch.equal(label, label.round()):
-            raise ValueError("label must hold whole numbers where it has one for each image")
+            raise ValueError("label must be whole numbers if it has one per image")
         distilled = DistilledSet(
             images=images.float(), labels=label.long(), source=source, dataset=name
         )

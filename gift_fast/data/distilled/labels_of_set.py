@@ -14,7 +14,7 @@ from gift_fast.data.labels.image_order import BATCH_ORDER_FILE, ORDER_FILE
 
 
 def layout_of(labels: Path) -> str:
-    """The name of the format of a folder of stored labels, from the names of its files."""
+    """Detect the format of a folder of stored labels from the names of its files."""
     if (labels / BATCH_ORDER_FILE).is_file():
         return "lpqld"
     if batch_path(labels, 0, 0).is_file():
@@ -33,7 +33,7 @@ READERS: dict[str, Callable[..., StoredLabels]] = {
     "hald": HaldLabels,
     "fkd": FkdImageLabels,
 }
-"""By the name that :func:`layout_of` gives."""
+"""Readers by the name that :func:`layout_of` returns."""
 
 
 def with_stored_labels(
@@ -43,18 +43,18 @@ def with_stored_labels(
     reader: Callable[..., StoredLabels] | None = None,
     **options: object,
 ) -> DistilledSet:
-    """The set with the labels of a folder, not yet compared with the images' classes.
+    """Add the labels of a folder to a set, without comparing them with the images' classes.
 
     Args:
-        distilled: the set, with its images in the order to which the labels refer.
-        labels: the folder of the labels; None changes nothing.
+        distilled: the set, with its images in the order that the labels refer to.
+        labels: the folder of the labels; None returns the set unchanged.
         dataset: the real dataset, with the classes of the labels.
-        reader: of the labels; None recognizes them by the names of their files.
+        reader: of the labels; None detects it from the names of the files.
         options: of the reader.
 
     Raises:
         OSError: a file is missing or cannot be opened.
-        ValueError: the set has soft labels of its own, or the labels are not for it.
+        ValueError: the set already has soft labels, or the labels are not for it.
     """
     if labels is None:
         return distilled

@@ -1,14 +1,14 @@
-"""The project's own format: a pair of files, ``NAME.safetensors`` and ``NAME.json``.
+"""This project's format: a pair of files, ``NAME.safetensors`` and ``NAME.json``.
 
-The safetensors file holds ``images``, ``labels`` and, where the set has them, ``soft_labels``. The
-JSON file says what they are; it can be read and corrected by hand:
+The safetensors file has ``images``, ``labels`` and, optionally, ``soft_labels``. The JSON file
+describes them and can be edited by hand:
 
     format         "gift-fast"
     version        1
     dataset        the name of the dataset whose classes the labels are
     class_names    in the order of the labels
     whitened       whether the images are in ZCA space
-    clipped        false where floating images may leave [0, 1]; absent is true
+    clipped        false if floating-point images can exceed [0, 1]; true by default
     learning_rate  the student's, or null
     source         a description of where the set is from
     fingerprint    of the tensors, which detects files that do not belong together
@@ -60,7 +60,9 @@ def pair_of(path: Path) -> tuple[Path, Path]:
     if path.is_dir():
         names = sorted(file.stem for file in path.glob("*.safetensors"))
         if len(names) != 1:
-            raise ValueError(f"{path} must hold one file NAME.safetensors, got {names or 'none'}")
+            raise ValueError(
+                f"{path} must contain one file NAME.safetensors, got {names or 'none'}"
+            )
         path = path / names[0]
     name = path.stem if path.suffix in SUFFIXES else path.name
     return path.with_name(name + SUFFIXES[0]), path.with_name(name + SUFFIXES[1])
@@ -74,10 +76,10 @@ def is_pair(path: Path) -> bool:
 
 
 def write_distilled(path: Path | str, distilled: DistilledSet, dataset: ImageDataset) -> None:
-    """Writes a distilled set in the project's own format; each file is written atomically.
+    """Write a distilled set in this project's format; each file is written atomically.
 
-    Reading it returns the same bits. Labels that are stored in batches (``replay``) stay in their
-    folder, which must be named again when the set is read.
+    Reading it returns the same bits. Labels that are stored in batches (``replay``) are not
+    written; give their folder again when the set is read.
 
     Args:
         path: the common name of the two files; a suffix of either is dropped.
@@ -86,7 +88,7 @@ def write_distilled(path: Path | str, distilled: DistilledSet, dataset: ImageDat
 
     Raises:
         OSError: a file cannot be written; the message names it.
-        ValueError: ``path`` is a folder, or the set is not one for ``dataset``.
+        ValueError: ``path`` is a folder, or the set is not for ``dataset``.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -94,7 +96,7 @@ def write_distilled(path: Path | str, distilled: DistilledSet, dataset: ImageDat
     path = Path(path)
     distilled.check_against(dataset)
     if path.is_dir():
-        raise ValueError(f"path must be the name of two files, got the folder {path}")
+        raise ValueError(f"path must be the common name of two files, got the folder {path}")
     tensors = {name: getattr(distilled, name) for name in TENSORS}
     stored = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
     description = {
@@ -112,7 +114,7 @@ def write_distilled(path: Path | str, distilled: DistilledSet, dataset: ImageDat
     with replacing(tensor_file) as temporary:
         try:
             save_file(stored, temporary)
-        except SafetensorError as error:  # as on a full disk
+        except SafetensorError as error:  # for instance on a full disk
             raise OSError(str(error)) from error
     with replacing(json_file) as temporary:
         text = json.dumps(description, indent=2, allow_nan=False) + "\n"
@@ -120,16 +122,17 @@ def write_distilled(path: Path | str, distilled: DistilledSet, dataset: ImageDat
 
 
 def native(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
-    """Reads what :func:`write_distilled` wrote.
+    """Read what :func:`write_distilled` wrote.
 
     Args:
         path: either file, their name without a suffix, or a folder with one such pair.
-        dataset: whose classes the labels are; class names are compared after any class map.
-        labels: an FKD folder for these images, where the set has no soft labels; or None.
+        dataset: the real dataset, with the classes of the labels; class names are compared after a
+            class map is applied.
+        labels: an FKD folder for these images, if the set has no soft labels; or None.
 
     Raises:
         OSError: a file cannot be opened.
-        ValueError: a file holds something else, or the two do not belong together.
+        ValueError: a file has other contents, or the two do not belong together.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -141,11 +144,12 @@ def native(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Dis
         tensors = load_file(tensor_file)
     except FileNotFoundError:
         raise
-    except (OSError, SafetensorError) as error:  # of a folder it says: no such device
-        raise ValueError(f"{tensor_file} must be a safetensors file, but {error}") from error
+    except (OSError, SafetensorError) as error:  # OSError for a folder
+        raise ValueError(f"{tensor_file} must be a safetensors file, got: {error}") from error
     if not {"images", "labels"} <= tensors.keys() <= set(TENSORS):
         raise ValueError(
-            f"{tensor_file} must hold images, labels and perhaps soft_labels, got {sorted(tensors)}"
+            f"{tensor_file} must contain images, labels and optionally soft_labels, "
+            f"got {sorted(tensors)}"
         )
     rate = description["learning_rate"]
     distilled = DistilledSet(
@@ -168,12 +172,12 @@ def native(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Dis
 
 
 def check_description(file: Path, description: Any) -> None:
-    """Checks that the contents of a JSON file have this format and version."""
+    """Check the format, the version and the fields of a JSON file."""
     if not isinstance(description, Mapping) or description.get("format") != FORMAT:
-        raise ValueError(f"{file} must hold an object with format {FORMAT!r}")
+        raise ValueError(f"{file} must contain an object with format {FORMAT!r}")
     if description.get("version") != VERSION:
         got = description.get("version")
-        raise ValueError(f"{file} must be of version {VERSION}, the only one so far, got {got!r}")
+        raise ValueError(f"{file} must have version {VERSION}, got {got!r}")
     for name, kinds in FIELDS.items():
         if type(description.get(name, FIELDS)) not in kinds:  # True is an int to isinstance
             expected = " or ".join(kind.__name__ for kind in kinds)
@@ -185,4 +189,4 @@ def check_description(file: Path, description: Any) -> None:
         raise ValueError(f"{file}: learning_rate must be positive and finite, got {rate}")
     names = description["class_names"]
     if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{file}: class_names must be texts, got {names}")
+        raise ValueError(f"{file}: class_names must be strings, got {names}")

@@ -43,7 +43,7 @@ LEFT_BEHIND = frozenset(
 """Files and folders of operating systems and tools, in lower case; hidden ones need no entry."""
 
 SIDECARS = frozenset({".txt", ".xml", ".json", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml"})
-"""Suffixes of files that are published beside images, such as Tiny-ImageNet's boxes."""
+"""Suffixes of files that are published with images, such as Tiny-ImageNet's boxes."""
 
 UNREAD_IMAGES = frozenset(
     {
@@ -64,7 +64,7 @@ UNREAD_IMAGES = frozenset(
 """Suffixes of images that ``ImageFolder`` silently ignores."""
 
 ORDERS = ("auto", "number", "name")
-"""How class folders may be sorted; see :func:`in_class_order`."""
+"""Orders of class folders, see :func:`in_class_order`."""
 
 NUMBERED = re.compile(r"([^0-9]*)([0-9]+)")
 LEADING_NUMBER = re.compile(r"([0-9]+)[^0-9].*")
@@ -90,35 +90,35 @@ def class_folders(root: Path, order: str = "auto") -> list[str]:
     """The names of the class folders in ``root``, in the order of their labels.
 
     Args:
-        root: the folder that holds them.
+        root: the folder that contains them.
         order: see :func:`in_class_order`.
 
     Raises:
-        FileNotFoundError: there is no ``root``, or no class folder in it.
+        FileNotFoundError: ``root`` is missing or has no class folders.
         ValueError: the order of the folders is ambiguous.
     """
     names = [path.name for path in visible(root) if path.is_dir()] if root.is_dir() else []
     if not names:
-        raise FileNotFoundError(f"{root} must hold a folder for each class, found none")
+        raise FileNotFoundError(f"{root} must contain a folder for each class, found none")
     return in_class_order(names, root, order)
 
 
 def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> list[str]:
     """The names of class folders in the order of their labels.
 
-    By default names are sorted as text, as torchvision's ``ImageFolder`` sorts them. Names that are
-    numbers, with one prefix or none, are sorted by number, since folder 10 comes before folder 2 as
-    text. If the two orders differ, a warning is logged.
+    By default, names are sorted as strings, as in torchvision's ``ImageFolder``. Names that are
+    numbers, with a common prefix or none, are sorted by number, because as strings, folder 10 comes
+    before folder 2. If the two orders differ, a warning is logged.
 
     Args:
         names: names of the folders.
-        root: the folder that holds them, for messages.
-        order: ``auto``; ``name`` sorts as text in any case; ``number`` sorts by the number that a
-            name begins with or consists of.
+        root: the folder that contains them, for messages.
+        order: ``auto``, as above; ``name`` always sorts as strings; ``number`` sorts by the number
+            that a name begins with or consists of.
 
     Raises:
-        ValueError: two names have the same number; or, under ``auto``, names begin with a number
-            (``10_pear``) and the two orders differ; or no such order.
+        ValueError: two names have the same number; with ``auto``, names begin with a number
+            (``10_pear``) and the two orders differ; or an unknown order.
 
     Example:
         >>> in_class_order(["10", "9", "2"], Path("val"), "name")
@@ -140,7 +140,7 @@ def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> lis
     if numbers is None:
         if order == "number":
             raise ValueError(
-                f"{root} must hold folders named by numbers for order=number, "
+                f"{root} must contain folders named by numbers for order=number, "
                 f"got {first_few(as_text)}"
             )
         return as_text
@@ -150,21 +150,21 @@ def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> lis
         twice = next(a for a, b in pairwise(ordered) if a == b)
         same = [name for number, name in zip(numbers, names, strict=True) if number == twice]
         raise ValueError(
-            f"{root} must hold one folder for each number, "
+            f"{root} must contain one folder for each number, "
             f"got {first_few(sorted(same))} for {twice}"
         )
     if by_number == as_text or order == "number":
         return by_number
     if numbers == starts:
         raise ValueError(
-            f"{root} must hold class folders in one order, but their numbers and their names give "
-            f"different ones: {first_few(by_number)} by number, {first_few(as_text)} by name as "
-            "torchvision's ImageFolder sorts them. Choose with the option order=number or "
-            "order=name, or pad the numbers with zeros"
+            f"{root} must contain class folders with one order, but their numbers and their names "
+            f"give different ones: {first_few(by_number)} by number, {first_few(as_text)} by name, "
+            "as in torchvision's ImageFolder. Choose with the option order=number or order=name, "
+            "or pad the numbers with zeros"
         )
     logger.warning(
         "%s: classes are in the order of the folders' numbers (%s); torchvision's ImageFolder "
-        "would sort them as text (%s). The option order=name does so too",
+        "would sort them as strings (%s), as does the option order=name",
         root,
         first_few(by_number),
         first_few(as_text),
@@ -173,22 +173,22 @@ def in_class_order(names: Sequence[str], root: Path, order: str = "auto") -> lis
 
 
 def warn_of_case(names: Sequence[str], root: Path) -> None:
-    """Warns of folders whose names differ only in case."""
+    """Warn of folders whose names differ only in case."""
     by_key: dict[str, list[str]] = {}
     for name in sorted(names):
         by_key.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
     alike = [" and ".join(map(repr, same)) for same in by_key.values() if len(same) > 1]
     if alike:
         logger.warning(
-            "%s: class folders differ only in case (%s). They are read as different classes here; "
-            "on a file system that ignores case, as on macOS and Windows, a copy merges them",
+            "%s: class folders differ only in case (%s). They are read as different classes; "
+            "a copy on a case-insensitive file system, as on macOS and Windows, merges them",
             root,
             first_few(alike),
         )
 
 
 def numbers_of(names: Iterable[str]) -> list[int] | None:
-    """The numbers that names consist of, after one prefix that all share; None if any has none.
+    """The numbers in names that consist of a common prefix and a number; None for other names.
 
     Example:
         >>> numbers_of(["new000", "new010"]), numbers_of(["7", "x8"]), numbers_of(["ant"])
@@ -204,27 +204,27 @@ def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], li
     """The image files in class folders and their labels, which are indices into ``classes``.
 
     Files are in the order of torchvision's ``ImageFolder``: by class name, then by path, including
-    subfolders of the class folder. Text files beside images are ignored. A warning names other
-    files whose suffix is not that of an image.
+    subfolders of the class folder. Text files are ignored. A warning names other files whose suffix
+    is not that of an image.
 
     Args:
-        root: holds the folders.
+        root: contains the folders.
         classes: their names, in the order of their labels.
 
     Returns:
         The paths relative to ``root`` with forward slashes, and the labels.
 
     Raises:
-        FileNotFoundError: a class has no folder, or its folder holds no image.
-        ValueError: a file is an image of a kind that is not read, such as GIF.
+        FileNotFoundError: a class has no folder, or its folder has no images.
+        ValueError: a file is an image of an unsupported type, such as GIF.
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
     absent = [name for name in classes if not (root / name).is_dir()]
     if absent:
         raise FileNotFoundError(
-            f"{root} must hold a folder for each of {len(classes)} classes, "
-            f"missing are {first_few(absent)}"
+            f"{root} must contain a folder for each of {len(classes)} classes, "
+            f"missing: {first_few(absent)}"
         )
     start = len(os.path.join(root, ""))
     unread: list[str] = []
@@ -245,20 +245,19 @@ def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], li
     others = [name for name in unread if os.path.splitext(name)[1].lower() in UNREAD_IMAGES]
     if others:
         raise ValueError(
-            f"{root} must hold images of the types {', '.join(IMG_EXTENSIONS)}; "
-            f"{len(others)} {'has' if len(others) == 1 else 'have'} another: {first_few(others)}. "
-            "Convert them or move them elsewhere"
+            f"{root} must contain images of the types {', '.join(IMG_EXTENSIONS)}, got "
+            f"{len(others)} of other types: {first_few(others)}; convert them or move them away"
         )
     empty = sorted(set(classes).difference(classes[label] for _, label in samples))
     if empty:
         got = (
-            f"; it holds {first_few(unread)}, which do not have the suffix of an image"
+            f"; found {first_few(unread)}, which do not have the suffix of an image"
             if unread
             else ""
         )
         raise FileNotFoundError(
-            f"{root} must hold images of every class: none of {first_few(empty)}{got}. Images are "
-            f"files named {', '.join(IMG_EXTENSIONS)}"
+            f"{root} must contain images of every class, found none of {first_few(empty)}{got}. "
+            f"Images have the suffixes {', '.join(IMG_EXTENSIONS)}"
         )
     if unread:
         logger.warning(
@@ -272,7 +271,7 @@ def images_of_classes(root: Path, classes: Sequence[str]) -> tuple[list[str], li
 
 
 def check_same_classes(train: Sequence[str], test: Sequence[str], root: Path) -> None:
-    """Raises ValueError unless both splits of ``root`` have folders of the same names.
+    """Raise ValueError unless both splits of ``root`` have folders with the same names.
 
     A class that is missing in one split would shift the labels of all later classes.
     """
@@ -287,16 +286,16 @@ def check_same_classes(train: Sequence[str], test: Sequence[str], root: Path) ->
                 for twin in rest
                 if simplified(name) == simplified(twin)
             ]
-            hint = f"; {first_few(alike)} may be the same: rename one of them" if alike else ""
+            hint = f"; {first_few(alike)} may be the same, rename one of them" if alike else ""
             raise ValueError(
                 f"{root} must have the same classes in both splits, "
-                f"but the {split} split alone has {first_few(sorted(odd))}, "
-                f"which the {other} split lacks{hint}"
+                f"but only the {split} split has {first_few(sorted(odd))}, "
+                f"not the {other} split{hint}"
             )
 
 
 def simplified(name: str) -> str:
-    """A class name without case, punctuation and spaces, in one Unicode form.
+    """A class name without case, punctuation and spaces, in Unicode form NFC.
 
     Example:
         >>> simplified("T-shirt/top") == simplified("t_shirt top")

@@ -12,7 +12,7 @@ from torch import Tensor
 from gift_fast.data.images.decoding_progress import followed
 from gift_fast.data.images.file_split import FileSplit
 from gift_fast.data.images.splits import TensorSplit
-from gift_fast.data.images.unreadable_files import in_words, unreadable
+from gift_fast.data.images.unreadable_files import unreadable, unreadable_message
 from gift_fast.files.atomic import replacing
 from gift_fast.files.bounds import check_values
 from gift_fast.files.cache import cache_folder
@@ -30,19 +30,20 @@ DECODER = "upright, 16 bits scaled"
 def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> TensorSplit:
     """The images of a split as one uint8 tensor, mapped from a cache file.
 
-    The file is created if there is none. It is keyed by the split's fingerprint, so changed images
-    get a new file. It is memory-mapped: pages are loaded when they are used, and shared between
-    processes. Processes that start at the same time without it decode separately, and the file of
-    the last one remains.
+    The file is created if it is missing. Its name contains the split's fingerprint, so changed
+    images get a new file. It is memory-mapped: pages are loaded when they are used, and shared
+    between processes. Processes that start at the same time without it decode separately, and the
+    file of the last one remains.
 
     Args:
         split: N files.
-        name: what the cache file's name starts with.
-        cache: the folder of cache files; :func:`cache_folder` when None.
+        name: prefix of the cache file's name.
+        cache: folder of the cache files; None uses :func:`cache_folder`.
 
     Raises:
-        OSError: the folder cannot be written to, or its disk has no room for the images.
-        ValueError: files cannot be decoded; the first ten are named, and no cache file is left.
+        OSError: the folder cannot be written to, or there is not enough disk space.
+        ValueError: files cannot be decoded; the message names the first ten, and no cache file is
+            written.
     """
     folder = cache_folder() if cache is None else cache
     path = folder / f"{name}-{fingerprint([split.fingerprint(), DECODER])}.pt"
@@ -57,9 +58,11 @@ def decoded_once(split: FileSplit, name: str, cache: Path | None = None) -> Tens
         try:
             for index, pixels in followed(parts, title, len(split), lambda part: len(part[0])):
                 images[index] = pixels
-        except ValueError as error:  # names one file; another pass finds the others
+        except ValueError as error:  # names one file; a second pass finds the others
             faults = list(unreadable(split, range(len(split)))) or [str(error)]
-            raise ValueError(in_words(faults, f"{len(split)} images of {split.root}")) from error
+            raise ValueError(
+                unreadable_message(faults, f"{len(split)} images of {split.root}")
+            ) from error
         with replacing(path) as temporary:
             torch.save({"images": images}, temporary)
         images = read_cache(path, shape)
@@ -74,9 +77,9 @@ def read_cache(path: Path, shape: tuple[int, ...]) -> Tensor | None:
     try:
         images = torch.load(path, weights_only=True, mmap=True)["images"]
         if not isinstance(images, Tensor) or (images.dtype, images.shape) != (torch.uint8, shape):
-            raise ValueError(f"it must hold bytes of the shape {shape}")
+            raise ValueError(f"it must contain uint8 values of shape {shape}")
         check_values(path, images)
-    except Exception as error:  # torch raises whatever the damage leads to
+    except Exception as error:  # for damaged files, torch raises many types
         logger.warning("%s is damaged and is created again: %s", path, error)
         return None
     return images

@@ -1,6 +1,6 @@
-"""Progress of decoding: a bar in a terminal, else a line at least every half minute.
+"""Progress of decoding: a bar in a terminal, otherwise a line at least every half minute.
 
-Nothing is shown unless a command asks for it with :func:`gift_fast.process.log_lines.showing`.
+Nothing is shown unless a command enables it with :func:`gift_fast.process.log_lines.showing`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gift_fast.process.log_lines import INTERVAL, is_shown
 Part = TypeVar("Part")
 
 BRIEF = 1.0
-"""Seconds before anything is shown; most sets are decoded in less."""
+"""Seconds before anything is shown; most sets take less."""
 
 
 def followed(
@@ -27,7 +27,7 @@ def followed(
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Part]:
-    """Yields the parts of some work and shows its progress.
+    """Yield the parts of some work and show its progress.
 
     Args:
         parts: an iterable over the parts.
@@ -61,7 +61,7 @@ def lines(
     stream: TextIO,
     clock: Callable[[], float],
 ) -> Iterator[Part]:
-    """Yields the parts and prints lines for a log at intervals, and a last one if there was any."""
+    """Yield the parts and print lines for a log at intervals, and a last one if there was any."""
     start, told, done = clock(), None, 0
     for part in parts:
         done += size(part)
@@ -83,7 +83,7 @@ def bar(
     size: Callable[[Part], int],
     stream: TextIO,
 ) -> Iterator[Part]:
-    """Yields the parts and shows a bar, which disappears at the end."""
+    """Yield the parts and show a bar, which disappears at the end."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

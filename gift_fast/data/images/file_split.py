@@ -51,13 +51,13 @@ def resize_for(side: int) -> int:
 
 
 def decode(path: Path, side: int, resize: int | None) -> Tensor:
-    """An image file as uint8 (3, side, side); :func:`read_image` says how it becomes color.
+    """Decode an image file to uint8 (3, side, side), converted as in :func:`read_image`.
 
     The shorter side is resized to ``resize`` (bilinear, antialiased) and the center is cropped, as
-    torchvision's ``Resize`` and ``CenterCrop`` do it; with None the image must have its size.
+    in torchvision's ``Resize`` and ``CenterCrop``. With None, the image must have its final size.
 
     Raises:
-        OSError: there is no such file, or it may not be read.
+        OSError: the file is missing or cannot be opened.
         ValueError: the file is no image, is damaged, cannot be converted, or has another size.
     """
     from torchvision.transforms import functional
@@ -73,8 +73,8 @@ def decode(path: Path, side: int, resize: int | None) -> Tensor:
 class FileSplit:
     """Labeled images in files, decoded by threads a few batches ahead of their use.
 
-    Threads are used instead of processes: Pillow decodes and resizes without Python's lock, nothing
-    is copied between processes, and no process is forked while CUDA or gloo is running.
+    Threads are used instead of processes: Pillow releases the GIL while it decodes and resizes,
+    nothing is copied between processes, and no process is forked while CUDA or gloo is running.
 
     Attributes:
         root: the folder that the names start from.
@@ -98,7 +98,7 @@ class FileSplit:
 
     def __post_init__(self) -> None:
         if not self.names:
-            raise ValueError(f"names must hold at least one file of {self.root}, got none")
+            raise ValueError(f"names must contain at least one file of {self.root}, got none")
         if self.labels.shape != (len(self.names),):
             expected = f"({len(self.names)},)"
             raise ValueError(f"labels must have shape {expected}, got {tuple(self.labels.shape)}")
@@ -116,11 +116,11 @@ class FileSplit:
         return len(self.names)
 
     def read(self, index: int) -> Tensor:
-        """The image with that index, uint8 (3, side, side); see :func:`decode` for the errors."""
+        """Read one image, uint8 (3, side, side); see :func:`decode` for the errors."""
         return decode(self.root / self.names[index], self.side, self.resize)
 
     def decoded(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For every index tensor (B): itself and uint8 images (B, 3, side, side), on the CPU."""
+        """Yield every index tensor (B) with its images, uint8 (B, 3, side, side), on the CPU."""
         waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
         pool = ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode")
         try:
@@ -138,7 +138,7 @@ class FileSplit:
         """See :class:`~gift_fast.data.images.splits.Split`."""
         for index, images in self.decoded(indices):
             if self.device.type == "cuda":
-                images = images.pin_memory()  # or the copy would wait for the device
+                images = images.pin_memory()  # otherwise the copy waits for the device
             images = images.to(self.device, non_blocking=True)
             yield to_unit_range(images), self.labels[index].to(self.device, non_blocking=True)
 
@@ -164,5 +164,5 @@ class FileSplit:
 
 
 def collected(index: Tensor, images: list[Future[Tensor]]) -> tuple[Tensor, Tensor]:
-    """Waits for the images of an index tensor, and returns both."""
+    """Wait for the images of an index tensor and return both."""
     return index, torch.stack([image.result() for image in images])

@@ -21,8 +21,8 @@ MODES = {1: "L", 3: "RGB"}
 """Pillow's names of images with one and with three channels."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""Pillow's names of the formats that are read. It supports sixty and selects one by a file's first
-bytes; among them is PostScript, which is a program that an installed Ghostscript would run."""
+"""Pillow's names of the formats that are read. Pillow supports sixty and selects one by a file's
+first bytes. One of them is PostScript, which an installed Ghostscript would execute."""
 
 ORIENTATION = 0x0112
 """The EXIF tag with the orientation of the camera."""
@@ -47,33 +47,32 @@ def read_image(
     """An image file as 8-bit gray or color pixels, upright.
 
     - Palette and CMYK images are converted to color, color to gray and gray to color, as needed.
-    - 16-bit gray images are scaled to 8 bits. An image that uses no more than the lowest 12 of its
-      16 bits is refused, since it would come out nearly black.
-    - Transparency is dropped and the color below it kept, as torchvision's ``ImageFolder`` does;
-      the first such file is named in a warning.
-    - Pixels are turned as the EXIF orientation says, which ``ImageFolder`` does not do.
-    - Images of 32-bit integers or floats, whose range is unknown, and files of several frames are
-      refused. The first picture of an MPO file, the JPEG of many cameras, is the image itself.
+    - 16-bit gray images are scaled to 8 bits. Images that only use the lowest 12 of their 16 bits
+      raise an error, because they would be nearly black.
+    - Transparency is dropped and the color below it kept, as in torchvision's ``ImageFolder``; the
+      first such file is named in a warning.
+    - Images are rotated according to their EXIF orientation, which ``ImageFolder`` does not do.
+    - Images of 32-bit integers or floats, whose range is unknown, and files with several frames
+      raise an error. Of an MPO file, the JPEG of many cameras, the first frame is read.
 
     Args:
-        path: the file; its contents count, not its suffix.
+        path: the file; its format is detected from its contents, not from its suffix.
         channels: 1 for gray, 3 for color.
-        side: width and height that the image must have, which is checked before it is decoded;
-            None allows any size.
-        draft: decodes JPEG at an eighth of its size, which finds damage at a fraction of the cost;
-            the image is then of another size.
+        side: width and height that the image must have, checked before decoding; None allows any
+            size.
+        draft: decodes JPEG at an eighth of its size, which finds damage at a fraction of the cost.
 
     Returns:
         An image of mode L or RGB.
 
     Raises:
-        OSError: there is no such file, or it may not be read.
+        OSError: the file is missing or cannot be opened.
         ValueError: the file is no image, is damaged, has another size, or cannot be converted; the
-            error names it.
+            message names it.
     """
     from PIL import Image
 
-    if not path.is_file() and path.exists() and not path.is_dir():  # one look in most cases
+    if not path.is_file() and path.exists() and not path.is_dir():  # usually only the first check
         raise ValueError(f"{path} must be a regular file, got a pipe, socket or device")
     try:
         with path.open("rb") as file, Image.open(file, formats=IMAGE_FORMATS) as opened:
@@ -85,29 +84,29 @@ def read_image(
             return converted(upright(opened), MODES[channels], path)
     except (FileNotFoundError, PermissionError, IsADirectoryError, UnfaithfulError):
         raise
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+    except Exception as error:  # for damaged files, Pillow raises many types
         raise ValueError(f"{path} must be an image, but it cannot be decoded: {error}") from error
 
 
 class UnfaithfulError(ValueError):
-    """An image that is not as asked for, or would lose contrast or content in 8-bit pixels."""
+    """Raised for images of another size, and if 8-bit pixels would lose contrast or content."""
 
 
 def check_size(image: Image.Image, side: int | None, path: Path) -> None:
-    """Raises UnfaithfulError unless an image has ``side`` x ``side`` pixels, or side is None."""
+    """Raise UnfaithfulError unless an image has ``side`` x ``side`` pixels, or side is None."""
     if side is not None and image.size != (side, side):
         raise UnfaithfulError(
-            f"{path} must be of {side} x {side} pixels, got {image.width} x {image.height}"
+            f"{path} must have {side} x {side} pixels, got {image.width} x {image.height}"
         )
 
 
 def check_frames(image: Image.Image, path: Path) -> None:
-    """Raises UnfaithfulError if a file has several frames, as animations do."""
+    """Raise UnfaithfulError if a file has several frames, like an animation."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise UnfaithfulError(
-            f"{path} must hold one image, got {frames} frames ({image.format}): save one of them "
-            "as a file of its own"
+            f"{path} must contain one image, got {frames} frames ({image.format}); save one of "
+            "them to a separate file"
         )
 
 
@@ -129,12 +128,12 @@ def converted(image: Image.Image, mode: str, path: Path) -> Image.Image:
         kind = "floats" if image.mode == "F" else "32-bit integers"
         raise UnfaithfulError(
             f"{path} must have 8 or 16 bits per channel, got {kind} from {low:.6g} to {high:.6g} "
-            f"(mode {image.mode}): scale them to 0 to 255 and save the image with 8 bits"
+            f"(mode {image.mode}); scale them to 0 to 255 and save the image with 8 bits"
         )
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = from_16_bits(image, path)
     if image.has_transparency_data:
-        image = image.convert("RGBA")  # before RGB: a palette's transparency is lost with it
+        image = image.convert("RGBA")  # not directly to RGB, which loses a palette's transparency
         low, _ = cast("tuple[int, int]", image.getchannel("A").getextrema())
         if low < OPAQUE and not _transparency_told.is_set():
             _transparency_told.set()
@@ -158,6 +157,6 @@ def from_16_bits(image: Image.Image, path: Path) -> Image.Image:
     if 0 < largest <= LARGEST_12_BIT:
         raise UnfaithfulError(
             f"{path} must use the range of its 16 bits, 0 to {LARGEST_16_BIT}, got at most "
-            f"{largest}, which would be nearly black: scale its values, or save it with 8 bits"
+            f"{largest}, which would be nearly black; scale its values, or save it with 8 bits"
         )
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))

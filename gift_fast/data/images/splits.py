@@ -1,4 +1,4 @@
-"""A split of a dataset: labeled images that are read in batches, here from memory."""
+"""Splits of a dataset: labeled images that are read in batches, and those in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST_BYTE = 255.0
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """Images as float32: uint8 is divided by 255, floating-point images are unchanged.
+    """Convert images to float32; uint8 is divided by 255, floating-point values are unchanged.
 
     Example:
         >>> to_unit_range(torch.tensor([0, 255], dtype=torch.uint8))
@@ -43,7 +43,7 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For every index tensor (B), the images (B, C, H, W), float32 in [0, 1], and labels (B).
+        """Yield images (B, C, H, W), float32 in [0, 1], and labels (B) for every index tensor (B).
 
         Both are on the device of the split.
         """

@@ -27,28 +27,29 @@ from gift_fast.files.fingerprint import fingerprint
 logger = logging.getLogger(__name__)
 
 SHARE = (("LOCAL_WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-"""The variables with which torchrun gives the number of processes on a machine and the index of
-each, with their defaults."""
+"""The variables in which torchrun passes the number of processes on the machine and the index of
+the process, with their defaults."""
 
 FILES_NAMED = 10
-"""Unreadable files that an error names before it gives the number of the others."""
+"""Number of unreadable files that an error message names."""
 
 FILES_AT_ONCE = 1000
 
 
 def check_readable(split: FileSplit, cache: Path | None = None) -> None:
-    """Checks that every file of a split can be decoded; raises one error for all that cannot.
+    """Check that every file of a split can be decoded; raise one error for all that cannot.
 
     Files whose names, sizes and modification times have not changed since an earlier check are not
     read again. The processes that torchrun starts on one machine divide the files among them.
 
     Args:
         split: the files.
-        cache: the folder that records what was checked; None is ``cache_folder()``. If it cannot
-            be written to, the next call checks again.
+        cache: folder that records what was checked; None uses ``cache_folder()``. If it cannot be
+            written to, the next call checks again.
 
     Raises:
-        ValueError: files cannot be read or are missing; the first ten are named, with the reason.
+        ValueError: files cannot be read or are missing; the message names the first ten, with the
+            reason.
     """
     sharing, rank = (int(os.environ.get(n, d)) for n, d in SHARE)
     share = range(rank % sharing, len(split), sharing)
@@ -65,22 +66,22 @@ def check_readable(split: FileSplit, cache: Path | None = None) -> None:
     logger.info("checking %d images of %s once", len(share), split.root)
     faults = list(unreadable(split, share))
     if faults:
-        raise ValueError(in_words(faults, f"{len(split)} images of {split.root}"))
+        raise ValueError(unreadable_message(faults, f"{len(split)} images of {split.root}"))
     with suppress(OSError), replacing(remembered) as temporary:
         temporary.write_text(f"all {len(share)} files can be read\n", encoding="utf-8")
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
-    """Size of a file in bytes and modification time in nanoseconds; (-1, -1) if there is none."""
+    """Size of a file in bytes and modification time in nanoseconds; (-1, -1) if it is missing."""
     try:
         stat = path.stat()
-    except OSError:  # such as a broken link
+    except OSError:  # for instance a broken link
         return -1, -1
     return stat.st_size, stat.st_mtime_ns
 
 
 def unreadable(split: FileSplit, indices: Iterable[int]) -> Iterator[str]:
-    """An error message for each file that cannot be read, in the order of ``indices``."""
+    """Yield an error message for each file that cannot be read, in the order of ``indices``."""
 
     def fault(index: int) -> str | None:
         path = split.root / split.names[index]
@@ -102,12 +103,12 @@ def unreadable(split: FileSplit, indices: Iterable[int]) -> Iterator[str]:
                 yield error
 
 
-def in_words(faults: list[str], of: str) -> str:
-    """One error message that names the first files that cannot be read and the number of all.
+def unreadable_message(faults: list[str], of: str) -> str:
+    """Combine error messages: the first ones, and the number of unreadable files.
 
     Args:
         faults: the error message of each file, at least one.
-        of: what they are part of, such as "10000 images of DIR".
+        of: all files, such as "10000 images of DIR".
     """
     if len(faults) == 1:
         return faults[0]

@@ -1,4 +1,4 @@
-"""Whether stored labels name the classes of the images that they are said to belong to."""
+"""The agreement of stored labels with the classes of their images."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from gift_fast.data.labels.batch import FkdBatch
 
 SIGNIFICANCE = 0.01
-"""The largest p-value of an agreement that counts as one."""
+"""Significance level of an agreement better than chance."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often stored labels name the classes of their images.
+    """How often stored labels predict the classes of their images.
 
     Attributes:
         rows: number of labels compared.
         hits: labels whose largest logit is the class of the image, or of the image mixed in.
         chance: expected fraction of hits if the labels were shuffled.
         pairs: number of pairs of images of the same class.
-        pair_hits: pairs whose labels name the same class, whichever it is.
-        pair_chance: fraction of all pairs of labels that name the same class.
+        pair_hits: pairs whose labels predict the same class, right or wrong.
+        pair_chance: fraction of all pairs of labels that predict the same class.
     """
 
     rows: int
@@ -52,8 +52,8 @@ class Agreement:
 
     @property
     def classes_are_permuted(self) -> bool:
-        """Whether images of the same class get labels of the same class, but of another one."""
-        # Pairs of many images of few classes depend on each other: the binomial alone is too sure.
+        """Whether images of the same class have labels of the same class, but of a wrong one."""
+        # Pairs of many images of few classes are dependent, so the binomial test is not sufficient.
         return (
             self.near_chance
             and self.pair_hits > 1.25 * self.pair_chance * self.pairs
@@ -78,7 +78,7 @@ def binomial_tail(trials: int, successes: int, chance: float) -> float:
 
 
 def agreement(batches: Iterable[FkdBatch], labels: Tensor) -> Agreement:
-    """Compares stored labels with the classes of their images.
+    """Compare stored labels with the classes of their images.
 
     Args:
         batches: at least one.
@@ -102,7 +102,7 @@ def agreement(batches: Iterable[FkdBatch], labels: Tensor) -> Agreement:
         mixed_in.append(target if batch.mix_index is None else target[batch.mix_index])
     says, first, second = torch.cat(named), torch.cat(own), torch.cat(mixed_in)
     classes = 1 + int(torch.cat([says, first, second]).max())
-    # For each class, the number of rows in which a label that names it would be a hit.
+    # For each class, the number of rows in which a label that predicts it would be a hit.
     targets = first.bincount(minlength=classes)
     targets = targets + second[second != first].bincount(minlength=classes)
 

@@ -1,4 +1,4 @@
-"""One batch of stored soft labels: which images, how they were augmented, and their logits."""
+"""A batch of stored soft labels: its images, their augmentation, and their logits."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class FkdBatch:
         index: (B) int64, indices of the images in the distilled set.
         coords: (B, 4) float32 in [0, 1], top, left, height and width of the crops; on the CPU.
         flip: (B) bool, the crops that are mirrored left to right.
-        logits: (B, C) soft labels in the dtype of the file, or the largest of each row, as
-            :class:`~gift_fast.TopKLabels`. They are probabilities if ``temperature`` is given.
-        mix_index: (B) int64, rows of this batch that are mixed in, or None.
-        lam: weight of the image itself under mixup; under cutmix, the value before the box was
+        logits: (B, C) soft labels in the dtype of the file, or :class:`~gift_fast.TopKLabels`;
+            probabilities if ``temperature`` is given.
+        mix_index: (B) int64, the partner of each row, or None.
+        lam: weight of the image itself under mixup; under cutmix, its value before the box was
             clipped.
         bbox: the box that cutmix replaces, or None.
-        cutout: (B, 7) float32, row and column of the center, height and width as parts of the
+        cutout: (B, 7) float32, row and column of the center, height and width as fractions of the
             crop's sides, red, green and blue in [0, 255]; or None.
-        temperature: of the softmax of which ``logits`` are the probabilities; None for logits.
+        temperature: of the softmax, if ``logits`` are probabilities; None for logits.
 
     Example:
         >>> batch = FkdBatch(
@@ -63,7 +63,7 @@ class FkdBatch:
     def to(self, device: torch.device | str) -> FkdBatch:
         """The same batch with its tensors on ``device``, except ``coords``.
 
-        They become whole pixels on the CPU, in float64, which not every device has.
+        They are converted to pixels in float64 on the CPU, because not every device has float64.
         """
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
@@ -92,13 +92,13 @@ class FkdBatch:
         return self.logits.indices.gather(1, largest).squeeze(1).long()
 
     def mix_weight(self, side: int) -> float:
-        """Weight w of an image's own hard label in w L(y) + (1 - w) L(y[mix_index]).
+        """The weight w of an image's hard label in w L(y) + (1 - w) L(y[mix_index]).
 
         This is ``lam`` under mixup, and 1 without mixing. Under cutmix it is the fraction of the
         ``side`` x ``side`` crop that is kept, which is more than ``lam`` if the box was clipped.
 
         Raises:
-            ValueError: the box leaves the crop.
+            ValueError: the box exceeds the crop.
         """
         if self.mix_index is None or self.lam is None:
             return 1.0
@@ -109,16 +109,16 @@ class FkdBatch:
 
 
 def map_tensors(labels: TopKLabels, change: Callable[[Tensor], Tensor]) -> TopKLabels:
-    """Labels with each of their tensors changed."""
+    """Apply a function to each tensor of top-k labels."""
     values, indices, rest = labels
     return TopKLabels(change(values), change(indices), None if rest is None else change(rest))
 
 
 def box_within(bbox: Box, side: int) -> Box:
-    """The box itself; raises ValueError if it leaves a crop of ``side`` pixels."""
+    """Return the box; raise ValueError if it exceeds a crop of ``side`` pixels."""
     if max(bbox) > side:
         raise ValueError(
-            f"side must be that of the crops the labels were made on, at least {max(bbox)} pixels "
-            f"for the box {bbox} that cutmix replaces, got {side}"
+            f"side must be that of the crops that were labeled, at least {max(bbox)} pixels for "
+            f"the cutmix box {bbox}, got {side}"
         )
     return bbox

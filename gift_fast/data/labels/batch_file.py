@@ -1,16 +1,16 @@
-"""The file of one batch, as SRe2L and the projects after it write it.
+"""The file of one batch, in the format of SRe2L and later projects.
 
-Each file is a list saved with ``torch.save``, despite its name, ``batch_{b}.tar``:
+Despite its name, ``batch_{b}.tar``, each file is a list saved with ``torch.save``:
 
-1. coords float32 (B, 4): top, left, height and width of the crops, as parts of the image's sides
-2. flip bool (B); in LPLD's labels of ImageNet-21K, which flips nothing, cutout float32 (B, 7)
-3. mix_index int64 (B): which image of the batch is mixed into each; None without mixing
-4. lam float: what each image keeps under mixup; None without mixing
-5. bbox: first row, first column, end row, end column of what cutmix replaces; None under mixup
+1. coords float32 (B, 4): top, left, height and width of the crops, as fractions of the sides
+2. flip bool (B); in LPLD's labels of ImageNet-21K, which have no flips, cutout float32 (B, 7)
+3. mix_index int64 (B): the image of the batch that is mixed into each; None without mixing
+4. lam float: the weight of each image under mixup; None without mixing
+5. bbox: first row, first column, end row, end column of cutmix's box; None under mixup
 6. logits float16 or float32 (B, C)
-7. index int64 (B): which images the batch holds; only the lists of G-VBSM and EDC have it
-8. orders of patches int64 (B, 2, 2); EDC's lists for ImageNet alone, whose code puts the patches
-   together in their first order whatever these say, so that they change nothing
+7. index int64 (B): the images of the batch; only in the files of G-VBSM and EDC
+8. orders of patches int64 (B, 2, 2); only in EDC's files for ImageNet. EDC's code ignores them and
+   always joins the patches in their original order
 
 Sources: VILA-Lab/SRe2L (``relabel/utils_fkd.py``), shaoshitong/G_VBSM_Dataset_Condensation,
 he-y/soft-label-pruning-for-dataset-distillation (LPLD), shaoshitong/EDC, commit 80116a7. FKD: Shen
@@ -31,11 +31,11 @@ from gift_fast.files.pickles import described, load_tensors, numpy_scalars
 
 
 def read_items(path: Path, num_classes: int) -> list[Any]:
-    """The list in a file, of which length, crops and logits are checked."""
+    """Read the list in a file and check its length, crops and logits."""
     items = load_tensors(path, numpy_scalars())
     if not isinstance(items, list) or len(items) not in (6, 7, 8):
         got = len(items) if isinstance(items, list) else described(items)
-        raise ValueError(f"{path} must hold a list of 6, 7 or 8 items, got {got}")
+        raise ValueError(f"{path} must contain a list of 6, 7 or 8 items, got {got}")
     check_coords(path, items[0], torch.float32)
     check_matrix(path, "logits", items[5], (len(items[0]), num_classes))
     if len(items) == 8 and getattr(items[7], "shape", None) != (len(items[0]), 2, 2):
@@ -47,13 +47,13 @@ def read_items(path: Path, num_classes: int) -> list[Any]:
 
 
 def check_coords(path: Path, coords: Any, dtype: torch.dtype) -> None:
-    """Raises ValueError unless the crops are (B, 4) of this type, boxes within [0, 1]."""
+    """Raise ValueError unless the crops are boxes within [0, 1], (B, 4) of this dtype."""
     name = str(dtype).removeprefix("torch.")
     if not (isinstance(coords, Tensor) and coords.dtype == dtype and coords.dim() == 2):
         raise ValueError(f"{path}: coords must be {name} (B, 4), got {described(coords)}")
     if len(coords) == 0 or coords.shape[1] != 4:
         raise ValueError(f"{path}: coords must be {name} (B, 4), got {described(coords)}")
-    # Parts of a side are rounded: a box that ends at the border may seem to cross it.
+    # Fractions are rounded, so a box that ends at the border may seem to exceed it.
     ends = coords[:, :2].float() + coords[:, 2:].float()
     rounding = 1e-4 if dtype == torch.float32 else 1e-3
     if not (coords.min() >= 0 and coords[:, 2:].min() > 0 and ends.max() < 1 + rounding):
@@ -61,22 +61,22 @@ def check_coords(path: Path, coords: Any, dtype: torch.dtype) -> None:
 
 
 def within_image(coords: Tensor) -> Tensor:
-    """Crops (B, 4) in float32, of which those that rounding has moved over the border end at it."""
+    """Crops (B, 4) in float32, clipped at the border, which rounding may have moved them over."""
     start, length = coords.float().split(2, dim=1)
     return torch.cat([start, torch.minimum(length, 1.0 - start)], dim=1)
 
 
 def check_matrix(path: Path, name: str, values: Any, shape: tuple[int, int]) -> None:
-    """Raises ValueError unless the values are floating, finite and of this shape."""
+    """Raise ValueError unless the values are floating-point, finite and of this shape."""
     if not (isinstance(values, Tensor) and values.is_floating_point()) or values.shape != shape:
-        raise ValueError(f"{path}: {name} must be floating {shape}, got {described(values)}")
+        raise ValueError(f"{path}: {name} must be floating-point {shape}, got {described(values)}")
     if not values.isfinite().all():
         broken = int((~values.isfinite()).any(1).sum())
         raise ValueError(f"{path}: {name} must be finite, {broken} of {shape[0]} rows are not")
 
 
 def check_kept_classes(path: Path, indices: Any, shape: tuple[int, int], num_classes: int) -> None:
-    """Raises ValueError unless the indices of kept classes are int16, of this shape, and differ."""
+    """Raise ValueError unless the classes of top-k labels are int16, of this shape, and unique."""
     if not isinstance(indices, Tensor) or indices.dtype != torch.int16 or indices.shape != shape:
         raise ValueError(f"{path}: indices must be int16 {shape}, got {described(indices)}")
     if int(indices.min()) < 0 or int(indices.max()) >= num_classes:
@@ -85,11 +85,13 @@ def check_kept_classes(path: Path, indices: Any, shape: tuple[int, int], num_cla
         )
     ranked = indices.sort(dim=1).values
     if twice := int((ranked[:, 1:] == ranked[:, :-1]).any(1).sum()):
-        raise ValueError(f"{path}: indices of a row must differ, {twice} of {shape[0]} rows do not")
+        raise ValueError(
+            f"{path}: indices of a row must be unique, {twice} of {shape[0]} rows have duplicates"
+        )
 
 
 def as_batch(path: Path, items: list[Any], index: Tensor) -> FkdBatch:
-    """The items of a file, checked, as a batch of the images ``index``."""
+    """Check the items of a file and convert them to a batch of the images ``index``."""
     coords, flip_or_cutout, mix_index, lam, bbox, logits = items[:6]
     rows = len(coords)
     flip, cutout = flip_or_cutout, None
@@ -109,7 +111,7 @@ def as_batch(path: Path, items: list[Any], index: Tensor) -> FkdBatch:
 
 
 def check_indices(path: Path, name: str, value: Any, count: int, below: int) -> Tensor:
-    """The value; raises ValueError unless it is int64 (count) with numbers below ``below``."""
+    """Return the value; raise ValueError unless it is int64 (count) in [0, below)."""
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (count,):
         raise ValueError(f"{path}: {name} must be int64 ({count}), got {described(value)}")
     if int(value.min()) < 0 or int(value.max()) >= below:
@@ -118,7 +120,7 @@ def check_indices(path: Path, name: str, value: Any, count: int, below: int) -> 
 
 
 def mixing(path: Path, lam: Any, bbox: Any) -> tuple[float, Box | None]:
-    """Lam and bbox of a mixed batch as Python numbers; files also hold NumPy numbers."""
+    """Convert lam and bbox of a mixed batch, which may be NumPy numbers, to Python numbers."""
     try:
         weight = float(lam)
         box = None
@@ -127,8 +129,8 @@ def mixing(path: Path, lam: Any, bbox: Any) -> tuple[float, Box | None]:
             box = row, column, end_row, end_column
     except (TypeError, ValueError):
         raise ValueError(
-            f"{path}: lam must be a number and bbox 4 whole numbers or None where mix_index is "
-            f"given, got {lam!r} and {bbox!r}"
+            f"{path}: lam must be a number and bbox 4 integers or None if mix_index is given, "
+            f"got {lam!r} and {bbox!r}"
         ) from None
     if not 0.0 <= weight <= 1.0:
         raise ValueError(f"{path}: lam must be from 0 to 1, got {weight}")
@@ -138,5 +140,5 @@ def mixing(path: Path, lam: Any, bbox: Any) -> tuple[float, Box | None]:
 
 
 def range_of(values: Tensor) -> str:
-    """The smallest and the largest value, for an error message."""
+    """The smallest and the largest value as text, for error messages."""
     return f"{values.min().item():g} to {values.max().item():g}"

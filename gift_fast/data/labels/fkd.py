@@ -1,9 +1,9 @@
 """FKD labels: soft labels stored with the augmentation of each batch.
 
-SRe2L's relabeling, and those of CDA, G-VBSM and LPLD after it, write one file per batch,
+SRe2L's relabeling, like that of CDA, G-VBSM and LPLD, writes one file per batch,
 ``epoch_{e}/batch_{b}.tar``; :mod:`~gift_fast.data.labels.batch_file` describes its contents, and
-:mod:`~gift_fast.data.labels.image_order` says which images its rows belong to. The labels are
-compared with the classes of the images before they are used.
+:mod:`~gift_fast.data.labels.image_order` determines the images of its rows. The labels are compared
+with the classes of the images before they are used.
 """
 
 from __future__ import annotations
@@ -38,17 +38,16 @@ class FkdLabels(StoredLabels):
     Opening it lists the files, reads a few and compares their labels with ``labels``.
 
     Args:
-        folder: holds ``epoch_0``, ``epoch_1`` and so on.
-        labels: (N) int64, the class of every image of the distilled set, in the order of the sorted
-            folders and names, as torchvision's ImageFolder lists them.
+        folder: contains ``epoch_0``, ``epoch_1`` and so on.
+        labels: (N) int64, the class of every image of the distilled set, in the order of
+            torchvision's ImageFolder.
         num_classes: C.
         seed: seed of the sampler that orders the images of six-item lists.
         class_map: (C) int64, the column of the stored logits for each class, if the teacher that
             computed them had another class order; None for the same order.
         at_random: draws the batches of every epoch, with replacement, from the stored full batches,
-            as LPLD trains on pruned labels. Otherwise epochs are replayed as stored.
-        keep: number of stored batches to use, from the first, which prunes a folder as LPLD does;
-            None uses all.
+            as in LPLD's training on pruned labels. Otherwise epochs are replayed as stored.
+        keep: number of stored batches to use, from the first, as in LPLD's pruning; None uses all.
         verify: compares labels with classes now; :meth:`verify` and :meth:`agreement` do so later.
 
     Attributes:
@@ -91,8 +90,8 @@ class FkdLabels(StoredLabels):
         if not first.is_file():
             found = sorted(os.listdir(self.folder))[:5] if self.folder.is_dir() else []
             raise FileNotFoundError(
-                f"{self.folder} must hold FKD labels, the first of them in epoch_0/batch_0.tar; "
-                f"it holds {', '.join(found) or 'nothing'}"
+                f"{self.folder} must contain FKD labels, starting with epoch_0/batch_0.tar, "
+                f"got {', '.join(found) or 'an empty folder'}"
             )
         items = read_items(first, num_classes)
         self.batch_size = len(items[0])
@@ -114,7 +113,7 @@ class FkdLabels(StoredLabels):
         if not least <= self.keep <= stored:
             raise ValueError(
                 f"keep must be from {least}, {'one batch' if at_random else 'one epoch'}, to "
-                f"{stored}, all that are stored, got {keep}"
+                f"{stored}, all stored batches, got {keep}"
             )
         self.epochs = None if at_random else self.keep // self.batches
         self.images = self.batches * self.batch_size if at_random else self._files.images_of[0]
@@ -124,7 +123,7 @@ class FkdLabels(StoredLabels):
             self.verify()
 
     def agreement(self, epochs: Iterable[int] = (0,)) -> Agreement:
-        """Compares the first labels of stored ``epochs`` with the classes of their images.
+        """Compare the first labels of stored ``epochs`` with the classes of their images.
 
         Reads at least 256 labels, unless the epochs or their first 16 files have fewer.
         """
@@ -134,8 +133,7 @@ class FkdLabels(StoredLabels):
         return self._agreement(plan)
 
     def _parts(self) -> Iterator[tuple[str, Iterable[tuple[int, int]]]]:
-        # Epoch 0 alone is not enough: only later epochs show whether the sampler continued as it
-        # does here.
+        # Only later epochs show whether the sampler continued in the same way.
         stored = range(len(self._files.images_of))
         for where, epochs in (("epoch 0", stored[:1]), ("the epochs from 1 on", stored[1:])):
             if epochs:
@@ -145,8 +143,8 @@ class FkdLabels(StoredLabels):
         """A digest of the labels' files and of the arguments.
 
         The digest covers the names and sizes of all files and the contents of a few: ``SAMPLED``
-        batches of ``SAMPLED`` epochs, evenly spaced from the first to the last. Folders may have
-        100 GB, so other differences between files of the same size are not noticed.
+        batches of ``SAMPLED`` epochs, evenly spaced from the first to the last. Folders can have
+        100 GB, so differences in other files of the same size are not detected.
         """
         contents = [
             hashlib.sha256(self._files.path(epoch, batch).read_bytes()).hexdigest()
@@ -158,7 +156,7 @@ class FkdLabels(StoredLabels):
         return fingerprint([*contents, *self._files.digests, arguments, self.labels, *class_map])
 
     def _plan(self, epoch: int, seed: int) -> list[tuple[int, int]]:
-        """Which stored batches, by epoch and number, an epoch consists of."""
+        """The stored batches of an epoch, by stored epoch and number."""
         if not self.at_random:
             return [(epoch, batch) for batch in range(self.batches)]
         stored = [divmod(k, self.batches) for k in range(self.keep)]
@@ -167,7 +165,7 @@ class FkdLabels(StoredLabels):
         return [full[k] for k in places.tolist()]
 
     def _order(self, epoch: int) -> Tensor | None:
-        """(N) int64, the images of a stored epoch in order; None where its files say it."""
+        """(N) int64, the images of a stored epoch in order; None if its files contain them."""
         if self._items > 6:
             return None
         if self._listed is not None:
@@ -179,12 +177,13 @@ class FkdLabels(StoredLabels):
         items = read_items(path, self.num_classes)
         if len(items) != self._items:
             raise ValueError(
-                f"{path} must hold {self._items} items, as the first file, got {len(items)}"
+                f"{path} must contain {self._items} items, like the first file, got {len(items)}"
             )
         if len(items[0]) != rows:
             raise ValueError(
-                f"{path} must have {rows} rows, as an epoch has {self._files.images_of[epoch]} "
-                f"images in batches of {self.batch_size}, got {len(items[0])}"
+                f"{path} must have {rows} rows, because an epoch has "
+                f"{self._files.images_of[epoch]} images in batches of {self.batch_size}, "
+                f"got {len(items[0])}"
             )
         if order is None:
             index = check_indices(path, "index", items[6], rows, len(self.labels))

@@ -1,4 +1,4 @@
-"""The files of a folder of stored labels: ``epoch_{e}/batch_{b}.tar``, listed and counted."""
+"""The files of a folder of stored labels, ``epoch_{e}/batch_{b}.tar``."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def batch_path(folder: Path, epoch: int, batch: int) -> Path:
 
 
 class LabelsFolder:
-    """The epochs and batches of a folder, of which every file exists and is large enough.
+    """Lists the epochs and batches of a folder and checks that all files exist and are complete.
 
     Args:
-        folder: holds ``epoch_0``, ``epoch_1`` and so on.
+        folder: contains ``epoch_0``, ``epoch_1`` and so on.
         num_images: images of the distilled set.
         batch_size: of every batch but the last of an epoch.
         bytes_per_row: size of one image's logits.
-        images_listed: images of each epoch, if the folder has an order file, else None.
+        images_listed: images of each epoch from the order file; None without an order file.
 
     Attributes:
         images_of: images of each epoch.
         nbytes: size of all files.
-        digests: of each epoch, a text with a digest of the numbers and sizes of its files.
+        digests: for each epoch, a digest of the numbers and sizes of its files, as text.
 
     Raises:
         FileNotFoundError: an epoch or a batch is missing.
@@ -77,12 +77,12 @@ class LabelsFolder:
         epochs = {int(match[1]) for match in folders if match}
         if missing := sorted(set(range(max(epochs))) - epochs):
             raise FileNotFoundError(
-                f"{self.folder} must hold epoch_{missing[0]}, as it holds epoch_{max(epochs)}"
+                f"{self.folder} must contain epoch_{missing[0]}, because it has epoch_{max(epochs)}"
             )
         if images_listed is not None and len(images_listed) != len(epochs):
             raise ValueError(
-                f"{self.folder} must hold the {len(images_listed)} epochs that its order file "
-                f"lists, it holds {len(epochs)}"
+                f"{self.folder} must contain the {len(images_listed)} epochs of its order file, "
+                f"got {len(epochs)}"
             )
         return len(epochs)
 
@@ -95,13 +95,13 @@ class LabelsFolder:
             }
 
     def _images_in(self, epoch: int, files: int, listed: int | None) -> int:
-        """The number of images that an epoch of so many files should have."""
+        """The number of images that an epoch with ``files`` files should have."""
         if listed is not None:
             return listed
         if epoch > 0:
             return self.images_of[0]
         full = self.num_images // self.batch_size
-        # LPLD leaves out the last batch of an epoch unless it is full.
+        # LPLD drops the last batch of an epoch if it is not full.
         return full * self.batch_size if files == full else self.num_images
 
     def _check_sizes(self, epoch: int, sizes: dict[int, int], bytes_per_row: int) -> None:
@@ -110,8 +110,8 @@ class LabelsFolder:
         if missing or surplus:
             kind = FileNotFoundError if missing else ValueError
             raise kind(
-                f"{self.folder / f'epoch_{epoch}'} must hold {count} batches of {self.batch_size} "
-                f"images each, for {self.images_of[epoch]} images; "
+                f"{self.folder / f'epoch_{epoch}'} must contain {count} batches of "
+                f"{self.batch_size} images, for {self.images_of[epoch]} images; "
                 + (f"batch_{min(missing)}.tar is missing" if missing else f"got {len(sizes)}")
             )
         for batch in range(count):

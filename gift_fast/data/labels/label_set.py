@@ -1,7 +1,7 @@
-"""Label sets: the soft labels of a whole training run, with everything random about its batches.
+"""Label sets: the soft labels of a complete training run, with the random numbers of its batches.
 
 A label set is a folder with ``manifest.json`` and safetensors files, its shards; ``docs/labels.md``
-describes the format, so that other programs can read and write it.
+describes the format for other programs.
 """
 
 from __future__ import annotations
@@ -29,48 +29,48 @@ if TYPE_CHECKING:
 FORMAT = "gift-fast-labels"
 
 VERSION = 1
-"""Raised when the meaning of a field changes; sets of another version are refused."""
+"""Version of the format, raised when the meaning of a field changes. Others raise an error."""
 
 MANIFEST = "manifest.json"
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""In which labels are stored."""
+"""Types of stored labels."""
 
 RESTS = ("logmeanexp", "mean", "min")
-"""What may stand for the logits that are not stored; see :func:`compressed`."""
+"""Ways to compute the value of the logits that are not stored, see :func:`compressed`."""
 
 SAMPLED = 5
-"""Shards whose contents a fingerprint reads."""
+"""Number of shards whose contents a fingerprint covers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a label set was made with.
+    """The description of a label set.
 
     Attributes:
         dataset: the real dataset, with options.
-        classes: of it that the student sees: ``all``, or a name with options.
+        classes: the classes of the student: ``all``, or a name with options.
         num_classes: C, the columns of a dense label.
-        set_digest: of the distilled images and hard labels.
-        teachers: networks whose logits, averaged over several, are the labels.
-        teacher_digest: of their weights.
-        images: N, of an epoch.
-        batch_size: of a joint batch; the last one of an epoch may be smaller.
+        set_digest: digest of the distilled images and hard labels.
+        teachers: the networks whose logits, averaged, are the labels.
+        teacher_digest: digest of their weights.
+        images: N, the number of images per epoch.
+        batch_size: global batch size; the last batch of an epoch may be smaller.
         epochs: of the run.
-        seed: that order, augmentation and mixing were drawn from.
+        seed: of order, augmentation and mixing.
         augmentation: with options.
-        augmentation_steps: for each step the operations it draws from, each with the names of its
-            parameters and with its options.
+        augmentation_steps: for each step, the operations that it chooses from, with the names of
+            their parameters and their options.
         mixing: with options.
         mixed_precision: of the teachers.
         channels_last: memory format of the teachers.
-        compiled: whether the teachers ran through ``torch.compile``.
+        compiled: whether the teachers were compiled with ``torch.compile``.
         dtype: a name in ``DTYPES``.
-        top_k: largest logits stored of every row; None stores all.
-        rest: what stands for the others: a name in ``RESTS``; None where all are stored.
+        top_k: number of stored logits per row; None for all.
+        rest: how the value of the others is computed, a name in ``RESTS``; None if all are stored.
         temperature: of ``logmeanexp``; None for other rests.
-        epochs_per_shard: the last shard may hold fewer.
-        environment: versions and device, for the record.
+        epochs_per_shard: the last shard may have fewer.
+        environment: versions and device.
     """
 
     dataset: str
@@ -115,19 +115,19 @@ class Manifest:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.top_k is None:
             if self.rest is not None or self.temperature is not None:
-                raise ValueError("rest and temperature must be null where top_k is null")
+                raise ValueError("rest and temperature must be null if top_k is null")
             return
         check_integer("top_k", self.top_k, 1)
         if self.top_k >= self.num_classes:
             raise ValueError(
-                f"top_k must be less than the {self.num_classes} classes, got {self.top_k}; leave "
-                "it out to store all"
+                f"top_k must be less than the number of classes, {self.num_classes}, got "
+                f"{self.top_k}; omit it to store all logits"
             )
         if self.rest not in RESTS:
             raise ValueError(f"rest must be one of {', '.join(RESTS)}, got {self.rest!r}")
         if (self.rest == "logmeanexp") != (self.temperature is not None):
             raise ValueError(
-                "temperature must be a number where rest is logmeanexp, and null otherwise; got "
+                "temperature must be a number if rest is logmeanexp, and null otherwise; got "
                 f"{self.temperature!r}"
             )
         if self.temperature is not None and not 0.0 < self.temperature < float("inf"):
@@ -135,17 +135,17 @@ class Manifest:
 
     @property
     def exact(self) -> bool:
-        """Whether a replayed run ends with the bits of one that its teachers label."""
+        """Whether a replayed run has the same bits as one with teachers."""
         return self.top_k is None and self.dtype == "float32"
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
         return -(-self.images // self.batch_size)
 
     @property
     def shards(self) -> int:
-        """Number of files."""
+        """Number of shards."""
         return -(-self.epochs // self.epochs_per_shard)
 
     def epochs_of(self, shard: int) -> range:
@@ -160,14 +160,14 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, values: Any) -> Manifest:
-        """The manifest that ``to_dict`` was called on.
+        """The manifest with the values of ``to_dict``.
 
         Raises:
             TypeError: a value has the wrong type.
-            ValueError: another format or version, a missing or unknown field, a wrong value.
+            ValueError: another format or version, a missing or unknown field, or an invalid value.
         """
         if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise ValueError(f"it must hold an object with format {FORMAT!r}")
+            raise ValueError(f"it must contain an object with format {FORMAT!r}")
         if values.get("version") != VERSION:
             raise ValueError(f"version must be {VERSION}, got {values.get('version')!r}")
         names = {field.name for field in dataclasses.fields(cls)}
@@ -181,16 +181,16 @@ class Manifest:
 
 
 def check_text(name: str, value: object) -> None:
-    """Raises TypeError unless a value is a text."""
+    """Raise TypeError unless a value is a string."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text, got {value!r}")
+        raise TypeError(f"{name} must be a string, got {value!r}")
 
 
 def as_operation(value: Any) -> dict[str, Any]:
-    """An operation of a manifest; raises ValueError where it is none."""
+    """Check an operation in a manifest and return a copy; raise ValueError if it is invalid."""
     if not isinstance(value, Mapping) or set(value) != {"operation", "parameters", "options"}:
         raise ValueError(
-            f"augmentation_steps must hold operation, parameters and options, got {value!r}"
+            f"augmentation_steps must have operation, parameters and options, got {value!r}"
         )
     check_text("operation", value["operation"])
     for name in value["parameters"]:
@@ -204,16 +204,16 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def is_label_set(folder: Path | None) -> bool:
-    """Whether a folder holds a label set."""
+    """Whether a folder contains a label set."""
     return folder is not None and (folder / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a label set.
+    """Read the manifest of a label set.
 
     Raises:
-        OSError: there is none.
-        ValueError: it is not one of this format and version; the message names the file.
+        OSError: the file is missing.
+        ValueError: it is not a manifest of this format and version; the message names the file.
     """
     path = folder / MANIFEST
     values = read_json(path)
@@ -224,7 +224,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes a manifest whole, or not at all."""
+    """Write a manifest atomically."""
     from gift_fast.files.atomic import replacing
 
     with replacing(folder / MANIFEST) as temporary:
@@ -235,17 +235,17 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def compressed(
     logits: Tensor, k: int, rest: str, temperature: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k largest logits of every row, their classes, and a number for all others.
+    """Select the k largest logits of every row, and compute one value for all others.
 
     Args:
-        logits: (B, C) floating.
+        logits: (B, C) floating-point.
         k: below C.
-        rest: ``mean``, of the others, is the closest in the sum of squares; ``min``, the smallest;
-            ``logmeanexp``, T log mean exp(z / T), keeps what the others have of softmax(z / T).
+        rest: ``mean`` of the others, which minimizes the squared error; ``min``, the smallest;
+            ``logmeanexp``, T log mean exp(z / T), which preserves their mass in softmax(z / T).
         temperature: T, for ``logmeanexp``.
 
     Returns:
-        Values (B, k) in falling order, indices (B, k) int64, and rest (B), float32.
+        Values (B, k) in descending order, indices (B, k) int64, and rest (B), float32.
 
     Example:
         >>> values, indices, rest = compressed(torch.tensor([[1.0, 4.0, 3.0]]), 1, "mean", None)
@@ -267,15 +267,15 @@ class StoredEpoch:
     """An epoch of a label set, on the CPU.
 
     Attributes:
-        image: (N) int64, the images in the order of training, batch after batch.
-        augmentation: for each step, the choice of every batch, int64 (batches), and for each
-            operation its parameters, tensors of N rows.
-        partner: (N) int64, the row of the same batch that is mixed into each; None without mixing.
-        weight: (batches) float64, what is left of every image; None without mixing.
-        box: (batches, 4) int64, top, bottom, left, right of what cutmix replaces; or None.
-        labels: (N, C) dense, (N, k) values of the largest logits otherwise.
+        image: (N) int64, the images in the order of training.
+        augmentation: for each step, the choice of every batch, int64 (batches), and the parameters
+            of each operation, tensors of N rows.
+        partner: (N) int64, the row of the same batch that is mixed in; None without mixing.
+        weight: (batches) float64, of the image itself against its partner; None without mixing.
+        box: (batches, 4) int64, top, bottom, left and right of cutmix's box; or None.
+        labels: (N, C) dense, or (N, k) the largest logits.
         indices: (N, k) int64, their classes; None for dense labels.
-        rest: (N), what stands for all others; None for dense labels.
+        rest: (N), the value of all others; None for dense labels.
     """
 
     image: Tensor
@@ -289,14 +289,14 @@ class StoredEpoch:
 
 
 class LabelSet:
-    """A label set in a folder, of which an epoch at a time is read.
+    """A label set in a folder, which is read epoch by epoch.
 
     Args:
-        folder: holds ``manifest.json``.
+        folder: contains ``manifest.json``.
 
     Raises:
         OSError: a file is missing; the message says what to do.
-        ValueError: the manifest is not one of this format and version.
+        ValueError: the manifest does not have this format and version.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -306,9 +306,9 @@ class LabelSet:
         missing = next((s for s in shards if not self.path(s).is_file()), None)
         if missing is not None:
             raise FileNotFoundError(
-                f"{self.folder} must hold {self.manifest.shards} shards, but "
-                f"{self.path(missing).name} is missing: the command that wrote it resumes it, or "
-                "copy it again"
+                f"{self.folder} must contain {self.manifest.shards} shards, but "
+                f"{self.path(missing).name} is missing; repeat the command that wrote it, which "
+                "resumes, or copy it again"
             )
 
     def __repr__(self) -> str:
@@ -324,7 +324,7 @@ class LabelSet:
         return sum(self.path(shard).stat().st_size for shard in range(self.manifest.shards))
 
     def fingerprint(self) -> str:
-        """A digest of the manifest, of the sizes of all shards and the contents of a few."""
+        """A digest of the manifest, the sizes of all shards, and the contents of a few."""
         manifest, count = self.manifest, self.manifest.shards
         values = {k: v for k, v in manifest.to_dict().items() if k != "environment"}
         sizes = [self.path(shard).stat().st_size for shard in range(count)]
@@ -333,12 +333,12 @@ class LabelSet:
         return fingerprint([json.dumps(values, sort_keys=True), str(sizes), *contents])
 
     def epoch(self, epoch: int) -> StoredEpoch:
-        """An epoch, counted from 1.
+        """Read an epoch, counted from 1.
 
         Raises:
             IndexError: there is no such epoch.
             OSError: its shard cannot be read.
-            ValueError: its shard is damaged, or is not one of this set.
+            ValueError: its shard is damaged or does not belong to this set.
         """
         manifest = self.manifest
         if not 1 <= epoch <= manifest.epochs:
@@ -352,18 +352,18 @@ class LabelSet:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(
                 f"{path} must be a shard of {self.folder / MANIFEST}: epoch {epoch}: {reason}; "
-                "delete it and label again, or copy it again"
+                "delete it and run gift-fast label again, or copy it again"
             ) from None
 
 
 def read_row(path: Path, row: int, rows: int) -> dict[str, Tensor]:
-    """What a shard holds of one of its epochs, whose number it must have."""
+    """Read one epoch of a shard, which must have ``rows`` epochs."""
     from safetensors import SafetensorError, safe_open
 
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118, it is no dictionary
+            for name in file.keys():  # noqa: SIM118, not a dictionary
                 part = file.get_slice(name)
                 shape = part.get_shape()
                 if not shape or shape[0] != rows:
@@ -375,8 +375,8 @@ def read_row(path: Path, row: int, rows: int) -> dict[str, Tensor]:
         raise
     except (OSError, SafetensorError) as error:
         raise ValueError(
-            f"{path} must be a whole safetensors file, but {error}; delete it and label again, or "
-            "copy it again"
+            f"{path} must be a complete safetensors file, got: {error}; delete it and run "
+            "gift-fast label again, or copy it again"
         ) from error
     return tensors
 
@@ -386,12 +386,12 @@ PARAMETER = re.compile(r"augmentation\.(\d+)\.(\d+)\.(\w+)")
 
 
 def parameter_name(step: int, operation: int, name: str) -> str:
-    """The tensor of a parameter of an operation."""
+    """The name of the tensor of a parameter of an operation."""
     return f"augmentation.{step}.{operation}.{name}"
 
 
 def as_epoch(manifest: Manifest, tensors: Mapping[str, Tensor]) -> StoredEpoch:
-    """An epoch from the tensors of its shard, checked."""
+    """Check the tensors of an epoch and convert them."""
     images, batches, classes = manifest.images, manifest.steps, manifest.num_classes
     image = integers(tensors, "image", (images,), None)
     augmentation = []
@@ -416,7 +416,7 @@ def as_epoch(manifest: Manifest, tensors: Mapping[str, Tensor]) -> StoredEpoch:
         rows = torch.full_like(partner, manifest.batch_size)
         rows[(batches - 1) * manifest.batch_size :] = images - (batches - 1) * manifest.batch_size
         if bool((partner >= rows).any()):
-            raise ValueError("partner must be a row of the same batch, got one beyond it")
+            raise ValueError("partner must be a row of the same batch, got a larger index")
         weight = floating(tensors, "weight", (batches,)).double()
         if "box" in tensors:
             box = integers(tensors, "box", (batches, 4), None)
@@ -433,7 +433,7 @@ def as_epoch(manifest: Manifest, tensors: Mapping[str, Tensor]) -> StoredEpoch:
 def integers(
     tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], below: int | None
 ) -> Tensor:
-    """A tensor of a shard as int64, whose values are 0 or more, and less than ``below``."""
+    """Check a tensor of a shard with integers in [0, below) and convert it to int64."""
     value = tensors[name]
     if not is_integer(value) or value.shape != shape:
         raise ValueError(f"{name} must be integers {shape}, got {value.dtype} {tuple(value.shape)}")
@@ -447,13 +447,15 @@ def integers(
 
 
 def is_integer(value: Tensor) -> bool:
-    """Whether a tensor holds integers."""
+    """Whether a tensor has an integer type."""
     return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 
 
 def floating(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """A floating tensor of a shard."""
+    """Check a floating-point tensor of a shard."""
     value = tensors[name]
     if not value.is_floating_point() or value.shape != shape:
-        raise ValueError(f"{name} must be floating {shape}, got {value.dtype} {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must be floating-point {shape}, got {value.dtype} {tuple(value.shape)}"
+        )
     return value

@@ -1,4 +1,4 @@
-"""Writes label sets, a shard at a time; a shard that is there is whole."""
+"""Writes label sets shard by shard; a shard that exists is complete."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from gift_fast.data.labels.label_set import (
 from gift_fast.files.atomic import replacing
 
 INTEGERS = (torch.uint8, torch.int16, torch.int32)
-"""Types that integers are stored in, the first that holds them; else int64."""
+"""Types of stored integers; the first that can represent them is used, otherwise int64."""
 
 
 class LabelSetWriter:
-    """A label set that is being written; what is there already is kept.
+    """Writes a label set; shards that exist are kept.
 
     Args:
-        folder: for manifest and shards; made where it is missing.
+        folder: for manifest and shards; created if missing.
         manifest: of the set.
 
     Raises:
         OSError: the manifest cannot be written.
-        ValueError: the folder holds a label set with another manifest; the message names the first
-            field that differs and both values.
+        ValueError: the folder contains a label set with another manifest; the message states the
+            first field that differs, with both values.
     """
 
     def __init__(self, folder: Path | str, manifest: Manifest) -> None:
@@ -47,40 +47,40 @@ class LabelSetWriter:
             if (found := difference(there, manifest)) is not None:
                 name, before, now = found
                 raise ValueError(
-                    f"{self.folder} must be for a label set with {name} {now!r}, it holds one with "
-                    f"{before!r}; choose another folder, or delete it"
+                    f"{self.folder} must be empty or contain a label set with {name} {now!r}, got "
+                    f"one with {before!r}; choose another folder, or delete it"
                 )
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_manifest(self.folder, manifest)
 
     def missing(self) -> Iterator[int]:
-        """The shards that are not there, each asked for when its turn comes."""
+        """Yield the shards that do not exist, each checked when it is due."""
         for shard in range(self.manifest.shards):
             if not shard_path(self.folder, shard).is_file():
                 yield shard
 
     def write(self, shard: int, epochs: Sequence[StoredEpoch]) -> Path:
-        """Writes a shard, whole or not at all.
+        """Write a shard atomically.
 
         Args:
             shard: its number.
-            epochs: all that belong to it, with dense labels, which are compressed here.
+            epochs: the epochs of the shard, with dense labels, which are compressed here.
 
         Raises:
-            OSError: it cannot be written, as on a full disk; all others are kept.
+            OSError: the file cannot be written, for instance on a full disk.
         """
         from safetensors.torch import save
 
         if len(epochs) != len(self.manifest.epochs_of(shard)):
             raise ValueError(
-                f"epochs must be the {len(self.manifest.epochs_of(shard))} of shard {shard}, got "
-                f"{len(epochs)}"
+                f"epochs must be the {len(self.manifest.epochs_of(shard))} epochs of shard "
+                f"{shard}, got {len(epochs)}"
             )
         tensors = self.tensors_of(epochs)
         path = shard_path(self.folder, shard)
         with replacing(path) as temporary:
-            # Not by save_file, which makes files that no other user can read.
+            # Not with save_file, whose files other users cannot read.
             temporary.write_bytes(save(tensors))
         return path
 
@@ -116,7 +116,7 @@ def tensors_of(manifest: Manifest, epoch: StoredEpoch) -> dict[str, Tensor]:
 
 
 def narrowed(value: Tensor) -> Tensor:
-    """Integers in the smallest type that holds them; other tensors as they are."""
+    """Convert integers to the smallest type in ``INTEGERS`` that can represent them."""
     if value.is_floating_point() or value.dtype == torch.bool or not value.numel():
         return value
     low, high = int(value.min()), int(value.max())
@@ -127,7 +127,7 @@ def narrowed(value: Tensor) -> Tensor:
 
 
 def difference(one: Manifest, other: Manifest) -> tuple[str, object, object] | None:
-    """The first field in which two manifests differ, with both values; None where none does."""
+    """The first field in which two manifests differ, with both values; None if they are equal."""
     for field in dataclasses.fields(Manifest):
         before, now = getattr(one, field.name), getattr(other, field.name)
         if field.compare and before != now:

@@ -1,4 +1,4 @@
-"""Reads stored batches in a thread, ahead of the network that trains on them."""
+"""Reads stored batches in a thread, ahead of their use in training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 READ_AHEAD = 4
-"""Batches that wait in memory while the network trains on another."""
+"""Number of batches that are read ahead."""
 
 T = TypeVar("T")
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yields the items of an iterator that a thread runs up to ``READ_AHEAD`` items ahead."""
+    """Yield the items of an iterator that a thread runs up to ``READ_AHEAD`` items ahead."""
     waiting: queue.Queue[T | Ended] = queue.Queue(READ_AHEAD)
     dropped = threading.Event()
 
@@ -37,7 +37,7 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
         if item.error is not None:
             raise item.error
     finally:
-        # A thread that waits for room in the queue finds it now, notices the drop, and ends.
+        # A thread that is blocked by the full queue continues, sees ``dropped``, and ends.
         dropped.set()
         while not waiting.empty():
             waiting.get_nowait()
@@ -45,6 +45,6 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a queue of items, with the error that ended it."""
+    """Marks the end of the queue, with the error that ended it, if any."""
 
     error: BaseException | None

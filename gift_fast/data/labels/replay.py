@@ -1,4 +1,4 @@
-"""Replays a stored batch: crops, flips and mixes images exactly as they were when labeled.
+"""Replays stored batches: crops, flips and mixes images exactly as when they were labeled.
 
 All images of a batch are processed together on the device.
 """
@@ -16,17 +16,17 @@ LARGEST_BYTE = 255.0
 def replay(
     images: Tensor, batch: FkdBatch, side: int, part: tuple[int, int] | None = None
 ) -> Tensor:
-    """Returns the images for which the labels of a batch were computed, before normalization.
+    """Return the images for which the labels of a batch were computed, before normalization.
 
-    Crops, resizes, mirrors and cuts out, then applies mixup or cutmix, as stored. The projects
-    normalize before they mix; mixing is a weighted mean or a choice between pixels, so normalizing
-    afterwards gives the same images.
+    Applies the stored crop, resize, flip and cutout, then mixup or cutmix. The projects normalize
+    before they mix. Mixing is a weighted mean or a choice between pixels, so normalizing afterwards
+    gives the same images.
 
     Crops are resized like torchvision's ``resized_crop`` of PIL images: bilinear, antialiased if a
-    crop is larger than ``side``, without reading pixels outside the crop. The projects do so on
-    8-bit images, so uint8 images, and no others, are rounded after each of Pillow's two passes. On
-    noise of 224 pixels, 0.2 % of the values then differ from Pillow's by 1/255: sums that end in a
-    half, which Pillow's fixed-point weights round either way.
+    crop is larger than ``side``, without reading pixels outside of the crop. The projects do so on
+    8-bit images, so uint8 images, and no others, are rounded after each of Pillow's two passes. For
+    noise of 224 pixels, 0.2 % of the values differ from Pillow's by 1/255: halves, which Pillow's
+    fixed-point weights round up or down.
 
     Args:
         images: (B, C, H, W), the images at ``batch.index``, also those outside of ``part``;
@@ -36,12 +36,12 @@ def replay(
         part: (start, stop), the rows to return, for a process that trains on a part of the batch.
 
     Returns:
-        (stop - start, C, side, side), float64 from float64 images, else float32; in [0, 1] from
-        uint8 images, else on the scale of ``images``.
+        (stop - start, C, side, side), float64 for float64 images, otherwise float32; in [0, 1] for
+        uint8 images, otherwise on the scale of ``images``.
 
     Raises:
-        ValueError: images and batch disagree in number, the part is empty or leaves the batch, or a
-            box leaves the image or the crop.
+        ValueError: images and batch have different numbers of rows, the part is empty or exceeds
+            the batch, or a box exceeds the image or the crop.
 
     Sources: ``relabel/utils_fkd.py`` of VILA-Lab/SRe2L; cutout: ``utils_fkd.py`` of
     he-y/soft-label-pruning-for-dataset-distillation.
@@ -62,7 +62,7 @@ def replay(
         raise ValueError(f"images must be ({n}, C, H, W), got {tuple(images.shape)}")
     start, stop = part or (0, n)
     if not 0 <= start < stop <= n:
-        raise ValueError(f"part must lie within (0, {n}) and not be empty, got {part}")
+        raise ValueError(f"part must be within (0, {n}) and not be empty, got {part}")
     device = images.device
     height, width = images.shape[2:]
     boxes = _pixel_boxes(batch.coords, height, width).to(device, non_blocking=True)
@@ -71,7 +71,7 @@ def replay(
     own = stop - start
     if own < n:
         rows = torch.arange(start, stop, device=device)
-        if partners is not None:  # they may be outside of the part, so they are cropped here too
+        if partners is not None:  # they may be outside of the part, so they are cropped too
             rows = torch.cat([rows, partners[start:stop]])
             partners = torch.arange(own, 2 * own, device=device)
         images, boxes, flip = images[rows], boxes[rows], flip[rows]
@@ -88,14 +88,14 @@ def replay(
     if batch.bbox is None:
         return batch.lam * mixed + (1.0 - batch.lam) * crops[partners]
     row, column, end_row, end_column = box_within(batch.bbox, side)
-    # Indexing by a tensor copies, so no row is read after it has been written to.
+    # Indexing with a tensor copies, so no row is read after it has been modified.
     replacement = crops[:, :, row:end_row, column:end_column][partners]
     mixed[:, :, row:end_row, column:end_column] = replacement
     return mixed
 
 
 def _pixel_boxes(coords: Tensor, height: int, width: int) -> Tensor:
-    """(B, 4) int64 on the CPU: top, bottom, left and right edge, rounded as PIL's crop does."""
+    """(B, 4) int64 on the CPU: top, bottom, left and right edge, rounded like PIL's crop."""
     sides = torch.tensor([height, width, height, width], dtype=torch.float64)
     top, left, tall, wide = (coords.to("cpu", torch.float64) * sides).unbind(1)
     boxes = torch.stack([top, top + tall, left, left + wide], 1).round().long()
@@ -118,7 +118,7 @@ def _resized_crops(images: Tensor, boxes: Tensor, flip: Tensor, side: int) -> Te
     pixels = images if images.dtype == torch.float64 else images.float()
     across = _resize_weights(left, right, width, side, pixels.dtype, flip)
     down = _resize_weights(top, bottom, height, side, pixels.dtype)
-    # Pillow's order of the passes, and its rounding: half up, to 8 bits after each.
+    # The order of Pillow's passes, and its rounding to 8 bits, half up, after each pass.
     crops = torch.einsum("bchw,bxw->bchx", pixels, across)
     if eight_bit:
         crops = crops.add_(0.5).floor_()
@@ -139,10 +139,10 @@ def _resize_weights(
     """(B, side, size): the weight of each input pixel in each pixel of the resized crop.
 
     In pixels of the image, the crop's pixel p has its center at p + 1/2 and the result's pixel o at
-    (o + 1/2) length / side. A weight falls linearly with the distance of the two, to zero at one
-    pixel of the image or of the result, whichever is larger: interpolation between neighbors when
-    enlarging, Pillow's antialiasing when reducing. Distances are kept as whole numbers, times
-    2 side, which float32 holds exactly for images of up to 2,896 pixels a side.
+    (o + 1/2) length / side. A weight decreases linearly with their distance and is zero at the
+    distance of one pixel of the image or of the result, whichever is larger: interpolation between
+    neighbors when enlarging, Pillow's antialiasing when shrinking. Distances are multiplied by
+    2 side to be integers, which float32 represents exactly for sides of up to 2,896 pixels.
     """
     length = (stop - start).unsqueeze(1)
     pixel = torch.arange(size, device=start.device) - start.unsqueeze(1)
@@ -159,7 +159,7 @@ def _resize_weights(
 
 
 def _cut_out(crops: Tensor, cutout: Tensor) -> Tensor:
-    """Draws a rectangle of one color on each crop, as LPLD does with PIL.
+    """Draw a rectangle of one color on each crop, as LPLD does with PIL.
 
     PIL's rectangles include their last row and column, so they are one pixel larger.
     """

@@ -1,4 +1,4 @@
-"""What all folders of stored soft labels have in common: :class:`StoredLabels`."""
+"""The base class of readers of stored soft labels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from gift_fast.files.pickles import described
 from gift_fast.loss import TopKLabels
 
 Kind = Literal["logits", "logits without rest", "probabilities"]
-"""What stored labels are: the teacher's logits; the largest logits of a softmax that excludes all
+"""The kinds of stored labels: the teacher's logits; the largest logits, of a softmax without the
 other classes; or probabilities, after a softmax."""
 
 ENOUGH_ROWS, ENOUGH_FILES = 256, 16
 """A comparison of labels with classes reads files until it reaches one of these numbers."""
 
 SAMPLED = 5
-"""Files, of every list of files, whose contents a fingerprint reads."""
+"""Number of files per list whose contents a fingerprint covers."""
 
 
 class StoredLabels(abc.ABC):
@@ -46,8 +46,8 @@ class StoredLabels(abc.ABC):
             the files do not determine it; :meth:`in_batches` does.
         nbytes: size of all files.
         kind: what the labels are.
-        temperature: that of the softmax which gave the probabilities; None of logits.
-        form: what is stored, and what stands for the classes that are not, in words.
+        temperature: of the softmax, if the labels are probabilities; None for logits.
+        form: a description of what is stored and of the value of the classes that are not.
     """
 
     folder: Path
@@ -71,11 +71,11 @@ class StoredLabels(abc.ABC):
         """The batches of an epoch, counted from 0; other epochs' files are not read.
 
         A thread reads up to ``READ_AHEAD`` batches ahead. Its errors are raised here, and it ends
-        when the iterator ends or is dropped.
+        when the iterator ends or is garbage-collected.
 
         Args:
             epoch: below ``epochs``.
-            seed: seed of what is drawn at random.
+            seed: of random choices of batches.
             start: number of batches to skip at the beginning; their files are not read.
 
         Raises:
@@ -83,7 +83,7 @@ class StoredLabels(abc.ABC):
         """
         if epoch < 0 or (self.epochs is not None and epoch >= self.epochs):
             last = "any number" if self.epochs is None else self.epochs - 1
-            raise IndexError(f"epoch must be from 0 to {last}, for {self.folder}, got {epoch}")
+            raise IndexError(f"epoch must be from 0 to {last} for {self.folder}, got {epoch}")
         return read_ahead(self._read_all(self._plan(epoch, seed)[start:]))
 
     def in_batches(self, batch_size: int) -> StoredLabels:
@@ -102,10 +102,10 @@ class StoredLabels(abc.ABC):
         return other
 
     def verify(self) -> None:
-        """Checks that labels and classes agree better than by chance, in every part of the files.
+        """Check that labels and classes agree better than by chance, in every part of the files.
 
         Raises:
-            ValueError: they do not; the error names possible reasons.
+            ValueError: they do not; the message states possible reasons.
         """
         for where, plan in self._parts():
             if (found := self._agreement(plan)).near_chance:
@@ -124,17 +124,17 @@ class StoredLabels(abc.ABC):
 
     @abc.abstractmethod
     def _read_all(self, plan: Iterable[Any]) -> Iterator[FkdBatch]:
-        """Reads batches of a plan."""
+        """Read batches of a plan."""
 
     @abc.abstractmethod
     def _parts(self) -> Iterable[tuple[str, Iterable[Any]]]:
-        """The parts of the files to compare with classes: where in words, and a plan."""
+        """The parts of the files to compare with classes: a name for messages, and a plan."""
 
     def _order_in_words(self, where: str) -> str:
-        """Where the order of the images is from, and what could be wrong with it."""
+        """Explain how the order of the images is determined and why it may be wrong."""
         return (
             "The order of the images is read from the files: these are the labels of another set, "
-            "or some images are missing or not sorted by folder and name, or the classes are in "
+            "or some images are missing or not sorted by folder and name, or the classes have "
             "another order"
         )
 
@@ -151,21 +151,21 @@ class StoredLabels(abc.ABC):
 
     def _diagnosis(self, where: str, found: Agreement) -> str:
         seen = (
-            f"labels in {self.folder} must name the classes of their images, but in {where} "
-            f"{found.hits} of {found.rows} do; chance alone gives {found.chance * found.rows:.1f}. "
+            f"labels in {self.folder} must predict the classes of their images, but in {where} "
+            f"{found.hits} of {found.rows} do; by chance, {found.chance * found.rows:.1f} would. "
         )
         if found.classes_are_permuted:
             return seen + (
-                "But images of the same class do get labels of the same class, in "
-                f"{found.pair_hits / found.pairs:.0%} of pairs where chance gives "
-                f"{found.pair_chance:.0%}: the images are in order, and the teacher that computed "
-                "the labels numbers the classes differently; --labels-class-map "
-                "(labels_class_map), which moves only the columns, fixes that"
+                "But images of the same class have labels of the same class in "
+                f"{found.pair_hits / found.pairs:.0%} of pairs, by chance in "
+                f"{found.pair_chance:.0%}: the order of the images is right, but the teacher that "
+                "computed the labels has another class order; correct the columns with "
+                "--labels-class-map (labels_class_map)"
             )
         return seen + self._order_in_words(where)
 
     def _in_class_order(self, labels: Tensor | TopKLabels) -> Tensor | TopKLabels:
-        """Labels as they are stored, with their classes in the order of ``class_map``."""
+        """Put the classes of stored labels in the order of ``class_map``."""
         if self.class_map is None:
             return labels
         if isinstance(labels, Tensor):
@@ -175,31 +175,31 @@ class StoredLabels(abc.ABC):
 
 
 def drawn(seed: int, epoch: int) -> torch.Generator:
-    """A generator for what an epoch draws; a run can resume from any epoch."""
+    """A random number generator for one epoch, so that a run can resume from any epoch."""
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
 
 
 def spread(count: int) -> list[int]:
-    """Up to ``SAMPLED`` numbers below ``count``, evenly from the first to the last."""
+    """Up to ``SAMPLED`` evenly spaced numbers from 0 to ``count - 1``."""
     return sorted({k * (count - 1) // (SAMPLED - 1) for k in range(SAMPLED)})
 
 
 def check_arguments(labels: Tensor, num_classes: int, class_map: Tensor | None) -> None:
-    """Raises ValueError if labels or class map are not those of ``num_classes`` classes."""
+    """Raise ValueError if labels or class map are not those of ``num_classes`` classes."""
     if labels.dim() != 1 or labels.dtype != torch.int64 or len(labels) == 0:
         raise ValueError(f"labels must be int64 (N), N >= 1, got {described(labels)}")
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise ValueError(f"labels must be from 0 to {num_classes - 1}, got {range_of(labels)}")
     if class_map is not None and class_map.sort().values.tolist() != list(range(num_classes)):
         raise ValueError(
-            f"class_map must hold every class from 0 to {num_classes - 1} once, got "
+            f"class_map must have every class from 0 to {num_classes - 1} once, got "
             f"{described(class_map)} with {len(class_map.unique())} different values"
         )
 
 
 def check_size(path: Path, size: int, least: int) -> None:
-    """Raises ValueError if a file is smaller than the labels that it must hold."""
+    """Raise ValueError if a file is smaller than its labels."""
     if size < least:
         raise ValueError(
             f"{path} must have at least {least} bytes, the size of its labels, got {size}; the "

@@ -1,8 +1,8 @@
-"""Named settings of an evaluation, as data: ``paper``, ``official`` and the methods' own.
+"""Presets: named settings of published protocols.
 
 A preset is a YAML file with ``title``, ``source``, optional ``notes``, ``settings`` (fields of
-:class:`~gift_fast.evaluation.config.EvaluationConfig`) and ``overrides``: a list of settings, each
-with a ``when`` that names the dataset, student or format it is for. Later ones win.
+:class:`~gift_fast.evaluation.config.EvaluationConfig`) and ``overrides``: a list of settings for
+the datasets, students or formats in their ``when``. Later overrides take precedence.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ CONDITIONS = ("dataset", "student", "format")
 FIELDS = {f.name for f in dataclasses.fields(EvaluationConfig)} - {
     *("dataset", "ipc", "classes", "seed", "tested_on")
 }
-"""What a preset may set."""
+"""The settings that a preset can have."""
 
 HINTS = {
-    r"number, got '": "YAML takes 1e-3 for a text, 1.0e-3 for a number",
-    r"got .*\b(True|False|bool)\b": "YAML takes yes, no, on, off for true and false: quote them",
+    r"number, got '": "YAML reads 1e-3 as a string; write 1.0e-3",
+    r"got .*\b(True|False|bool)\b": "YAML reads yes, no, on and off as booleans; quote them",
 }
-"""By what an error says of a value, how YAML may have read another value than was meant."""
+"""Hints about YAML's types, by a pattern of the error messages that they explain."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings with their source.
+    """Named settings and their source.
 
     Attributes:
-        name: the file's name without its ending.
-        title: what it is, in a line.
+        name: the file's name without its extension.
+        title: a short description.
         source: where the settings are from.
-        notes: what a reader should know, or empty.
+        notes: differences and caveats; may be empty.
         settings: fields of an evaluation's configuration.
         overrides: (condition, settings) pairs, in order.
     """
@@ -55,9 +55,9 @@ class Preset:
     overrides: tuple[tuple[Mapping[str, tuple[str, ...]], Mapping[str, Any]], ...]
 
     def settings_for(self, *, dataset: str, student: str, format: str) -> dict[str, Any]:  # noqa: A002
-        """The settings for a dataset, a student and a format, options of their names aside.
+        """The settings for a dataset, a student and a format; options of their names are ignored.
 
-        Lossy copies of a dataset have the dataset's settings.
+        Lossy copies of a dataset have the settings of the original.
 
         Example:
             >>> load_preset("rded").settings_for(
@@ -78,15 +78,15 @@ class Preset:
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the package."""
+    """The names of the package's presets."""
     return packaged_names(resources.files(__name__))
 
 
 def load_preset(preset: str) -> Preset:
-    """The preset of this name, or in this YAML file.
+    """Load a preset by its name or from a YAML file.
 
     Raises:
-        ValueError: no such preset or file, or one that is not a preset; the message says why.
+        ValueError: no such preset or file, or an invalid one; the message says why.
 
     Example:
         >>> load_preset("paper").settings["optimizer"]
@@ -96,15 +96,15 @@ def load_preset(preset: str) -> Preset:
 
 
 def parse_preset(name: str, text: str) -> Preset:
-    """The preset that a YAML text holds."""
+    """Parse a preset from YAML."""
     contents = parse_yaml(text)
     known = {"title", "source", "notes", "settings", "overrides"}
     if not isinstance(contents, dict) or not isinstance(contents.get("settings"), dict):
-        raise ValueError("a preset must be a mapping with settings, itself a mapping")
+        raise ValueError("a preset must be a mapping with the key settings, also a mapping")
     check_keys("a preset", contents, known)
     for key in ("title", "source", "notes"):
         if not isinstance(contents.get(key, ""), str):
-            raise ValueError(hinted(f"{key} must be a text, got {contents[key]!r}"))
+            raise ValueError(hinted(f"{key} must be a string, got {contents[key]!r}"))
     check_settings("settings", contents["settings"])
     entries = contents.get("overrides", [])
     if not isinstance(entries, list):
@@ -112,7 +112,9 @@ def parse_preset(name: str, text: str) -> Preset:
     overrides = []
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("when"), dict):
-            raise ValueError(f"an override must be a mapping with a mapping `when`, got {entry!r}")
+            raise ValueError(
+                f"an override must be a mapping with the key `when`, also a mapping, got {entry!r}"
+            )
         settings = {key: value for key, value in entry.items() if key != "when"}
         check_settings("an override", settings)
         overrides.append((read_condition(entry["when"]), settings))
@@ -127,7 +129,7 @@ def parse_preset(name: str, text: str) -> Preset:
 
 
 def read_condition(when: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The names that each key of a ``when`` allows; the file has one name or a list of them."""
+    """The names that each key of a ``when`` allows; a file has one name or a list of names."""
     check_keys("when", when, set(CONDITIONS))
     condition = {}
     for key, value in when.items():
@@ -141,7 +143,7 @@ def read_condition(when: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def check_settings(place: str, settings: Mapping[str, Any]) -> None:
-    """Raises ValueError unless a configuration has these fields, and may have these values."""
+    """Raise ValueError unless these are valid fields and values of a configuration."""
     check_keys(place, settings, FIELDS)
     try:
         EvaluationConfig.from_dict({"dataset": "digits", **settings})
@@ -150,16 +152,16 @@ def check_settings(place: str, settings: Mapping[str, Any]) -> None:
 
 
 def hinted(message: str) -> str:
-    """The message, and what YAML has to do with it, if anything."""
+    """Add hints about YAML's types to an error message, if any apply."""
     hints = [hint for pattern, hint in HINTS.items() if re.search(pattern, message)]
     return "; ".join([message, *hints])
 
 
 def check_keys(place: str, mapping: Mapping[str, Any], known: Set[str]) -> None:
-    """Raises ValueError where a mapping has a key that is not known."""
+    """Raise ValueError if a mapping has an unknown key."""
     for key in mapping:
         if key not in known:
             raise ValueError(
-                f"{place} may hold {', '.join(sorted(known))}; got {key!r}"
+                f"{place} may contain {', '.join(sorted(known))}, got {key!r}"
                 f"{spec.nearest(str(key), sorted(known))}"
             )

@@ -1,8 +1,8 @@
-"""Augmentation of batches on their device: no loop over images, no wait for the device.
+"""Batch augmentation on the device, without loops over images and without synchronization.
 
-An augmentation is named like any other ingredient, ``dsa`` or ``rrc:min_scale=0.5``. A function of
-the user's own, ``package.module.name``, has keyword-only options with defaults and returns a list
-of :class:`Operation` and :class:`OneOf`.
+An augmentation is selected by a specification, such as ``dsa`` or ``rrc:min_scale=0.5``. A
+user-defined function, ``package.module.name``, has keyword-only options with defaults and returns a
+list of :class:`Operation` and :class:`OneOf`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def none() -> Steps:
-    """The images as they are."""
+    """No augmentation."""
     return []
 
 
@@ -59,12 +59,12 @@ AUGMENTATIONS: dict[str, Callable[..., Steps]] = {
 
 
 def build_augmentation(augmentation: str, *, seed: int, device: torch.device | str) -> Augmentation:
-    """The augmentation that a specification names.
+    """Build the augmentation that a specification names.
 
     Args:
         augmentation: a name in ``AUGMENTATIONS`` with options, or an import path.
         seed: of all random numbers.
-        device: where the batches lie.
+        device: of the batches.
 
     Raises:
         TypeError: the specification is not a string.

@@ -1,4 +1,4 @@
-"""Random crops: the usual training augmentation of real images, and of SRe2L's and RDED's sets."""
+"""Random crops: standard augmentation of real images, and that of SRe2L's and RDED's sets."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from gift_fast.training.augment.geometry import crop, resized_crop, take_pixels
 from gift_fast.training.augment.pipeline import Draws, Operation, Steps, check_at_least
 
 ASPECTS = (3.0 / 4.0, 4.0 / 3.0)
-"""Smallest and largest width of a resized crop, as a part of its height."""
+"""Smallest and largest ratio of width to height of a resized crop."""
 
 ATTEMPTS = 10
-"""Boxes drawn for an image before the largest in the center is taken."""
+"""Boxes drawn for an image before the largest centered box is used."""
 
 FLIP = OPERATIONS["flip"]
 
 
 def crop_flip(*, padding: int = 4) -> Steps:
-    """Zero padding, a random crop of the old size, and a flip with probability 1/2.
+    """Zero padding, a random crop of the original size, and a flip with probability 1/2.
 
-    The zeros are the mean color, since the images are normalized; code that pads before it
-    normalizes has black in their place.
+    Images are already normalized, so the padding has the mean color. Code that pads before
+    normalizing pads with black.
 
     Args:
-        padding: zeros on every side: 4 is the custom at 32 pixels, 8 at 64.
+        padding: zeros on every side; usually 4 at 32 pixels and 8 at 64.
     """
     check_at_least("padding", padding, 0)
 
@@ -39,10 +39,10 @@ def crop_flip(*, padding: int = 4) -> Steps:
 
 
 def rrc(*, min_scale: float = 0.08) -> Steps:
-    """A random box enlarged to the whole image, as torchvision draws it, and a flip.
+    """A random resized crop, as in torchvision, and a flip with probability 1/2.
 
     Args:
-        min_scale: the smallest area of a box, as a part of the image's; the largest is 1.
+        min_scale: smallest area of the crop, as a fraction of the image's; the largest is 1.
     """
     if not 0.0 < min_scale <= 1.0:
         raise ValueError(f"min_scale must be in (0, 1], got {min_scale}")
@@ -52,10 +52,10 @@ def rrc(*, min_scale: float = 0.08) -> Steps:
 def sample_box(
     draws: Draws, height: int, width: int, *, min_scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height and width, int64 (N), of a box for each image.
+    """Draw a box for each image: top, left, height and width, int64 (N).
 
-    The area is uniform in [min_scale, 1) of the image's, the logarithm of the aspect ratio is
-    uniform, and a box that does not fit is drawn anew: all attempts at once, for no image waits.
+    The area is uniform in [min_scale, 1) of the image's, and the logarithm of the aspect ratio is
+    uniform. All attempts are drawn at once, and the first box that fits is used.
 
     Source: torchvision's ``RandomResizedCrop.get_params``.
     """
@@ -65,7 +65,7 @@ def sample_box(
     heights = (area / aspect).sqrt().round().long()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
 
-    first = fits.int().argmax(1, keepdim=True)  # argmax takes the first of equals
+    first = fits.int().argmax(1, keepdim=True)  # argmax returns the first of equal values
     found = fits.any(1)
     fallback = largest_box(height, width)
     box_height = torch.where(found, heights.gather(1, first).squeeze(1), fallback[0])
@@ -77,7 +77,7 @@ def sample_box(
 
 
 def anywhere(draws: Draws, free: Tensor) -> Tensor:
-    """Int64 in [0, free], both ends included."""
+    """Random int64 in [0, free], both ends included."""
     # The product may round up to free + 1.
     return (draws.uniform(0.0, 1.0) * (free + 1)).long().minimum(free)
 
@@ -94,12 +94,13 @@ def largest_box(height: int, width: int) -> tuple[int, int]:
 
 
 def mosaic_dsa(*, factor: int = 2, strategy: str = PAPER_STRATEGY) -> Steps:
-    """For sets whose images are mosaics: often one tile, enlarged, in the mosaic's place; then DSA.
+    """Augmentation for sets whose images are mosaics: a random tile or the whole image, then DSA.
 
-    With probability 1 - 1 / factor^2 one tile, each equally likely, is what is left of an image.
+    With probability 1 - 1 / factor^2, an image is replaced by one of its tiles, enlarged; all tiles
+    are equally likely.
 
     Args:
-        factor: tiles a side; 1 leaves the images whole.
+        factor: tiles per side; 1 leaves the images whole.
         strategy: see :func:`~gift_fast.training.augment.dsa.dsa`.
 
     Source: GIFT's code, for RDED's ImageNet-1K with ResNet-18.
@@ -111,7 +112,7 @@ def mosaic_dsa(*, factor: int = 2, strategy: str = PAPER_STRATEGY) -> Steps:
 def sample_tile(
     draws: Draws, height: int, width: int, *, factor: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height and width, int64 (N), of one tile or of the whole image."""
+    """Draw one tile or the whole image: top, left, height and width, int64 (N)."""
     check_tiles(factor, height, width)
     tile_height, tile_width = height // factor, width // factor
     whole = draws.uniform(0.0, 1.0) >= 1.0 - 1.0 / factor**2
@@ -122,14 +123,14 @@ def sample_tile(
 
 
 def rded(*, factor: int = 2) -> Steps:
-    """RDED's own training: tiles shuffled, a random box of at least 1 / factor, a flip.
+    """RDED's augmentation: shuffled tiles, a random crop of at least 1 / factor, and a flip.
 
     Args:
-        factor: tiles a side of the mosaics. RDED's scripts use 2 for ImageNet-1K and its subsets,
+        factor: tiles per side of the mosaics. RDED's scripts use 2 for ImageNet-1K and its subsets,
             and 1 for CIFAR and Tiny-ImageNet, which leaves only the flip.
 
-    Source: the code of Sun, Shi, Yu and Lin, CVPR 2024. It shuffles the columns of tiles, then the
-    rows: the tiles of a row stay in a row.
+    Source: the code of Sun, Shi, Yu and Lin, CVPR 2024. It shuffles the columns of tiles and then
+    the rows, so tiles that share a row stay in one row.
     """
     check_at_least("factor", factor, 1)
     shuffle = Operation(partial(sample_shuffle, factor=factor), take_pixels)
@@ -137,13 +138,13 @@ def rded(*, factor: int = 2) -> Steps:
 
 
 def sample_shuffle(draws: Draws, height: int, width: int, *, factor: int) -> tuple[Tensor, Tensor]:
-    """Where every row, int64 (N, H), and every column, (N, W), of each image comes from."""
+    """Draw the source of every row, int64 (N, H), and of every column, (N, W), of each image."""
     check_tiles(factor, height, width)
     return shuffled(draws, height, factor), shuffled(draws, width, factor)
 
 
 def shuffled(draws: Draws, size: int, factor: int) -> Tensor:
-    """Int64 (N, size): 0 to size - 1, cut into strips that are in random order."""
+    """Int64 (N, size): 0 to size - 1, cut into ``factor`` strips in random order."""
     strip = torch.arange(size, device=draws.generator.device) // (size // factor)
     strip = strip.clamp(max=factor - 1)  # the last one takes the remainder
     keys = draws.uniform(0.0, 1.0, factor)
@@ -151,6 +152,6 @@ def shuffled(draws: Draws, size: int, factor: int) -> Tensor:
 
 
 def check_tiles(factor: int, height: int, width: int) -> None:
-    """Raises ValueError where an image has fewer pixels a side than tiles."""
+    """Raise ValueError if an image has fewer pixels per side than tiles."""
     if factor > min(height, width):
         raise ValueError(f"factor must be at most the side, {height} x {width}, got {factor}")

@@ -1,7 +1,7 @@
-"""Where the pixels of every image come from: flips, crops, maps about the center, resized crops.
+"""Geometric operations: flips, crops, scaling and rotation about the center, resized crops.
 
-Images are (N, C, H, W); every other tensor holds a number, or a row of numbers, for each image.
-Resampling is bilinear between the centers of pixels, as ``align_corners=False`` says.
+Images are (N, C, H, W); every other tensor has a number, or a row of numbers, per image. Resampling
+is bilinear with ``align_corners=False``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 
 def flip(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirrors left to right the images that ``flipped``, bool (N), names."""
+    """Mirror the images for which ``flipped``, bool (N), is true, left to right."""
     return torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, *, padding: tuple[int, int]) -> Tensor:
-    """Surrounds every image with zeros and cuts a window of its old size out.
+    """Pad every image with zeros and crop a window of the original size.
 
     Args:
         images: (N, C, H, W).
@@ -28,27 +28,27 @@ def crop(images: Tensor, top: Tensor, left: Tensor, *, padding: tuple[int, int])
     height, width = images.shape[2:]
     rows, columns = padding
     padded = F.pad(images, (columns, columns, rows, rows))
-    # All windows, as a view (N, C, tops, lefts, H, W): to index one for each image copies rows,
-    # where an index for each pixel would read them one by one.
+    # All windows, as a view (N, C, tops, lefts, H, W): indexing one per image copies whole rows,
+    # while an index per pixel would read pixels one by one.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     image = torch.arange(len(images), device=images.device)
     return windows[image, :, top, left]
 
 
 def scale(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Shrinks (factor above 1) or enlarges (below 1) about the center; zeros come in from outside.
+    """Shrink (factor above 1) or enlarge (below 1) about the center; fill with zeros.
 
     Args:
         images: (N, C, H, W).
-        across: (N), the factor along the columns.
-        down: (N), the factor along the rows.
+        across: (N), the horizontal factor.
+        down: (N), the vertical factor.
     """
     x, y = centered(images)
     return sample_at(images, x * across.view(-1, 1, 1), y * down.view(-1, 1, 1))
 
 
 def rotate(images: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns every image about its center, anticlockwise; zeros come in from outside.
+    """Rotate every image counterclockwise about its center; fill with zeros.
 
     Args:
         images: (N, C, H, W).
@@ -63,7 +63,9 @@ def rotate(images: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def resized_crop(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor
 ) -> Tensor:
-    """Enlarges a box of every image to the size of the whole, as if the rest did not exist.
+    """Crop a box of every image and enlarge it to the image's size.
+
+    Pixels outside of the box do not affect the result.
 
     Args:
         images: (N, C, H, W).
@@ -79,7 +81,7 @@ def resized_crop(
 
 
 def box_positions(first: Tensor, length: Tensor, size: int, images: Tensor) -> Tensor:
-    """Where along one axis the ``size`` pixels of a resized box lie, (N, size), on [-1, 1]."""
+    """Positions in [-1, 1] of the ``size`` pixels of a resized box along one axis, (N, size)."""
     first, length = (values.to(images.dtype).view(-1, 1) for values in (first, length))
     pixel = torch.arange(size, dtype=images.dtype, device=images.device)
     within = ((pixel + 0.5) * (length / size) - 0.5).clamp(min=0.0)
@@ -87,7 +89,7 @@ def box_positions(first: Tensor, length: Tensor, size: int, images: Tensor) -> T
 
 
 def centered(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Centers of the columns, (1, W), and of the rows, (H, 1), on [-1, 1]."""
+    """The centers of the columns, (1, W), and of the rows, (H, 1), in [-1, 1]."""
     height, width = images.shape[2:]
     x, y = (
         (2.0 * torch.arange(size, dtype=images.dtype, device=images.device) + 1.0) / size - 1.0
@@ -97,19 +99,19 @@ def centered(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_at(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Every image, read at positions that broadcast to (N, H, W); outside of [-1, 1] are zeros."""
+    """Samples every image at positions that broadcast to (N, H, W); zero outside of [-1, 1]."""
     shape = (len(images), *images.shape[2:])
     grid = torch.stack([x.expand(shape), y.expand(shape)], 3)
     return F.grid_sample(images, grid, align_corners=False)
 
 
 def take_pixels(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Puts the rows and the columns of every image into another order.
+    """Reorder the rows and the columns of every image.
 
     Args:
         images: (N, C, H, W).
-        rows: int64 (N, H), where each row comes from.
-        columns: int64 (N, W), where each column comes from.
+        rows: int64 (N, H), the source of each row.
+        columns: int64 (N, W), the source of each column.
     """
     n, _, height, width = images.shape
     images = torch.take_along_dim(images, rows.view(n, 1, height, 1), 2)

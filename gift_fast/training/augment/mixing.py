@@ -1,10 +1,10 @@
-"""Mixing of the images of a batch with one another: mixup and cutmix.
+"""Mixing of the images of a batch: mixup and cutmix.
 
-As SRe2L's and RDED's code does it, a joint batch has one permutation, one weight and, for cutmix,
-one box. Partners come from anywhere in the joint batch, so every process mixes all of it and then
+As in SRe2L's and RDED's code, a global batch has one permutation, one weight and, for cutmix, one
+box. Partners come from anywhere in the global batch, so every process mixes all of it and then
 takes its part.
 
-The hard label of a mixed image is two: that of its own image counts ``weight``, that of its
+A mixed image has two hard labels: that of the image itself has the weight ``weight``, that of its
 partner 1 - ``weight``.
 """
 
@@ -24,7 +24,7 @@ from gift_fast.training.augment import Generators
 
 @dataclass(frozen=True)
 class Box:
-    """Rows ``top`` to before ``bottom`` and columns ``left`` to before ``right``."""
+    """A box of pixels; ``bottom`` and ``right`` are exclusive."""
 
     top: int
     bottom: int
@@ -39,13 +39,13 @@ class Box:
 
 @dataclass(frozen=True)
 class Mixed:
-    """A mixed joint batch.
+    """A mixed global batch.
 
     Attributes:
         images: (N, C, H, W).
         permutation: int64 (N), every image's partner, on the device of the images.
-        weight: the part that is left of every image, in [0, 1].
-        box: that cutmix replaced; None under mixup, and under a mixing of the user's own.
+        weight: of the image itself against its partner, in [0, 1].
+        box: the box that cutmix replaced; None for mixup and user-defined mixings.
     """
 
     images: Tensor
@@ -59,7 +59,7 @@ Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, float]]
 
 
 def blend(images: Tensor, permutation: Tensor, weight: float) -> Tensor:
-    """Mixup: ``weight`` times every image and the rest of its partner.
+    """Mixup: ``weight`` times every image plus 1 - ``weight`` times its partner.
 
     Example:
         >>> blend(torch.tensor([0.0, 1.0]), torch.tensor([1, 0]), 0.75)
@@ -69,7 +69,7 @@ def blend(images: Tensor, permutation: Tensor, weight: float) -> Tensor:
 
 
 def paste(images: Tensor, permutation: Tensor, box: Box) -> Tensor:
-    """Cutmix: inside the box every image is replaced by its partner."""
+    """Cutmix: replaces every image by its partner inside the box."""
     rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
     result = images.clone()
     result[:, :, rows, columns] = images[:, :, rows, columns][permutation]
@@ -77,7 +77,7 @@ def paste(images: Tensor, permutation: Tensor, box: Box) -> Tensor:
 
 
 def box_about(row: int, column: int, weight: float, height: int, width: int) -> Box:
-    """The box that leaves about ``weight`` of an image, clipped at the border.
+    """The box around a center that leaves about ``weight`` of an image, clipped at the border.
 
     Example:
         >>> box_about(4, 0, 0.75, 8, 8)
@@ -94,25 +94,25 @@ def box_about(row: int, column: int, weight: float, height: int, width: int) -> 
 
 
 def beta(alpha: float, choices: torch.Generator) -> float:
-    """A number from Beta(alpha, alpha)."""
-    # torch's takes no generator; the standard library's is seeded from ours.
+    """Draw a number from Beta(alpha, alpha)."""
+    # torch's Beta takes no generator, so the standard library's is used, seeded from ``choices``.
     seed = int(torch.randint(2**62, (), generator=choices))
     return random.Random(seed).betavariate(alpha, alpha)
 
 
 def check_alpha(alpha: float) -> None:
-    """Raises ValueError unless ``alpha`` is a positive number."""
+    """Raise ValueError unless ``alpha`` is a positive number."""
     if not 0.0 < alpha < math.inf:
         raise ValueError(f"alpha must be positive, got {alpha}")
 
 
 @dataclass(frozen=True)
 class DrawnMix:
-    """The random numbers of a mixture but for the partners.
+    """The random numbers of a mixed batch, except its permutation.
 
     Attributes:
-        weight: the part that is left of every image.
-        box: that cutmix replaces, or None.
+        weight: of the image itself against its partner.
+        box: the box that cutmix replaces, or None.
     """
 
     weight: float
@@ -121,11 +121,11 @@ class DrawnMix:
 
 @dataclass(frozen=True)
 class DrawnFirst:
-    """A mixing whose random numbers depend on the images' size alone, so that they can be stored.
+    """A mixing whose random numbers depend only on the images' size, so that they can be stored.
 
     Attributes:
-        draw: (height, width, generator on the CPU) -> the numbers.
-        apply: (images, permutation, the numbers) -> the mixed images.
+        draw: (height, width, generator on the CPU) -> the random numbers.
+        apply: (images, permutation, random numbers) -> the mixed images.
     """
 
     draw: Callable[[int, int, torch.Generator], DrawnMix]
@@ -141,7 +141,7 @@ class DrawnFirst:
 
 
 def none() -> Mix:
-    """The images as they are."""
+    """No mixing."""
     return DrawnFirst(
         draw=lambda height, width, choices: DrawnMix(1.0),
         apply=lambda images, permutation, drawn: images,
@@ -149,7 +149,7 @@ def none() -> Mix:
 
 
 def mixup(*, alpha: float = 0.8) -> Mix:
-    """Blends every image with its partner, by a weight from Beta(alpha, alpha).
+    """Blend every image with its partner, with a weight from Beta(alpha, alpha).
 
     Source: Zhang, Cisse, Dauphin and Lopez-Paz, ICLR 2018; alpha as in SRe2L's code.
     """
@@ -161,9 +161,9 @@ def mixup(*, alpha: float = 0.8) -> Mix:
 
 
 def cutmix(*, alpha: float = 1.0) -> Mix:
-    """Replaces a box of every image by its partner's; its area is drawn from Beta(alpha, alpha).
+    """Replace a box of every image by its partner's; the area is drawn from Beta(alpha, alpha).
 
-    The weight is the exact area that is left, after clipping.
+    The weight is the exact area outside of the box after clipping.
 
     Source: Yun et al., ICCV 2019; alpha as in SRe2L's and RDED's code.
     """
@@ -186,12 +186,12 @@ MIXINGS: dict[str, Callable[..., Mix]] = {"none": none, "mixup": mixup, "cutmix"
 
 
 class Mixing:
-    """Mixes joint batches; the same seed gives the same sequence.
+    """Mixes global batches; the same seed gives the same sequence.
 
     Args:
-        mix: how.
+        mix: the mixing function.
         seed: of all random numbers.
-        device: where the batches lie.
+        device: of the batches.
     """
 
     def __init__(self, mix: Mix, *, seed: int, device: torch.device | str) -> None:
@@ -199,7 +199,7 @@ class Mixing:
         self.generators = Generators(seed=seed, device=device)
 
     def __call__(self, images: Tensor) -> Mixed:
-        """Mixes a joint batch, floating (N, C, H, W); the images given are not written to."""
+        """Mix a global batch (N, C, H, W) of a floating-point type; the input is not modified."""
         permutation = self.draw_partners(len(images))
         if isinstance(self.mix, DrawnFirst):
             height, width = images.shape[2:]
@@ -209,42 +209,46 @@ class Mixing:
         return Mixed(mixed, permutation, weight)
 
     def draw_partners(self, count: int) -> Tensor:
-        """The permutation of the next joint batch, int64 (count)."""
+        """The permutation of the next global batch, int64 (count)."""
         parameters = self.generators.parameters
         return torch.randperm(count, generator=parameters, device=parameters.device)
 
     def apply(self, images: Tensor, permutation: Tensor, drawn: DrawnMix) -> Mixed:
-        """Mixes a joint batch by numbers that were drawn before, perhaps in another program.
+        """Mix a global batch with random numbers that were drawn earlier, or stored.
 
         Raises:
-            TypeError: the mixing is the user's own, and draws while it mixes.
+            TypeError: the mixing is user-defined and draws while it mixes.
         """
         mix = self.storable
         return Mixed(mix.apply(images, permutation, drawn), permutation, drawn.weight, drawn.box)
 
     def skip(self, count: int, height: int, width: int) -> None:
-        """Draws the numbers of a joint batch of so many images, and drops them."""
+        """Draw the random numbers of a global batch of ``count`` images and discard them."""
         self.draw_partners(count)
         self.storable.draw(height, width, self.generators.choices)
 
     @property
     def storable(self) -> DrawnFirst:
-        """The mixing, where its random numbers can be stored."""
+        """The mixing, if its random numbers can be stored.
+
+        Raises:
+            TypeError: it is user-defined and draws while it mixes.
+        """
         if not isinstance(self.mix, DrawnFirst):
             raise TypeError(
                 f"mixing must be one of {', '.join(MIXINGS)}, whose random numbers can be stored; "
-                f"got a function of your own, {self.mix!r}"
+                f"got the user-defined function {self.mix!r}"
             )
         return self.mix
 
 
 def build_mixing(mixing: str, *, seed: int, device: torch.device | str) -> Mixing:
-    """The mixing that a specification names.
+    """Build the mixing that a specification names.
 
     Args:
         mixing: a name in ``MIXINGS`` with options, or the import path of a function like those.
         seed: of all random numbers.
-        device: where the batches lie.
+        device: of the batches.
 
     Raises:
         TypeError: the specification is not a string.

@@ -1,9 +1,9 @@
-"""What every augmentation is made of: parameters are drawn, then applied to a batch.
+"""The steps of an augmentation: parameters are drawn, then applied to a batch.
 
-The two halves are kept apart so that several processes augment as one would. Each draws the
-parameters of the whole joint batch, from generators in the same state, and applies the rows that
-belong to its own images. Whatever is computed on the way to a parameter is computed for the joint
-batch too: the cosines of a slice may round unlike a slice of the cosines.
+Drawing and applying are separate so that several processes augment exactly as one process would.
+Each draws the parameters of the whole global batch, from generators in the same state, and applies
+the rows that belong to its own images. Parameters are computed for the global batch too: the
+cosines of a slice may round differently from a slice of the cosines.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FULL_PRECISION = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Part:
-    """Which rows of a joint batch a process holds: those from ``start`` to before ``stop``.
+    """The rows of a global batch that a process trains on: ``start`` to ``stop``, exclusive.
 
     Attributes:
         start: the first row.
         stop: the row after the last; ``start`` for a part without images.
-        size: rows of the joint batch.
+        size: rows of the global batch.
 
     Raises:
         ValueError: unless 0 <= start <= stop <= size.
@@ -43,39 +43,39 @@ class Part:
 
 
 class Generators:
-    """The random numbers of an augmentation: two generators.
+    """The two random number generators of an augmentation.
 
     Args:
         seed: of both.
-        device: where numbers for images are drawn.
+        device: of ``parameters``.
 
     Attributes:
-        choices: draws what is chosen once a batch, on the host, which would otherwise have to wait
-            for a number from the device.
-        parameters: draws numbers for images, on the device.
+        choices: draws choices per batch, on the CPU, which would otherwise have to wait for a
+            number from the device.
+        parameters: draws parameters per image, on the device.
     """
 
     def __init__(self, *, seed: int, device: torch.device | str) -> None:
         self.choices = torch.Generator().manual_seed(seed)
-        # Seeded from the other one: with the same seed both would draw the same numbers.
+        # Seeded from the other generator: with the same seed, both would draw the same numbers.
         derived = int(torch.randint(2**62, (), generator=self.choices))
         self.parameters = torch.Generator(device).manual_seed(derived)
 
     def get_state(self) -> list[Tensor]:
-        """The state of both, for :meth:`set_state` on the same kind of device."""
+        """The state of both generators, for :meth:`set_state` on the same kind of device."""
         return [self.choices.get_state(), self.parameters.get_state()]
 
     def set_state(self, state: list[Tensor]) -> None:
-        """Draws go on as they did after :meth:`get_state`."""
+        """Restore what :meth:`get_state` returned."""
         self.choices.set_state(state[0])
         self.parameters.set_state(state[1])
 
 
 class Draws:
-    """Random numbers for every image of a joint batch.
+    """Draws random numbers for every image of a global batch.
 
     Args:
-        count: N, the images of the joint batch.
+        count: N, the number of images in the global batch.
         generator: on the device of the images.
     """
 
@@ -84,7 +84,7 @@ class Draws:
         self.generator = generator
 
     def uniform(self, low: float, high: float, each: int | None = None) -> Tensor:
-        """Float32 between the two, one an image, (N), or ``each`` an image, (N, each)."""
+        """Float32 in [low, high): one per image, (N), or ``each`` per image, (N, each)."""
         shape = (self.count,) if each is None else (self.count, each)
         unit = torch.rand(
             shape, generator=self.generator, device=self.generator.device, dtype=torch.float32
@@ -104,12 +104,12 @@ class Draws:
 
 @dataclass(frozen=True)
 class Operation:
-    """A change to every image of a batch, with parameters of its own for each.
+    """An operation on every image of a batch, with parameters per image.
 
     Attributes:
-        sample: (draws, height, width) -> the parameters, a tuple of tensors with N rows each.
-        apply: (images (n, C, H, W), the n rows of every parameter) -> images of the same shape.
-            Every image is treated by itself, and the given ones are not written to.
+        sample: (draws, height, width) -> the parameters, a tuple of tensors with N rows.
+        apply: (images (n, C, H, W), n rows of every parameter) -> images of the same shape. Every
+            image is processed independently, and the input is not modified.
 
     Example:
         >>> Operation(lambda draws, height, width: (draws.uniform(0.0, 0.1),),
@@ -124,26 +124,26 @@ class Operation:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Operations of which one, each equally likely, is used on all images of a batch."""
+    """A random choice of one operation per batch; all are equally likely."""
 
     operations: Sequence[Operation]
 
     def pick(self, choices: torch.Generator) -> int:
-        """Which operation the next batch gets, by its place."""
+        """Draw the index of the operation for the next batch."""
         return int(torch.randint(len(self.operations), (), generator=choices))
 
 
 Steps = Sequence[Operation | OneOf]
-"""What an augmentation does, in order."""
+"""The steps of an augmentation, in order."""
 
 
 @dataclass(frozen=True)
 class DrawnStep:
-    """The random numbers of one step for a joint batch.
+    """The random numbers of one step for a global batch.
 
     Attributes:
-        choice: which operation of a :class:`OneOf`; 0 for an :class:`Operation`.
-        parameters: of the operation, tensors with N rows each.
+        choice: index of the operation in a :class:`OneOf`; 0 for an :class:`Operation`.
+        parameters: of the operation, tensors with N rows.
     """
 
     choice: int
@@ -154,9 +154,9 @@ class Augmentation:
     """Augments batches; the same seed gives the same sequence of batches.
 
     Args:
-        steps: what is done, in order.
+        steps: the operations, in order.
         seed: of all random numbers.
-        device: where the batches lie.
+        device: of the batches.
 
     Example:
         >>> from gift_fast.training.augment import build_augmentation
@@ -170,26 +170,27 @@ class Augmentation:
         self.generators = Generators(seed=seed, device=device)
 
     def __call__(self, images: Tensor, part: Part | None = None) -> Tensor:
-        """The augmented images; those given are not written to.
+        """Augment a batch; the input is not modified.
 
         Args:
-            images: (n, C, H, W), any floating type. Those of 16 bits are augmented in float32.
-            part: which rows of the joint batch they are; None is all of it. The parts of a joint
-                batch, augmented one by one from the same state, are the joint batch augmented.
+            images: (n, C, H, W), any floating-point type; 16-bit types are augmented in float32.
+            part: the rows of the global batch that the images are; None for all. Augmenting the
+                parts one by one, from the same state, gives the augmented global batch.
 
         Returns:
             Images of the same shape, type and memory format.
 
         Raises:
-            TypeError: the images are not floating.
-            ValueError: the images have another shape, or are not as many as ``part`` says.
+            TypeError: the images are not floating-point.
+            ValueError: the images do not have four dimensions, or their number differs from that
+                of ``part``.
         """
         count, _, height, width = check_images(images)
         part = part or Part(0, count, count)
         return self.apply(images, self.draw(part.size, height, width), part)
 
     def draw(self, count: int, height: int, width: int) -> list[DrawnStep]:
-        """The random numbers of the next joint batch, of ``count`` images of this size."""
+        """Draw the random numbers of the next global batch of ``count`` images of this size."""
         draws = Draws(count, self.generators.parameters)
         drawn = []
         for step in self.steps:
@@ -201,17 +202,19 @@ class Augmentation:
         return drawn
 
     def apply(self, images: Tensor, drawn: Sequence[DrawnStep], part: Part | None = None) -> Tensor:
-        """The images augmented by numbers that :meth:`draw` gave, perhaps in another program.
+        """Augment a batch with random numbers from :meth:`draw`, or stored ones.
 
         Args:
             images: see :meth:`__call__`.
-            drawn: one for each step, for the whole joint batch, on the device of the images.
-            part: which rows of the joint batch the images are; None is all of it.
+            drawn: one item per step, for the whole global batch, on the device of the images.
+            part: the rows of the global batch that the images are; None for all.
         """
         count = check_images(images)[0]
         part = part or Part(0, count, count)
         if count != part.stop - part.start:
-            raise ValueError(f"images must be as many as {part} says, got {count}")
+            raise ValueError(
+                f"images must be the {part.stop - part.start} images of {part}, got {count}"
+            )
         result = images if images.dtype in FULL_PRECISION else images.float()
         for step, numbers in zip(self.steps, drawn, strict=True):
             operation = step.operations[numbers.choice] if isinstance(step, OneOf) else step
@@ -221,9 +224,9 @@ class Augmentation:
 
 
 def check_images(images: Tensor) -> tuple[int, int, int, int]:
-    """The shape (n, C, H, W) of images; raises unless they are floating and have these axes."""
+    """The shape (n, C, H, W) of images; raises if their type or number of dimensions is wrong."""
     if not images.is_floating_point():
-        raise TypeError(f"images must be floating, got {images.dtype}")
+        raise TypeError(f"images must be floating-point, got {images.dtype}")
     if images.dim() != 4:
         raise ValueError(f"images must be (n, C, H, W), got {tuple(images.shape)}")
     count, channels, height, width = images.shape
@@ -231,7 +234,7 @@ def check_images(images: Tensor) -> tuple[int, int, int, int]:
 
 
 def memory_format_of(images: Tensor) -> torch.memory_format:
-    """Channels last where the images (N, C, H, W) are, contiguous otherwise."""
+    """Channels-last if the images (N, C, H, W) are, contiguous otherwise."""
     if images.is_contiguous():
         return torch.contiguous_format
     last = images.is_contiguous(memory_format=torch.channels_last)
@@ -239,16 +242,16 @@ def memory_format_of(images: Tensor) -> torch.memory_format:
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
-    """Raises ValueError unless ``value`` is at least ``least``."""
+    """Raise ValueError unless ``value`` is at least ``least``."""
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def described(steps: Steps) -> list[list[dict[str, Any]]]:
-    """For each step the operations that it draws from, in words that JSON can hold.
+    """Describe the operations of every step in values that JSON can represent.
 
     Returns:
-        For each operation the name of its function, the names of the parameters and the options,
+        For each operation, the name of its function, the names of its parameters, and its options,
         which are the same for all images.
 
     Example:
@@ -263,7 +266,7 @@ def described(steps: Steps) -> list[list[dict[str, Any]]]:
 
 
 def of_operation(operation: Operation) -> dict[str, Any]:
-    """The function, the parameters and the options of an operation."""
+    """Describe one operation: its function, its parameters and its options."""
     function: Callable[..., Any] = operation.apply
     options: dict[str, Any] = {}
     if isinstance(function, partial):

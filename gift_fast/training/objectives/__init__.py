@@ -69,7 +69,7 @@ SOFT_LABEL_LOSSES: dict[str, Callable[..., Objective]] = {
     "mse+ce": compose(plus_ce, mse),
     "softce+ce": compose(plus_ce, softce),
 }
-"""The losses that a refined label makes sense for."""
+"""Losses that can be combined with a refined soft label."""
 
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
@@ -99,11 +99,11 @@ DISPLAY_NAMES = {
     "softce": "soft CE",
     "wsld": "WSLD",
 }
-"""How a reader knows the parts of a loss's name."""
+"""Display names of the parts of a loss's name."""
 
 
 def display_name(loss: str) -> str:
-    """How a report calls a loss, from its specification.
+    """The display name of a loss, for reports.
 
     Example:
         >>> display_name("kl:temperature=4"), display_name("refine+softce+ce")
@@ -117,7 +117,7 @@ def display_name(loss: str) -> str:
 
 
 def build_objective(loss: str) -> Objective:
-    """The objective that a specification names, with its options.
+    """Build the objective that a specification names.
 
     Raises:
         TypeError: the specification is not a string.

@@ -17,11 +17,11 @@ from gift_fast.training.objectives.option_checks import require_weights
 
 
 def plus_ce(objective: Objective, *, weight: float = 0.1) -> Objective:
-    """``X+ce``: X + w * CE, as G-VBSM trains with X = MSE (Shao et al., CVPR 2024).
+    """``X+ce``: X + w * CE; with X = MSE, the loss of G-VBSM (Shao et al., CVPR 2024).
 
     Args:
         objective: X.
-        weight: w, of the cross-entropy with the hard label.
+        weight: w, the weight of the cross-entropy with the hard label.
     """
     require_weights("+ce", weight=weight)
 
@@ -40,18 +40,19 @@ def refine(
     smoothing: Smoothing = "uniform",
     unit: bool = False,
 ) -> Objective:
-    """``refine+X``: X with GIFT's refined label in the soft label's place.
+    """``refine+X``: X with GIFT's refined soft label instead of the soft label.
 
-    Shang, Sun and Lin (ICLR 2025, tables 7 and 13) report it without its form. Here the refined
-    label, whose norm is about 1, is multiplied by the norm of the soft label, so that X sees logits
-    of the usual scale.
+    Shang, Sun and Lin (ICLR 2025, tables 7 and 13) report results, but do not define it. Here the
+    refined soft label, whose norm is about 1, is multiplied by the norm of the soft label, so that
+    X receives logits of the usual scale.
 
     Args:
         objective: X.
-        gamma: weight of the hard label in the refined one.
+        gamma: weight of the hard label in the refined soft label.
         label_smoothing: mass taken from the hard label.
-        smoothing: where it goes: ``uniform`` to all classes, ``others`` to the wrong ones.
-        unit: leaves the refined label at its norm of about 1. A softmax of it is nearly uniform.
+        smoothing: the classes that receive it: ``uniform`` for all, ``others`` for all but the
+            target.
+        unit: keeps the norm of about 1, with which a softmax is nearly uniform.
     """
     GIFTLoss(
         gamma=gamma, label_smoothing=label_smoothing, smoothing=smoothing
@@ -71,7 +72,7 @@ def refine(
 def compose(
     outer: Callable[..., Objective], inner: Callable[..., Objective]
 ) -> Callable[..., Objective]:
-    """The function that applies ``outer`` to what ``inner`` makes; it has the options of both."""
+    """A function that applies ``outer`` to the result of ``inner`` and has the options of both."""
     parameters = inspect.signature(outer).parameters.values()
     own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     signature = inspect.signature(inner)

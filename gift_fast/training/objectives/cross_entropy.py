@@ -1,4 +1,4 @@
-"""Losses that are a cross-entropy: with the hard label, the soft label, or both (WSLD)."""
+"""Cross-entropy losses: CE with the hard label, soft CE, and WSLD with both."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gift_fast.training.objectives.option_checks import (
 
 
 def ce(*, label_smoothing: float = 0.0) -> Objective:
-    """Cross-entropy with the hard label, as ``F.cross_entropy``; the soft label is not read.
+    """Cross-entropy with the hard label, as in ``F.cross_entropy``; soft labels are not read.
 
     Args:
-        label_smoothing: mass of the hard label that is spread evenly over all C classes (Szegedy et
-            al., CVPR 2016).
+        label_smoothing: mass of the hard label that is spread over all C classes (Szegedy et al.,
+            CVPR 2016).
     """
     holds = 0.0 <= label_smoothing <= 1.0
     require(holds, "loss 'ce': label_smoothing", label_smoothing, "in [0, 1]")
@@ -33,7 +33,7 @@ def ce(*, label_smoothing: float = 0.0) -> Objective:
 
 
 def softce() -> Objective:
-    """Cross-entropy of softmax(z) with softmax(t), as DATM's code trains its students."""
+    """Cross-entropy of softmax(z) with softmax(t), the loss of DATM's code."""
 
     def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
         if isinstance(soft_labels, TopKLabels):
@@ -46,10 +46,10 @@ def softce() -> Objective:
 def wsld(*, temperature: float = 2.0, alpha: float = 2.5) -> Objective:
     """Weighted soft labels (Zhou, Song, Chen, Zhou, Wang, Yuan and Zhang, ICLR 2021).
 
-    CE + alpha * T^2 * w * [cross-entropy of softmax(z / T) with softmax(t / T)]. The row's weight
-    w = 1 - exp(-CE(z, y) / CE(t, y)), at temperature 1 and not differentiated, is small where the
-    student already does better than the teacher. The defaults are the authors' for ImageNet-1K;
-    theirs for CIFAR-100 are ``wsld:temperature=4,alpha=2.25``.
+    CE + alpha * T^2 * w * [cross-entropy of softmax(z / T) with softmax(t / T)]. The weight of a
+    row, w = 1 - exp(-CE(z, y) / CE(t, y)), at temperature 1 and without gradient, is small if the
+    student is better than the teacher. The defaults are the authors' for ImageNet-1K; for
+    CIFAR-100, they use ``wsld:temperature=4,alpha=2.25``.
 
     Args:
         temperature: T.
@@ -65,7 +65,7 @@ def wsld(*, temperature: float = 2.0, alpha: float = 2.5) -> Objective:
             of_teacher = log_sum - value_at(soft_labels, target)
         else:
             of_teacher = F.cross_entropy(soft_labels, target, reduction="none")
-        weight = -torch.expm1(-hard / (of_teacher + 1e-7)).detach()  # 1e-7: as the authors' code
+        weight = -torch.expm1(-hard / (of_teacher + 1e-7)).detach()  # 1e-7 as in the authors' code
         soft = cross_entropy(logits / temperature, scaled(soft_labels, temperature))
         return (hard + alpha * temperature**2 * weight * soft).mean()
 

@@ -1,4 +1,4 @@
-"""Losses that are a KL divergence from the soft label: KL, LPQLD's annealed KL, and KD."""
+"""KL divergence losses: KL, KD, and LPQLD's annealed KL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gift_fast.training.objectives.option_checks import (
 )
 
 STUDENT_TEMPERATURES = [k / 100 for k in range(1, 101)]
-"""Among which the student's temperature of ``annealed-kl`` is chosen."""
+"""Candidates for the student's temperature in ``annealed-kl``."""
 
 
 def kl(*, temperature: float = 20.0, scale_t2: bool = False) -> Objective:
@@ -25,9 +25,9 @@ def kl(*, temperature: float = 20.0, scale_t2: bool = False) -> Objective:
 
     Args:
         temperature: T.
-        scale_t2: multiplies by T^2, which keeps the gradient's scale (Hinton, Vinyals and Dean,
-            2015). The code of SRe2L, RDED and GIFT leaves it out, so at T = 20 its gradient is
-            about 1/400 of the usual one.
+        scale_t2: multiplies by T^2, so that the scale of the gradient does not depend on T (Hinton,
+            Vinyals and Dean, 2015). The code of SRe2L, RDED and GIFT does not, so at T = 20 its
+            gradient is about 1/400 of the usual one.
     """
     require_temperature("kl", temperature)
     factor = temperature**2 if scale_t2 else 1.0
@@ -57,11 +57,11 @@ def kd(*, temperature: float = 4.0, weight: float = 0.9) -> Objective:
 
 
 class FittedTemperature:
-    """A student's temperature that is chosen again after every epoch, on its last batch.
+    """The student's temperature, chosen after every epoch on the epoch's last batch.
 
     Attributes:
-        value: of the next epoch.
-        last: logits, soft labels at their temperature, of the last batch; None before the first.
+        value: temperature of the next epoch.
+        last: logits and tempered soft labels of the last batch; None before the first.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class FittedTemperature:
         self.last: tuple[Tensor, SoftLabels] | None = None
 
     def end_epoch(self) -> None:
-        """See :class:`LossState`. The first of equally good temperatures is taken."""
+        """See :class:`LossState`. Of equally good temperatures, the smallest is chosen."""
         assert self.last is not None
         logits, soft_labels = self.last
         with torch.no_grad():
@@ -96,16 +96,16 @@ def annealed_kl(
     least: float = 2.0,
     student_temperature: float = 0.0,
 ) -> Objective:
-    """KL(softmax(t / T) || softmax(z / S)) with a falling T and a fitted S, as LPQLD trains.
+    """KL(softmax(t / T) || softmax(z / S)) with decreasing T and fitted S, the loss of LPQLD.
 
-    T is multiplied by ``factor`` in every epoch whose number, counted from 1, is a multiple of
-    ``every``, from that epoch on, and never falls below ``least``. S is 1 in the first epoch; after
-    every epoch, the best of 0.01, 0.02, ..., 1 on the epoch's last batch is taken, by the loss.
+    T is multiplied by ``factor`` at epochs ``every``, 2 * ``every``, ..., counted from 1, but is at
+    least ``least``. S is 1 in the first epoch. After every epoch, S is set to the value of 0.01,
+    0.02, ..., 1 that has the lowest loss on the epoch's last batch.
 
     Args:
-        temperature: T in the first epochs.
-        factor: by which T falls.
-        every: epochs.
+        temperature: T at the start.
+        factor: by which T is multiplied.
+        every: number of epochs between decreases of T.
         least: lower bound of T.
         student_temperature: S for the whole run; 0 fits it.
     """

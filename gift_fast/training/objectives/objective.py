@@ -14,7 +14,7 @@ from gift_fast.loss.reference import autocast_off, compute_dtype
 from gift_fast.training.label_forms import as_logits, with_rest
 
 SoftLabels = Tensor | TopKLabels
-"""Dense (N, C), or the largest values of each row."""
+"""Dense (N, C), or top-k."""
 
 Formula = Callable[[Tensor, Any, Tensor, int], Tensor]
 """(logits (N, C), soft_labels (N, C), target (N), epoch from 1) -> scalar."""
@@ -23,49 +23,51 @@ MixedFormula = Callable[[Tensor, Any, Tensor, Tensor, float | Tensor], Tensor]
 """(logits, soft_labels, target, mixed_target (N), weight of target) -> scalar."""
 
 Reads = Literal["softmax", "vector", "logits"]
-"""What a loss reads of soft labels: their softmax at some temperature; their direction as a vector;
-or their values as logits."""
+"""What a loss depends on: the softmax of the soft labels at some temperature, their direction as
+vectors, or their values as logits."""
 
 READABLE: dict[Reads, tuple[Kind, ...]] = {
     "softmax": ("logits", "logits without rest", "probabilities"),
     "vector": ("logits", "probabilities"),
     "logits": ("logits",),
 }
-"""The kinds of stored labels that a loss can be trained on. Probabilities give the logits of their
-softmax up to a constant, and a softmax alone does not depend on it."""
+"""The kinds of stored labels that a loss accepts. Probabilities determine logits up to a constant,
+which does not change a softmax."""
 
 
 class LossState(Protocol):
-    """What a loss remembers from epoch to epoch; a part of checkpoints."""
+    """The state of a loss that changes with the epochs; a part of checkpoints."""
 
     def end_epoch(self) -> None:
         """Called after the last step of every epoch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values from which a resumed run continues."""
+        """The state as plain values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts back what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss, with what it reads, in a precision of its own.
+    """A loss and the inputs that it needs.
 
-    The formula gets logits and soft labels in float32 (float64 for float64 logits) and runs outside
-    autocast, so the loss of half-precision logits is that of the same numbers in float32.
+    The formula receives logits and soft labels in float32 (float64 for float64 logits) and runs
+    outside of autocast, so half-precision logits give the loss of the same numbers in float32.
 
     Attributes:
-        formula: the loss of a batch whose images have one hard label each.
-        reads_target: whether the hard label matters; where not, mixed batches cost no second pass.
-        reads_soft_labels: whether the soft label matters; where not, no teacher is needed.
-        takes_any_dtype: the formula itself sees to its precision, and nothing is cast for it.
-        mixed_formula: the loss of a batch with two hard labels per image in a single call; None
-            calls ``formula`` for each of them.
-        reads: what is read of the soft labels, which says which kinds of them are accepted.
-        state: what the loss remembers from epoch to epoch, or None.
-        takes_top_k: whether the formulas take :class:`~gift_fast.TopKLabels`; where not, they get
-            the dense labels.
+        formula: the loss of a batch with one hard label per image.
+        reads_target: whether the loss depends on the hard label; if not, mixed batches need no
+            second call.
+        reads_soft_labels: whether the loss depends on the soft label; if not, no teacher is needed.
+        takes_any_dtype: whether the formula handles all floating-point types, so that its inputs
+            are not cast.
+        mixed_formula: the loss of a batch with two hard labels per image; None calls ``formula``
+            for each of them.
+        reads: what the loss depends on, which determines the kinds of soft labels it accepts.
+        state: what the loss carries from one epoch to the next, or None.
+        takes_top_k: whether the formulas accept :class:`~gift_fast.TopKLabels`; if not, they
+            receive the dense labels.
 
     Example:
         >>> import torch
@@ -94,28 +96,27 @@ class Objective:
         weight: float | Tensor = 1.0,
         temperature: float | None = None,
     ) -> Tensor:
-        """The loss of a batch, a scalar.
+        """Compute the loss of a batch, a scalar.
 
         Args:
-            logits: (N, C), the student's, in any floating type.
-            soft_labels: (N, C), in any floating type, or the largest of each row as
-                :class:`~gift_fast.TopKLabels`; None for a loss that does not read them.
+            logits: (N, C), the student's, in any floating-point type.
+            soft_labels: (N, C), in any floating-point type, or :class:`~gift_fast.TopKLabels`; None
+                for a loss that does not read them.
             target: (N) int64 hard labels.
-            epoch: from 1; some losses are warmed up.
-            mixed_target: (N) int64, the hard labels of what mixup or cutmix mixed in; a loss that
+            epoch: from 1; some losses have a warmup.
+            mixed_target: (N) int64, the partners' hard labels under mixup or cutmix; a loss that
                 reads hard labels is then weight * L(target) + (1 - weight) * L(mixed_target).
-            weight: of ``target``: mixup's lambda, or the part of the image that cutmix has left.
-            temperature: None for soft labels that are logits; else that of the softmax of which
-                they are the probabilities.
+            weight: of ``target``: mixup's lambda, or the area that cutmix did not replace.
+            temperature: of the softmax, if the soft labels are probabilities; None for logits.
 
         Raises:
-            ValueError: the soft labels are missing or of another shape than the logits, they are
-                probabilities and the loss reads logits, or the formula's loss is no scalar.
+            ValueError: the soft labels are missing or do not have the shape of the logits; they
+                are probabilities and the loss reads logits; or the formula returns no scalar.
         """
         if not self.reads_soft_labels:
-            soft_labels = logits  # any tensor would do
+            soft_labels = logits  # not read
         elif soft_labels is None:
-            raise ValueError("soft_labels must be a tensor, since the loss reads them; got None")
+            raise ValueError("soft_labels must be given for this loss, got None")
         else:
             check_shape(soft_labels, logits)
             soft_labels = self.readable(soft_labels, logits, temperature)
@@ -128,7 +129,7 @@ class Objective:
             loss = self.formula(logits, soft_labels, target, epoch)
             if loss.ndim:
                 raise ValueError(
-                    f"the loss must give a scalar, got a tensor of shape {tuple(loss.shape)}"
+                    f"the loss must return a scalar, got a tensor of shape {tuple(loss.shape)}"
                 )
             if mixed is None:
                 return loss
@@ -138,12 +139,12 @@ class Objective:
     def readable(
         self, soft_labels: Tensor | TopKLabels, logits: Tensor, temperature: float | None
     ) -> Tensor | TopKLabels:
-        """The soft labels in the form and the precision that the formula takes."""
+        """The soft labels in the form and the precision that the formula needs."""
         classes = logits.shape[-1]
         if temperature is not None and self.reads == "logits":
             raise ValueError(
                 "soft_labels must be logits for this loss, got probabilities, which determine "
-                "logits up to a constant only; losses that read a softmax take them: kl, softce, kd"
+                "logits only up to a constant; use a loss that reads a softmax: kl, softce, kd"
             )
         if isinstance(soft_labels, TopKLabels) and not self.takes_top_k:
             soft_labels = soft_labels.dense(classes)
@@ -161,7 +162,7 @@ class Objective:
 
 
 def check_shape(soft_labels: Tensor | TopKLabels, logits: Tensor) -> None:
-    """Raises ValueError unless there is a soft label for every row, of as many classes."""
+    """Raise ValueError unless the shape of the soft labels fits that of the logits."""
     if isinstance(soft_labels, Tensor):
         if soft_labels.shape != logits.shape:
             raise ValueError(

@@ -23,7 +23,7 @@ def mse() -> Objective:
 
 
 def cosine() -> Objective:
-    """1 - cos(z, t): GIFT without the refinement, through the same kernel."""
+    """1 - cos(z, t): GIFT without refinement, computed by the same kernels."""
     criterion = GIFTLoss(gamma=0.0)
 
     def loss(logits: Tensor, soft_labels: SoftLabels, target: Tensor, epoch: int) -> Tensor:
@@ -43,18 +43,19 @@ def gift(
     soft_label_temperature: float = 0.0,
     blend: str = "convex",
 ) -> Objective:
-    """:func:`gift_fast.gift_loss` (Shang, Sun and Lin, ICLR 2025), through its kernels.
+    """GIFT (Shang, Sun and Lin, ICLR 2025), computed by :func:`gift_fast.gift_loss`.
 
-    The authors' code is ``gift:smoothing=others,blend=added``.
+    The loss of the authors' code is ``gift:smoothing=others,blend=added``.
 
     Args:
-        gamma: weight of the hard label in the refined one.
+        gamma: weight of the hard label in the refined soft label.
         label_smoothing: mass taken from the hard label.
-        smoothing: where it goes: ``uniform`` to all classes, ``others`` to the wrong ones.
-        soft_label_temperature: T > 0 replaces t with softmax(t / T); 0 takes t as it is.
+        smoothing: the classes that receive it: ``uniform`` for all, ``others`` for all but the
+            target.
+        soft_label_temperature: T > 0 replaces t by softmax(t / T); 0 uses t.
         blend: of the two normalized labels: ``convex`` is gamma * h + (1 - gamma) * t, as in the
-            paper; ``added`` is gamma * h + t, as in the code: the same cosine as the convex one has
-            with gamma / (1 + gamma).
+            paper; ``added`` is gamma * h + t, as in the code, which has the same cosine as
+            ``convex`` with gamma / (1 + gamma).
     """
     require(blend in BLENDS, "loss 'gift': blend", repr(blend), f"one of {', '.join(BLENDS)}")
     criterion = GIFTLoss(

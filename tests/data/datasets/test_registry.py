@@ -14,7 +14,7 @@ ON_DISK = sorted(set(DATASETS) - {"digits", "fashion-mnist", "imagenet-subset"})
 
 @pytest.mark.parametrize("name", ON_DISK)
 def test_without_a_root_the_error_says_what_is_needed(name):
-    with pytest.raises(ValueError, match=f"root must be the folder that holds {name}, got None\n"):
+    with pytest.raises(ValueError, match=f"root must be .* {name}, got None\n"):
         load_dataset(name)
 
 
@@ -22,7 +22,7 @@ def test_without_a_root_the_error_says_what_is_needed(name):
 def test_an_empty_root_is_an_error_that_says_what_was_looked_for_where_and_how_to_get_it(
     tmp_path, name
 ):
-    message = f"root must hold {name}: looked for .* in {re.escape(str(tmp_path))}.*\n.+"
+    message = f"root must .* {name}: looked for .* in {re.escape(str(tmp_path))}.*\n.+"
     with pytest.raises(FileNotFoundError, match=message) as raised:
         load_dataset(name, tmp_path)
     if name != "folder":

@@ -57,18 +57,18 @@ def test_a_class_map_is_read_from_json_or_from_lines(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[0, 1, 1]", "class_map must name each class from 0 to 2 once, 2 is missing"),
-        ("[1, 2, 3]", "class_map must name each class from 0 to 2 once, 0 is missing"),
+        ("[0, 1, 1]", "class_map must have every class from 0 to 2 once, 2 is missing"),
+        ("[1, 2, 3]", "class_map must have every class from 0 to 2 once, 0 is missing"),
         ("[0, 1.0]", r"class_map must be a list of integers, got \[0, 1\.0\]"),
         ("[false, 1]", "class_map must be a list of integers"),
-        ("[0, 1", "must hold a class map: "),
+        ("[0, 1", "must contain a class map: "),
         ("", r"class_map must be a list of integers, got \[\]"),
         ("0 1\n1 0\n0 1\n", "every old class must have one line, 0 has two"),
         ("0 1\n2 0\n", "every old class must have a line, 1 has none"),
-        ("0 1\n1 1\n", "class_map must name each class from 0 to 1 once, 0 is missing"),
-        ("0 -1\n", "a line must hold two classes, old and new, got '0 -1'"),
-        ("ape bee\n", "a line must hold two classes, old and new, got 'ape bee'"),
-        ("0 1 2\n", "a line must hold two classes, old and new, got '0 1 2'"),
+        ("0 1\n1 1\n", "class_map must have every class from 0 to 1 once, 0 is missing"),
+        ("0 -1\n", "a line must have two classes, old and new, got '0 -1'"),
+        ("ape bee\n", "a line must have two classes, old and new, got 'ape bee'"),
+        ("0 1 2\n", "a line must have two classes, old and new, got '0 1 2'"),
     ],
 )
 def test_what_is_no_permutation_is_refused(tmp_path, text, message):
@@ -76,16 +76,16 @@ def test_what_is_no_permutation_is_refused(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ValueError, match=message) as raised:
         read_class_map(file)
-    assert str(raised.value).startswith(f"{file} must hold a class map: ")
+    assert str(raised.value).startswith(f"{file} must contain a class map: ")
 
 
 @pytest.mark.parametrize(
     ("class_map", "message"),
     [
-        ([1, 0, 2], "class_map must have every class of the set, 3 are too few for label 3"),
-        ([1, 0, 2, 3, 4], r"class_map must have as many classes as soft_labels \(4, 4\) .*, got 5"),
-        ([0, 1, 2, 2], "class_map must name each class from 0 to 3 once, 3 is missing"),
-        ([0, 1, 2, 4], "class_map must name each class from 0 to 3 once, 3 is missing"),
+        ([1, 0, 2], "class_map must have every class of the set, got 3 .* label 3"),
+        ([1, 0, 2, 3, 4], r"class_map must have .* soft_labels \(4, 4\), got 5"),
+        ([0, 1, 2, 2], "class_map must have every class from 0 to 3 once, 3 is missing"),
+        ([0, 1, 2, 4], "class_map must have every class from 0 to 3 once, 3 is missing"),
     ],
 )
 def test_a_map_of_other_classes_is_refused(class_map, message):

@@ -124,11 +124,11 @@ BROKEN = {
     ),
     "numbers of two lengths": (
         lambda root: (root / "new001").rename(root / "new01"),
-        r"numbers of one length",
+        r"numbers must .* the same length",
     ),
     "class twice": (
         lambda root: shutil.copytree(root / "new001", root / "new0001"),
-        r"each once",
+        r"numbers must be unique",
     ),
     "file of another name": (
         lambda root: (root / FIRST).rename(root / "new001/image.jpg"),
@@ -140,7 +140,7 @@ BROKEN = {
     ),
     "folder without images": (
         lambda root: (root / FIRST).unlink(),
-        r"new001 must hold images like class001_id000\.jpg, it is empty",
+        r"new001 must .* images like class001_id000\.jpg, it is empty",
     ),
     "truncated image": (
         lambda root: cut(root / FIRST),
@@ -211,7 +211,7 @@ def test_folders_of_any_names_are_taken_in_the_order_of_an_image_folder(tmp_path
     distilled = read_distilled("folder", tmp_path, animals)
     assert torch.equal(distilled.images, images)
     assert distilled.labels.tolist() == labels == [0, 0, 1, 1, 2, 2]
-    assert "in the order of their folders' names" in distilled.source
+    assert "in the order of the folders' names" in distilled.source
 
 
 def test_folders_named_as_the_classes_are_hold_those(tmp_path, animals):
@@ -221,7 +221,7 @@ def test_folders_named_as_the_classes_are_hold_those(tmp_path, animals):
     distilled = read_distilled("folder", tmp_path, backwards)
     assert torch.equal(distilled.images, images)  # stored labels count by this order
     assert distilled.labels.tolist() == [2, 2, 1, 1, 0, 0]
-    assert "by their classes' names" in distilled.source
+    assert "folders named by class" in distilled.source
 
 
 def test_names_may_differ_from_the_classes_in_case_and_punctuation(tmp_path, animals):
@@ -229,7 +229,7 @@ def test_names_may_differ_from_the_classes_in_case_and_punctuation(tmp_path, ani
     write_images(tmp_path, ["cat", "great_ape", "Zebra-Horse"], count=1)
     distilled = read_distilled("folder", tmp_path, named)
     assert distilled.labels.tolist() == [1, 2, 0]  # "Zebra" sorts before "cat"
-    assert "by their classes' names" in distilled.source
+    assert "folders named by class" in distilled.source
 
 
 def test_folders_named_as_those_of_the_real_images_hold_their_classes(tmp_path, animals):
@@ -237,7 +237,7 @@ def test_folders_named_as_those_of_the_real_images_hold_their_classes(tmp_path, 
     write_images(tmp_path, ["n01", "n02", "n03"], count=1)
     distilled = read_distilled("folder", tmp_path, listed)
     assert distilled.labels.tolist() == [1, 2, 0]
-    assert "named as the folders of animals" in distilled.source
+    assert "folders named as in animals" in distilled.source
 
 
 def test_a_set_in_wnid_folders_has_the_labels_of_a_listed_subset(tmp_path):
@@ -272,9 +272,9 @@ def test_numbered_folders_are_taken_by_number(tmp_path, animals, first):
     ("names", "message"),
     [
         (["0", "1"], "got 2 with numbers, which must be 0 to 2; missing: 2"),
-        (["0", "1", "3"], "missing: 2; not among them: 3"),
-        (["ape", "bee"], "2 have the name of a class, but there is no folder of cat"),
-        (["ape", "bee", "dog"], "no folder of cat and no class is called dog"),
+        (["0", "1", "3"], "missing: 2; unexpected: 3"),
+        (["ape", "bee"], "2 have the name of a class, but there is no folder for cat"),
+        (["ape", "bee", "dog"], "no folder for cat and there is no class dog"),
     ],
 )
 def test_missing_classes_are_named(tmp_path, animals, names, message):
@@ -287,10 +287,10 @@ def test_missing_classes_are_named(tmp_path, animals, names, message):
     ("damage", "message"),
     [
         (lambda root: shutil.rmtree(root / "b"), "a folder for each of the 3 classes.*got 2"),
-        (lambda root: (root / "b" / "0.gif").touch(), r"must hold images.*b/0\.gif"),
+        (lambda root: (root / "b" / "0.gif").touch(), r"must .* images.*b/0\.gif"),
         (
             lambda root: [f.unlink() for f in (root / "b").iterdir()],
-            "must hold images of every class: none of b",
+            r"must .* images of every class, .* none of b",
         ),
     ],
 )

@@ -155,11 +155,11 @@ def test_a_set_for_another_dataset_is_read_with_a_warning(tmp_path, animals, cap
     write_distilled(tmp_path / "native", distilled, replace(animals, name=name))
     read_distilled("gift-fast", tmp_path / "native", animals)
     assert len(caplog.messages) == 2 * warned
-    assert all("was made for plants, and is read for animals" in text for text in caplog.messages)
+    assert all("was made for plants and is read for animals" in text for text in caplog.messages)
 
 
 def test_a_class_map_for_labels_without_labels_is_refused(images, animals):
-    with pytest.raises(ValueError, match="labels_class_map must be None where labels is None"):
+    with pytest.raises(ValueError, match="labels_class_map must be None if labels is None"):
         read_distilled("sre2l", images, animals, labels_class_map=[0, 1, 2])
 
 
@@ -177,9 +177,9 @@ def test_a_set_with_soft_labels_takes_no_fkd_folder(tmp_path, labels, animals):
 
 
 def test_auto_says_what_it_took(tmp_path, images, animals):
-    assert "recognized as sre2l" in read_distilled("auto", images, animals).source
+    assert "detected format sre2l" in read_distilled("auto", images, animals).source
     listed = write_fkd(tmp_path / "listed", listed=True)
-    assert "recognized as lpld" in read_distilled("auto", images, animals, labels=listed).source
+    assert "detected format lpld" in read_distilled("auto", images, animals, labels=listed).source
 
 
 def test_auto_lists_what_every_format_needs_when_none_fits(tmp_path, animals):

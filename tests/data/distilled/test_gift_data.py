@@ -83,17 +83,17 @@ def test_the_file_may_have_any_name_when_it_is_given_itself(tmp_path, animals, n
     [
         (
             {"label": None},
-            r"data\.pt must hold .* keys \['data', 'dataset', 'label'\], got \['data', ",
+            r"data\.pt must .* keys \['data', 'dataset', 'label'\], got \['data', ",
         ),
-        ({"extra": 1}, r"data\.pt must hold a dictionary with the keys .*, got .*'extra'"),
+        ({"extra": 1}, r"data\.pt must .* a dictionary with the keys .*, got .*'extra'"),
         ({"data": torch.rand(4, 8, 8)}, r"data must be float .*, got float32 \(4, 8, 8\)"),
         (
             {"data": torch.zeros(4, 3, 8, 8).byte()},
-            r"data must be float images .* in \[0, 1\], got uint8 .*; bytes must be divided by 255",
+            r"data must be float images .* in \[0, 1\], got uint8 .*; divide uint8 images by 255",
         ),
-        ({"label": SOFT > 0.5}, r"soft_labels must be floating \(4, 3\), .* torch.bool"),
-        ({"data": 2 * torch.rand(4, 3, 8, 8) - 1}, r"images must lie in \[0, 1\], got -"),
-        ({"data": 255 * torch.rand(4, 3, 8, 8)}, r"images must lie in \[0, 1\].* divided by 255"),
+        ({"label": SOFT > 0.5}, r"soft_labels must be floating-point \(4, 3\), .* torch.bool"),
+        ({"data": 2 * torch.rand(4, 3, 8, 8) - 1}, r"images must be in \[0, 1\], got -"),
+        ({"data": 255 * torch.rand(4, 3, 8, 8)}, r"images must be in \[0, 1\].* divided by 255"),
         ({"data": torch.rand(4, 8, 8, 3)}, r"got \(4, 8, 8, 3\).*permute\(0, 3, 1, 2\)"),
         ({"data": torch.rand(4, 3, 8, 6)}, r"images must be \(N, C, S, S\), .*got \(4, 3, 8, 6\)"),
         (
@@ -102,7 +102,7 @@ def test_the_file_may_have_any_name_when_it_is_given_itself(tmp_path, animals, n
         ),
         ({"label": HARD[:3]}, r"label must be \(4,\), \(4, 1\) or \(4, 3\), .*got int64 \(3,\)"),
         ({"label": HARD + 1}, r"labels must be int64 from 0 to 2, the classes of animals, .* to 3"),
-        ({"label": HARD + 0.5}, r"label must hold whole numbers"),
+        ({"label": HARD + 0.5}, r"label must be whole numbers"),
         ({"label": SOFT.double() / 0}, r"soft_labels must be finite"),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_named(tmp_path, animals, contents, message):
 
 def test_keys_that_are_no_texts_are_named(tmp_path, animals):
     torch.save({"data": 1, 3: 1}, tmp_path / "data.pt")
-    with pytest.raises(ValueError, match=r"must hold a dictionary .*, got \['3', 'data'\]"):
+    with pytest.raises(ValueError, match=r"must .* a dictionary .*, got \['3', 'data'\]"):
         read_distilled("gift", tmp_path, animals)
 
 
@@ -124,6 +124,6 @@ def test_keys_that_are_no_texts_are_named(tmp_path, animals):
 def test_sparse_tensors_are_refused_with_what_to_do(tmp_path, animals, key):
     dense = {"data": torch.rand(4, 3, 8, 8), "label": SOFT}
     write_gift(tmp_path, **{key: dense[key].to_sparse()})
-    message = rf"{key} must be dense, got float32 .* sparse_coo; write {key}\.to_dense\(\)"
+    message = rf"{key} must be dense, got float32 .* sparse_coo;.* {key}\.to_dense\(\)"
     with pytest.raises(ValueError, match=message):
         read_distilled("gift", tmp_path, animals)

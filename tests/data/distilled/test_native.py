@@ -110,7 +110,7 @@ def test_another_class_order_is_refused_with_the_class_map_that_mends_it(tmp_pat
 def test_other_classes_are_named(tmp_path, animals):
     write_distilled(tmp_path / "set", BYTES, animals)
     other = replace(animals, class_names=("ape", "bee", "dog"))
-    with pytest.raises(ValueError, match=r"not among them: \['cat'\], missing: \['dog'\]"):
+    with pytest.raises(ValueError, match=r"unexpected: \['cat'\], missing: \['dog'\]"):
         read_distilled("gift-fast", tmp_path, other)
 
 
@@ -131,8 +131,8 @@ def rewrite(folder, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: rewrite(folder, format="other"), r"set\.json must hold .* 'gift-fast'"),
-        (lambda folder: rewrite(folder, version=2), r"set\.json must be of version 1, .*got 2"),
+        (lambda folder: rewrite(folder, format="other"), r"set\.json must .* 'gift-fast'"),
+        (lambda folder: rewrite(folder, version=2), r"set\.json must have version 1, got 2"),
         (lambda folder: rewrite(folder, whitened="no"), r"whitened must be a bool, got 'no'"),
         (lambda folder: rewrite(folder, learning_rate="1"), r"learning_rate must be a float or"),
         *(
@@ -145,7 +145,10 @@ def rewrite(folder, **changes):
                 (float("inf"), "learning_rate must be positive and finite, got inf"),
             ]
         ),
-        (lambda folder: rewrite(folder, class_names=[1, 2]), r"class_names must be texts, got \[1"),
+        (
+            lambda folder: rewrite(folder, class_names=[1, 2]),
+            r"class_names must be strings, got \[1",
+        ),
         (lambda folder: (folder / "set.json").write_text("{"), r"set\.json must be a JSON file"),
         (
             lambda folder: (folder / "set.safetensors").write_bytes(b"404"),
@@ -155,7 +158,7 @@ def rewrite(folder, **changes):
             lambda folder: safetensors.torch.save_file(
                 {"images": BYTES.images}, folder / "set.safetensors"
             ),
-            r"set\.safetensors must hold images, labels and perhaps soft_labels, got \['images'\]",
+            r"set\.safetensors must .* images, labels and .* soft_labels, got \['images'\]",
         ),
     ],
 )
@@ -175,7 +178,7 @@ def test_what_does_not_fit_is_named(tmp_path, animals, change, message):
         ),
         ({"labels": BYTES.labels + 1}, r"labels must be int64 from 0 to 2, .* from 1 to 3"),
         ({"labels": BYTES.labels.int()}, r"labels must be int64"),
-        ({"soft_labels": torch.rand(6, 4)}, r"soft_labels must be floating \(6, 3\), .* \(6, 4\)"),
+        ({"soft_labels": torch.rand(6, 4)}, r"soft_labels must be .* \(6, 3\), .* \(6, 4\)"),
     ],
 )
 def test_a_set_that_could_not_be_read_is_not_written(tmp_path, animals, change, message):
@@ -188,11 +191,11 @@ def test_a_folder_with_two_sets_is_refused(tmp_path, animals):
     for name in ("one", "two"):
         write_distilled(tmp_path / name, BYTES, animals)
     with pytest.raises(
-        ValueError, match=r"must hold one file NAME\.safetensors, got \['one', 'two'\]"
+        ValueError, match=r"must .* one file NAME\.safetensors, got \['one', 'two'\]"
     ):
         read_distilled("gift-fast", tmp_path, animals)
 
 
 def test_a_folder_is_no_name_to_write_under(tmp_path, animals):
-    with pytest.raises(ValueError, match="path must be the name of two files"):
+    with pytest.raises(ValueError, match="path must be the common name of two files"):
         write_distilled(tmp_path, BYTES, animals)

@@ -110,14 +110,14 @@ def test_empty_classes_are_named_with_what_they_hold(tmp_path):
     make(tmp_path, ["ant", "bee"])
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "picture").touch()
-    with pytest.raises(FileNotFoundError, match=r"none of cat; it holds cat/picture"):
+    with pytest.raises(FileNotFoundError, match=r"none of cat; .* cat/picture"):
         images_of_classes(tmp_path, ["ant", "bee", "cat"])
 
 
 def test_images_of_kinds_that_image_folder_passes_over_are_refused(tmp_path):
     make(tmp_path, ["ant"])
     (tmp_path / "ant" / "1.gif").touch()
-    with pytest.raises(ValueError, match=r"1 has another: ant/1\.gif"):
+    with pytest.raises(ValueError, match=r"1 of other types: ant/1\.gif"):
         images_of_classes(tmp_path, ["ant"])
 
 

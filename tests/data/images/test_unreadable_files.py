@@ -69,7 +69,7 @@ def test_images_of_another_size_are_found_where_none_is_resized(tmp_path):
     write_image(tmp_path / "0.png", 8, 8)
     write_image(tmp_path / "1.png", 9, 8)
     split = FileSplit(tmp_path, ("0.png", "1.png"), torch.tensor([0, 1]), side=8)
-    with pytest.raises(ValueError, match=r"1\.png must be of 8 x 8 pixels, got 9 x 8"):
+    with pytest.raises(ValueError, match=r"1\.png must .* 8 x 8 pixels, got 9 x 8"):
         check_readable(split, tmp_path / "cache")
 
 

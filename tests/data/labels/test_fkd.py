@@ -208,7 +208,7 @@ def test_an_epoch_is_read_without_the_files_of_earlier_ones(copy):
 
 
 def test_there_is_no_epoch_after_the_last(stored):
-    with pytest.raises(IndexError, match=r"epoch must be from 0 to 2, for .*fkd, got 3"):
+    with pytest.raises(IndexError, match=r"epoch must be from 0 to 2 for .*fkd, got 3"):
         stored.open().epoch(3)
 
 
@@ -330,7 +330,7 @@ class TestPrunedLabels:
 
     def test_epochs_that_are_not_listed_are_refused(self, pruned):
         shutil.copytree(pruned.folder / "epoch_0", pruned.folder / "epoch_3")
-        with pytest.raises(ValueError, match=r"must hold the 3 epochs that .* lists, it holds 4"):
+        with pytest.raises(ValueError, match=r"must .* the 3 epochs of .*, got 4"):
             pruned.open()
 
 
@@ -366,7 +366,7 @@ class TestLabelsOfOtherImages:
         written = relabel(
             tmp_path / "fkd", n=250, batch_size=64, epochs=2, mixing=mixing, teacher_order=order
         )
-        with pytest.raises(ValueError, match="numbers the classes differently; --labels-class-map"):
+        with pytest.raises(ValueError, match=r"has another class order; .* --labels-class-map"):
             written.open()
         assert written.open(class_map=order).agreement().share > 0.85
 
@@ -379,7 +379,7 @@ class TestLabelsOfOtherImages:
     def test_an_audit_may_open_what_does_not_agree(self, tmp_path):
         labels = relabel(tmp_path / "fkd", seed=7).open(verify=False)
         assert labels.agreement().near_chance
-        with pytest.raises(ValueError, match="must name the classes of their images"):
+        with pytest.raises(ValueError, match="must predict the classes of their images"):
             labels.verify()
 
     def test_labels_that_can_tell_nothing_are_taken(self, stored):
@@ -406,22 +406,22 @@ class TestLabelsOfOtherImages:
 
 class TestDamagedFolders:
     def test_an_empty_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"in epoch_0/batch_0.tar; it holds nothing"):
+        with pytest.raises(FileNotFoundError, match=r"epoch_0/batch_0.tar, got an empty folder"):
             FkdLabels(tmp_path, labels_of(50), CLASSES)
 
     def test_a_folder_around_the_right_one(self, copy):
-        with pytest.raises(FileNotFoundError, match=r"epoch_0/batch_0.tar; it holds fkd"):
+        with pytest.raises(FileNotFoundError, match=r"epoch_0/batch_0.tar, got fkd"):
             FkdLabels(copy.folder.parent, copy.labels, CLASSES)
 
     def test_a_missing_epoch(self, copy):
         shutil.rmtree(copy.folder / "epoch_1")
-        with pytest.raises(FileNotFoundError, match="must hold epoch_1, as it holds epoch_2"):
+        with pytest.raises(FileNotFoundError, match=r"must .* epoch_1, because it has epoch_2"):
             copy.open()
 
     @pytest.mark.parametrize("batch", [1, 3])
     def test_a_missing_batch(self, copy, batch):
         copy.path(1, batch).unlink()
-        message = rf"epoch_1 must hold 4 batches .* batch_{batch}.tar is missing"
+        message = rf"epoch_1 must .* 4 batches .* batch_{batch}.tar is missing"
         with pytest.raises(FileNotFoundError, match=message):
             copy.open()
 
@@ -442,8 +442,8 @@ class TestDamagedFolders:
         ("n", "message"),
         [
             (60, r"epoch_0/batch_3.tar must have 12 rows, .* 60 images in batches of 16, got 2"),
-            (100, r"epoch_0 must hold 7 batches of 16 images .* for 100 images; batch_4.tar is"),
-            (30, r"epoch_0 must hold 2 batches of 16 images each, for 30 images; got 4"),
+            (100, r"epoch_0 must .* 7 batches of 16 images, for 100 images; batch_4.tar is"),
+            (30, r"epoch_0 must .* 2 batches of 16 images, for 30 images; got 4"),
         ],
     )
     def test_labels_for_another_number_of_images(self, stored, n, message):
@@ -452,7 +452,7 @@ class TestDamagedFolders:
 
     def test_labels_for_another_number_of_classes(self, stored):
         with pytest.raises(
-            ValueError, match=r"batch_0.tar: logits must be floating \(16, 7\), got float16 \(16, 5"
+            ValueError, match=r"batch_0.tar: logits must be .* \(16, 7\), got float16 \(16, 5"
         ):
             FkdLabels(stored.folder, stored.labels, 7)
 
@@ -473,7 +473,7 @@ class TestDamagedFolders:
         [
             (0, torch.rand(16, 3), r"coords must be float32 \(B, 4\), got float32 \(16, 3\)"),
             (0, torch.full((16, 4), 0.7), r"coords must be boxes within \[0, 1\], got 0.7 to 0.7"),
-            (0, torch.rand(5, 4) / 2 + 0.01, r"logits must be floating \(5, 5\)"),
+            (0, torch.rand(5, 4) / 2 + 0.01, r"logits must be floating-point \(5, 5\)"),
             (1, torch.zeros(16), r"cutout must be float32 \(16, 7\), got float32 \(16,\)"),
             (1, None, r"flip must be bool \(16\), got NoneType"),
             (
@@ -498,10 +498,10 @@ class TestDamagedFolders:
     def test_a_file_of_another_kind(self, copy):
         labels = copy.open()
         copy.rewrite(1, 0, lambda items: items.append(torch.arange(16)))
-        with pytest.raises(ValueError, match=r"epoch_1/batch_0.tar must hold 6 items, .* got 7"):
+        with pytest.raises(ValueError, match=r"epoch_1/batch_0.tar must .* 6 items, .* got 7"):
             list(labels.epoch(1))
         torch.save({"images": torch.zeros(3)}, copy.path(1, 0))
-        with pytest.raises(ValueError, match="must hold a list of 6, 7 or 8 items, got dict"):
+        with pytest.raises(ValueError, match=r"must .* a list of 6, 7 or 8 items, got dict"):
             list(labels.epoch(1))
 
     @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ class TestDamagedFolders:
             FkdLabels(stored.folder, labels, CLASSES)
 
     def test_a_class_map_that_is_no_permutation(self, stored):
-        with pytest.raises(ValueError, match="class_map must hold every class from 0 to 4 once"):
+        with pytest.raises(ValueError, match="class_map must have every class from 0 to 4 once"):
             stored.open(class_map=torch.tensor([0, 1, 1, 2, 3]))
 
 

@@ -167,7 +167,9 @@ def test_labels_of_other_images_are_refused(tmp_path):
     folder = write_labels(tmp_path, "MS")
     for label in range(CLASSES):
         (folder / f"new{label:03d}").rename(folder / f"a{(label + 2) % CLASSES}")
-    with pytest.raises(ValueError, match="must name the classes of their images, but in the first"):
+    with pytest.raises(
+        ValueError, match="must predict the classes of their images, but in the first"
+    ):
         FkdImageLabels(folder, LABELS, CLASSES)
 
 

@@ -192,7 +192,7 @@ def changed(item, value):
         (changed(0, lambda x: x.float()), r"coords must be float16 \(B, 4\), got float32"),
         (changed(5, lambda x: 9 * x.log()), r"labels must be probabilities, .* logits are FKD's"),
         (changed(5, lambda x: x / 2), r"labels must be probabilities, with rows that sum to 1"),
-        (changed(5, lambda x: x[:, :3]), r"probabilities must be floating \(16, 5\), got"),
+        (changed(5, lambda x: x[:, :3]), r"probabilities must be floating-point \(16, 5\), got"),
         (changed(5, lambda x: x * torch.nan), r"probabilities must be finite, 16 of 16 rows"),
         (changed(2, lambda x: x + 16), r"mix_index must be from 0 to 15, got 16 to 31"),
     ],

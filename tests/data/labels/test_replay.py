@@ -192,13 +192,13 @@ def test_images_that_are_not_the_batchs_are_refused():
 
 @pytest.mark.parametrize("part", [(3, 3), (-1, 4), (5, 11)])
 def test_a_part_must_lie_within_the_batch(part):
-    with pytest.raises(ValueError, match=r"part must lie within \(0, 10\) and not be empty"):
+    with pytest.raises(ValueError, match=r"part must be within \(0, 10\) and not be empty"):
         replay(torch.rand(10, 3, 12, 12), mixed_batch("cutmix"), 8, part)
 
 
 def test_a_side_smaller_than_the_labels_were_made_on_is_refused():
     batch = mixed_batch("cutmix")
-    with pytest.raises(ValueError, match=r"at least 8 pixels for the box \(0, 3, 5, 8\)"):
+    with pytest.raises(ValueError, match=r"at least 8 pixels for .* box \(0, 3, 5, 8\)"):
         replay(torch.rand(10, 3, 12, 12), batch, 6)
     with pytest.raises(ValueError, match="at least 8 pixels"):
         batch.mix_weight(6)
