@@ -83,7 +83,7 @@ def test_a_downloaded_folder_becomes_a_table(fresh, capsys):
     assert "learning_rate    0.001" in printed.err
     assert "detected format rded" in printed.err
     assert "[2/2] seed 1: top-1 " in printed.err
-    assert "top-1 of the last epoch: " in printed.out
+    assert "top-1 after the last epoch: " in printed.out
     assert "ddof 0" in printed.out
     runs = written(fresh)
     assert sorted(run["config"]["seed"] for run in runs) == [0, 1]
