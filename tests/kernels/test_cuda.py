@@ -21,6 +21,9 @@ needs_host_compiler = pytest.mark.skipif(
 )
 
 
+# Compilers take minutes for these files, and an hour where the machine is busy.
+takes_long = pytest.mark.timeout(7200)
+
 PROGRAMS = ("check_cuda", "check_top_k_cuda")
 
 
@@ -40,6 +43,7 @@ def programs(tmp_path_factory):
 
 
 @needs_host_compiler
+@takes_long
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("seed", [None, "1"], ids=["in order", "shuffled"])
 def test_the_kernels_are_right_in_whatever_order_threads_and_blocks_run(programs, name, seed):
@@ -49,6 +53,7 @@ def test_the_kernels_are_right_in_whatever_order_threads_and_blocks_run(programs
 
 
 @needs_host_compiler
+@takes_long
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers(tmp_path, name):
     program = build(name, tmp_path, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -183,8 +188,6 @@ needs_disassembler = pytest.mark.skipif(
     disassembler("cuobjdump") is None or disassembler("nvdisasm") is None,
     reason="needs cuobjdump and nvdisasm, of the CUDA toolkit or of the Triton wheel",
 )
-# nvcc compiles for minutes, and for an hour where the machine is busy.
-takes_long = pytest.mark.timeout(7200)
 for_every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
 
 
