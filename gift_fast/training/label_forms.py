@@ -1,8 +1,8 @@
-"""Sums over a soft label's classes, of a dense label or of the k largest values of each row.
+"""Sums over the classes of soft labels, for dense and top-k labels.
 
-The functions for :class:`~gift_fast.TopKLabels` read the k kept classes and add what the other
-C - k have in common, so that no dense label (N, C) is built. Their definition is the same formula
-on ``labels.dense(C)``.
+For :class:`~gift_fast.TopKLabels`, the functions read the k kept classes and add the terms of the
+other C - k, which are equal, without creating dense labels (N, C). The result is that of
+``labels.dense(C)``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gift_fast.loss import TopKLabels
 
 
 class TopKSoftmax(NamedTuple):
-    """The softmax of compressed labels.
+    """The softmax of top-k labels.
 
     Attributes:
         kept: (N, k) probabilities of the kept classes.
@@ -47,10 +47,10 @@ class TopKSoftmax(NamedTuple):
 
 
 def as_logits(labels: Tensor | TopKLabels, temperature: float) -> Tensor | TopKLabels:
-    """Probabilities after a softmax at a temperature T, as logits T log p.
+    """Convert probabilities after a softmax at a temperature T to logits T log p.
 
-    They are the logits that the softmax was taken of, up to a constant per row; a probability of 0
-    becomes -inf.
+    They are the logits before the softmax, up to a constant per row; a probability of 0 becomes
+    -inf.
 
     Example:
         >>> logits = torch.tensor([[3.0, 1.0, -4.0]])
@@ -67,7 +67,7 @@ def as_logits(labels: Tensor | TopKLabels, temperature: float) -> Tensor | TopKL
 
 
 def with_rest(labels: TopKLabels, num_classes: int) -> TopKLabels:
-    """The labels with the value of the other classes, which is computed if ``rest`` is None."""
+    """Compute the value of the other classes if ``rest`` is None."""
     values, indices, rest = labels
     if rest is None:
         others = num_classes - values.shape[-1]
@@ -79,13 +79,13 @@ def with_rest(labels: TopKLabels, num_classes: int) -> TopKLabels:
 def top_k_softmax(
     labels: TopKLabels, num_classes: int, without: Tensor | None = None
 ) -> TopKSoftmax:
-    """The softmax of compressed labels, of all classes or of all but one.
+    """The softmax of top-k labels, over all classes or all but one.
 
     Args:
         labels: values (N, k), indices (N, k), rest (N).
         num_classes: C.
-        without: (N) int64, for each row a class to leave out, whose probability is then 0; None
-            for all classes.
+        without: (N) int64, the class that is excluded in each row, whose probability is then 0;
+            None for all classes.
     """
     values, indices, rest = labels
     assert rest is not None
@@ -107,7 +107,7 @@ def top_k_softmax(
 
 
 def expected_logit(soft: TopKSoftmax, logits: Tensor, without: Tensor | None = None) -> Tensor:
-    """(N) sum of p_j z_j, of all classes or of those that the softmax does not leave out.
+    """(N) sum of p_j z_j, over all classes or over those that the softmax includes.
 
     Args:
         soft: the softmax p.
@@ -142,8 +142,7 @@ def cross_entropy(logits: Tensor, labels: Tensor | TopKLabels) -> Tensor:
 def divergence(logits: Tensor, labels: Tensor | TopKLabels) -> Tensor:
     """KL(softmax(labels) || softmax(logits)), averaged over rows."""
     if isinstance(labels, Tensor):
-        # Probabilities, not their logarithms: a class that the teacher rules out with a logit of
-        # -inf then counts for nothing.
+        # Probabilities, not their logarithms, so that a class with a logit of -inf contributes 0.
         teacher = F.softmax(labels, dim=-1)
         return F.kl_div(F.log_softmax(logits, dim=-1), teacher, reduction="batchmean")
     soft = top_k_softmax(labels, logits.shape[1])
@@ -157,7 +156,7 @@ def squared_error(logits: Tensor, labels: Tensor | TopKLabels) -> Tensor:
         return F.mse_loss(logits, labels)
     values, indices, rest = labels
     assert rest is not None
-    # The sum of (z - u)^2 over all classes, from mean and variance: nothing cancels.
+    # The sum of (z - u)^2 over all classes, from mean and variance, to avoid cancellation.
     variance, mean = torch.var_mean(logits, 1, correction=0)
     everywhere = logits.shape[1] * (variance + (mean - rest).square())
     kept = logits.gather(1, indices.long())
@@ -166,7 +165,7 @@ def squared_error(logits: Tensor, labels: Tensor | TopKLabels) -> Tensor:
 
 
 def scaled(labels: Tensor | TopKLabels, temperature: float) -> Tensor | TopKLabels:
-    """Labels divided by a temperature."""
+    """Divide labels by a temperature."""
     if isinstance(labels, Tensor):
         return labels / temperature
     values, indices, rest = labels

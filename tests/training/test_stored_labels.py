@@ -185,11 +185,15 @@ def test_a_run_in_parts_ends_with_the_same_bits_after_an_interruption(
 @pytest.mark.parametrize(
     ("name", "loss", "message"),
     [
-        ("hald", "mse", "which holds probabilities .* mse reads the teacher's logits themselves"),
-        ("hald", "refine+kl", "refine.kl reads the teacher's logits themselves"),
-        ("lpqld", "gift", "holds logits without rest .* gift reads a number for every class, or g"),
-        ("lpqld", "cosine", "no mass elsewhere .* cosine reads a number for every class"),
-        ("fkd", "mse+ce", "which holds probabilities .FKD, 3 of 10 probabilities"),
+        ("hald", "mse", "contains probabilities .* mse needs the teacher's logits"),
+        ("hald", "refine+kl", "refine.kl needs the teacher's logits"),
+        (
+            "lpqld",
+            "gift",
+            "contains logits without rest .* gift needs values for all classes .or use g",
+        ),
+        ("lpqld", "cosine", "no mass elsewhere .* cosine needs values for all classes"),
+        ("fkd", "mse+ce", "contains probabilities .FKD, 3 of 10 probabilities"),
     ],
 )
 def test_labels_that_a_loss_cannot_read_are_refused_before_training(

@@ -43,20 +43,20 @@ def decoupled(
     *,
     sampler_seed: int = SAMPLER_SEED,
 ) -> DistilledSet:
-    """Reads the images of SRe2L, CDA or G-VBSM, and the labels that were stored for them.
+    """Read the images of SRe2L, CDA or G-VBSM, and the labels that were stored for them.
 
-    Labels in the files of another project are recognized.
+    Labels in the format of another project are detected.
 
     Args:
-        path: holds ``new000``, ``new001`` and so on.
-        dataset: the real dataset, whose classes the folders have, in order.
+        path: contains ``new000``, ``new001`` and so on.
+        dataset: the real dataset, with the classes of the folders, in order.
         labels: the folder of the labels; None without stored labels.
         sampler_seed: seed of the order of six-item labels; see :class:`FkdLabels`.
 
     Raises:
         OSError: a folder or file is missing or cannot be opened.
-        ValueError: a class is missing or there is one too many; a file has another name, cannot be
-            decoded or has another size; the labels are damaged or not for these images.
+        ValueError: there are too few or too many classes; a file has another name, cannot be
+            decoded or has another size; or the labels are damaged or not for these images.
     """
     distilled = read_folders(path, DECOUPLED, dataset)
     if labels is not None and layout_of(labels) in ("lpqld", "fkd"):  # files with their order
@@ -73,15 +73,15 @@ def lpld(
     at_random: bool = True,
     keep: int = 0,
 ) -> DistilledSet:
-    """Reads the images of label pruning (LPLD), and the remaining labels.
+    """Read the images of label pruning (LPLD), and the remaining labels.
 
     Args:
         path: see :func:`decoupled`.
         dataset: see :func:`decoupled`.
         labels: see :func:`decoupled`.
         sampler_seed: see :func:`decoupled`.
-        at_random: draws the batches of every epoch from the remaining ones, as LPLD trains; False
-            replays epochs as stored.
+        at_random: draws the batches of every epoch from the remaining ones, as in LPLD's training;
+            False replays epochs as stored.
         keep: number of batches to keep; 0 keeps all.
 
     Raises:
@@ -108,14 +108,14 @@ def lpqld(
     at_random: bool = True,
     keep: int = 0,
 ) -> DistilledSet:
-    """Reads images as :func:`decoupled`, and the quantized labels of LPQLD.
+    """Read images as :func:`decoupled`, and the quantized labels of LPQLD.
 
     Args:
         path: see :func:`decoupled`.
         dataset: see :func:`decoupled`.
         labels: the folder with ``sampler_indices_batch.json``.
-        rest: what stands for the classes that are not stored; see :class:`LpqldLabels`.
-        at_random: draws the batches of every epoch from the stored ones, as LPQLD trains.
+        rest: value of the classes that are not stored; see :class:`LpqldLabels`.
+        at_random: draws the batches of every epoch from the stored ones, as in LPQLD's training.
         keep: number of batches to keep; 0 keeps all.
 
     Raises:
@@ -136,15 +136,15 @@ def hald(
     sampler_seed: int = SAMPLER_SEED,
     at_random: bool = True,
 ) -> DistilledSet:
-    """Reads images as :func:`decoupled`, and HALD's labels, one file per epoch.
+    """Read images as :func:`decoupled`, and HALD's labels, one file per epoch.
 
     Args:
         path: see :func:`decoupled`.
         dataset: see :func:`decoupled`.
         labels: the folder with ``epoch_0.tar``.
-        temperature: of the softmax that gave the stored probabilities.
-        sampler_seed: see :func:`decoupled`; of the order of the batches too.
-        at_random: draws the batches of an epoch from those of all stored epochs; false replays the
+        temperature: of the softmax of the stored probabilities.
+        sampler_seed: see :func:`decoupled`; also the seed of the order of the batches.
+        at_random: draws the batches of an epoch from those of all stored epochs; False replays the
             epochs as stored.
 
     Raises:
@@ -158,13 +158,13 @@ def hald(
 def fkd(
     path: Path, dataset: ImageDataset, labels: Path | None = None, *, rest: str = "auto"
 ) -> DistilledSet:
-    """Reads images as :func:`any_folder`, and FKD's own labels, one file per image.
+    """Read images as :func:`any_folder`, and FKD's labels, one file per image.
 
     Args:
-        path: holds a folder per class.
-        dataset: the real dataset, whose classes they are.
-        labels: the folder of the labels, with a folder per class.
-        rest: what stands for the classes that are not stored; see :class:`FkdImageLabels`.
+        path: contains one folder per class.
+        dataset: the real dataset, with the same classes.
+        labels: the folder of the labels, with one folder per class.
+        rest: value of the classes that are not stored; see :class:`FkdImageLabels`.
 
     Raises:
         OSError, ValueError: as :func:`any_folder`.
@@ -173,9 +173,9 @@ def fkd(
 
 
 def rded(path: Path, dataset: ImageDataset, labels: Path | None = None) -> DistilledSet:
-    """Reads the images of RDED from ``syn_data`` or the folder that holds it.
+    """Read the images of RDED from ``syn_data`` or its parent.
 
-    RDED stores no labels, because its teacher computes them in training; ``labels`` is for FKD
+    RDED stores no labels, because its teacher computes them during training; ``labels`` is for FKD
     labels that were computed separately.
 
     Raises:
@@ -187,24 +187,24 @@ def rded(path: Path, dataset: ImageDataset, labels: Path | None = None) -> Disti
 def any_folder(
     path: Path, dataset: ImageDataset, labels: Path | None = None, *, order: str = "auto"
 ) -> DistilledSet:
-    """Reads images from one folder per class, with any names.
+    """Read images from one folder per class, with any names.
 
-    A folder's class is found from its name: the name of a class, such as ``ankle boot``, or of the
-    folder of the real images, such as a wnid; case, punctuation and spaces are ignored. Folders
-    numbered from 0 or 1 without gaps are the classes in that order. Other names are sorted.
-    ``source`` says which rule was used. Images are in the order of
+    The class of a folder is determined from its name: the name of a class, such as ``ankle boot``,
+    or of the folder of the real images, such as a wnid; case, punctuation and spaces are ignored.
+    Folders numbered from 0 or 1 without gaps are the classes in that order. Other names are sorted.
+    ``source`` states the rule that was used. Images are in the order of
     ``torchvision.datasets.ImageFolder``.
 
     Args:
-        path: holds the folders.
-        dataset: the real dataset, whose classes they are.
+        path: contains the folders.
+        dataset: the real dataset, with the same classes.
         labels: the folder of FKD labels; None without stored labels.
         order: ``auto``, as above; ``name`` or ``number`` sorts the folders, see
             :func:`~gift_fast.data.images.class_folders.in_class_order`.
 
     Raises:
-        OSError: a folder is missing or cannot be opened, or a class has no image.
-        ValueError: a class is missing or there is one too many; the order is ambiguous; an image
+        OSError: a folder is missing or cannot be opened, or a class has no images.
+        ValueError: there are too few or too many classes; the order is ambiguous; or an image
             cannot be decoded or has another size.
     """
     folders = [folder.name for folder in visible(path) if folder.is_dir()]
@@ -218,7 +218,7 @@ def any_folder(
 
 
 def read_folders(root: Path, layout: Layout, dataset: ImageDataset) -> DistilledSet:
-    """The images of every class, at the side of the dataset, with their hard labels."""
+    """Read the images of every class, in the size of the dataset, with their hard labels."""
     files, labels = [], []
     for label, folder in enumerate(class_folders(root, layout, dataset)):
         found = class_files(folder, label, layout)
@@ -230,12 +230,12 @@ def read_folders(root: Path, layout: Layout, dataset: ImageDataset) -> Distilled
 def decoded(
     files: Sequence[Path], labels: Sequence[int], dataset: ImageDataset, root: Path
 ) -> DistilledSet:
-    """The images of files, at the side of the dataset.
+    """Decode images, in the size of the dataset.
 
     Args:
         files: N images, in the order of the set.
         labels: the class of each image.
-        dataset: the real dataset, which gives side and channels.
+        dataset: the real dataset, with the image size and the channels.
         root: the folder of the files.
     """
     images, stored = decode_images(files, dataset.channels, dataset.side)

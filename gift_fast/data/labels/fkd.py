@@ -199,8 +199,8 @@ class FkdLabels(StoredLabels):
                 order_of, order = epoch, self._order(epoch)
             yield self._read(epoch, batch, order)
 
-    def _order_in_words(self, where: str) -> str:
+    def _explain_order(self, where: str) -> str:
         if self._items > 6 or self._listed is not None:
             source = ORDER_FILE if self._items == 6 else "the files"
-            return super()._order_in_words(where).replace("the files", source)
+            return super()._explain_order(where).replace("the files", source)
         return order_of_sampler(self.seed, len(self.labels), where)

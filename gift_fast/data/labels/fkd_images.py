@@ -1,17 +1,18 @@
-"""FKD's own labels: one file per image, with a few numbers for each of its crops.
+"""FKD's labels: one file per image, with a few numbers for each of its crops.
 
-A file, ``train/{class folder}/{image}.tar``, is a list [coords, flip, labels] of NumPy arrays, as
-``torch.save`` writes it, for M crops of one image: coords (M, 4), flip bool (M), and labels in one
-of these forms:
+A file, ``train/{class folder}/{image}.tar``, is a list [coords, flip, labels] of NumPy arrays saved
+with ``torch.save``, for M crops of one image: coords (M, 4), flip bool (M), and labels in one of
+these forms:
 
 - hard, (M): the class with the largest probability
 - smoothing, (M, 2): that class, and its probability
 - MS and MR, (M, 2, k): the k most probable classes, and their probabilities
 
-The labels are float32 (hard ones int64), or float16, in which class numbers are exact up to 2,048
-only. Probabilities are those of a softmax at temperature 1. For the other classes, hard and MR
-leave nothing; smoothing and MS spread the remaining mass evenly. The files of MS and MR with the
-same k are equal: MR normalizes the k values to a sum of 1 when they are read.
+The labels are float32 (hard ones int64), or float16, which represents class numbers exactly only up
+to 2,048. Probabilities are those of a softmax at temperature 1. The other classes have no mass with
+hard and MR; smoothing and MS spread the remaining mass evenly over them. The files of MS and MR
+with
+the same k are equal: MR normalizes the k values to a sum of 1 when they are read.
 
 Source: Shen and Xing, ECCV 2022; szq0214/FKD, commit afd5294, ``FKD_SLG/generate_soft_label.py``
 and ``utils_FKD.py``.
@@ -45,22 +46,22 @@ RESTS = {
     "uniform": "the remaining mass evenly elsewhere",
     "zero": "nothing elsewhere",
 }
-"""What may stand for the classes that are not stored."""
+"""Values of the classes that are not stored."""
 
 LARGEST_HALF = 2048
-"""Whole numbers up to this one are exact in float16."""
+"""The largest n for which float16 represents all integers up to n exactly."""
 
 READ_BATCH = 64
-"""Images per batch if nobody has chosen a number, as in an audit."""
+"""Images per batch if no batch size was chosen, as in an audit."""
 
 COMPARED_IMAGES = 64
-"""Files whose first crops are compared with the images' classes, evenly from first to last."""
+"""Number of files, evenly spaced, whose first crops are compared with the images' classes."""
 
 
 class Crops(NamedTuple):
     """One image's file: coords (M, 4), flip (M), probabilities (M, k) and their classes (M, k).
 
-    And whether it holds classes alone, where the probabilities are 1.
+    ``is_hard`` is whether the file only has classes, whose probabilities are then 1.
     """
 
     coords: Tensor
@@ -71,26 +72,26 @@ class Crops(NamedTuple):
 
 
 class FkdImageLabels(StoredLabels):
-    """A folder of FKD's own labels, one file per image; see the module.
+    """A folder of FKD's labels, one file per image; see the module.
 
-    In every epoch, each image gives one of its crops, drawn at random, in a random order.
+    Every epoch uses one random crop of each image, in random order.
 
     Args:
-        folder: holds a folder per class, at any depth, with a file per image.
+        folder: contains one folder per class, at any depth, with one file per image.
         labels: (N) int64, the class of every image of the distilled set, in the order of the sorted
-            folders and names, which must be that of the files too.
+            folders and names, which must also be the order of the files.
         num_classes: C.
-        rest: what stands for the classes that are not stored: ``uniform``, or ``zero`` for MR and
-            hard labels, with which the k values count as normalized to a sum of 1; ``auto`` is
-            ``zero`` for hard labels, else ``uniform``, FKD's default.
+        rest: value of the classes that are not stored: ``uniform``; or ``zero`` for MR and hard
+            labels, which normalizes the k values to a sum of 1. ``auto`` is ``zero`` for hard
+            labels, otherwise ``uniform``, FKD's default.
         class_map: (C) int64, the stored class number for each class; None for the same.
         verify: compares labels with classes now; :meth:`verify` does so later.
 
     Raises:
         FileNotFoundError: there are no files.
-        ValueError: an argument is invalid; a file is damaged or has unexpected contents; there are
-            more or fewer files than images, in all or of a class; the labels belong to other
-            images.
+        ValueError: an argument is invalid; a file is damaged or has unexpected contents; the
+            number of files differs from that of the images, in total or for a class; or the labels
+            belong to other images.
     """
 
     kind = "probabilities"
@@ -144,7 +145,7 @@ class FkdImageLabels(StoredLabels):
         return read_crops(self._files[image], self.num_classes)
 
     def _plan(self, epoch: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-        """For every batch, its images and the place of the crop among an image's, in [0, 1)."""
+        """The images of every batch, and the position of each crop in its image's list, [0, 1)."""
         generator = drawn(seed, epoch)
         order = torch.randperm(self.images, generator=generator)
         place = torch.rand(self.images, generator=generator, dtype=torch.float64)
@@ -158,8 +159,8 @@ class FkdImageLabels(StoredLabels):
                 crops = self._read(image)
                 if crops.values.shape[1] != self.k:
                     raise ValueError(
-                        f"{self._files[image]} must hold {self.k} probabilities per crop, as "
-                        f"{self._files[0].name} does, got {crops.values.shape[1]}"
+                        f"{self._files[image]} must contain {self.k} probabilities per crop, like "
+                        f"{self._files[0].name}, got {crops.values.shape[1]}"
                     )
                 rows.append([tensor[int(place * len(tensor))] for tensor in crops[:4]])
             coords, flip, values, indices = map(torch.stack, zip(*rows, strict=True))
@@ -183,7 +184,7 @@ class FkdImageLabels(StoredLabels):
         yield "the first crops", range(0, self.images, step)
 
     def _agreement(self, plan: Iterable[Any]) -> Agreement:
-        """Compares the first crops of some images, so that many classes are among them."""
+        """Compare the first crops of evenly spaced images, which covers many classes."""
         images = list(plan)
         most = max(ENOUGH_ROWS // len(images), 1)
         read = ((image, first_crops(self._read(image), most)) for image in images)
@@ -192,46 +193,46 @@ class FkdImageLabels(StoredLabels):
 
 
 def first_crops(crops: Crops, count: int) -> Crops:
-    """The first crops of an image, ``count`` at most."""
+    """The first crops of an image, at most ``count``."""
     coords, flip, values, indices = (tensor[:count] for tensor in crops[:4])
     return Crops(coords, flip, values, indices)
 
 
 def files_of(folder: Path, labels: Tensor) -> list[Path]:
-    """The files of the images in order; raises unless every class has as many as images."""
+    """The files of the images in order; raises an error unless every class has one per image."""
     files = sorted(folder.rglob("*.tar"), key=lambda file: (file.parent.name, file.name))
     if not files:
         raise FileNotFoundError(
-            f"{folder} must hold a folder per class with a .tar file per image, it holds none"
+            f"{folder} must contain one folder per class with one .tar file per image, got no file"
         )
     if len(files) != len(labels):
         raise ValueError(
-            f"{folder} must hold a file for each of {len(labels)} images, got {len(files)}"
+            f"{folder} must contain one file for each of {len(labels)} images, got {len(files)}"
         )
     classes: dict[str, int] = {}
     for file, label in zip(files, labels.tolist(), strict=True):
         if classes.setdefault(file.parent.name, label) != label:
             raise ValueError(
-                f"{folder} must hold as many files per class as there are images; those in "
+                f"{folder} must contain one file per image in every class folder; the files in "
                 f"{file.parent.name} would belong to the classes {classes[file.parent.name]} and "
                 f"{label}"
             )
     if len(set(classes.values())) < len(classes):
         raise ValueError(
-            f"{folder} must hold one folder for each of {len(labels.unique())} classes, got "
+            f"{folder} must contain one folder for each of {len(labels.unique())} classes, got "
             f"{len(classes)}"
         )
     return files
 
 
 def read_crops(path: Path, num_classes: int) -> Crops:
-    """The crops in a file and their labels, checked."""
+    """Read and check the crops in a file and their labels."""
     import numpy as np
 
     items = load_tensors(path, numpy_arrays())
     if not isinstance(items, list) or len(items) != 3:
         got = f"{len(items)} items" if isinstance(items, list) else described(items)
-        raise ValueError(f"{path} must hold a list of coords, flip and labels, got {got}")
+        raise ValueError(f"{path} must contain a list of coords, flip and labels, got {got}")
     coords, flip, labels = (
         torch.from_numpy(item.copy()) if isinstance(item, np.ndarray) else item for item in items
     )
@@ -247,8 +248,8 @@ def read_crops(path: Path, num_classes: int) -> Crops:
         )
     if labels.dtype == torch.float16 and num_classes - 1 > LARGEST_HALF:
         raise ValueError(
-            f"{path}: labels must not be float16 with {num_classes} classes, whose numbers are "
-            f"exact up to {LARGEST_HALF} only; store them as float32"
+            f"{path}: labels must not be float16 with {num_classes} classes, because class numbers "
+            f"are only exact up to {LARGEST_HALF}; store them as float32"
         )
     if labels.dim() == 1:
         named, values = labels.unsqueeze(1), torch.ones(crops, 1)
@@ -265,7 +266,7 @@ def read_crops(path: Path, num_classes: int) -> Crops:
         )
     ranked = indices.sort(dim=1).values
     if (ranked[:, 1:] == ranked[:, :-1]).any():
-        raise ValueError(f"{path}: the classes of a crop must differ")
+        raise ValueError(f"{path}: the classes of a crop must be unique")
     # NaN fails the comparisons.
     sums = values.sum(1)
     if not (values.min() >= 0 and sums.min() > 0 and sums.max() < 1 + 2e-3):

@@ -1,10 +1,10 @@
 """HALD's labels: one file per epoch, with probabilities.
 
-``epoch_{e}.tar`` is a list of batches saved with ``torch.save``, each a list of the six items of
-FKD's files: coords float16, flip, mix_index, lam, bbox, and in the place of the logits float16
-probabilities (B, C), after a softmax at a temperature that the file does not state.
-``sampler_indices_dict.pt`` maps "0", "1" and so on to the images of that epoch in order; without
-it, the order of epoch e is a permutation that is drawn with the seed 42 + e, as the code draws it.
+``epoch_{e}.tar`` is a list of batches saved with ``torch.save``, each a list with the six items of
+FKD's files: coords float16, flip, mix_index, lam, bbox, and float16 probabilities (B, C) instead of
+logits, after a softmax at a temperature that is not in the file. ``sampler_indices_dict.pt`` maps
+"0", "1" and so on to the images of that epoch in order. Without it, the order of epoch e is a
+permutation with the seed 42 + e, as in HALD's code.
 
 Source: Jiacheng8/HALD, commit ffbca04, ``relabel/relabel_slc.py`` and ``validate/train_fkd.py``.
 """
@@ -33,26 +33,26 @@ from gift_fast.files.pickles import described, load_tensors, numpy_scalars
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.tar")
 
 ROUNDING = 1e-2
-"""How far a row of C float16 probabilities may be from a sum of 1."""
+"""Tolerance for the sum of a row of C float16 probabilities."""
 
 
 class HaldLabels(StoredLabels):
     """A folder of HALD's labels; see the module.
 
-    The files are mapped, so that a batch is read from the disk when it is its turn.
+    The files are memory-mapped, so a batch is read from disk when it is needed.
 
     Args:
-        folder: holds ``epoch_0.tar``, ``epoch_1.tar`` and so on.
+        folder: contains ``epoch_0.tar``, ``epoch_1.tar`` and so on.
         labels: (N) int64, the class of every image of the distilled set, in the order of the sorted
             folders and names.
         num_classes: C.
         temperature: of the softmax that gave the probabilities.
-        seed: of the order of the images, where no file states it, and of that of the batches.
+        seed: of the order of the images, if no file has it, and of the order of the batches.
         class_map: (C) int64, the column of the stored labels for each class; None for the same.
         at_random: draws the batches of every epoch, without replacement, from those of all stored
-            epochs; once all have been drawn, the next drawing begins. The code draws the same ones
-            in every run, but begins again also where hard epochs begin or end. Otherwise, epochs
-            are replayed as stored, and begin again after the last.
+            epochs; after all of them, drawing starts over. HALD's code also draws the same batches
+            in every run, but starts over at the first and after the last hard epoch, too.
+            Otherwise, epochs are replayed as stored, and repeated after the last one.
         verify: compares labels with classes now; :meth:`verify` does so later.
 
     Raises:
@@ -97,7 +97,7 @@ class HaldLabels(StoredLabels):
         first = read_epoch(self._path(0))
         self.batch_size = rows_of(self._path(0), first[0])
         full = len(labels) // self.batch_size
-        # Without the last batch of an epoch unless it is full, as LPLD, or with it.
+        # The last batch of an epoch may be dropped if it is not full, as in LPLD.
         whole = len(first) == full
         self.images = full * self.batch_size if whole else len(labels)
         self.batches = -(-self.images // self.batch_size)
@@ -110,7 +110,7 @@ class HaldLabels(StoredLabels):
             self.verify()
 
     def fingerprint(self) -> str:
-        """See :class:`StoredLabels`; up to ``SAMPLED`` files are read in whole."""
+        """See :class:`StoredLabels`; up to ``SAMPLED`` files are read completely."""
         contents = [
             hashlib.sha256(self._path(epoch).read_bytes()).hexdigest()
             for epoch in spread(len(self._sizes))
@@ -152,8 +152,8 @@ class HaldLabels(StoredLabels):
     def _check_count(self, epoch: int, batches: list[Any]) -> None:
         if len(batches) != self.batches:
             raise ValueError(
-                f"{self._path(epoch)} must hold {self.batches} batches of {self.batch_size}, for "
-                f"{self.images} images, got {len(batches)}"
+                f"{self._path(epoch)} must contain {self.batches} batches of {self.batch_size} "
+                f"for {self.images} images, got {len(batches)}"
             )
 
     def _as_batch(self, epoch: int, number: int, items: Any, order: Tensor) -> FkdBatch:
@@ -161,7 +161,7 @@ class HaldLabels(StoredLabels):
         index = order[: self.images][number * self.batch_size :][: self.batch_size]
         if (rows := rows_of(path, items)) != len(index):
             raise ValueError(
-                f"{path}: batch {number} must have {len(index)} rows, as an epoch has "
+                f"{path}: batch {number} must have {len(index)} rows, because an epoch has "
                 f"{self.images} images in batches of {self.batch_size}, got {rows}"
             )
         probabilities = items[5]
@@ -170,7 +170,7 @@ class HaldLabels(StoredLabels):
         if probabilities.min() < 0 or (sums - 1).abs().max() > ROUNDING:
             raise ValueError(
                 f"{path}: labels must be probabilities, with rows that sum to 1, got sums from "
-                f"{sums.min():g} to {sums.max():g}; logits are FKD's"
+                f"{sums.min():g} to {sums.max():g}; read logits as FKD labels"
             )
         batch = as_batch(path, items, index)
         return replace(
@@ -181,26 +181,26 @@ class HaldLabels(StoredLabels):
         )
 
     def _parts(self) -> Iterator[tuple[str, Iterable[tuple[int, int]]]]:
-        # Only later epochs show whether they are ordered as epoch 0 is.
+        # Only later epochs show whether their order follows the same rule as that of epoch 0.
         stored = range(len(self._sizes))
         for where, epochs in (("epoch 0", stored[:1]), ("the epochs from 1 on", stored[1:])):
             if epochs:
                 yield where, ((e, b) for e in epochs for b in range(self.batches))
 
-    def _order_in_words(self, where: str) -> str:
+    def _explain_order(self, where: str) -> str:
         if self._listed is not None:
-            return super()._order_in_words(where).replace("the files", HALD_ORDER_FILE)
+            return super()._explain_order(where).replace("the files", HALD_ORDER_FILE)
         return (
-            f"There is no {HALD_ORDER_FILE}, so that the order of the images is torch.randperm of "
+            f"There is no {HALD_ORDER_FILE}, so the order of the images is torch.randperm of "
             f"{len(self.labels)} images with the seed {self.seed} plus the epoch. The labels were "
             "written with another seed or by a version of torch that draws differently, or some "
-            "images are missing or not sorted by folder and name, or the classes are in another "
+            "images are missing or not sorted by folder and name, or the classes have another "
             "order"
         )
 
 
 def epochs_in(folder: Path) -> list[int]:
-    """The size of every epoch's file."""
+    """The sizes of the epochs' files."""
     found = {
         int(match[1]): (folder / name).stat().st_size
         for name in (os.listdir(folder) if folder.is_dir() else ())
@@ -209,22 +209,22 @@ def epochs_in(folder: Path) -> list[int]:
     count = max(found, default=0) + 1
     if missing := sorted(set(range(count)) - set(found)):
         raise FileNotFoundError(
-            f"{folder} must hold HALD's epoch_{missing[0]}.tar"
-            + (f", as it holds epoch_{count - 1}.tar" if found else "")
+            f"{folder} must contain HALD's epoch_{missing[0]}.tar"
+            + (f", because it has epoch_{count - 1}.tar" if found else "")
         )
     return [found[epoch] for epoch in range(count)]
 
 
 def read_epoch(path: Path) -> list[Any]:
-    """The batches in a file, whose contents are checked later."""
+    """Read the batches in a file; their contents are checked later."""
     batches = load_tensors(path, numpy_scalars(), mapped=True)
     if not isinstance(batches, list) or not batches:
-        raise ValueError(f"{path} must hold a list of batches, got {described(batches)}")
+        raise ValueError(f"{path} must contain a list of batches, got {described(batches)}")
     return batches
 
 
 def rows_of(path: Path, items: Any) -> int:
-    """The rows of a batch, of which length and crops are checked."""
+    """Check the length and the crops of a batch and return the number of its rows."""
     if not isinstance(items, list) or len(items) != 6:
         got = f"{len(items)} items" if isinstance(items, list) else described(items)
         raise ValueError(f"{path}: every batch must be a list of 6 items, got {got}")

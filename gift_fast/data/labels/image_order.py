@@ -1,7 +1,7 @@
-"""The order of the images in stored epochs whose files do not name their images.
+"""The order of the images in stored epochs whose files do not contain it.
 
 The rows of such files follow a ``torch.utils.data.RandomSampler`` whose generator is seeded once
-and continues from epoch to epoch. The same sampler is run here. LPLD also writes the order to
+and continues from epoch to epoch; the same sampler is used here. LPLD also writes the order to
 ``sampler_indices_epoch.json``. HALD permutes the images of epoch e with the seed 42 + e and writes
 the order to ``sampler_indices_dict.pt``.
 """
@@ -20,23 +20,23 @@ from gift_fast.files.pickles import described, load_tensors
 from gift_fast.files.text_files import read_json
 
 ORDER_FILE = "sampler_indices_epoch.json"
-"""LPLD's file of the images of every epoch."""
+"""LPLD's file with the images of every epoch."""
 
 BATCH_ORDER_FILE = "sampler_indices_batch.json"
-"""LPQLD's file of the images of every batch."""
+"""LPQLD's file with the images of every batch."""
 
 HALD_ORDER_FILE = "sampler_indices_dict.pt"
-"""HALD's file of the images of every epoch."""
+"""HALD's file with the images of every epoch."""
 
 SAMPLER_SEED = 42
-"""The default of ``--fkd-seed`` in every project that writes files without an order."""
+"""The default of ``--fkd-seed`` in all projects that write files without an order."""
 
 
 def read_order_file(folder: Path, num_images: int) -> list[Tensor] | None:
-    """The images of every epoch in order, from LPLD's file; None if there is no such file.
+    """Read the order of the images of every epoch from LPLD's file; None if it is missing.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file has other contents.
     """
     path = folder / ORDER_FILE
     if not path.is_file():
@@ -72,14 +72,14 @@ class SamplerOrder:
         self._lock = threading.Lock()
 
     def of_epoch(self, epoch: int) -> Tensor:
-        """(N) int64, the images of an epoch in order."""
+        """The images of an epoch in order, (N) int64."""
         generator = torch.Generator()
         sampler = RandomSampler(self._sampled, generator=generator)
         with self._lock:
             while True:
                 at = min(epoch, len(self._states) - 1)
                 generator.set_state(self._states[at])
-                order = list(sampler)  # to its end: it draws more numbers than it returns
+                order = list(sampler)  # completely, because it draws more numbers than it returns
                 if at == len(self._states) - 1:
                     self._states.append(generator.get_state())
                 if at == epoch:
@@ -87,11 +87,11 @@ class SamplerOrder:
 
 
 def read_batch_order(folder: Path, num_images: int) -> dict[int, Tensor]:
-    """The images of every batch in LPQLD's file, by the number of the batch, in rising order.
+    """Read the images of every batch from LPQLD's file, in ascending order of the batches.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds something else.
+        FileNotFoundError: the file is missing.
+        ValueError: the file has other contents.
     """
     path = folder / BATCH_ORDER_FILE
     try:
@@ -113,10 +113,10 @@ def read_batch_order(folder: Path, num_images: int) -> dict[int, Tensor]:
 
 
 def read_hald_order(folder: Path, num_images: int, epochs: int) -> list[Tensor] | None:
-    """The images of every epoch in order, from HALD's file; None if there is no such file.
+    """Read the order of the images of every epoch from HALD's file; None if it is missing.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file has other contents.
     """
     path = folder / HALD_ORDER_FILE
     if not path.is_file():
@@ -130,7 +130,7 @@ def read_hald_order(folder: Path, num_images: int, epochs: int) -> list[Tensor] 
             order = torch.tensor(lists[str(epoch)])
         except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} must map epochs, as texts from 0 to {epochs - 1}, to lists of images: "
+                f"{path} must map epochs, as strings from 0 to {epochs - 1}, to lists of images: "
                 f"{error!r}"
             ) from None
         orders.append(check_indices(path, f"epoch {epoch}", order, num_images, num_images))
@@ -138,17 +138,17 @@ def read_hald_order(folder: Path, num_images: int, epochs: int) -> list[Tensor] 
 
 
 def order_of_sampler(seed: int, images: int, where: str) -> str:
-    """What could be wrong with an order that a sampler draws again, for an error message.
+    """Explain why the order of a sampler may be wrong, for an error message.
 
     Args:
         seed: of the sampler.
-        images: of the distilled set.
-        where: in which part of the labels the order seems wrong.
+        images: number of distilled images.
+        where: the part of the labels in which the order seems wrong.
     """
-    before = "" if where == "epoch 0" else "In epoch 0 they do: the sampler continued otherwise. "
+    before = "" if where == "epoch 0" else "In epoch 0 they do, so later epochs differ. "
     return (
         f"{before}The order of the images is that of RandomSampler in torch {torch.__version__} "
         f"with seed {seed} over {images} images sorted by folder and name. The labels were written "
         "with another seed or by a version of torch that draws differently, or some images are "
-        "missing or not so sorted, or the classes are in another order"
+        "missing or not sorted in this way, or the classes have another order"
     )

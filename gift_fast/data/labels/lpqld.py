@@ -1,7 +1,7 @@
 """LPQLD's labels: the k largest logits of every row, in one folder for all epochs.
 
-``batch_{n}.tar``, n from 0 and not starting again with an epoch, is a list of seven items saved
-with ``torch.save``:
+``batch_{n}.tar``, with n counted from 0 across epochs, is a list of seven items saved with
+``torch.save``:
 
 1. coords float16 (B, 4): the crops, as in FKD's files
 2. flip bool (B); for ImageNet-21K, cutout (B, 7)
@@ -11,13 +11,13 @@ with ``torch.save``:
 6. the largest logits, float16 (B, k)
 7. their classes, int16 (B, k)
 
-Labels that are pruned alone, not quantized, have the logits of all classes, float16 (B, C), as the
-last of six items. ``sampler_indices_batch.json`` maps n to the images of the batch. Of an epoch
-that was pruned, the last batch is left out where it is not full. Lists of eight items, or of seven
-that end with the logits of all classes, hold the parameters of RandAugment, which is not replayed.
+Labels that are only pruned, not quantized, have the logits of all classes, float16 (B, C), as the
+last of six items. ``sampler_indices_batch.json`` maps n to the images of the batch. If an epoch was
+pruned and its last batch is not full, that batch is omitted. Lists of eight items, or of seven that
+end with the logits of all classes, contain parameters of RandAugment, which is not replayed.
 
-The files do not say what stands for the other classes. LPQLD's "MR" takes a softmax of the k
-logits alone, which leaves no mass elsewhere.
+The files have no value for the other classes. LPQLD's "MR" uses a softmax of the k logits only,
+which leaves no mass for other classes.
 
 Source: he-y/soft-label-pruning-quantization-for-dataset-distillation, commit 107c7a5,
 ``relabel_and_validate/generate_soft_label_pruning_batch.py`` and ``train_FKD_LPQLD.py``.
@@ -60,24 +60,25 @@ RESTS = {
     "mr": "no mass elsewhere (MR: a softmax of the kept logits alone)",
     "min": "the least kept logit elsewhere",
 }
-"""What may stand for the classes that are not stored."""
+"""Values of the classes that are not stored."""
 
 
 class LpqldLabels(StoredLabels):
     """A folder of LPQLD's labels; see the module.
 
     Args:
-        folder: holds ``sampler_indices_batch.json`` and ``batch_0.tar``, ``batch_1.tar`` and so on.
+        folder: contains ``sampler_indices_batch.json``, ``batch_0.tar``, ``batch_1.tar`` and so on.
         labels: (N) int64, the class of every image of the distilled set, in the order of the sorted
             folders and names.
         num_classes: C.
-        rest: what stands for the classes that are not stored: ``mr``, as LPQLD trains, or ``min``,
-            for losses that need a number there. (LPQLD's "MRS" takes the least of all logits, which
-            its files do not hold.)
+        rest: value of the classes that are not stored: ``mr``, as in LPQLD's training, or ``min``,
+            for losses that need a number. (LPQLD's "MRS" uses the smallest of all logits, which is
+            not in its files.)
         class_map: (C) int64, the column of the stored logits for each class; None for the same.
         at_random: draws the batches of every epoch, without replacement, from the stored full
-            batches, as LPQLD trains; an epoch with more batches than are stored takes all of them
-            before any again. Otherwise batches are replayed in the order of their numbers.
+            batches, as in LPQLD's training. An epoch with more batches than are stored uses all of
+            them before it repeats any. Otherwise, batches are replayed in the order of their
+            numbers.
         keep: number of stored batches to use, from the first; None uses all.
         verify: compares labels with classes now; :meth:`verify` does so later.
 
@@ -116,7 +117,7 @@ class LpqldLabels(StoredLabels):
         self.keep = len(self._order) if keep is None else keep
         if not 1 <= self.keep <= len(self._order):
             raise ValueError(
-                f"keep must be from 1 to {len(self._order)}, all that are stored, got {keep}"
+                f"keep must be from 1 to {len(self._order)}, all stored batches, got {keep}"
             )
         self._numbers = list(self._order)[: self.keep]
         self.nbytes = sum(self._sizes[n] for n in self._numbers)
@@ -129,8 +130,8 @@ class LpqldLabels(StoredLabels):
         self.epochs = None if at_random else self.keep // self.batches
         if self.epochs == 0:
             raise ValueError(
-                f"at_random must be True where {self.folder} holds {self.keep} batches, less than "
-                f"the {self.batches} of an epoch"
+                f"at_random must be True, because {self.folder} has {self.keep} batches, fewer "
+                f"than the {self.batches} of an epoch"
             )
         first = read_quantized(self._path(self._numbers[0]), num_classes)
         self._quantized = len(first) == 7
@@ -182,13 +183,13 @@ class LpqldLabels(StoredLabels):
         values = items[5]
         if len(values) != len(index) or values.shape[1] != self.k:
             raise ValueError(
-                f"{path} must hold {self.k} logits of {len(index)} images, as {BATCH_ORDER_FILE} "
-                f"and the first file say, got {described(values)}"
+                f"{path} must contain {self.k} logits of {len(index)} images, as in "
+                f"{BATCH_ORDER_FILE} and the first file, got {described(values)}"
             )
         if self._quantized != (len(items) == 7):
             raise ValueError(
-                f"{path} must hold {7 if self._quantized else 6} items, as the first file, got "
-                f"{len(items)}"
+                f"{path} must contain {7 if self._quantized else 6} items, like the first file, "
+                f"got {len(items)}"
             )
         labels: Tensor | TopKLabels = values
         if self._quantized:
@@ -203,12 +204,12 @@ class LpqldLabels(StoredLabels):
         yield "the first batches", self._numbers
         yield "the last batches", self._numbers[::-1]
 
-    def _order_in_words(self, where: str) -> str:
-        return super()._order_in_words(where).replace("the files", BATCH_ORDER_FILE)
+    def _explain_order(self, where: str) -> str:
+        return super()._explain_order(where).replace("the files", BATCH_ORDER_FILE)
 
 
 def sizes_of(folder: Path, listed: set[int]) -> dict[int, int]:
-    """The size of every batch's file; raises unless the files are the listed ones."""
+    """The sizes of the batches' files; raises an error unless the files are the listed ones."""
     with os.scandir(folder) as entries:
         sizes = {
             int(match[1]): entry.stat().st_size
@@ -217,34 +218,34 @@ def sizes_of(folder: Path, listed: set[int]) -> dict[int, int]:
         }
     if missing := listed - set(sizes):
         raise FileNotFoundError(
-            f"{folder} must hold the {len(listed)} batches that {BATCH_ORDER_FILE} lists; "
+            f"{folder} must contain the {len(listed)} batches in {BATCH_ORDER_FILE}, "
             f"batch_{min(missing)}.tar is missing"
         )
     if surplus := set(sizes) - listed:
         raise ValueError(
-            f"{folder} must hold the {len(listed)} batches that {BATCH_ORDER_FILE} lists, and no "
-            f"others; it does not list batch_{min(surplus)}.tar"
+            f"{folder} must contain only the {len(listed)} batches in {BATCH_ORDER_FILE}, got "
+            f"batch_{min(surplus)}.tar"
         )
     return sizes
 
 
 def read_quantized(path: Path, num_classes: int) -> list[Any]:
-    """The list in a file, of which length, crops, logits and their classes are checked."""
+    """Read the list in a file and check its length, crops, logits and classes."""
     items = load_tensors(path, numpy_scalars())
     if not isinstance(items, list) or len(items) not in (6, 7, 8):
         got = f"{len(items)} items" if isinstance(items, list) else described(items)
-        raise ValueError(f"{path} must hold a list of 6 or 7 items, as LPQLD writes, got {got}")
+        raise ValueError(f"{path} must contain LPQLD's list of 6 or 7 items, got {got}")
     last = items[-1]
     ends_with_logits = isinstance(last, Tensor) and last.is_floating_point()
     if len(items) == 8 or (len(items) == 7 and ends_with_logits):
         raise ValueError(
-            f"{path} must be labels that can be replayed, but it holds parameters of RandAugment "
+            f"{path} must contain labels that can be replayed, got parameters of RandAugment "
             f"(a list of {len(items)} items that ends with {described(last)}), which is not "
-            "implemented here"
+            "supported"
         )
     if isinstance(last, Tensor) and last.dtype == torch.int64:
         raise ValueError(
-            f"{path} must hold int16 classes as its last item, got {described(last)}: a list of "
+            f"{path} must contain int16 classes as its last item, got {described(last)}, a list of "
             "G-VBSM, whose files are epoch_{e}/batch_{b}.tar"
         )
     check_coords(path, items[0], torch.float16)
@@ -252,7 +253,7 @@ def read_quantized(path: Path, num_classes: int) -> list[Any]:
     k = values.shape[-1] if isinstance(values, Tensor) and values.dim() == 2 else 0
     if not 1 <= k <= num_classes:
         raise ValueError(
-            f"{path}: logits must be floating ({rows}, k), k from 1 to {num_classes}, got "
+            f"{path}: logits must be floating-point ({rows}, k), k from 1 to {num_classes}, got "
             f"{described(values)}"
         )
     if len(items) == 6:

@@ -130,7 +130,7 @@ class StoredLabels(abc.ABC):
     def _parts(self) -> Iterable[tuple[str, Iterable[Any]]]:
         """The parts of the files to compare with classes: a name for messages, and a plan."""
 
-    def _order_in_words(self, where: str) -> str:
+    def _explain_order(self, where: str) -> str:
         """Explain how the order of the images is determined and why it may be wrong."""
         return (
             "The order of the images is read from the files: these are the labels of another set, "
@@ -162,7 +162,7 @@ class StoredLabels(abc.ABC):
                 "computed the labels has another class order; correct the columns with "
                 "--labels-class-map (labels_class_map)"
             )
-        return seen + self._order_in_words(where)
+        return seen + self._explain_order(where)
 
     def _in_class_order(self, labels: Tensor | TopKLabels) -> Tensor | TopKLabels:
         """Put the classes of stored labels in the order of ``class_map``."""

@@ -56,12 +56,12 @@ def part_of(side: int, ratio: float) -> int:
 
 
 def sample_flip(draws: Draws, height: int, width: int) -> tuple[Tensor]:
-    """Draws whether each image is flipped."""
+    """Draw whether each image is flipped."""
     return (draws.uniform(0.0, 1.0) < 0.5,)
 
 
 def sample_color(draws: Draws, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws brightness, saturation and contrast of each image."""
+    """Draw brightness, saturation and contrast of each image."""
     return draws.uniform(-0.5, 0.5), draws.uniform(0.0, 2.0), draws.uniform(0.5, 1.5)
 
 

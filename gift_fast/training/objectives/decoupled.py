@@ -28,14 +28,14 @@ def dkd(
     """Decoupled knowledge distillation (Zhao, Cui, Song, Qiu and Liang, CVPR 2022).
 
     CE + min(epoch / warmup, 1) * T^2 * [alpha * KL of (y, not y) + beta * KL among the classes that
-    are not y], both at temperature T. KD's KL is the first plus (1 - p) times the second, p being
-    the teacher's probability of y. The defaults are the authors' for CIFAR-100; theirs for
-    ImageNet-1K are ``dkd:temperature=1,beta=0.5,warmup=1``.
+    are not y], both at temperature T. KD's KL is the first plus (1 - p) times the second, where p
+    is the teacher's probability of y. The defaults are the authors' for CIFAR-100; for ImageNet-1K,
+    they use ``dkd:temperature=1,beta=0.5,warmup=1``.
 
     Args:
         temperature: T.
-        alpha: weight of what the teacher says about y.
-        beta: weight of what it says about the other classes.
+        alpha: weight of the KL of (y, not y).
+        beta: weight of the KL among the other classes.
         warmup: epochs, counted from 1, until the soft label has its full weight; 0 for none.
     """
     require_temperature("dkd", temperature)
@@ -61,12 +61,12 @@ def nkd(*, temperature: float = 1.0, gamma: float = 1.5) -> Objective:
     """Normalized knowledge distillation (Yang, Zeng, Li, Zhang, Yuan and Li, ICCV 2023).
 
     CE + [-p_t(y) log p_z(y)] at temperature 1 + gamma * T^2 * [cross-entropy among the classes that
-    are not y] at temperature T. The defaults are the authors' for ImageNet-1K; theirs for CIFAR-100
-    are ``nkd:temperature=3,gamma=3.5``.
+    are not y] at temperature T. The defaults are the authors' for ImageNet-1K; for CIFAR-100, they
+    use ``nkd:temperature=3,gamma=3.5``.
 
     Args:
         temperature: T, lambda in the paper.
-        gamma: weight of what the teacher says about the classes that are not y.
+        gamma: weight of the cross-entropy among the other classes.
     """
     require_temperature("nkd", temperature)
     require_weights("nkd", gamma=gamma)
@@ -106,7 +106,7 @@ def cross_entropy_of_rest(logits: Tensor, soft_labels: SoftLabels, target: Tenso
 
 
 def target_and_rest(logits: Tensor, target: Tensor) -> Tensor:
-    """The logits (N, 2) of the class y against all others together, from logits (N, C)."""
+    """The logits (N, 2) of the class y and of all other classes combined, from logits (N, C)."""
     index = target.unsqueeze(-1)
     rest = logits.scatter(-1, index, -torch.inf).logsumexp(dim=-1, keepdim=True)
     return torch.cat([logits.gather(-1, index), rest], dim=-1)
@@ -115,8 +115,8 @@ def target_and_rest(logits: Tensor, target: Tensor) -> Tensor:
 def softmax_of_rest(logits: Tensor, target: Tensor) -> Tensor:
     """The softmax (N, C) over the classes that are not y; 0 on y.
 
-    It is 0 everywhere if all mass is on y: such a label says nothing about the other classes. In
-    KD, their part has the weight 1 - p(y) = 0.
+    It is 0 everywhere if all mass is on y, because such a label has no information about the other
+    classes. In KD, their part has the weight 1 - p(y) = 0.
     """
     rest = logits.scatter(-1, target.unsqueeze(-1), -torch.inf)
     is_empty = rest.amax(dim=-1, keepdim=True) == -torch.inf

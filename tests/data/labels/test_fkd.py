@@ -373,7 +373,7 @@ class TestLabelsOfOtherImages:
     def test_shuffled_images_are_not_taken_for_permuted_classes(self, tmp_path):
         written = relabel(tmp_path / "fkd", n=250, batch_size=64, epochs=1, mixing="none")
         written.labels = written.labels[torch.randperm(250)]
-        with pytest.raises(ValueError, match="some images are missing or not so sorted"):
+        with pytest.raises(ValueError, match="some images are missing or not sorted"):
             written.open()
 
     def test_an_audit_may_open_what_does_not_agree(self, tmp_path):

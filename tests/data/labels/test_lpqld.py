@@ -138,9 +138,9 @@ def test_a_pool_is_pruned_further_by_keeping_its_first_batches(pruned):
         drawn = [tuple(b.index.tolist()) for b in labels.epoch(epoch)]
         assert len(drawn) == 3  # more than are stored: both, then one of them again
         assert set(drawn[:2]) == both
-    with pytest.raises(ValueError, match="keep must be from 1 to 8, all that are stored, got 9"):
+    with pytest.raises(ValueError, match="keep must be from 1 to 8, all stored batches, got 9"):
         pruned.open(keep=9)
-    with pytest.raises(ValueError, match=r"at_random must be True where .* holds 2 batches, less"):
+    with pytest.raises(ValueError, match=r"at_random must be True, .* 2 batches, fewer"):
         pruned.open(keep=2, at_random=False)
 
 
@@ -188,11 +188,11 @@ def test_labels_in_another_order_are_refused(damaged):
 def test_files_and_their_list_must_agree(damaged):
     path = damaged.folder / "sampler_indices_batch.json"
     (damaged.folder / "batch_5.tar").rename(damaged.folder / "batch_9.tar")
-    with pytest.raises(FileNotFoundError, match=r"the 8 batches that .*; batch_5.tar is missing"):
+    with pytest.raises(FileNotFoundError, match=r"the 8 batches in .*, batch_5.tar is missing"):
         damaged.open()
     (damaged.folder / "batch_9.tar").rename(damaged.folder / "batch_5.tar")
     path.write_text(json.dumps({n: order for n, order in damaged.order.items() if n != "7"}))
-    with pytest.raises(ValueError, match=r"no others; it does not list batch_7.tar"):
+    with pytest.raises(ValueError, match=r"got batch_7.tar"):
         damaged.open()
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"sampler_indices_batch.json"):
@@ -226,18 +226,18 @@ def changed(item, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i: i[:5], r"must hold a list of 6 or 7 items, as LPQLD writes, got 5 items"),
-        (lambda i: {"a": 1}, r"must hold a list of 6 or 7 items, as LPQLD writes, got dict"),
+        (lambda i: i[:5], r"must .* LPQLD's list of 6 or 7 items, got 5 items"),
+        (lambda i: {"a": 1}, r"must .* LPQLD's list of 6 or 7 items, got dict"),
         (lambda i: i[:6], r"logits must be .* \(16, 5\), got float16 \(16, 2\)"),
         (
             lambda i: [*i[:2], {}, *i[2:]],
-            r"must be .* holds parameters of RandAugment \(a list of 8",
+            r"must .* parameters of RandAugment \(a list of 8",
         ),
         (
             changed(6, torch.zeros(16, 5).half()),
-            r"must be .* holds parameters of RandAugment \(a list of 7",
+            r"must .* parameters of RandAugment \(a list of 7",
         ),
-        (changed(6, torch.arange(16)), r"must hold int16 classes .* a list of G-VBSM"),
+        (changed(6, torch.arange(16)), r"must .* int16 classes .* a list of G-VBSM"),
         (changed(6, torch.zeros(16, 2).short()), r"indices of a row must be unique, 16 of 16 rows"),
         (changed(6, lambda x: x + 5), r"indices must be from 0 to 4, got 5 to 9"),
         (changed(6, lambda x: x[:, :1]), r"indices must be int16 \(16, 2\), got int16 \(16, 1\)"),
