@@ -35,8 +35,8 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
     model = "convnet3:width=8,norm=instance"
     one = trained(tmp_path / "one.pt", model)
     two = trained(tmp_path / "two.pt", model, launcher=LAUNCHER)
-    # The network is in float64, but images are augmented in float32: on some processors the rounding
-    # depends on the number of images.
+    # The network is in float64, but images are augmented in float32: on some processors their
+    # rounding depends on the number of images.
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
     for key, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][key], weight, rtol=1e-5, atol=1e-6)
