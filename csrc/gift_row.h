@@ -63,7 +63,7 @@ constexpr double kZeroRowGradient = 32768.0;
 
 // Probabilities may sum to 1 plus this and the epsilon of their type: those of a softmax over many
 // classes in float do, and so do probabilities that are rounded to fewer bits.
-constexpr double kMassRounding = 1e-5;
+constexpr double kMassRounding = 1e-4;
 
 // The smoothed one-hot label, scaled to unit norm.
 struct SmoothedLabel {

@@ -23,7 +23,6 @@ from gift_fast.loss.arguments import (
 )
 from gift_fast.loss.autograd import GiftLossFunction
 from gift_fast.loss.dispatch import dispatch
-from gift_fast.loss.graph import graph_loss
 from gift_fast.loss.operators import BEST_OPERATORS, CPU_LIBRARY, Operators
 from gift_fast.loss.reference import autocast_off, compute_dtype, refine
 from gift_fast.loss.top_k_autograd import TopKLossFunction
@@ -156,19 +155,6 @@ def gift_loss(
         True
     """
     compiling = torch.compiler.is_compiling()
-    if (
-        compiling
-        and not torch.compiler.is_exporting()
-        and other_target is None
-        and target_weight is None
-        and smoothing == "uniform"
-        and soft_label_temperature is None
-        and ignore_index == -100
-        and backend == "auto"
-    ):
-        loss = graph_loss(logits, soft_labels, target, gamma, label_smoothing, reduction)
-        if loss is not None:
-            return loss
     # Dynamo cannot trace the cache, but it can trace the checks.
     options = (checked_options if compiling else known_options)(
         gamma, label_smoothing, smoothing, soft_label_temperature, ignore_index, reduction

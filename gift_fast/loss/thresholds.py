@@ -34,6 +34,6 @@ ZERO_ROW_GRADIENT = 2.0**15
 Without this limit, the lower bounds of the norms make it 1e8 or more, which is infinite in float16.
 """
 
-MASS_ROUNDING = 1e-5
+MASS_ROUNDING = 1e-4
 """Probabilities can sum to up to 1 plus this plus the epsilon of their dtype, because of the
 rounding of a float32 softmax over many classes and of a conversion to fewer bits."""
