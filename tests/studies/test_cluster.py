@@ -113,7 +113,7 @@ def test_a_killed_workers_run_is_resumed_from_its_checkpoint_and_every_result_co
 ):
     (tmp_path / "paused_losses.py").write_text(PAUSED)
     losses = "paused_losses.paused, kl, gift"
-    arguments = command(tmp_path, losses, "--checkpoint-every", "0.05s", epochs=EPOCHS)
+    arguments = command(tmp_path, losses, "--checkpoint-every", "0.001s", epochs=EPOCHS)
     runs, go, paused = (tmp_path / name for name in ("runs", "go", "paused"))
     with running(tmp_path, [*arguments, "--ray", cluster.address]) as study:
         worker = int(study.wait_for(lambda: paused.exists() and paused.read_text()))

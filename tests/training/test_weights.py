@@ -309,7 +309,7 @@ def test_a_file_without_a_state_dict_is_refused_and_says_how_to_save_one(tmp_pat
 
 def test_a_pickled_network_is_refused_and_not_run(tmp_path):
     torch.save({"model": convnet()}, tmp_path / "whole.pth")
-    message = r"whole.pth must hold tensors .* names .*ConvNet.*network\.state_dict\(\)"
+    message = r"whole.pth must contain only tensors .*ConvNet.*network\.state_dict\(\)"
     with pytest.raises(ValueError, match=message):
         load_weights(tmp_path / "whole.pth", convnet())
 
