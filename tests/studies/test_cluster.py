@@ -113,7 +113,7 @@ def test_a_killed_workers_run_is_resumed_from_its_checkpoint_and_every_result_co
 ):
     (tmp_path / "paused_losses.py").write_text(PAUSED)
     losses = "paused_losses.paused, kl, gift"
-    arguments = command(tmp_path, losses, "--checkpoint-every", "0.001s", epochs=EPOCHS)
+    arguments = command(tmp_path, losses, "--checkpoint-every", "0.05s", epochs=EPOCHS)
     runs, go, paused = (tmp_path / name for name in ("runs", "go", "paused"))
     with running(tmp_path, [*arguments, "--ray", cluster.address]) as study:
         worker = int(study.wait_for(lambda: paused.exists() and paused.read_text()))
@@ -124,7 +124,10 @@ def test_a_killed_workers_run_is_resumed_from_its_checkpoint_and_every_result_co
     assert status == 0, log
 
     resumed = re.findall(r"\] (.*): resumed after ([\d.]+) of (\d+) epochs", log)
-    assert resumed == [(TITLE % "paused_losses.paused", "2", str(EPOCHS))]
+    assert [(title, epochs) for title, _, epochs in resumed] == [
+        (TITLE % "paused_losses.paused", str(EPOCHS))
+    ]
+    assert 0 < float(resumed[0][1]) < 3  # the last checkpoint depends on how fast epochs were
     outcomes = re.findall(r"\] (.*): top-1", log)
     assert sorted(outcomes) == sorted(
         TITLE % loss for loss in ("paused_losses.paused", "KL", "GIFT")
