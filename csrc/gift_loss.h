@@ -58,7 +58,9 @@ struct Problem {
   float* logits_grad_scale;       // [N]
   float* soft_labels_grad_scale;  // [N]
 
-  bool stream;  // set by the CPU launcher: gradients are written past the cache
+  // Set by the CPU launcher.
+  bool stream;    // gradients are written past the cache
+  bool prefetch;  // sweeps prefetch what the next one needs
 };
 
 enum class IndexType : int8_t { kInt64, kInt32, kInt16 };

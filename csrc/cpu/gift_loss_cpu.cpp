@@ -37,6 +37,11 @@ constexpr int64_t kGrain = 32768;
 // the cache and 3.5 ms past it; 1024 x 1000 (4 MB) 0.29 ms and 0.64 ms.
 constexpr int64_t kStreamBytes = 16 << 20;
 
+// Rows of floats up to this size are prefetched. On Emerald Rapids (AVX-512, one thread) a step of
+// 1024 x 1000 takes 0.83 to 0.90 of the time without, with AVX2 0.85 to 0.89, and 512 x 2000 0.93
+// to 0.99; 256 x 4000 takes up to 1.15, and with stores past the cache 1.2 to 1.9.
+constexpr int64_t kPrefetchedRowBytes = 8 << 10;
+
 struct Capability {
   const char* name;
   const RowKernels* kernels;
@@ -124,6 +129,10 @@ bool streams(const Problem& problem) {
   return problem.rows * problem.classes * int64_t(sizeof(float)) >= kStreamBytes;
 }
 
+bool prefetches(const Problem& problem) {
+  return !streams(problem) && problem.classes * int64_t(sizeof(float)) <= kPrefetchedRowBytes;
+}
+
 // All rows, and the reduction. loss_of_rows(weight, begin, end) has the results of some of them.
 template <class LossOfRows>
 BadRow launch_rows(const Problem& problem, const LossOfRows& loss_of_rows) {
@@ -161,6 +170,7 @@ BadRow launch_rows(const Problem& problem, const LossOfRows& loss_of_rows) {
 BadRow launch_cpu(const Problem& given) {
   Problem problem = given;
   problem.stream = streams(given);
+  problem.prefetch = prefetches(given);
   const RowsFunction loss_of_rows =
       capability().kernels->loss[int(problem.logits_type)][int(problem.soft_labels_type)];
   return launch_rows(problem, [&](ByTarget weight, int64_t begin, int64_t end) {
@@ -171,6 +181,7 @@ BadRow launch_cpu(const Problem& given) {
 BadRow launch_cpu(const TopKProblem& given) {
   TopKProblem problem = given;
   problem.call.stream = streams(given.call);
+  problem.call.prefetch = prefetches(given.call);
   const TopKFunction loss_of_rows = capability().kernels->top_k[int(given.call.logits_type)];
   return launch_rows(problem.call, [&](ByTarget weight, int64_t begin, int64_t end) {
     return loss_of_rows(problem, weight, begin, end);

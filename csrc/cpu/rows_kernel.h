@@ -90,6 +90,28 @@ A largest_of(const T* row, int64_t n) {
   return largest;
 }
 
+// ---- what a sweep prefetches -------------------------------------------------------------------
+// In the first sweep of a row the core waits for reads, in the second for the lines that it writes.
+// So the first prefetches the lines of the gradient, and the second the next row: the transfers
+// overlap. Prefetching only one of the two, or all of a row at once, gains nothing.
+
+// Elements j to j + count of a row that is read or written soon.
+template <class T>
+void prefetch(const T* row, int64_t j, int64_t count) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t i = j; i < j + count; i += line) __builtin_prefetch(row + i);
+}
+
+// What to prefetch where there is nothing to gain is what the cache has already: the row itself.
+inline RowIndex row_to_prefetch(const Problem& problem, RowIndex at) {
+  if (problem.prefetch && at.row + 1 < problem.rows) at.advance(problem);
+  return at;
+}
+template <class T>
+const T* gradient_to_prefetch(const Problem& problem, const T* gradient, const T* logits) {
+  return problem.prefetch && gradient != nullptr ? gradient : logits;
+}
+
 // ---- the sweeps --------------------------------------------------------------------------------
 
 // Two vectors of each sum: ten independent chains of additions hide their latency.
@@ -106,8 +128,8 @@ struct Partial {
   }
 };
 
-template <class A, class Logits, class Labels>
-RowSums sum_row(const Logits& z, const Labels& s, int64_t n) {
+template <class A, class Logits, class Labels, class T>
+RowSums sum_row(const Logits& z, const Labels& s, int64_t n, const T* gradient) {
   constexpr int64_t lanes = kLanes<A>;
   RowSums total = {};
   for (int64_t begin = 0; begin < n; begin += kBlock) {
@@ -115,6 +137,7 @@ RowSums sum_row(const Logits& z, const Labels& s, int64_t n) {
     Partial<A> even, odd;
     int64_t j = begin;
     for (; j + 2 * lanes <= end; j += 2 * lanes) {
+      prefetch(gradient, j, 2 * lanes);
       even.add(z.full(j), s.full(j));
       odd.add(z.full(j + lanes), s.full(j + lanes));
     }
@@ -174,9 +197,11 @@ void write_target(const Other& other, const Own& own, const Chain& chain, int64_
   gradient[target] = narrow<T>(chain(y, x));
 }
 
-// A row of a gradient: full(j) has the vector from element j on, part(count) fewer than a vector.
-template <class A, class T, class Full, class Part>
-void store_row(const Full& full, const Part& part, int64_t n, bool past_cache, T* gradient) {
+// A row of a gradient: full(j) has the vector from element j on, part(count) fewer than a vector;
+// ahead(j, count) prefetches what is read next.
+template <class A, class T, class Full, class Part, class Ahead>
+void store_row(const Full& full, const Part& part, const Ahead& ahead, int64_t n, bool past_cache,
+               T* gradient) {
   constexpr int64_t lanes = kLanes<A>;
   const auto write = [&](int64_t j) { store<A>(gradient + j, full(j)); };
   int64_t j = 0;
@@ -188,6 +213,7 @@ void store_row(const Full& full, const Part& part, int64_t n, bool past_cache, T
     }
   }
   for (; j + 2 * lanes <= n; j += 2 * lanes) {
+    ahead(j, 2 * lanes);
     write(j);
     write(j + lanes);
   }
@@ -206,14 +232,15 @@ void store_row(const Full& full, const Part& part, int64_t n, bool past_cache, T
 
 // gradient_j = other_j p + own_j q + r, then the target's element. `chain` is the derivative of
 // what `own` reads to what is stored: 1, or the softmax weight over its temperature.
-template <class A, class T, class Other, class Own, class Chain>
-void write_gradient(const Other& other, const Own& own, const Chain& chain, int64_t n,
-                    int64_t target, const GradientCoefficients& k, bool past_cache, T* gradient) {
+template <class A, class T, class Other, class Own, class Chain, class Ahead>
+void write_gradient(const Other& other, const Own& own, const Chain& chain, const Ahead& ahead,
+                    int64_t n, int64_t target, const GradientCoefficients& k, bool past_cache,
+                    T* gradient) {
   const A p = A(k.other), q = A(k.own), r = A(k.all);
   const auto value = [&](Vector<A> y, Vector<A> x) { return chain(y * p + (x * q + r), x); };
   store_row<A>([&](int64_t j) { return value(other.full(j), own.full(j)); },
-               [&](int64_t count) { return value(other.part(0, count), own.part(0, count)); }, n,
-               past_cache, gradient);
+               [&](int64_t count) { return value(other.part(0, count), own.part(0, count)); },
+               ahead, n, past_cache, gradient);
   write_target(other, own, chain, target, k, gradient);
 }
 
@@ -280,6 +307,15 @@ struct Rows {
     }
   }
 
+  const Z* logits_row(const RowIndex& at) const {
+    return static_cast<const Z*>(problem.logits) +
+           at.offset(problem.logits_stride, problem.logits_group_stride);
+  }
+  const S* soft_labels_row(const RowIndex& at) const {
+    return static_cast<const S*>(problem.soft_labels) +
+           at.offset(problem.soft_labels_stride, problem.soft_labels_group_stride);
+  }
+
   // The losses of one row under one label or two, and the sum of their gradients, each times its
   // weight. False: the accumulator A is not good enough for the row, and nothing was written.
   template <class A, int labels>
@@ -289,16 +325,15 @@ struct Rows {
     const int64_t n = problem.classes;
     const SmoothedLabel h = problem.hard_label;
     const double gamma = problem.gamma;
-    const Stored<A, Z> z = {static_cast<const Z*>(problem.logits) +
-                            at.offset(problem.logits_stride, problem.logits_group_stride)};
-    const auto s =
-        soft_labels<A>(static_cast<const S*>(problem.soft_labels) +
-                       at.offset(problem.soft_labels_stride, problem.soft_labels_group_stride));
+    const Stored<A, Z> z = {logits_row(at)};
+    const auto s = soft_labels<A>(soft_labels_row(at));
+    Z* gradient = static_cast<Z*>(problem.logits_grad);
+    if (gradient != nullptr) gradient += at.row * n;
 
     // Two labels share every sum of the sweep: they differ in z_y and s_y alone.
     RowSums sums[labels];
     Row k[labels];
-    sums[0] = sum_row<A>(z, s, n);
+    sums[0] = sum_row<A>(z, s, n, gradient_to_prefetch(problem, gradient, z.row));
     if constexpr (labels == 2) sums[1] = sums[0];
     const InverseNorm s_norm = inverse_norm(sums[0].ss, kNormalizeEps);
     for (int i = 0; i < labels; ++i) {
@@ -314,7 +349,7 @@ struct Rows {
     }
 
     GradientCoefficients coefficients[labels];
-    if (problem.logits_grad != nullptr) {
+    if (gradient != nullptr) {
       for (int i = 0; i < labels; ++i)
         coefficients[i] = logits_gradient(k[i], h, gamma, weights[i]);
       if constexpr (std::is_same_v<Z, Float16>) {
@@ -324,8 +359,13 @@ struct Rows {
         for (int i = 0; i < labels; ++i) multiply(coefficients[i], scale);
         problem.logits_grad_scale[at.row] = half_logits_unit(k[0], scale);
       }
-      write<A>(s, z, Identity{}, targets, coefficients,
-               static_cast<Z*>(problem.logits_grad) + at.row * n);
+      const RowIndex next = row_to_prefetch(problem, at);
+      const auto ahead = [s_row = soft_labels_row(next), z_row = logits_row(next)](int64_t j,
+                                                                                   int64_t count) {
+        prefetch(s_row, j, count);
+        prefetch(z_row, j, count);
+      };
+      write<A>(s, z, Identity{}, ahead, targets, coefficients, gradient);
     }
     if (problem.soft_labels_grad != nullptr) {
       for (int i = 0; i < labels; ++i)
@@ -341,15 +381,16 @@ struct Rows {
         for (int i = 0; i < labels; ++i) multiply(coefficients[i], scale);
         problem.soft_labels_grad_scale[at.row] = half_soft_labels_unit(k[0], scale);
       }
-      write<A>(z, s, chain<A>(), targets, coefficients,
+      const auto nothing = [](int64_t, int64_t) {};
+      write<A>(z, s, chain<A>(), nothing, targets, coefficients,
                static_cast<S*>(problem.soft_labels_grad) + at.row * n);
     }
     return true;
   }
 
   // The sum of the labels' gradients, linear in z and s like each of them.
-  template <class A, int labels, class T, class Other, class Own, class Chain>
-  void write(const Other& other, const Own& own, const Chain& chain,
+  template <class A, int labels, class T, class Other, class Own, class Chain, class Ahead>
+  void write(const Other& other, const Own& own, const Chain& chain, const Ahead& ahead,
              const int64_t (&targets)[labels], const GradientCoefficients (&coefficients)[labels],
              T* gradient) const {
     GradientCoefficients sum = coefficients[0];
@@ -359,7 +400,7 @@ struct Rows {
       sum.all += coefficients[1].all;
       if (targets[1] == targets[0]) sum.target += coefficients[1].target;
     }
-    write_gradient<A>(other, own, chain, problem.classes, targets[0], sum, problem.stream,
+    write_gradient<A>(other, own, chain, ahead, problem.classes, targets[0], sum, problem.stream,
                       gradient);
     if constexpr (labels == 2) {
       if (targets[1] != targets[0]) {

@@ -12,6 +12,7 @@
 
 // Rows with more kept classes than this take memory from the heap.
 constexpr int64_t kOnStack = 128;
+static_assert(kOnStack % kLanes<double> == 0, "the last vector lies inside the array");
 
 // Room for the labels of one row: k values, the logits at their classes, and the classes. The
 // arrays hold whole vectors.
@@ -36,10 +37,14 @@ struct TopKMemory {
   ~TopKMemory() { free(heap); }
 };
 
+// Copies k values into whole vectors, zeros behind them.
 template <class T>
 void widen_values(const void* from, int64_t offset, int64_t k, double* to) {
   const T* values = static_cast<const T*>(from) + offset;
-  for (int64_t i = 0; i < k; ++i) to[i] = double(widen(values[i]));
+  for (int64_t i = 0; i < k; i += kLanes<double>)
+    store<double>(to + i, collect_lanes<double>(k - i, 0.0, [&](int64_t lane) {
+                    return double(widen(values[i + lane]));
+                  }));
 }
 
 inline void read_values(const void* from, DType type, int64_t offset, int64_t k, double* to) {
@@ -51,14 +56,18 @@ inline void read_values(const void* from, DType type, int64_t offset, int64_t k,
   }
 }
 
-// Copies k indices; the first that is no class, or k.
+// Copies k indices into whole vectors, -1 behind them; the first that is no class, or k.
 template <class T>
 int64_t widen_indices(const void* from, int64_t offset, int64_t k, int64_t classes, int64_t* to) {
   const T* indices = static_cast<const T*>(from) + offset;
   bool good = true;
-  for (int64_t i = 0; i < k; ++i) {
-    to[i] = int64_t(indices[i]);
-    good &= uint64_t(to[i]) < uint64_t(classes);
+  for (int64_t i = 0; i < k; i += kLanes<int64_t>) {
+    const Vector<int64_t> x = collect_lanes<int64_t>(k - i, -1, [&](int64_t lane) {
+      const int64_t index = int64_t(indices[i + lane]);
+      good &= uint64_t(index) < uint64_t(classes);
+      return index;
+    });
+    memcpy(to + i, &x, sizeof(x));
   }
   if (good) return k;
   int64_t i = 0;
@@ -77,19 +86,12 @@ inline int64_t read_indices(const TopKLabels& labels, int64_t offset, int64_t cl
   return 0;
 }
 
-// Fills an array of k elements up to a whole vector.
-template <class T>
-void pad(T* x, int64_t k, T value) {
-  static_assert(kOnStack % kLanes<double> == 0, "the last vector lies inside the array");
-  for (; k % kLanes<double> != 0; ++k) x[k] = value;
-}
-
-// exp((x - largest) / T) in place, in whole vectors.
+// exp((x - largest) / T) in place, in whole vectors, zeros behind them.
 inline void exponentials(double* x, int64_t k, double largest, double inverse_temperature) {
-  pad(x, k, largest);
-  for (int64_t i = 0; i < k; i += kLanes<double>)
-    store<double>(
-        x + i, exp_of_nonpositive<double>((load<double>(x + i) - largest) * inverse_temperature));
+  for (int64_t i = 0; i < k; i += kLanes<double>) {
+    const Vector<double> exponents = (load<double>(x + i) - largest) * inverse_temperature;
+    store<double>(x + i, keep_lanes<double>(exp_of_nonpositive<double>(exponents), 0, k - i));
+  }
 }
 
 // The soft label of one row: the values at `classes`, `rest` at `others` other classes.
@@ -148,8 +150,8 @@ inline bool are_probabilities(const double* values, int64_t k, double most, doub
 }
 
 // sum z and |z|^2. Four vectors of each: eight independent chains of additions.
-template <class A, class Logits>
-RowSums sum_logits(const Logits& z, int64_t n) {
+template <class A, class Logits, class T>
+RowSums sum_logits(const Logits& z, int64_t n, const T* gradient) {
   constexpr int64_t lanes = kLanes<A>;
   RowSums total = {};
   for (int64_t begin = 0; begin < n; begin += kBlock) {
@@ -160,8 +162,10 @@ RowSums sum_logits(const Logits& z, int64_t n) {
       square[i] += x * x;
     };
     int64_t j = begin;
-    for (; j + 4 * lanes <= end; j += 4 * lanes)
+    for (; j + 4 * lanes <= end; j += 4 * lanes) {
+      prefetch(gradient, j, 4 * lanes);
       for (int i = 0; i < 4; ++i) add(i, z.full(j + i * lanes));
+    }
     for (; j + lanes <= end; j += lanes) add(0, z.full(j));
     if (j < end) add(1, n >= lanes ? z.last(n, end - j) : z.part(j, end - j));
     total.z += sum_of_lanes<A>((sum[0] + sum[1]) + (sum[2] + sum[3]));
@@ -180,7 +184,9 @@ struct TopKRows {
   ByTarget weight;
   TopKMemory& memory;
 
-  // Reads the labels of a row into `memory`. False: they are no labels.
+  // Reads the labels of a row into `memory`, in whole vectors: behind the kept classes, values of
+  // zero, which have no part in a sum, and the class -1, which is no target. False: they are no
+  // labels.
   bool read(const RowIndex& at, TopKRow& row, BadRow& bad) const {
     const int64_t k = labels.kept;
     double* values = memory.values;
@@ -201,7 +207,6 @@ struct TopKRows {
     const bool softmax = problem.soft_label_temperature > 0.0;
     if (labels.rest == nullptr) {
       double sum = 0.0;
-      pad(values, k, 0.0);
       if (!are_probabilities(values, k, largest_mass(labels.values_type), sum)) {
         double smallest = values[0];
         for (int64_t i = 1; i < k; ++i) smallest = values[i] < smallest ? values[i] : smallest;
@@ -211,15 +216,15 @@ struct TopKRows {
       const double missing = 1.0 - sum;
       if (row.others > 0) row.rest = (missing < 0.0 ? 0.0 : missing) / double(row.others);
     } else if (row.others > 0) {
+      double rest[kLanes<double>];
       read_values(labels.rest, labels.rest_type,
-                  at.offset(labels.rest_stride, labels.rest_group_stride), 1, &row.rest);
+                  at.offset(labels.rest_stride, labels.rest_group_stride), 1, rest);
+      row.rest = rest[0];
       if (!softmax && row.rest == -HUGE_VAL) {
         bad = {at.row, BadRow::kRest, row.rest, 0.0};
         return false;
       }
     }
-    // Whole vectors: a zero has no part in a sum, and -1 is no target.
-    pad(memory.classes, k, int64_t(-1));
     if (softmax) {
       double largest = row.others > 0 ? row.rest : values[0];
       for (int64_t i = 0; i < k; ++i) largest = values[i] > largest ? values[i] : largest;
@@ -230,8 +235,12 @@ struct TopKRows {
         row.rest = exp_of_nonpositive<double>(rest)[0];
       }
     }
-    pad(values, k, 0.0);
     return true;
+  }
+
+  const Z* logits_row(const RowIndex& at) const {
+    return static_cast<const Z*>(problem.logits) +
+           at.offset(problem.logits_stride, problem.logits_group_stride);
   }
 
   // The losses of one row under one label or two, and the sum of their gradients, each times its
@@ -243,17 +252,19 @@ struct TopKRows {
     const int64_t n = problem.classes;
     const SmoothedLabel h = problem.hard_label;
     const double gamma = problem.gamma;
-    const Stored<A, Z> z = {static_cast<const Z*>(problem.logits) +
-                            at.offset(problem.logits_stride, problem.logits_group_stride)};
-    const RowSums sums = sum_logits<A>(z, n);
+    const Stored<A, Z> z = {logits_row(at)};
+    Z* gradient = static_cast<Z*>(problem.logits_grad);
+    if (gradient != nullptr) gradient += at.row * n;
+    const RowSums sums = sum_logits<A>(z, n, gradient_to_prefetch(problem, gradient, z.row));
     double* logits = memory.logits;
-    for (int64_t i = 0; i < s.kept; ++i) logits[i] = z.at(s.classes[i]);
-    pad(logits, s.kept, 0.0);
     Vector<double> squares = {}, kept_sum = {};
     for (int64_t i = 0; i < s.kept; i += kLanes<double>) {
       const Vector<double> value = load<double>(s.values + i);
+      const Vector<double> logit = collect_lanes<double>(
+          s.kept - i, 0.0, [&](int64_t lane) { return z.at(s.classes[i + lane]); });
+      store<double>(logits + i, logit);
       squares += value * value;
-      kept_sum += load<double>(logits + i);
+      kept_sum += logit;
     }
     const double kept_logits = sum_of_lanes<double>(kept_sum);
     const InverseNorm s_norm = inverse_norm(
@@ -291,7 +302,7 @@ struct TopKRows {
       steepest += std::fabs(weights[l]) * k.z.value;
       if constexpr (std::is_same_v<Z, Float16>) bound = half_logits_unit(k, 1.0);
     }
-    if (problem.logits_grad == nullptr) return true;
+    if (gradient == nullptr) return true;
 
     if constexpr (std::is_same_v<Z, Float16>) {
       const double scale = half_gradient_factor(steepest);
@@ -300,10 +311,11 @@ struct TopKRows {
       for (int l = 0; l < hard; ++l) towards_t[l] *= scale;
       problem.logits_grad_scale[at.row] = float(bound) * float(inverse_of_power_of_two(scale));
     }
-    Z* gradient = static_cast<Z*>(problem.logits_grad) + at.row * n;
+    const Z* next = logits_row(row_to_prefetch(problem, at));
     const A q = A(own), r = A(all_towards_t * t_rest);
     store_row<A>([&](int64_t j) { return z.full(j) * q + r; },
-                 [&](int64_t count) { return z.part(0, count) * q + r; }, n, problem.stream,
+                 [&](int64_t count) { return z.part(0, count) * q + r; },
+                 [&](int64_t j, int64_t count) { prefetch(next, j, count); }, n, problem.stream,
                  gradient);
     // Both labels have the same t but at their targets.
     for (int64_t i = 0; i < s.kept; i += kLanes<double>) {

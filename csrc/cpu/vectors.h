@@ -265,6 +265,17 @@ inline void store_part(T* to, Vector<Accumulator> x, int64_t count) {
   store_bytes<sizeof(padded)>(to, padded, count * int64_t(sizeof(T)));
 }
 
+// at(i) in each lane i below `count`, `rest` in the others. The lanes are put together in
+// registers: a vector read from elements that were just written one by one waits until the cache
+// has them.
+template <class T, class At>
+inline Vector<T> collect_lanes(int64_t count, T rest, const At& at) {
+  Vector<T> x = Vector<T>{} + rest;
+  for (int i = 0; i < kLanes<T>; ++i)
+    if (i < count) x[i] = at(i);
+  return x;
+}
+
 // x in the lanes [from, to), zero in the others, whatever was in them.
 template <class T>
 inline Vector<T> keep_lanes(Vector<T> x, int64_t from, int64_t to) {
