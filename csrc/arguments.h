@@ -116,7 +116,7 @@ struct CheckedProblem {
   Tensor logits, target;
   std::optional<Tensor> soft_labels = std::nullopt;
   std::optional<Tensor> other_target = std::nullopt, target_weight = std::nullopt;
-  std::vector<Tensor> outputs = {};  // a list, since a tensor that nobody asked for costs 2 us
+  std::vector<Tensor> outputs = {};  // a list, since an unused tensor costs 2 us
 };
 
 struct CheckedTopKProblem {

@@ -50,7 +50,7 @@ struct Problem {
   void* total;       // scalar
 
   // Contiguous, in the type of what they are the gradient of, and beginning at a 16-byte boundary,
-  // as torch allocates; null: not asked for.
+  // as torch allocates; null: not requested.
   void* logits_grad;       // [N, C]
   void* soft_labels_grad;  // [N, C]
   // A float16 gradient is stored times a power of two a row; these are its inverses. Null

@@ -210,7 +210,7 @@ void merge_groups(Problem& problem, TopKLabels& labels) {
 }
 
 // The most dynamic shared memory that a kernel can have on the current device, beside its own. A
-// kernel has to ask for more than 48 KiB: once for each device, for all that there is, and under a
+// kernel has to request more than 48 KiB: once for each device, for all that there is, and under a
 // lock, since several threads may launch it.
 cudaError_t dynamic_shared_memory(const void* kernel, int64_t own_bytes, int64_t& bytes) {
   static std::mutex mutex;

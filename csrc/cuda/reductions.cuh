@@ -131,7 +131,7 @@ struct RowOfLanes {
 // ---- over the blocks ---------------------------------------------------------------------------
 
 // What the sum of the losses is divided by: the valid rows that count_kernel's `parts` blocks have
-// counted, or 1 for 0 parts, where no mean is asked for. Read twice rather than kept, which saves
+// counted, or 1 for 0 parts, where no mean is requested. Read twice rather than kept, which saves
 // registers; there is one part unless there are thousands of rows.
 __device__ __forceinline__ double counted(const int64_t* valid, int parts) {
   int64_t rows = 0;

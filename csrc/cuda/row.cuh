@@ -1,4 +1,4 @@
-// One row: what is asked for, its arithmetic between the sweeps, and its recomputation in double.
+// One row: its options, its arithmetic between the sweeps, and its recomputation in double.
 //
 // A sweep turns a row into RowSums; ../gift_row.h turns these into the loss and the coefficients of
 // both gradients; a second sweep writes the gradients. How a row is swept is the kernels' business.
@@ -30,7 +30,7 @@ using Loss = std::conditional_t<std::is_same_v<Z, double>, double, float>;
 template <class T>
 constexpr bool kIsHalf = std::is_same_v<T, __half>;
 
-// ---- what is asked for -------------------------------------------------------------------------
+// ---- options -----------------------------------------------------------------------------------
 
 struct Options {
   SmoothedLabel hard_label;

@@ -10,7 +10,7 @@
 // a time, more than one only where each has a warp.
 //
 // Where the threads keep their row between the sums and the gradients, and the traffic of a row in
-// bytes, for elements of Z and S bytes and both gradients (leave out what is not asked for):
+// bytes, for elements of Z and S bytes and both gradients (without those not requested):
 //
 //   registers          read C (Z + S), written C (Z + S)
 //   shared memory      the same

@@ -80,10 +80,10 @@ def top_k_dispatch(
         mixed = tuple(matrix_of(x, groups, 0) if x.dim() > 0 or not leading else x for x in mixed)
     fields = values, indices, rest
     if compiling:
-        asked = grad and logits.requires_grad
-        if torch.compiler.is_exporting():  # whoever loads the graph may train with it
-            asked = True
-        loss: Tensor = operators.top_k_gift_loss(logits, *fields, target, *options, asked, *mixed)[
+        requested = grad and logits.requires_grad
+        if torch.compiler.is_exporting():  # the loaded program may be trained
+            requested = True
+        loss: Tensor = operators.top_k_gift_loss(logits, *fields, target, *options, requested, *mixed)[
             0
         ]
     elif grad:

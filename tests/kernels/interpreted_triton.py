@@ -91,12 +91,12 @@ def test_a_batch_without_a_valid_row_has_the_mean_nan_and_gradients_of_zero():
     assert gift_loss(logits[:0], soft_labels[:0], target[:0], reduction="none").shape == (0,)
 
 
-@pytest.mark.parametrize("asked", [(True, False), (False, True), (False, False)])
-def test_what_is_not_asked_for_does_not_change_the_rest(asked):
+@pytest.mark.parametrize("requested", [(True, False), (False, True), (False, False)])
+def test_what_is_not_asked_for_does_not_change_the_rest(requested):
     inputs = batch(3, 129, F16)
-    everything, some = answer(*inputs), answer(*inputs, asked=asked)
+    everything, some = answer(*inputs), answer(*inputs, requested=requested)
     assert some.loss == everything.loss
-    for x, y, wanted in zip(some[1:], everything[1:], asked, strict=True):
+    for x, y, wanted in zip(some[1:], everything[1:], requested, strict=True):
         assert torch.equal(x, y) if wanted else x is None
 
 

@@ -29,7 +29,7 @@ PROGRAMS = ("check_cuda", "check_top_k_cuda")
 
 def build(name: str, out: Path, *flags: str) -> Path:
     program = out / name
-    # Not optimised: compiling takes most of the time.
+    # Not optimized: compiling takes most of the time.
     command = ["g++", "-std=c++17", "-O0", "-Wno-unknown-pragmas", *flags]
     command += [f"-I{HERE / 'host_cuda'}", "-x", "c++", str(HERE / f"{name}.cpp")]
     built = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True)

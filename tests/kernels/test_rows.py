@@ -39,7 +39,7 @@ def test_rows_are_right_and_clean_under_address_and_undefined_behaviour_sanitize
     missing = set(needs) - set(Path("/proc/cpuinfo").read_text().split())
     if missing:
         pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
-    # Not optimised: compiling takes most of the time, four times as long at -O1.
+    # Not optimized: compiling takes most of the time, four times as long at -O1.
     flags = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     check(str(build("g++", rows, table, tmp_path, *flags)))
 

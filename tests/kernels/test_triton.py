@@ -54,7 +54,7 @@ def compiled(kernel, arguments, target, warps, multiples_of_16=(), aligned=True)
 
 
 def compiled_rows(
-    classes, logits, soft_labels, target, *, softmax=False, asked=(True, False), int32=False,
+    classes, logits, soft_labels, target, *, softmax=False, requested=(True, False), int32=False,
     aligned=True, mixed=False,
 ):  # fmt: skip
     """``rows_kernel`` as contiguous rows are launched, and the plan of the launch."""
@@ -63,12 +63,12 @@ def compiled_rows(
         (classes, classes),
         (logits.itemsize, soft_labels.itemsize),
         aligned=aligned,
-        soft_labels_grad=asked[1],
+        soft_labels_grad=requested[1],
         add=True,
         softmax=softmax,
         float64=logits == F64,
     )
-    grads = [POINTER[x] if y else None for x, y in zip((logits, soft_labels), asked, strict=True)]
+    grads = [POINTER[x] if y else None for x, y in zip((logits, soft_labels), requested, strict=True)]
     scales = ["*fp32" if x == "*fp16" else None for x in grads]
     lengths = ("classes", "logits_stride", "soft_labels_stride")
     arguments = {
@@ -154,7 +154,7 @@ def memory_instructions(kernel, directory):
 )
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize(
-    ("classes", "logits", "soft_labels", "asked"),
+    ("classes", "logits", "soft_labels", "requested"),
     [
         (100, F32, F32, (True, False)),
         (1000, BF16, BF16, (True, False)),
@@ -168,16 +168,16 @@ def memory_instructions(kernel, directory):
     ],
 )
 def test_rows_are_moved_in_vectors_of_16_bytes_and_not_spilled(
-    classes, logits, soft_labels, asked, arch, tmp_path
+    classes, logits, soft_labels, requested, arch, tmp_path
 ):
-    plan, kernel = compiled_rows(classes, logits, soft_labels, SM[arch], asked=asked)
+    plan, kernel = compiled_rows(classes, logits, soft_labels, SM[arch], requested=requested)
     found, stack = memory_instructions(kernel, tmp_path)
     assert stack == 0
     assert not [name for name in found if name.startswith(("LDL", "STL"))]
     # Every full vector of a tile of z and of s is one access, and of a gradient too: 16 bytes, or
     # as many elements of the narrower type as 16 bytes have of the wider.
     vectors = max(1, plan.rows * plan.block // (plan.vector * 32 * plan.warps))
-    written = [x for x, y in zip((logits, soft_labels), asked, strict=True) if y]
+    written = [x for x, y in zip((logits, soft_labels), requested, strict=True) if y]
     assert plan.vector * max(logits.itemsize, soft_labels.itemsize) == 16
     for kind, moved in (("LDG", (logits, soft_labels)), ("STG", written)):
         for width, count in collections.Counter(plan.vector * x.itemsize for x in moved).items():
@@ -192,13 +192,13 @@ def test_rows_are_moved_in_vectors_of_16_bytes_and_not_spilled(
 )
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize(
-    ("classes", "logits", "soft_labels", "asked"),
+    ("classes", "logits", "soft_labels", "requested"),
     [(10, F16, F16, (True, True)), (33, BF16, F32, (True, False)), (33, F16, F16, (True, True))],
 )
 def test_several_rows_of_a_thread_are_not_spilled(
-    classes, logits, soft_labels, asked, arch, tmp_path
+    classes, logits, soft_labels, requested, arch, tmp_path
 ):
-    _, kernel = compiled_rows(classes, logits, soft_labels, SM[arch], asked=asked)
+    _, kernel = compiled_rows(classes, logits, soft_labels, SM[arch], requested=requested)
     found, stack = memory_instructions(kernel, tmp_path)
     assert stack == 0
     assert not [name for name in found if name.startswith(("LDL", "STL"))]
@@ -208,13 +208,13 @@ def test_several_rows_of_a_thread_are_not_spilled(
     not (BINARIES / "nvdisasm").exists(), reason="needs the nvdisasm of triton's wheel"
 )
 @pytest.mark.parametrize(
-    ("classes", "logits", "soft_labels", "asked"),
+    ("classes", "logits", "soft_labels", "requested"),
     [(10, F16, F16, (True, True)), (1000, BF16, BF16, (True, False)), (21841, F32, F32, (1, 0))],
 )
 def test_mixed_labels_read_no_more_vectors_and_spill_nothing(
-    classes, logits, soft_labels, asked, tmp_path
+    classes, logits, soft_labels, requested, tmp_path
 ):
-    named = {"asked": asked, "softmax": classes == 10}
+    named = {"requested": requested, "softmax": classes == 10}
     (one, _), (two, stack) = (
         memory_instructions(
             compiled_rows(classes, logits, soft_labels, SM[90], mixed=mixed, **named)[1], tmp_path
@@ -282,7 +282,7 @@ def test_threads_take_turns_where_vectors_cannot_be_moved(classes):
 )
 def test_rows_compile_for_other_devices(classes, logits, soft_labels, softmax, target):
     _, kernel = compiled_rows(
-        classes, logits, soft_labels, target, softmax=softmax, asked=(True, True), int32=True
+        classes, logits, soft_labels, target, softmax=softmax, requested=(True, True), int32=True
     )
     assert kernel.asm["ptx" if target.backend == "cuda" else "amdgcn"]
 

@@ -236,10 +236,10 @@ class Capturing:
 def test_during_the_capture_of_a_graph_it_is_put_off(kernels, monkeypatch):
     capture = Capturing(monkeypatch)
     # As on a CUDA device: the fixture's is the CPU.
-    asked = []
+    requested = []
 
     def may_wait_for(x):
-        asked.append(x)
+        requested.append(x)
         return not torch.cuda.is_current_stream_capturing()
 
     monkeypatch.setattr(self_check, "_may_wait_for", may_wait_for)
@@ -250,7 +250,7 @@ def test_during_the_capture_of_a_graph_it_is_put_off(kernels, monkeypatch):
     gift_loss(*batch(6, 5))
     assert kernels.calls == QUICK_CASES + 2
     assert PLACE in self_check.TRUSTED
-    assert len(asked) == 2
+    assert len(requested) == 2
 
 
 def test_it_does_not_wait_for_a_stream_that_captures(monkeypatch):
@@ -301,11 +301,11 @@ def test_a_graph_that_names_kernels_that_fail_raises(kernels):
     torch._dynamo.reset()
 
 
-def arguments(dtype, temperature, reduction, asked, others=False, gamma=0.3):
+def arguments(dtype, temperature, reduction, requested, others=False, gamma=0.3):
     z, s, y = batch(7, 5, *dtype)
     y[2] = -100
     z[3], s[4] = 0, 0
-    return z, s, y, gamma, 0.1, others, temperature, -100, reduction, *asked
+    return z, s, y, gamma, 0.1, others, temperature, -100, reduction, *requested
 
 
 def test_a_graph_falls_back_with_a_warning_where_auto_was_asked_for(kernels):
@@ -320,7 +320,7 @@ def test_a_graph_falls_back_with_a_warning_where_auto_was_asked_for(kernels):
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("asked", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("requested", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("reduction", [0, 1, 2])
 @pytest.mark.parametrize("temperature", [None, 2.0])
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
@@ -330,13 +330,13 @@ def test_a_graph_falls_back_with_a_warning_where_auto_was_asked_for(kernels):
     ids=["float64", "float16", "mixed"],
 )
 def test_the_definition_as_an_operator_is_the_kernels_operator(
-    dtype, gamma, temperature, reduction, asked
+    dtype, gamma, temperature, reduction, requested
 ):
-    call = arguments(dtype, temperature, reduction, asked, gamma=gamma)
+    call = arguments(dtype, temperature, reduction, requested, gamma=gamma)
     got = plain_operator.loss_and_gradients(*call)
     want = torch.ops.gift_fast.loss_and_gradients(*call)
     assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in want]
-    pairs = zip(ops.unpack_gradients(got, *asked), ops.unpack_gradients(want, *asked), strict=True)
+    pairs = zip(ops.unpack_gradients(got, *requested), ops.unpack_gradients(want, *requested), strict=True)
     torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-6)
     one = torch.ones((), dtype=got[0].dtype)
     for x, y in pairs:

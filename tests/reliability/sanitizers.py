@@ -222,7 +222,7 @@ def section(outcomes: list[tuple[Sanitizer, Outcome]]) -> str:
     version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return (
         f"The C++ extension under the tests that call it, with 4 OpenMP threads.\n\n{table}\n\n"
-        f"{version.splitlines()[0]}, optimised with -O1; torch is not instrumented."
+        f"{version.splitlines()[0]}, optimized with -O1; torch is not instrumented."
     )
 
 

@@ -19,6 +19,13 @@ def test_the_table_has_a_row_for_every_program_and_says_what_changed():
     assert r"| lost | kept \| \*all\* |" in text
 
 
+def test_a_refusal_in_other_words_is_no_other_outcome():
+    assert not reports.is_other("refused: a must hold b", "refused: a must contain b")
+    assert reports.is_other("3 images", "refused: a must contain b")
+    assert reports.is_other("3 images", "4 images")
+    assert not reports.is_other("3 images", "3 images")
+
+
 def test_an_outcome_is_what_is_returned_or_refused_and_names_no_folder():
     def refuses(root):
         raise ValueError(f"{root}/a.png and {root}")

@@ -22,7 +22,7 @@ _LARGEST_INVERSE_TEMPERATURE = tl.constexpr(LARGEST_INVERSE_TEMPERATURE)
 
 
 class Tensors(NamedTuple):
-    """The matrices, each ``[rows, classes]``; a gradient is None where it is not asked for."""
+    """The matrices, each ``[rows, classes]``; a gradient is None if it is not requested."""
 
     logits: tl.tensor
     soft_labels: tl.tensor | None  # None: top-k labels
@@ -189,7 +189,7 @@ def _write(pointer, offsets, columns, mask, other, own, is_target, k, other_y, a
 def write_gradients(
     tensors, offsets, columns, mask, tile, result, other_label, options, SOFTMAX: tl.constexpr
 ):  # fmt: skip
-    """Writes a tile of each gradient that is asked for."""
+    """Writes a tile of each requested gradient."""
     z, s = tile.z, tile.s
     other_y = None if other_label is None else other_label.y
     if tensors.logits_grad is not None:

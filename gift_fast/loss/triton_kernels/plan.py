@@ -81,7 +81,7 @@ def plan_of(
         widths: Bytes of an element, likewise.
         group_strides: Distance of groups of rows, likewise; none where all rows are alike.
         aligned: Whether every tensor begins at a multiple of 16 bytes.
-        soft_labels_grad: Whether the gradient of the soft labels is asked for.
+        soft_labels_grad: Whether the gradient of the soft labels is requested.
         add: Whether the losses are added up.
         softmax: Whether the soft labels go through a softmax.
         float64: Whether the sums are taken in float64.
@@ -104,6 +104,6 @@ def plan_of(
     if vector < wide and rows == 1 and alike and aligned and not float64:
         realign, vector = True, wide
     block64 = min(block, _EXACT_TILE * warps // rows)
-    # Of the narrower type, 32 bytes: body and edges then ask for no sector of memory in common.
+    # Of the narrower type, 32 bytes: body and edges then share no sector of memory.
     sector = 32 // min(widths)
     return Plan(add, softmax, float64, held, realign, vector, sector, rows, block, block64, warps)

@@ -3,8 +3,8 @@
 Shapes: matrices ``[rows, classes]``, elements of a row side by side; one value per row ``[ROWS]``;
 tiles ``[ROWS, columns]``.
 
-Traffic of a row, for elements of Z and S bytes and both gradients (leave out what is not asked
-for):
+Traffic of a row, for elements of Z and S bytes and both gradients (without those that are
+not requested):
 
 - held: reads ``classes * (Z + S)`` bytes and the target, writes ``classes * (Z + S)``;
 - long: reads the row a second time, in reverse order, from the end that is still in the L2 cache;
