@@ -83,9 +83,9 @@ def top_k_dispatch(
         requested = grad and logits.requires_grad
         if torch.compiler.is_exporting():  # the loaded program may be trained
             requested = True
-        loss: Tensor = operators.top_k_gift_loss(logits, *fields, target, *options, requested, *mixed)[
-            0
-        ]
+        loss: Tensor = operators.top_k_gift_loss(
+            logits, *fields, target, *options, requested, *mixed
+        )[0]
     elif grad:
         loss = TopKLossFunction.apply(logits, *fields, target, mixed, options, operators)
     else:

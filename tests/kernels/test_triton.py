@@ -68,7 +68,9 @@ def compiled_rows(
         softmax=softmax,
         float64=logits == F64,
     )
-    grads = [POINTER[x] if y else None for x, y in zip((logits, soft_labels), requested, strict=True)]
+    grads = [
+        POINTER[x] if y else None for x, y in zip((logits, soft_labels), requested, strict=True)
+    ]
     scales = ["*fp32" if x == "*fp16" else None for x in grads]
     lengths = ("classes", "logits_stride", "soft_labels_stride")
     arguments = {

@@ -336,7 +336,9 @@ def test_the_definition_as_an_operator_is_the_kernels_operator(
     got = plain_operator.loss_and_gradients(*call)
     want = torch.ops.gift_fast.loss_and_gradients(*call)
     assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in want]
-    pairs = zip(ops.unpack_gradients(got, *requested), ops.unpack_gradients(want, *requested), strict=True)
+    pairs = zip(
+        ops.unpack_gradients(got, *requested), ops.unpack_gradients(want, *requested), strict=True
+    )
     torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-6)
     one = torch.ones((), dtype=got[0].dtype)
     for x, y in pairs:
