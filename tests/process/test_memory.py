@@ -19,7 +19,7 @@ def step():
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for _ in range(3):
+for _ in range(10):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range({STEPS}):
@@ -36,6 +36,6 @@ def page_faults(mode: str) -> int:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_a_step_takes_no_page_faults_for_memory_that_the_step_before_has_freed():
     pages = STEPS * MIB * 2**20 // 4096
-    assert page_faults("default") > pages // 4  # what it is there to avoid
-    # Where the heap's first small blocks fall is up to chance: one step may have to extend it.
-    assert page_faults("keep") < pages // 8
+    assert page_faults("default") > pages * 3 // 4  # what it is there to avoid
+    # Where small blocks fall on the heap is up to chance: now and then a step has to extend it.
+    assert page_faults("keep") < pages // 4
