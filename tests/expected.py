@@ -77,15 +77,15 @@ def answer(
     target: Tensor,
     *,
     function: Callable[..., Tensor] = gift_loss,
-    asked: tuple[bool, bool] = (True, True),
+    requested: tuple[bool, bool] = (True, True),
     upstream: Tensor | None = None,
     **options: Any,
 ) -> Answer:
     """Loss and gradients of ``function``; the inputs keep their strides and take no gradient."""
-    z = logits.detach().requires_grad_(asked[0])
-    s = soft_labels.detach().requires_grad_(asked[1])
+    z = logits.detach().requires_grad_(requested[0])
+    s = soft_labels.detach().requires_grad_(requested[1])
     loss = function(z, s, target, **options)
-    if any(asked):
+    if any(requested):
         loss.backward(torch.ones_like(loss) if upstream is None else upstream)
     return Answer(loss.detach(), z.grad, s.grad)
 

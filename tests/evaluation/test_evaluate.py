@@ -79,7 +79,7 @@ def test_a_teachers_accuracy_is_printed_and_kept_with_its_weights(place, tmp_pat
 def test_a_downloaded_folder_becomes_a_table(fresh, capsys):
     assert evaluate(fresh, "--seeds", "0", "1") == 0
     printed = capsys.readouterr()
-    assert "settings: The protocol of the GIFT paper (preset paper)" in printed.err
+    assert "settings: Training protocol of the GIFT paper (preset paper)" in printed.err
     assert "learning_rate    0.001" in printed.err
     assert "detected format rded" in printed.err
     assert "[2/2] seed 1: top-1 " in printed.err

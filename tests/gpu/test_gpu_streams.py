@@ -91,7 +91,7 @@ def test_a_captured_step_is_right_for_every_batch_it_is_replayed_on(loss, dtype,
             for to, x in zip(static, inputs, strict=True):
                 to.copy_(x)
         graph.replay()
-        want = exact(*inputs, asked=(True, False))
+        want = exact(*inputs, requested=(True, False))
         torch.testing.assert_close(value.double(), want.loss, rtol=0, atol=2e-6)
         largest = want.logits_grad.abs().max().item()
         torch.testing.assert_close(
@@ -110,7 +110,7 @@ def test_graphs_that_are_replayed_at_once_share_nothing(loss):
                 graph.replay()
     torch.cuda.synchronize()
     for x, (_, _, value, gradient) in zip(inputs, graphs, strict=True):
-        want = exact(*x, asked=(True, False))
+        want = exact(*x, requested=(True, False))
         torch.testing.assert_close(value.double(), want.loss, rtol=0, atol=2e-6)
         torch.testing.assert_close(gradient.double(), want.logits_grad, rtol=1e-3, atol=1e-9)
 
@@ -186,7 +186,7 @@ def test_a_compiled_step_is_one_graph_and_right(loss, mode):
             *(x.detach().double() for x in inputs[:2]),
             inputs[2],
             function=definition,
-            asked=(True, False),
+            requested=(True, False),
         )
         torch.testing.assert_close(value.double(), want.loss, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(logits.grad.double(), want.logits_grad, rtol=1e-3, atol=1e-9)

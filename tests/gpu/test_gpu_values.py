@@ -219,7 +219,7 @@ def test_more_than_2_to_the_31_elements_are_addressed(loss):
     target = torch.full((rows,), -100, device="cuda")
     target[-2:] = last[2]
     loss(logits, soft_labels, target).backward()
-    want = exact(last[0], soft_labels[:2].contiguous(), last[2], asked=(True, False))
+    want = exact(last[0], soft_labels[:2].contiguous(), last[2], requested=(True, False))
     torch.testing.assert_close(logits.grad[-2:].double(), want.logits_grad, rtol=1e-2, atol=1e-6)
     assert not logits.grad[:-2].any()
 
@@ -284,7 +284,7 @@ def test_float16_gradients_survive_a_gradient_scaler(loss, classes):
     value = loss(parameter.half(), soft_labels, target)
     scaler.scale(value).backward()
     scaler.unscale_(optimizer)
-    want = exact(logits, soft_labels, target, asked=(True, False)).logits_grad
+    want = exact(logits, soft_labels, target, requested=(True, False)).logits_grad
     torch.testing.assert_close(
         parameter.grad.double(), want, rtol=2e-3, atol=1e-4 * want.abs().max().item()
     )

@@ -26,10 +26,10 @@ OPTIONS = [
 TARGET = torch.tensor([1, 0, 3])
 
 
-def inputs(*asked):
+def inputs(*requested):
     return tuple(
         torch.randn(3, 4, dtype=torch.float64, requires_grad=wanted)
-        for wanted in asked or (True, True)
+        for wanted in requested or (True, True)
     )
 
 
@@ -56,17 +56,17 @@ def test_second_derivatives_are_those_of_finite_differences(options):
 
 @pytest.mark.parametrize("ignore_index", [-100, 1, 3])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize("asked", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("requested", [(True, True), (True, False), (False, True)])
 def test_reductions_ignored_rows_and_single_inputs_have_both_derivatives(
-    asked, reduction, ignore_index
+    requested, reduction, ignore_index
 ):
     target = torch.tensor([1, ignore_index, 3])
 
     def loss(z, s):
         return gift_loss(z, s, target, reduction=reduction, ignore_index=ignore_index)
 
-    assert torch.autograd.gradcheck(loss, inputs(*asked), check_batched_grad=True)
-    assert torch.autograd.gradgradcheck(loss, inputs(*asked), check_batched_grad=True)
+    assert torch.autograd.gradcheck(loss, inputs(*requested), check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(loss, inputs(*requested), check_batched_grad=True)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name)
@@ -92,10 +92,10 @@ def test_a_class_can_be_the_one_that_is_ignored(reduction):
 def test_one_gradient_alone_has_the_bits_of_both(dtype):
     z, s, y = batch(9, 37, dtype)
     both = answer(z, s, y)
-    alone = answer(z, s, y, asked=(True, False))
+    alone = answer(z, s, y, requested=(True, False))
     torch.testing.assert_close(alone.logits_grad, both.logits_grad, rtol=0, atol=0)
     assert alone.soft_labels_grad is None
-    alone = answer(z, s, y, asked=(False, True))
+    alone = answer(z, s, y, requested=(False, True))
     torch.testing.assert_close(alone.soft_labels_grad, both.soft_labels_grad, rtol=0, atol=0)
     assert alone.logits_grad is None
 
@@ -292,7 +292,7 @@ def test_a_backward_pass_to_one_of_two_inputs_gives_it_its_own_gradient():
     assert z.grad is None
 
 
-# ---- what is not asked for is not computed -------------------------------------------------------
+# ---- what is not requested is not computed ---------------------------------------------------------
 
 
 @pytest.fixture
@@ -368,7 +368,7 @@ def test_soft_labels_and_target_may_come_from_inference_mode(dtype):
     z, s, y = batch(9, 37, dtype)
     with torch.inference_mode():
         teacher, labels = s.clone(), y.clone()
-    want = answer(z, s, y, asked=(True, False))
+    want = answer(z, s, y, requested=(True, False))
     z.requires_grad_()
     for soft_labels, target in ((teacher, y), (s, labels), (teacher, labels)):
         (grad,) = torch.autograd.grad(gift_loss(z, soft_labels, target), z)

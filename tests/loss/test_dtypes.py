@@ -68,7 +68,7 @@ def test_a_stored_gradient_is_rounded_to_nearest_once(dtype):
     logits, soft_labels, target = batch(8, 1000, dtype, torch.float32)
     # The upstream factor lifts the gradients out of float16's subnormals, which round twice.
     upstream = torch.tensor(256.0)
-    options = {"reduction": "sum", "asked": (True, False)}
+    options = {"reduction": "sum", "requested": (True, False)}
     want = exact(logits, soft_labels, target, upstream=upstream.double(), **options)
     want = want.logits_grad.to(dtype)
     got = answer(logits, soft_labels, target, upstream=upstream, **options).logits_grad

@@ -162,7 +162,7 @@ def test_a_nan_of_any_payload_is_not_rounded_to_a_number(dtype, pattern):
     nan = torch.tensor(pattern, dtype=torch.int32).view(torch.float32)
     logits, soft_labels, target = batch(5, 33, dtype, torch.float32)
     soft_labels[2] = nan
-    got = answer(logits, soft_labels, target, asked=(True, False), reduction="none")
+    got = answer(logits, soft_labels, target, requested=(True, False), reduction="none")
     assert got.logits_grad[2].isnan().all()
     assert answer(*batch(5, 33, dtype), upstream=nan.to(got.loss.dtype)).logits_grad.isnan().all()
 

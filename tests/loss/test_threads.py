@@ -65,7 +65,7 @@ def test_threads_with_batches_and_options_of_their_own_do_not_mix_them_up():
 
 def test_the_backward_pass_may_run_in_another_thread():
     logits, soft_labels, target = batch(64, 500)
-    want = answer(logits, soft_labels, target, asked=(True, False)).logits_grad
+    want = answer(logits, soft_labels, target, requested=(True, False)).logits_grad
     leaves = [logits.clone().requires_grad_() for _ in range(8)]
     losses = [gift_loss(leaf, soft_labels, target) for leaf in leaves]
     in_threads(8, lambda i: losses[i].backward())
