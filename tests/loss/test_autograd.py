@@ -292,7 +292,7 @@ def test_a_backward_pass_to_one_of_two_inputs_gives_it_its_own_gradient():
     assert z.grad is None
 
 
-# ---- what is not requested is not computed ---------------------------------------------------------
+# ---- what is not requested is not computed -------------------------------------------------------
 
 
 @pytest.fixture
